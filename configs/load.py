@@ -1,0 +1,136 @@
+"""From TOML files and dotted overrides to one frozen RunConfig."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import InputError, nearest
+from configs.schema import RunConfig
+
+CONFIGS = Path(__file__).parent
+
+Table = dict[str, Any]
+
+
+def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Merge defaults ← method preset ← task preset ← TOML file ← dotted overrides.
+
+    Args:
+        toml: An experiment file; `None` starts from the defaults.
+        overrides: `key=value` with dotted keys; values are TOML (`3`, `true`, `[10, 12]`), else text.
+
+    Raises:
+        InputError: A file cannot be read, a key is unknown (the nearest known one is named), or a value
+            is not allowed.
+    """
+    own = _merge(read_toml(toml) if toml else {}, _parse_overrides(overrides))
+    method = str(own.get("method", RunConfig.model_fields["method"].default))
+    task = str(own.get("task", RunConfig.model_fields["task"].default))
+    merged: Table = {}
+    if ":" not in method:
+        preset = CONFIGS / "methods" / f"{method}.toml"
+        if not preset.is_file():
+            known = sorted(path.stem for path in preset.parent.glob("*.toml"))
+            raise InputError(
+                f"method: unknown method '{method}'{nearest(method, known)} "
+                f"(known: {', '.join(known)}, or an object reference 'module:Class')"
+            )
+        merged = read_toml(preset)
+    task_preset = CONFIGS / "tasks" / f"{task}.toml"
+    if task_preset.is_file():
+        merged = _merge(merged, read_toml(task_preset))
+    merged = _merge(merged, {key: value for key, value in own.items() if key != "method" or ":" in method})
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from None
+
+
+def read_toml(path: Path) -> Table:
+    """Read one TOML file.
+
+    Raises:
+        InputError: The file is missing or is not TOML (the line is named).
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such config file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved config; `load_config(path)` gives it back unchanged."""
+    path.write_text(tomli_w.dumps(config.model_dump(mode="json")), encoding="utf-8")
+
+
+def read_resolved(path: Path) -> RunConfig:
+    """Read the config a run record holds: complete, so no preset is merged.
+
+    Raises:
+        InputError: The file is missing or does not fit the schema.
+    """
+    try:
+        return RunConfig.model_validate(read_toml(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from None
+
+
+def _merge(base: Table, over: Table) -> Table:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _parse_overrides(overrides: Sequence[str]) -> Table:
+    table: Table = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise InputError(f"'{text}': an override is written key=value, for instance users.collective=100")
+        nested: Table = {parts[-1]: _parse_value(value.strip())}
+        for part in reversed(parts[:-1]):
+            nested = {part: nested}
+        table = _merge(table, nested)
+    return table
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence for the first thing pydantic found, unknown keys first."""
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = known_keys(RunConfig)
+        return f"unknown key '{key}'{nearest(key, known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("value_error",):
+        return f"{key}: {message}" if key else message
+    return f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def known_keys(group: type[BaseModel], prefix: str = "") -> list[str]:
+    """List every dotted key of a config group."""
+    keys: list[str] = []
+    for name, field in group.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += [prefix + name, *known_keys(inner, f"{prefix}{name}.")]
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,147 @@
+"""The typed, frozen config of one run. Every key a TOML file or a dotted override may set stands here."""
+
+import os
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SyntheticConfig(_Group):
+    """How synthetic users are made (fl_clients/lamp/synthetic.py has the generative model)."""
+
+    history: int = Field(48, ge=0)
+    """History items of a user."""
+    queries: int = Field(16, ge=1)
+    """Held-out questions of a user."""
+    deviation: float = Field(1.0, ge=0)
+    """Standard deviation of a user's personal preferences, in units of the collective ones' spread."""
+    noise: float = Field(0.02, ge=0, lt=1)
+    """Share of labels replaced by another theme of the same description."""
+
+
+class UsersConfig(_Group):
+    """Who takes part."""
+
+    collective: int = Field(32, ge=1)
+    """Users who train the collective shift (stage 1)."""
+    target: int = Field(16, ge=1)
+    """Users who are personalised and evaluated (stage 2); unseen in stage 1."""
+    source: str = "synthetic"
+    """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+class RankConfig(_Group):
+    """Ranks of the two shifts."""
+
+    shared: int = 32
+    """r⁽¹⁾, the collective shift's rank."""
+    private: int = 4
+    """r⁽²⁾, the personalised shift's rank."""
+
+
+class FitConfig(_Group):
+    """One local training: the optimiser is AdamW with linear warm-up and linear decay."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the client's examples."""
+    batch_size: int = Field(16, ge=1)
+    """Examples per optimiser step."""
+    lr: float = Field(5e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the schedule during which the rate rises linearly from 0."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    max_tokens: int = Field(512, ge=8)
+    """Longest example in tokens; a longer prompt is cut in its middle, the answer never."""
+
+
+class EvaluateConfig(_Group):
+    """When and how target users are evaluated."""
+
+    every: int = Field(0, ge=0)
+    """Evaluate the collective shift on target users every so many rounds; 0: only after stage 1."""
+    batch_size: int = Field(8, ge=1)
+    """Queries scored together."""
+    predictions: bool = True
+    """Write `predictions.jsonl` (query id, gold, prediction) into the run record."""
+
+
+class PartitionsConfig(_Group):
+    """The slices of (real or simulated) GPU and CPU that clients run on."""
+
+    gpus: float = Field(0, ge=0)
+    """GPUs of the machine; more than there are makes them logical, for simulated partitions."""
+    per_client: float = Field(0, ge=0)
+    """Share of a GPU one client takes; enforced as a memory fraction where the GPU is real."""
+    cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """CPU cores in all."""
+    cpus_per_client: int = Field(1, ge=1)
+    """CPU cores, and so threads, of one client. Part of what a seed reproduces: sums split over threads
+    may round differently."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "PartitionsConfig":
+        if self.cpus_per_client > self.cpus:
+            raise ValueError(f"cpus_per_client={self.cpus_per_client} is more than cpus={self.cpus}")
+        if self.per_client > self.gpus:
+            raise ValueError(f"per_client={self.per_client} is more than gpus={self.gpus}")
+        if self.gpus and not self.per_client:
+            raise ValueError(f"gpus={self.gpus} needs per_client, the share of a GPU one client takes")
+        if self.gpus != int(self.gpus):
+            raise ValueError(f"gpus={self.gpus} must be a whole number of GPUs")
+        if self.per_client > 1 and self.per_client != int(self.per_client):
+            raise ValueError(f"per_client={self.per_client} must be at most 1 or a whole number")
+        return self
+
+
+class RunConfig(_Group):
+    """One run, complete: what `config.toml` in a run record holds."""
+
+    method: str = "perfit"
+    """A file in `configs/methods/` by name, or an object reference `module:Class`."""
+    settings: dict[str, Any] = {}
+    """Constructor arguments of the method that have no key of their own here."""
+    task: str = "movie_tagging"
+    """A task of fl_clients/lamp/tasks.py."""
+    backbone: str = "smollm2-135m"
+    """`smollm2-135m`, `tiny`, a local folder, or a hub id that `AutoModelForCausalLM` can load."""
+    seed: int = Field(0, ge=0)
+    """Everything random derives from it (configs/seeds.py)."""
+    engine: Literal["ray", "inline"] = "ray"
+    """`ray`: Flower SuperLink and Ray actors; `inline`: this process, one client after the other."""
+    users: UsersConfig = UsersConfig()
+    rounds: int = Field(8, ge=1)
+    """Rounds of stage 1."""
+    cohort: int = Field(8, ge=1)
+    """Collective users per round."""
+    aggregation: str = "mean"
+    """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/aggregation.py)."""
+    sites: list[int] = [10, 12]
+    """Decoder blocks whose output is intervened on, counted from 0."""
+    positions: str = "all"
+    """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7` or `all`."""
+    rank: RankConfig = RankConfig()
+    joint_private_init: bool = True
+    """Stage 1 also trains the common start of the personalised shifts; it then travels too."""
+    local: FitConfig = FitConfig()
+    personal: FitConfig = FitConfig(epochs=6)
+    evaluate: EvaluateConfig = EvaluateConfig()
+    decoding: Literal["deterministic", "paper"] = "deterministic"
+    """`deterministic`: label likelihoods or greedy; `paper`: temperature 0.1, top-k 10, top-p 0.9."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the backbone; adapters and optimiser are always fp32."""
+    partitions: PartitionsConfig = PartitionsConfig()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "RunConfig":
+        if self.cohort > self.users.collective:
+            raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}")
+        return self

@@ -1,0 +1,1 @@
+"""LaMP users: the tasks, the files people have, synthetic users, and the per-user table on disk."""

@@ -1,0 +1,1 @@
+"""The trainable modules a method puts on the frozen backbone."""

@@ -1,0 +1,45 @@
+"""Which prompt tokens a shift acts on: `f7+l7`, `l7`, `f7` or `all` (PerFit, Table 9)."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+_PATTERN = re.compile(r"(?:f(?P<first>[1-9]\d*))?\+?(?:l(?P<last>[1-9]\d*))?")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The first `first` and the last `last` prompt tokens; both `None` means every prompt token."""
+
+    first: int | None
+    last: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Positions":
+        """Read the paper's notation.
+
+        Raises:
+            ValueError: Not `all`, `fN`, `lN` or `fN+lN` with N ≥ 1.
+        """
+        if text == "all":
+            return cls(None, None)
+        match = _PATTERN.fullmatch(text)
+        both = match is not None and match["first"] is not None and match["last"] is not None
+        if match is None or not (match["first"] or match["last"]) or ("+" in text) != both:
+            raise ValueError(f"positions='{text}': expected 'all', 'f7', 'l7' or 'f7+l7' (any numbers from 1)")
+        return cls(int(match["first"] or 0), int(match["last"] or 0))
+
+    def select(self, prompt: torch.Tensor) -> torch.Tensor:
+        """Return the mask of intervened tokens.
+
+        A prompt shorter than first + last has each of its tokens selected once.
+
+        Args:
+            prompt: Boolean mask [batch, length] of the prompt's tokens.
+        """
+        if self.first is None or self.last is None:
+            return prompt
+        from_start = prompt.cumsum(dim=1)
+        from_end = from_start[:, -1:] - from_start + 1
+        return prompt & ((from_start <= self.first) | (from_end <= self.last))

@@ -1,0 +1,80 @@
+"""The low-rank shift φ, the function PerFit puts on the residual stream."""
+
+import torch
+from torch import nn
+
+
+class Shift(nn.Module):
+    """φ(x) = x + Rᵀ(Wx + b − Rx), with R, W ∈ ℝ^{r×d}, b ∈ ℝ^r and RRᵀ = I_r (PerFit, eq. 2).
+
+    The identity at the start: W = R, b = 0. Parameters are fp32 whatever the backbone's number format;
+    the shift is computed in fp32 and added in the format of x.
+    """
+
+    def __init__(self, hidden: int, rank: int) -> None:
+        """Make φ with R = W = the first `rank` unit vectors; `load` sets the real start.
+
+        Args:
+            hidden: d, the width of the residual stream.
+            rank: r, at most d.
+        """
+        super().__init__()
+        self.R = nn.Parameter(torch.eye(rank, hidden))
+        self.W = nn.Parameter(torch.eye(rank, hidden))
+        self.b = nn.Parameter(torch.zeros(rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return φ(x) for x of shape [..., d]."""
+        inside = x.float()
+        shift = (inside @ (self.W - self.R).T + self.b) @ self.R
+        return x + shift.to(x.dtype)
+
+    @torch.no_grad()
+    def load(self, R: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> None:
+        """Copy values in; shapes [r, d], [r, d], [r]."""
+        self.R.copy_(R)
+        self.W.copy_(W)
+        self.b.copy_(b)
+
+    @torch.no_grad()
+    def retract(self) -> None:
+        """Bring R back to orthonormal rows after an optimiser step, leaving φ as it is (see `retract`)."""
+        self.load(*retract(self.R, self.W, self.b))
+
+
+def random_orthonormal(rank: int, hidden: int, generator: torch.Generator) -> torch.Tensor:
+    """Return r orthonormal rows of length d, uniform over all such bases; shape [r, d], fp32."""
+    gaussian = torch.randn(hidden, rank, generator=generator, dtype=torch.float64)
+    q, upper = torch.linalg.qr(gaussian)
+    # Without the signs of the diagonal, QR's choice of signs would make the distribution non-uniform.
+    return (q * torch.sign(torch.diagonal(upper))).T.float().contiguous()
+
+
+def retract(R: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (R, W, b) with RRᵀ = I that computes the same function as the arguments do.
+
+    Let R̃ be the argument and R̃ = S R its polar decomposition: S = (R̃R̃ᵀ)^{1/2} symmetric r×r, and R, the
+    orthonormal matrix nearest to R̃, spans the same rows. The function of the arguments is
+    x ↦ x + R̃ᵀ((W̃ − R̃)x + b̃) = x + Rᵀ(S(W̃ − R̃)x + S b̃), so
+
+        W = R + S(W̃ − R̃),   b = S b̃
+
+    makes Rᵀ(W − R) equal R̃ᵀ(W̃ − R̃) exactly: of all W, this one changes the function least, by nothing.
+    Keeping W̃ instead would turn every step's correction of R into an unasked change of the function.
+
+    Computed in float64 from the SVD R̃ = U Σ Vᵀ: R = UVᵀ, S = U Σ Uᵀ.
+
+    Args:
+        R: [r, d], of full row rank.
+        W: [r, d].
+        b: [r].
+
+    Returns:
+        R, W, b in the arguments' number format, ‖RRᵀ − I‖∞ ≤ 1e-5 in fp32.
+    """
+    wide = R.double()
+    U, sigma, Vt = torch.linalg.svd(wide, full_matrices=False)
+    orthonormal = U @ Vt
+    S = (U * sigma) @ U.T
+    shifted = orthonormal + S @ (W.double() - wide)
+    return orthonormal.to(R.dtype), shifted.to(W.dtype), (S @ b.double()).to(b.dtype)

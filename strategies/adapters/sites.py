@@ -1,0 +1,95 @@
+"""Shifts on the residual stream of any decoder whose blocks return it, by forward hooks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from strategies.adapters.positions import Positions
+from strategies.adapters.shift import Shift
+
+_BLOCK_PATHS = ("model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers", "layers")
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """Return the decoder blocks of a causal language model.
+
+    Raises:
+        ValueError: None of the places where `transformers` keeps them holds a list of modules.
+    """
+    for path in _BLOCK_PATHS:
+        found: Any = model
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.ModuleList) and len(found):
+            return found
+    raise ValueError(f"{type(model).__name__}: no decoder blocks found (looked for {', '.join(_BLOCK_PATHS)})")
+
+
+class SiteShifts(nn.Module):
+    """At every site a chain of shifts, h ↦ φ⁽ˢ⁾ ∘ … ∘ φ⁽¹⁾ (h), at the chosen prompt positions (PerFit, eq. 1).
+
+    Sites are independent; one set of weights serves all positions of a site. Outside `active` the
+    backbone runs bare. Attaching registers one hook per site and never touches the backbone's weights.
+    """
+
+    def __init__(self, model: nn.Module, sites: list[int], positions: Positions, hidden: int, ranks: dict[str, int]):
+        """Attach to `model`.
+
+        Args:
+            model: A frozen causal language model.
+            sites: Decoder blocks, counted from 0.
+            positions: Prompt tokens to act on.
+            hidden: d.
+            ranks: Rank by stage name, in the order of composition (innermost first).
+        """
+        super().__init__()
+        self.stages = nn.ModuleDict(
+            {stage: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites}) for stage, rank in ranks.items()}
+        )
+        self.positions = positions
+        self._selected: torch.Tensor | None = None
+        device = next(model.parameters()).device
+        self.to(device)
+        blocks = find_blocks(model)
+        for site in sites:
+            blocks[site].register_forward_hook(self._hook(str(site)))
+
+    def shift(self, stage: str, site: str) -> Shift:
+        """Return one shift."""
+        chain = self.stages[stage]
+        assert isinstance(chain, nn.ModuleDict)
+        shift = chain[site]
+        assert isinstance(shift, Shift)
+        return shift
+
+    def sites(self) -> list[str]:
+        """Return the sites' names in order."""
+        first = next(iter(self.stages.values()))
+        assert isinstance(first, nn.ModuleDict)
+        return list(first.keys())
+
+    @contextmanager
+    def active(self, prompt: torch.Tensor) -> Iterator[None]:
+        """Let the shifts act on the prompts whose mask [batch, length] is given."""
+        self._selected = self.positions.select(prompt).unsqueeze(-1)
+        try:
+            yield
+        finally:
+            self._selected = None
+
+    def _hook(self, site: str) -> Any:
+        def intervene(_block: nn.Module, _args: Any, output: Any) -> Any:
+            hidden = output if isinstance(output, torch.Tensor) else output[0]
+            # A pass over generated tokens has another length: it holds no prompt position.
+            if self._selected is None or hidden.shape[:2] != self._selected.shape[:2]:
+                return output
+            shifted = hidden
+            for stage in self.stages:
+                shifted = self.shift(stage, site)(shifted)
+            shifted = torch.where(self._selected, shifted, hidden)
+            return shifted if isinstance(output, torch.Tensor) else (shifted, *output[1:])
+
+        return intervene

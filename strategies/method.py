@@ -1,0 +1,139 @@
+"""The seam of the project: what a method must offer, in tensors, adapters and a `fit` handed to it.
+
+A method is both halves of one way to personalise federatedly. `client_*` runs on a client, `server_*` on the
+server; what they exchange is named tensors. Names say what travels: every tensor in a `shared` mapping is
+called `shared_*`, every one in a `private` mapping `private_*`, and the last dotted part of a name is its
+group in the ledger (`shared_collective.10.R` belongs to group R).
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+Tensors = dict[str, torch.Tensor]
+"""Named fp32 tensors on the CPU."""
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """What a method may know of a backbone before it sees the module."""
+
+    hidden: int
+    """d, the width of the residual stream."""
+    blocks: int
+    """Number of decoder blocks."""
+    parameters: int
+    """Number of parameters, tied ones counted once."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What one local training did."""
+
+    examples: int
+    """Examples of the client; each was seen once per epoch."""
+    steps: int
+    """Optimiser steps."""
+    loss_first: float
+    """Mean loss of the first step, nats per answer token."""
+    loss_last: float
+    """Mean loss of the last step, nats per answer token."""
+
+
+class Fit(Protocol):
+    """The one local training loop (fl_clients/fit.py), bound to a client's examples and settings."""
+
+    def __call__(self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None]) -> FitResult:
+        """Train `parameters` in place; call `after_step` once after every optimiser step."""
+
+
+class Adapter(Protocol):
+    """A method's trainable module, attached to a frozen backbone."""
+
+    def active(self, prompt: torch.Tensor) -> AbstractContextManager[None]:
+        """Let the adapter act on forward passes inside the context.
+
+        Args:
+            prompt: Boolean mask [batch, length] of the prompt's tokens (no padding, no answer). A forward
+                pass of another length (one generated token, say) is a continuation of these prompts.
+        """
+
+
+class Aggregator(Protocol):
+    """Folds clients' replies into the next shared tensors, one at a time."""
+
+    def add(self, shared: Tensors, num_examples: int) -> None:
+        """Take one client's reply. The caller fixes the order, so that sums round the same way always."""
+
+    def result(self) -> tuple[Tensors, Mapping[str, float]]:
+        """Return the next shared tensors and figures about the aggregation worth recording."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to personalise federatedly."""
+
+    name: str
+    """Short name for tables and records."""
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse settings that do not fit the backbone.
+
+        Raises:
+            ValueError: Names the setting and what was expected.
+        """
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return the shared tensors at the start."""
+
+    def server_aggregator(self, shared: Tensors) -> Aggregator:
+        """Return the fold of one round's replies, given the shared tensors that were sent out."""
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Adapter:
+        """Put this method's adapter on a frozen backbone, inactive."""
+
+    def client_train(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Stage 1 on one collective user: train from `shared`, return what travels back."""
+
+    def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Stage 2 on one target user: return the private tensors, which never leave the client."""
+
+    def client_load(self, adapter: Any, shared: Tensors, private: Tensors | None) -> None:
+        """Set the adapter for inference; `private=None` means the shared tensors only."""
+
+    def private_parameters(self, backbone: BackboneShape) -> int:
+        """Return how many numbers one target user keeps."""
+
+
+def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
+    """Build the method that `reference` names.
+
+    Args:
+        reference: `module:Class`.
+        values: What the run's config offers to any method by name (`sites`, `rank_shared`, …); the
+            constructor takes those it has a parameter for.
+        settings: Arguments for this method alone; each must be a parameter of the constructor.
+
+    Raises:
+        ValueError: The reference cannot be imported, is not a Method, or refuses its arguments.
+    """
+    module_name, _, class_name = reference.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"method '{reference}' cannot be imported: {error}") from error
+    parameters = inspect.signature(factory).parameters
+    for key in settings:
+        if key not in parameters:
+            raise ValueError(f"settings.{key}: {reference} takes {', '.join(parameters) or 'no settings'}")
+    chosen = {key: value for key, value in values.items() if key in parameters}
+    method = factory(**{**chosen, **settings})
+    if not isinstance(method, Method):
+        raise ValueError(f"method '{reference}' lacks a part of strategies.method.Method")
+    return method
