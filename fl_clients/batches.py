@@ -1,0 +1,97 @@
+"""From text pairs to padded batches: prompts and answers in tokens, left-padded so that answers end together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fl_clients.lamp.readers import Pair
+from fl_clients.lamp.tasks import Task
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example in tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+    """Ends with the end-of-text token."""
+
+    def __len__(self) -> int:
+        """Return the length in tokens."""
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded examples; every tensor is [batch, length] except `labels`."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    prompt: torch.Tensor
+    """True on the prompt's tokens."""
+    labels: torch.Tensor
+    """[batch, a]: the last a tokens' labels, a = the longest answer; `IGNORED` where a row's answer is shorter."""
+
+
+def encode(pairs: Sequence[Pair], task: Task, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Example]:
+    """Tokenise text pairs by the task's prompt.
+
+    A prompt that does not fit `max_tokens` together with its answer loses tokens from its middle, where the source
+    text is; the answer is never cut.
+    """
+    return [
+        Example(encode_prompt(pair.source, task, tokenizer, max_tokens - len(answer)), answer)
+        for pair, answer in ((pair, encode_answer(pair.target, tokenizer)) for pair in pairs)
+    ]
+
+
+def encode_prompt(source: str, task: Task, tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
+    """Tokenise one prompt into at most `room` tokens (at least 2)."""
+    tokens: list[int] = tokenizer.encode(task.prompt.format(source=source), add_special_tokens=False)
+    room = max(room, 2)
+    return tokens if len(tokens) <= room else tokens[: room - room // 2] + tokens[-(room // 2) :]
+
+
+def encode_answer(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenise an answer as it follows the prompt: a space, the text, the end."""
+    tokens: list[int] = tokenizer.encode(" " + text.strip(), add_special_tokens=False)
+    return [*tokens, int(tokenizer.eos_token_id)]
+
+
+def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batch:
+    """Pad examples on the left to the longest."""
+    length = max(len(example) for example in examples)
+    longest_answer = max(len(example.answer) for example in examples)
+    ids = torch.full((len(examples), length), pad, dtype=torch.long)
+    mask = torch.zeros(len(examples), length, dtype=torch.long)
+    prompt = torch.zeros(len(examples), length, dtype=torch.bool)
+    labels = torch.full((len(examples), longest_answer), IGNORED, dtype=torch.long)
+    for row, example in enumerate(examples):
+        start = length - len(example)
+        ids[row, start:] = torch.tensor(example.prompt + example.answer)
+        mask[row, start:] = 1
+        prompt[row, start : start + len(example.prompt)] = True
+        if example.answer:
+            labels[row, -len(example.answer) :] = torch.tensor(example.answer)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return Batch(*(tensor.to(device) for tensor in (ids, mask, positions, prompt, labels)))
+
+
+def epoch_batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> list[list[Example]]:
+    """Group examples of like length into batches, in an order drawn from `generator`.
+
+    Shuffled, cut into stretches of eight batches, each stretch sorted by length: little padding, and still other
+    company for an example in every epoch.
+    """
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    batches: list[list[Example]] = []
+    for start in range(0, len(order), 8 * size):
+        stretch = sorted((examples[i] for i in order[start : start + 8 * size]), key=len)
+        batches += [stretch[i : i + size] for i in range(0, len(stretch), size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

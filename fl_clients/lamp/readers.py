@@ -1,0 +1,261 @@
+"""Reading LaMP users from the files people have: official LaMP, and OPPU's processed folder.
+
+Both are detected from what lies there, and both are streamed: one user in memory at a time.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.errors import InputError
+from fl_clients.lamp.tasks import Task
+
+_CHUNK = 1 << 20
+_OPPU = ("user_others.json", "user_top_100_history.json", "user_top_100_history_label.json")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source text with its target: one history item or one question with its gold."""
+
+    item_id: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class User:
+    """One LaMP user."""
+
+    user_id: str
+    history: list[Pair]
+    queries: list[Pair]
+    pool: Literal["any", "collective", "target"]
+    """The role the files give this user; `any` where they give none."""
+    leaks: int
+    """History items left out because they give a question's answer away."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place users are read from."""
+
+    layout: Literal["lamp", "oppu"]
+    path: Path
+    task: Task
+
+    def users(self) -> Iterator[User]:
+        """Yield every user, in the files' order.
+
+        Raises:
+            InputError: Something in a file is wrong; file, user and item are named.
+        """
+        return _official_users(self.path, self.task) if self.layout == "lamp" else _oppu_users(self.path, self.task)
+
+
+def find_source(path: Path, task: Task) -> Source:
+    """Detect the layout of `path`, a folder or an official questions file.
+
+    Raises:
+        InputError: Nothing there, or more than one thing it could be.
+    """
+    if path.is_file():
+        return Source("lamp", path, task)
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such file or folder of LaMP users")
+    questions = [file for file in sorted(path.glob("*questions.json")) if _outputs_of(file).is_file()]
+    oppu = [path / name for name in _OPPU if (path / name).is_file()]
+    if questions and oppu:
+        raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0].name}; keep one of them there")
+    if len(questions) > 1:
+        names = ", ".join(file.name for file in questions)
+        raise InputError(f"{path}: holds several question files ({names}); give users.source one of them")
+    if questions:
+        return Source("lamp", questions[0], task)
+    if len(oppu) == len(_OPPU):
+        return Source("oppu", path, task)
+    raise InputError(f"{path}: no LaMP users here; expected *_questions.json with *_outputs.json, or {', '.join(_OPPU)}")
+
+
+def _outputs_of(questions: Path) -> Path:
+    return questions.with_name(questions.name.replace("questions.json", "outputs.json"))
+
+
+def _official_users(path: Path, task: Task) -> Iterator[User]:
+    """Official LaMP: a question is a user. Records that stand together with one `user_id` are one user's questions.
+
+    The grouping is fedperfit's own addition (the synthetic generator writes it, with the profile in the first record
+    only); files without `user_id` read as LaMP defines them.
+    """
+    golds = _read_golds(_outputs_of(path), task)
+    asked: set[str] = set()
+    seen: set[str] = set()
+
+    def owner(record: dict[str, Any]) -> str:
+        return str(record.get("user_id", record.get("id")))
+
+    for user_id, records in itertools.groupby(stream_array(path), key=owner):
+        where = f"{path}: user {user_id!r}"
+        if user_id in seen:
+            raise InputError(f"{where}: this id occurs twice")
+        seen.add(user_id)
+        profile: list[Any] = []
+        queries: list[Pair] = []
+        for record in records:
+            query = _question(record, golds, task, f"{where}, question {record.get('id')!r}")
+            if query.item_id in asked:
+                raise InputError(f"{where}, question {query.item_id!r}: this id occurs twice")
+            asked.add(query.item_id)
+            queries.append(query)
+            if not isinstance(record.get("profile"), list):
+                raise InputError(f"{where}: 'profile' must be a list of history items")
+            profile += record["profile"]
+        yield _user(user_id, {"profile": profile}, queries, task, where, "any")
+    if unasked := golds.keys() - asked:
+        raise InputError(f"{_outputs_of(path)}: gold for {min(unasked)!r}, an id that {path.name} does not ask")
+
+
+def _oppu_users(path: Path, task: Task) -> Iterator[User]:
+    others, targets, labels = (path / name for name in _OPPU)
+    golds = _read_golds(labels, task)
+    seen: set[str] = set()
+    for file in (others, targets):
+        for number, record in enumerate(stream_array(file)):
+            user_id = record.get("user_id")
+            where = f"{file}: user {user_id if user_id is not None else f'number {number + 1}'!r}"
+            if not isinstance(user_id, str | int):
+                raise InputError(f"{where}: no user_id")
+            if str(user_id) in seen:
+                raise InputError(f"{where}: this id occurs twice")
+            seen.add(str(user_id))
+            questions = record.get("query", []) if file == targets else []
+            if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
+                raise InputError(f"{where}: 'query' must be a list of questions")
+            queries = [_question(q, golds, task, f"{where}, question {q.get('id')!r}") for q in questions]
+            yield _user(str(user_id), record, queries, task, where, "target" if file == targets else "collective")
+
+
+def _read_golds(path: Path, task: Task) -> dict[str, str]:
+    if not path.is_file():
+        raise InputError(f"{path}: missing; it holds the questions' golds")
+    try:
+        content = json.loads(path.read_bytes())
+        if content["task"] not in task.lamp_names:
+            raise InputError(f"{path}: golds of task {content['task']!r}, expected {' or '.join(task.lamp_names)}")
+        golds = [(str(gold["id"]), str(gold["output"])) for gold in content["golds"]]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: broken JSON: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected {{'task': …, 'golds': [{{'id': …, 'output': …}}]}}: {error}") from None
+    by_id: dict[str, str] = {}
+    for gold_id, output in golds:
+        if gold_id in by_id:
+            raise InputError(f"{path}: gold {gold_id!r} occurs twice")
+        if task.labels and output not in task.labels:
+            raise InputError(f"{path}: gold {gold_id!r} is {output!r}, not a label of {task.name}")
+        by_id[gold_id] = output
+    return by_id
+
+
+def _question(record: dict[str, Any], golds: dict[str, str], task: Task, where: str) -> Pair:
+    question_id, text = record.get("id"), record.get("input")
+    if not isinstance(question_id, str | int) or not isinstance(text, str):
+        raise InputError(f"{where}: a question needs 'id' and a text 'input'")
+    if str(question_id) not in golds:
+        raise InputError(f"{where}: no gold for it")
+    try:
+        return Pair(str(question_id), task.question_source(text), golds[str(question_id)])
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _user(
+    user_id: str,
+    record: dict[str, Any],
+    queries: list[Pair],
+    task: Task,
+    where: str,
+    pool: Literal["any", "collective", "target"],
+) -> User:
+    profile = record.get("profile")
+    if not isinstance(profile, list):
+        raise InputError(f"{where}: 'profile' must be a list of history items")
+    history: list[Pair] = []
+    for number, item in enumerate(profile):
+        try:
+            item_id = str(item.get("id", number))
+            source, target = task.history_pair(item)
+            pair = Pair(item_id, str(source), str(target))
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"{where}, history item {number + 1}: not an item of {task.name}: {error}") from None
+        if task.labels and pair.target not in task.labels:
+            raise InputError(f"{where}, history item {pair.item_id!r}: {pair.target!r} is not a label of {task.name}")
+        if pair.source and pair.target:
+            history.append(pair)
+    kept = [pair for pair in history if not any(_leaks(pair, query, task) for query in queries)]
+    return User(user_id, kept, queries, pool, len(history) - len(kept))
+
+
+def _leaks(pair: Pair, query: Pair, task: Task) -> bool:
+    """Whether a history item gives a question's answer away: same film for labels, same text for generation."""
+    return pair.source == query.source if task.labels else pair.target.strip() == query.target.strip()
+
+
+def stream_array(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of one JSON array, holding one of them (and 1 MiB of text) at a time.
+
+    Raises:
+        InputError: The file cannot be read or is not an array of objects; the line is named.
+    """
+    decoder = json.JSONDecoder()
+    try:
+        with path.open(encoding="utf-8") as file:
+            buffer, line, ended, first = "", 1, False, True
+
+            def fail(what: str, at: int) -> InputError:
+                return InputError(f"{path}, line {line + buffer.count(chr(10), 0, at)}: broken JSON: {what}")
+
+            def more() -> bool:
+                nonlocal buffer, ended
+                # Doubling keeps an object of n chunks from being parsed n times.
+                text = file.read(max(_CHUNK, len(buffer)))
+                ended = not text
+                buffer += text
+                return not ended
+
+            def skip(position: int) -> int:
+                while True:
+                    while position < len(buffer) and buffer[position] in " \t\r\n":
+                        position += 1
+                    if position < len(buffer) or ended or not more():
+                        return position
+
+            position = skip(0)
+            if buffer[position : position + 1] != "[":
+                raise fail("expected a list of users", position)
+            position = skip(position + 1)
+            while buffer[position : position + 1] != "]":
+                if not first:
+                    if buffer[position : position + 1] != ",":
+                        raise fail("expected ',' or ']'", position)
+                    position = skip(position + 1)
+                line += buffer.count("\n", 0, position)
+                buffer, position, first = buffer[position:], 0, False
+                while True:
+                    try:
+                        value, position = decoder.raw_decode(buffer)
+                        break
+                    except json.JSONDecodeError as error:
+                        if ended or not more():
+                            raise fail(error.msg, error.pos) from None
+                if not isinstance(value, dict):
+                    raise fail("expected an object", 0)
+                yield value
+                position = skip(position)
+            if buffer[position + 1 :].strip():
+                raise fail("text after the list", position + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None

@@ -1,0 +1,172 @@
+"""The users of one run as one Arrow table on disk; partition i is user i.
+
+`users.arrow` holds one record batch per user (`user_id, kind, item_id, source, target`), so a client maps its own
+user's pages and no others. `users.parquet` is the index: `partition, user_id, batch, history, queries, leaks`.
+Partitions 0 … collective−1 are the collective users, the target users follow.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import InputError
+from configs.paths import cache_dir
+from configs.schema import RunConfig
+from configs.seeds import derive_seed
+from fl_clients.lamp.readers import Pair, Source, User, find_source
+from fl_clients.lamp.synthetic import GENERATOR_VERSION, write_synthetic
+from fl_clients.lamp.tasks import find_task
+
+_ROWS = pa.schema([(name, pa.string()) for name in ("user_id", "kind", "item_id", "source", "target")])
+
+
+@dataclass(frozen=True)
+class UserTable:
+    """A table built by `build_table`."""
+
+    folder: Path
+    sha256: str
+    source: str
+    """`synthetic`, `lamp` or `oppu`."""
+    oracle: dict[str, float] | None
+    """Best reachable accuracy on the target users: `personalised` and `collective`; None where nobody knows."""
+    empty_histories: int
+    leaks: int
+
+
+def build_table(config: RunConfig) -> UserTable:
+    """Choose the run's users and write them into the cache folder, named after their content.
+
+    Raises:
+        InputError: The source is unreadable or malformed, or has fewer users than asked for.
+    """
+    task = find_task(config.task)
+    synthetic = config.users.source == "synthetic"
+    if synthetic:
+        folder = _synthetic_users(config)
+    else:
+        folder = Path(config.users.source).expanduser().resolve()
+    source = find_source(folder, task)
+    roles = _choose(source, config)
+    root = cache_dir() / "users"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        index = _write(source, roles, Path(scratch))
+        digest = hashlib.sha256()
+        for name in ("users.arrow", "users.parquet"):
+            digest.update((Path(scratch) / name).read_bytes())
+        home = root / digest.hexdigest()[:32]
+        if not (home / "complete").is_file():
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.copytree(scratch, home)
+            (home / "complete").touch()
+    return UserTable(
+        folder=home,
+        sha256=digest.hexdigest(),
+        source="synthetic" if synthetic else source.layout,
+        oracle=_oracle(folder, index["user_id"].to_pylist()[config.users.collective :]),
+        empty_histories=sum(count == 0 for count in index["history"].to_pylist()),
+        leaks=sum(index["leaks"].to_pylist()),
+    )
+
+
+def _synthetic_users(config: RunConfig) -> Path:
+    task, users = find_task(config.task), config.users
+    count = users.collective + users.target
+    key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])
+    folder = cache_dir() / "synthetic" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    if not (folder / "complete").is_file():
+        write_synthetic(task, count, config.seed, users.synthetic, folder)
+        (folder / "complete").touch()
+    return folder
+
+
+def _choose(source: Source, config: RunConfig) -> dict[str, int]:
+    """Map user ids to partitions: one permutation by the seed, targets from its front, collective users after them.
+
+    So the targets are the same however many collective users there are, and the first 10 of 100 are the 10.
+    """
+    collective_pool: list[str] = []
+    target_pool: list[str] = []
+    for user in source.users():
+        if user.pool != "target" and (user.history or user.queries):
+            collective_pool.append(user.user_id)
+        if user.pool != "collective" and user.queries:
+            target_pool.append(user.user_id)
+    generator = np.random.default_rng(derive_seed(config.seed, "users"))
+    wanted = config.users
+    targets = [target_pool[i] for i in generator.permutation(len(target_pool))[: wanted.target]]
+    taken = set(targets)
+    order = generator.permutation(len(collective_pool))
+    collective = [collective_pool[i] for i in order if collective_pool[i] not in taken][: wanted.collective]
+    for key, have, want in (
+        ("users.target", len(targets), wanted.target),
+        ("users.collective", len(collective), wanted.collective),
+    ):
+        if have < want:
+            raise InputError(f"{key}={want}: {source.path} has {have} users for that")
+    return {user_id: partition for partition, user_id in enumerate(collective + targets)}
+
+
+def _write(source: Source, roles: dict[str, int], folder: Path) -> pa.Table:
+    rows = []
+    collective = len(roles)
+    with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, _ROWS) as writer:
+        for user in source.users():
+            if user.user_id in roles:
+                writer.write_batch(_batch(user))
+                rows.append((roles[user.user_id], user.user_id, len(rows), len(user.history), len(user.queries), user.leaks))
+    if len(rows) != collective:
+        raise InputError(f"{source.path}: changed while it was read")
+    rows.sort()
+    columns = list(zip(*rows, strict=True))
+    names = ("partition", "user_id", "batch", "history", "queries", "leaks")
+    index = pa.table(dict(zip(names, map(list, columns), strict=True)))
+    pq.write_table(index, folder / "users.parquet")
+    return index
+
+
+def _batch(user: User) -> pa.RecordBatch:
+    pairs = [("history", pair) for pair in user.history] + [("query", pair) for pair in user.queries]
+    columns = [[user.user_id] * len(pairs), [kind for kind, _ in pairs]]
+    columns += [[getattr(pair, name) for _, pair in pairs] for name in ("item_id", "source", "target")]
+    return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=_ROWS)
+
+
+def _oracle(folder: Path, targets: list[str]) -> dict[str, float] | None:
+    path = folder / "oracle.json"
+    if not path.is_file():
+        return None
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    count = sum(scores[user]["count"] for user in targets)
+    return {key: sum(scores[user][key] for user in targets) / count for key in ("personalised", "collective")}
+
+
+@lru_cache(maxsize=2)
+def _index(folder: Path) -> pa.Table:
+    return pq.read_table(folder / "users.parquet")
+
+
+def open_user(folder: Path, partition: int) -> tuple[list[Pair], list[Pair]]:
+    """Read one user's (history, queries), touching no other user's rows.
+
+    Raises:
+        IndexError: There is no such partition.
+    """
+    batch = _index(folder)["batch"][partition].as_py()
+    with pa.memory_map(str(folder / "users.arrow")) as file:
+        rows = pa.ipc.open_file(file).get_batch(batch).to_pylist()
+
+    def pairs(kind: str) -> list[Pair]:
+        return [Pair(row["item_id"], row["source"], row["target"]) for row in rows if row["kind"] == kind]
+
+    return pairs("history"), pairs("query")
+

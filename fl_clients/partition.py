@@ -1,0 +1,69 @@
+"""The slice of a machine one client runs on: its threads, its share of a GPU, and what it used of them."""
+
+import contextlib
+import fcntl
+import os
+import resource
+from pathlib import Path
+
+import torch
+
+from configs.schema import PartitionsConfig
+
+
+class Partition:
+    """This process's slice, taken once per process and kept."""
+
+    def __init__(self, config: PartitionsConfig, locks: Path) -> None:
+        """Set the thread count, claim a slot and enforce the memory share on a real GPU.
+
+        Args:
+            config: Sizes.
+            locks: Folder shared by the run's processes, where each claims its slot of a GPU.
+        """
+        torch.set_num_threads(config.cpus_per_client)
+        self._lock: int | None = None
+        self.name = "cpu"
+        if config.gpus:
+            gpu = self._gpu()
+            self.name = f"gpu{gpu}:{self._claim(locks, gpu)}"
+        if torch.cuda.is_available() and 0 < config.per_client <= 1:
+            torch.cuda.set_per_process_memory_fraction(config.per_client)
+
+    def reset_peak(self) -> None:
+        """Start measuring peak memory anew."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return
+        with contextlib.suppress(OSError):
+            # Linux: 5 resets this process's peak resident size.
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_memory(self) -> int:
+        """Return the peak since `reset_peak` in bytes: GPU memory where there is a GPU, else resident memory."""
+        if torch.cuda.is_available():
+            return int(torch.cuda.max_memory_allocated())
+        try:
+            status = Path("/proc/self/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        except (OSError, IndexError):
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _gpu(self) -> int:
+        """The logical GPU Ray gave this actor; 0 outside Ray."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return int(visible.split(",")[0]) if visible.split(",")[0].isdigit() else 0
+
+    def _claim(self, locks: Path, gpu: int) -> int:
+        """Take the lowest free slot of a GPU. The kernel frees it when this process ends, however it ends."""
+        locks.mkdir(parents=True, exist_ok=True)
+        slot = 0
+        while True:
+            handle = os.open(locks / f"gpu{gpu}-slot{slot}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock = handle
+                return slot
+            except OSError:
+                os.close(handle)
+                slot += 1

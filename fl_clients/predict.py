@@ -1,0 +1,123 @@
+"""Predictions on held-out queries: label likelihoods for classification, decoding for generation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import log_softmax
+from transformers import DynamicCache
+
+from fl_clients.backbone import Backbone
+from fl_clients.batches import Example, collate
+from strategies.method import Adapter
+
+_TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2
+
+
+@torch.no_grad()
+def score_labels(
+    backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]], labels: Sequence[list[int]]
+) -> torch.Tensor:
+    """Return log p(label | prompt), end token included; shape [prompts, labels], nats.
+
+    All labels share the computation of their prompt through its keys and values.
+
+    Args:
+        backbone: The frozen model.
+        adapter: None scores with the bare backbone.
+        prompts: In tokens.
+        labels: In tokens, each ending with the end token.
+    """
+    batch, cache, last = _prefill(backbone, adapter, prompts)
+    scores = log_softmax(last.float(), dim=-1)[:, [label[0] for label in labels]]
+    width = max(len(label) for label in labels) - 1
+    if not width:
+        return scores
+    count = len(labels)
+    cache.batch_repeat_interleave(count)
+    pad = int(backbone.tokenizer.pad_token_id or 0)
+    inputs = torch.tensor([label[:-1] + [pad] * (width + 1 - len(label)) for label in labels])
+    targets = torch.tensor([label[1:] + [pad] * (width + 1 - len(label)) for label in labels])
+    real = torch.tensor([[1] * (len(label) - 1) + [0] * (width + 1 - len(label)) for label in labels])
+    inputs, targets, real = (
+        tensor.repeat(len(prompts), 1).to(backbone.device) for tensor in (inputs, targets, real)
+    )
+    lengths = batch.attention_mask.sum(dim=1).repeat_interleave(count)
+    logits = backbone.model(
+        input_ids=inputs,
+        attention_mask=torch.cat([batch.attention_mask.repeat_interleave(count, dim=0), real], dim=1),
+        position_ids=lengths[:, None] + torch.arange(width, device=backbone.device),
+        past_key_values=cache,
+    ).logits
+    chosen = log_softmax(logits.float(), dim=-1).gather(2, targets[..., None])[..., 0]
+    return scores + (chosen * real).sum(dim=1).view(len(prompts), count)
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone,
+    adapter: Adapter | None,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    seeds: Sequence[int] | None,
+) -> list[str]:
+    """Continue each prompt until the end token or `max_new_tokens`.
+
+    Args:
+        backbone: The frozen model.
+        adapter: None uses the bare backbone.
+        prompts: In tokens.
+        max_new_tokens: Upper bound for one answer.
+        seeds: One per prompt: sample at temperature 0.1, top-k 10, top-p 0.9; None: greedy.
+    """
+    batch, cache, last = _prefill(backbone, adapter, prompts)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds] if seeds is not None else None
+    end = int(backbone.tokenizer.eos_token_id)
+    mask, position = batch.attention_mask, batch.attention_mask.sum(dim=1, keepdim=True)
+    answers: list[list[int]] = [[] for _ in prompts]
+    open_rows = torch.ones(len(prompts), dtype=torch.bool)
+    for _ in range(max_new_tokens):
+        chosen = _sample(last, generators) if generators is not None else last.argmax(dim=-1)
+        for row, token in enumerate(chosen.tolist()):
+            if open_rows[row]:
+                if token == end:
+                    open_rows[row] = False
+                else:
+                    answers[row].append(token)
+        if not open_rows.any():
+            break
+        mask = torch.cat([mask, torch.ones_like(position)], dim=1)
+        last = backbone.model(
+            input_ids=chosen[:, None], attention_mask=mask, position_ids=position, past_key_values=cache
+        ).logits[:, -1]
+        position = position + 1
+    return [str(backbone.tokenizer.decode(answer)).strip() for answer in answers]
+
+
+def _prefill(backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]]):  # type: ignore[no-untyped-def]
+    batch = collate([Example(prompt, []) for prompt in prompts], int(backbone.tokenizer.pad_token_id or 0), backbone.device)
+    cache = DynamicCache()
+
+    def run() -> torch.Tensor:
+        logits: torch.Tensor = backbone.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            past_key_values=cache,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
+
+    if adapter is None:
+        return batch, cache, run()
+    with adapter.active(batch.prompt):
+        return batch, cache, run()
+
+
+def _sample(logits: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+    values, tokens = (logits.float().cpu() / _TEMPERATURE).topk(min(_TOP_K, logits.shape[-1]), dim=-1)
+    probabilities = values.softmax(dim=-1)
+    # Top-p keeps the smallest set that reaches p: a token stays while the mass before it is below p.
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities = torch.where(before < _TOP_P, probabilities, 0.0)
+    picks = [torch.multinomial(row, 1, generator=generator) for row, generator in zip(probabilities, generators, strict=True)]
+    return tokens.gather(1, torch.stack(picks))[:, 0].to(logits.device)

@@ -1,0 +1,203 @@
+"""What one client does with one message, in plain values and without Flower.
+
+Nothing outlives a task but the backbone and the adapter, which every client of this process shares.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.load import read_resolved
+from configs.schema import FitConfig, RunConfig
+from configs.seeds import derive_seed
+from fl_clients.backbone import Backbone, load, resolve_precision
+from fl_clients.batches import encode, encode_answer, encode_prompt
+from fl_clients.fit import fit
+from fl_clients.lamp.readers import Pair
+from fl_clients.lamp.store import open_user
+from fl_clients.lamp.tasks import Task, find_task
+from fl_clients.partition import Partition
+from fl_clients.predict import generate, score_labels
+from fl_clients.private_store import write_private
+from strategies.method import Adapter, FitResult, Method, Tensors, load_method
+from strategies.metrics import Statistics, classification_statistics, generation_statistics
+
+Numbers = dict[str, list[float]]
+
+
+@dataclass
+class Reply:
+    """What a client answers."""
+
+    shared: Tensors | None
+    values: dict[str, Any]
+    numbers: Numbers
+
+
+@lru_cache(maxsize=1)
+def _session(run_dir: Path) -> "_Session":
+    return _Session(run_dir)
+
+
+class _Session:
+    """The parts of this process that every client uses: loaded once, bound to one run."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.config: RunConfig = read_resolved(run_dir / "config.toml")
+        self.partition = Partition(self.config.partitions, run_dir / ".partitions")
+        self.task: Task = find_task(self.config.task)
+        self.backbone: Backbone = load(self.config.backbone, resolve_precision(self.config.precision))
+        self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
+        self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
+        self.labels = [encode_answer(label, self.backbone.tokenizer) for label in self.task.labels]
+
+
+def roll_call(data_dir: Path, partition: int) -> Reply:
+    """Say who is there: the partition, and how many history items and queries it holds."""
+    history, queries = open_user(data_dir, partition)
+    return Reply(None, {"partition": partition, "history": len(history), "queries": len(queries)}, {})
+
+
+def train(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_number: int) -> Reply:
+    """Stage 1: train on the user's history and answered questions; return what travels."""
+    session = _session(run_dir)
+    started = _start(session)
+    history, queries = open_user(data_dir, partition)
+    span = ((round_number - 1) / session.config.rounds, round_number / session.config.rounds)
+    local_fit = _bind_fit(session, history + queries, session.config.local, ("train", round_number, partition), span)
+    update, result = session.method.client_train(session.adapter, shared, local_fit)
+    return Reply(update, {**_fit_values(result), **_finish(session, started)}, {})
+
+
+def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> Reply:
+    """Stage 2: evaluate the collective shift, train the private one, keep it, evaluate again.
+
+    A user without history has nothing to personalise on and is served by the collective shift.
+    """
+    session = _session(run_dir)
+    started = _start(session)
+    history, queries = open_user(data_dir, partition)
+    session.method.client_load(session.adapter, shared, None)
+    numbers = _evaluate(session, run_dir, partition, queries, "collective")
+    values: dict[str, Any] = {"status": "no_history", "examples": 0, "steps": 0}
+    if history:
+        local_fit = _bind_fit(session, history, session.config.personal, ("personalize", partition), (0.0, 1.0))
+        private, result = session.method.client_personalize(session.adapter, shared, local_fit)
+        write_private(run_dir / "private", partition, private)
+        session.method.client_load(session.adapter, shared, private)
+        values = _fit_values(result)
+    numbers |= _evaluate(session, run_dir, partition, queries, "personalised")
+    return Reply(None, {**values, **_finish(session, started)}, numbers)
+
+
+def evaluate(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> Reply:
+    """Evaluate the shared tensors on the user's queries; without tensors, the bare backbone."""
+    session = _session(run_dir)
+    started = _start(session)
+    _, queries = open_user(data_dir, partition)
+    stage = "collective" if shared else "base"
+    if shared:
+        session.method.client_load(session.adapter, shared, None)
+    numbers = _evaluate(session, run_dir if not shared else None, partition, queries, stage)
+    return Reply(None, {"status": "ok", "examples": len(queries), "steps": 0, **_finish(session, started)}, numbers)
+
+
+def _start(session: _Session) -> float:
+    session.partition.reset_peak()
+    return time.perf_counter()
+
+
+def _finish(session: _Session, started: float) -> dict[str, Any]:
+    return {
+        "wall_s": time.perf_counter() - started,
+        "partition_name": session.partition.name,
+        "peak_memory_bytes": session.partition.peak_memory(),
+    }
+
+
+def _fit_values(result: FitResult) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "examples": result.examples,
+        "steps": result.steps,
+        "loss_first": result.loss_first,
+        "loss_last": result.loss_last,
+    }
+
+
+def _bind_fit(
+    session: _Session,
+    pairs: Sequence[Pair],
+    settings: FitConfig,
+    purpose: tuple[str | int, ...],
+    span: tuple[float, float],
+) -> Callable[[Iterable[nn.Parameter], Callable[[], None]], FitResult]:
+    if not pairs:
+        raise ValueError("this user has no examples to train on")
+    seed = derive_seed(session.config.seed, *purpose)
+    # Methods with dropout draw from the global generator: seeded per task, it depends on no other client.
+    torch.manual_seed(seed)
+    examples = encode(pairs, session.task, session.backbone.tokenizer, settings.max_tokens)
+    return partial(fit, session.backbone, session.adapter, examples, settings, seed, span)
+
+
+def _evaluate(
+    session: _Session, run_dir: Path | None, partition: int, queries: Sequence[Pair], stage: str
+) -> Numbers:
+    """Predict the queries and return sufficient statistics, keys prefixed with the stage.
+
+    With `run_dir`, the predictions themselves go to the client's own file in the run record.
+    """
+    if not queries:
+        return {}
+    predictions = _predict(session, partition, queries, stage)
+    golds = [query.target for query in queries]
+    labels = session.task.labels
+    if labels:
+        known = {label: number for number, label in enumerate(labels)}
+        statistics: Statistics = classification_statistics(
+            [known.get(text, len(labels)) for text in predictions], [known[gold] for gold in golds], len(labels)
+        )
+    else:
+        statistics = generation_statistics(predictions, golds)
+    if run_dir is not None and session.config.evaluate.predictions:
+        folder = run_dir / ".predictions"
+        folder.mkdir(exist_ok=True)
+        rows = [
+            {"user": partition, "stage": stage, "query": query.item_id, "gold": query.target, "prediction": text}
+            for query, text in zip(queries, predictions, strict=True)
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{partition}-{stage}.jsonl").write_text(text, encoding="utf-8")
+    return {f"{stage}.{key}": values for key, values in statistics.items()}
+
+
+def _predict(session: _Session, partition: int, queries: Sequence[Pair], stage: str) -> list[str]:
+    config, task, backbone = session.config, session.task, session.backbone
+    adapter = None if stage == "base" else session.adapter
+    room = config.personal.max_tokens
+    prompts = [encode_prompt(query.source, task, backbone.tokenizer, room) for query in queries]
+    # Like lengths together: less padding. The order goes back at the end.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), config.evaluate.batch_size):
+        chosen = order[start : start + config.evaluate.batch_size]
+        batch = [prompts[i] for i in chosen]
+        if task.labels and config.decoding == "deterministic":
+            best = score_labels(backbone, adapter, batch, session.labels).argmax(dim=1).tolist()
+            answers = [task.labels[label] for label in best]
+        else:
+            seeds = None
+            if config.decoding == "paper":
+                seeds = [derive_seed(config.seed, "decode", stage, partition, queries[i].item_id) for i in chosen]
+            answers = generate(backbone, adapter, batch, task.max_new_tokens, seeds)
+        for i, answer in zip(chosen, answers, strict=True):
+            texts[i] = answer
+    return texts

@@ -1,0 +1,99 @@
+"""The ledger: one row per message, direction and tensor group; the only source of any number of bytes."""
+
+from pathlib import Path
+from typing import Literal
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fl_server.records import LEDGER, BytesPart, TableWriter
+
+Direction = Literal["up", "down"]
+Phase = Literal["rollcall", "train", "personalize", "evaluate"]
+
+
+class Ledger:
+    """Writes `ledger.parquet` while messages pass."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger of a run record."""
+        self._table = TableWriter(folder / "ledger.parquet", LEDGER)
+        self.round_bytes: dict[Direction, int] = {"up": 0, "down": 0}
+
+    def enter(
+        self,
+        round_number: int,
+        phase: Phase,
+        direction: Direction,
+        user: int,
+        record: str,
+        arrays: list[tuple[str, int, int, str]],
+        message_bytes: int,
+    ) -> None:
+        """Enter one message.
+
+        Args:
+            round_number: 0 before stage 1.
+            phase: What the message is for.
+            direction: `up` is from the client to the server.
+            user: Partition id.
+            record: Name of the message's tensor record.
+            arrays: (name, elements, payload bytes, dtype) of each tensor as it was sent; the last dotted part of
+                a name is its group.
+            message_bytes: Size of the serialised message; stands on the first of its rows alone, so that the
+                column sums to what crossed.
+        """
+        groups: dict[tuple[str, str], list[int]] = {}
+        for name, elements, payload, dtype in arrays:
+            sums = groups.setdefault((name.rpartition(".")[2], dtype), [0, 0])
+            sums[0] += elements
+            sums[1] += payload
+        for number, ((group, dtype), (elements, payload)) in enumerate((groups or {("", ""): [0, 0]}).items()):
+            self._table.add(
+                round=round_number,
+                phase=phase,
+                direction=direction,
+                user=user,
+                record=record if groups else "",
+                group=group,
+                elements=elements,
+                payload_bytes=payload,
+                message_bytes=0 if number else message_bytes,
+                codec="raw",
+                dtype=dtype,
+            )
+        self.round_bytes[direction] += message_bytes
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._table.close()
+
+
+def total_bytes(folder: Path) -> BytesPart:
+    """Sum a finished ledger.
+
+    Up, down and total hold every message of the run. The figures per client and round are means over stage-1
+    training messages.
+    """
+    table = pq.read_table(folder / "ledger.parquet")
+
+    def add(column: str, direction: Direction) -> int:
+        return int(pc.sum(table.filter(pc.equal(table["direction"], direction))[column]).as_py() or 0)
+
+    def mean(direction: Direction) -> float:
+        chosen = pc.and_(
+            pc.and_(pc.equal(table["direction"], direction), pc.equal(table["phase"], "train")),
+            pc.greater(table["message_bytes"], 0),
+        )
+        return float(pc.mean(table.filter(chosen)["message_bytes"]).as_py() or 0.0)
+
+    up, down = add("message_bytes", "up"), add("message_bytes", "down")
+    return BytesPart(
+        up=up,
+        down=down,
+        total=up + down,
+        payload_up=add("payload_bytes", "up"),
+        payload_down=add("payload_bytes", "down"),
+        per_client_round_up=mean("up"),
+        per_client_round_down=mean("down"),
+    )

@@ -1,0 +1,204 @@
+"""The run record: the folder one run leaves in `results/`, a stable interface other tools read.
+
+`config.toml` · `run.json` · `rounds.parquet` · `clients.parquet` · `ledger.parquet` · `predictions.jsonl` ·
+`shared.safetensors` · `private/` · `events.jsonl` (what happened, as it happened) · `errors.jsonl` (failed clients).
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from configs.errors import InputError
+
+Status = Literal["running", "completed", "failed", "cancelled"]
+
+ROUNDS = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("cohort", pa.int32()),
+        ("replies", pa.int32()),
+        ("failures", pa.int32()),
+        ("retries", pa.int32()),
+        ("seconds", pa.float64()),
+        ("bytes_up", pa.int64()),
+        ("bytes_down", pa.int64()),
+        ("loss", pa.float64()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+CLIENTS = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("phase", pa.string()),
+        ("user", pa.int32()),
+        ("examples", pa.int32()),
+        ("steps", pa.int32()),
+        ("loss_first", pa.float64()),
+        ("loss_last", pa.float64()),
+        ("wall_s", pa.float64()),
+        ("partition", pa.string()),
+        ("peak_memory_bytes", pa.int64()),
+        ("status", pa.string()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+LEDGER = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("phase", pa.string()),
+        ("direction", pa.string()),
+        ("user", pa.int32()),
+        ("record", pa.string()),
+        ("group", pa.string()),
+        ("elements", pa.int64()),
+        ("payload_bytes", pa.int64()),
+        ("message_bytes", pa.int64()),
+        ("codec", pa.string()),
+        ("dtype", pa.string()),
+    ]
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UsersPart(_Part):
+    """Who took part."""
+
+    collective: int
+    target: int
+    data_sha256: str
+    source: Literal["synthetic", "lamp", "oppu"]
+    empty_histories: int = 0
+    leaks: int = 0
+
+
+class BytesPart(_Part):
+    """Bytes of the whole run, each a sum over `ledger.parquet`."""
+
+    up: int = 0
+    down: int = 0
+    total: int = 0
+    payload_up: int = 0
+    payload_down: int = 0
+    per_client_round_up: float = 0.0
+    per_client_round_down: float = 0.0
+
+
+class ParamsPart(_Part):
+    """Numbers of parameters: travelling, kept per user, frozen."""
+
+    shared: int
+    private: int
+    backbone: int
+
+
+class RunRecord(_Part):
+    """`run.json`."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    status: Status = "running"
+    error: str | None = None
+    method: str
+    task: str
+    backbone: str
+    seed: int
+    users: UsersPart
+    metrics: dict[str, float] = {}
+    metrics_collective: dict[str, float] = {}
+    metrics_base: dict[str, float] = {}
+    oracle: dict[str, float] | None = None
+    per_user: dict[str, dict[str, float]] = {}
+    bytes: BytesPart = BytesPart()
+    params: ParamsPart
+    wall_s: float = 0.0
+    versions: dict[str, str] = {}
+    git: dict[str, str | bool | None] = {}
+    resumed: int = 0
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read and validate `run.json`.
+
+    Raises:
+        InputError: Missing or not a run record.
+    """
+    try:
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content["schema_version"] = content.pop("schema")
+        return RunRecord.model_validate(content)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{folder / 'run.json'}: not a run record: {error}") from None
+
+
+def write_run(folder: Path, record: RunRecord) -> None:
+    """Validate and write `run.json`, whole or not at all."""
+    content = RunRecord.model_validate(record.model_dump()).model_dump(mode="json")
+    content = {"schema": content.pop("schema_version"), **content}
+    scratch = folder / "run.json.tmp"
+    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.replace(folder / "run.json")
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line, stamped with the time in seconds since the epoch."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": round(time.time(), 3), **value}, ensure_ascii=False) + "\n")
+
+
+class TableWriter:
+    """A Parquet file that grows by row groups, so that memory does not grow with the run."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Open `path` for writing."""
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, **row: Any) -> None:
+        """Add one row; columns left out are null."""
+        self._rows.append(row)
+        if len(self._rows) >= 5000:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows added so far as a row group."""
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def close(self) -> None:
+        """Write what is left and the file's footer."""
+        self.flush()
+        self._writer.close()
+
+
+def gather_predictions(folder: Path) -> None:
+    """Merge the clients' prediction files into `predictions.jsonl`, in order, and remove the working folders."""
+    parts = folder / ".predictions"
+    if parts.is_dir():
+        order = {"base": 0, "collective": 1, "personalised": 2}
+
+        def place(path: Path) -> tuple[int, int]:
+            user, _, stage = path.stem.partition("-")
+            return int(user), order[stage]
+
+        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as merged:
+            for path in sorted(parts.glob("*.jsonl"), key=place):
+                merged.write(path.read_text(encoding="utf-8"))
+                path.unlink()
+        parts.rmdir()
+    locks = folder / ".partitions"
+    if locks.is_dir():
+        for path in locks.iterdir():
+            path.unlink()
+        locks.rmdir()

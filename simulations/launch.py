@@ -1,0 +1,177 @@
+"""The only file that starts Flower or Ray.
+
+`ray`: a SuperLink of our own in simulation mode, on loopback, with its own FLWR_HOME; the app it runs is a generated
+folder that names `fl_server.app` and `fl_clients.app`, which every process imports from where fedperfit is installed.
+`inline`: the same two apps in this process.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import tomli_w
+
+import fl_clients.app
+import fl_server.app
+from configs.errors import RunFailed
+from configs.schema import PartitionsConfig, RunConfig
+from simulations.inline_grid import run_inline
+from simulations.processes import MARK, adopt_orphans, die_with_parent, end_all, find_simulation, is_alive, reap
+
+_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+_HEALTH_S, _GRACE_S, _PORT_TRIES = 60.0, 5.0, 5
+
+
+def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:
+    """Run the federation; when it returns, the run record says how it ended.
+
+    Args:
+        config: The run's config, as `run_dir/config.toml` holds it.
+        run_dir: The run record, with the starting tensors in it.
+        data_dir: The user table.
+        import_path: Folders put on the apps' import path, for methods that are not installed.
+        tick: Called a few times a second while the run goes on.
+
+    Raises:
+        RunFailed: The engine could not be started, or ended without a word.
+    """
+    nodes = config.users.collective + config.users.target
+    run_config = {"run-dir": str(run_dir), "data-dir": str(data_dir)}
+    if config.engine == "inline":
+        sys.path[:0] = import_path
+        try:
+            run_inline(fl_server.app.app, fl_clients.app.app, nodes, run_config)
+        finally:
+            del sys.path[: len(import_path)]
+        return
+    _Simulation(run_dir, import_path).run(config.partitions, nodes, run_config, tick)
+
+
+class _Simulation:
+    """A SuperLink, the run submitted to it, and everything these two start."""
+
+    def __init__(self, run_dir: Path, import_path: list[str]) -> None:
+        self._log = run_dir / "engine.log"
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._mark = uuid.uuid4().hex
+        # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
+        self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
+        path = [*import_path, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        self._environment = {
+            **os.environ,
+            **_QUIET,
+            MARK: self._mark,
+            "FLWR_HOME": str(self._home / "flwr"),
+            "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONFAULTHANDLER": "1",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            # All of Ray on loopback, apart from any cluster that runs on this machine.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_ADDRESS": "local",
+            "RAY_TMPDIR": str(self._home),
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+
+    def run(
+        self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str], tick: Callable[[], None]
+    ) -> None:
+        adopt_orphans()
+        try:
+            link = self._start_superlink()
+            stream = self._submit(partitions, nodes, run_config)
+            self._wait(link, stream, tick)
+        finally:
+            left = end_all(self._started, self._mark)
+            shutil.rmtree(self._home, ignore_errors=True)
+        if left:
+            raise RunFailed(f"processes {left} of this run could not be ended")
+
+    def _start_superlink(self) -> subprocess.Popen[bytes]:
+        home = Path(self._environment["FLWR_HOME"])
+        home.mkdir(parents=True)
+        for _ in range(_PORT_TRIES):
+            port = _free_port()
+            connection = {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}
+            (home / "config.toml").write_text(tomli_w.dumps({"superlink": connection}))
+            command = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+            link = self._start([*command, "--host", "127.0.0.1", "--port", str(port)])
+            if _is_healthy(link, port):
+                return link
+        raise RunFailed(f"Flower's SuperLink does not start; see {self._log}")
+
+    def _submit(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
+        bundle = self._home / "app"
+        bundle.mkdir()
+        components = {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.app:app"}
+        flower = {"publisher": "fedperfit", "components": components, "config": run_config}
+        project = {"name": "fedperfit", "version": "1.0.0", "description": "fedperfit run", "license": "Apache-2.0"}
+        (bundle / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}}))
+        federation = {
+            "num-supernodes": nodes,
+            "client-resources-num-cpus": partitions.cpus_per_client,
+            "client-resources-num-gpus": float(partitions.per_client),
+            "init-args-num-cpus": partitions.cpus,
+            "init-args-num-gpus": int(partitions.gpus),
+        }
+        settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
+        return self._start(["flwr", "run", str(bundle), "local", "--stream", "--federation-config", settings])
+
+    def _wait(self, link: subprocess.Popen[bytes], stream: subprocess.Popen[bytes], tick: Callable[[], None]) -> None:
+        """Wait for the log stream's end; its exit status says nothing (0 even if the app raised), the record does."""
+        simulation: psutil.Process | None = None
+        gone = 0.0
+        while stream.poll() is None:
+            reap(self._started)
+            if link.poll() is not None:
+                raise RunFailed(f"Flower's SuperLink ended with status {link.returncode}; see {self._log}")
+            simulation = simulation or find_simulation()
+            if simulation is not None and not is_alive(simulation):
+                # A normal end closes the stream soon after; a crash never does.
+                gone = gone or time.monotonic()
+                if time.monotonic() - gone > _GRACE_S:
+                    return
+            tick()
+            time.sleep(0.2)
+        tick()
+
+    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=self._environment,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        self._started.append(process)
+        return process
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_healthy(link: subprocess.Popen[bytes], port: int) -> bool:
+    deadline = time.monotonic() + _HEALTH_S
+    while time.monotonic() < deadline and link.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return link.poll() is None
+        except OSError:
+            time.sleep(0.05)
+    return False

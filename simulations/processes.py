@@ -1,0 +1,118 @@
+"""Ending every process a simulation started, Ray's daemons included, and no other.
+
+Flower's superexec starts a session of its own, and Ray's daemons outlive the group they were started in, so
+signalling one process group reaches only some of them. A process belongs to the run if it descends from this one (we
+adopt orphans), carries the run's mark in its environment, or sits in a session of one that does.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+MARK = "FEDPERFIT_RUN_MARK"
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_SOFT_S, _HARD_S = 3.0, 12.0
+
+
+def adopt_orphans() -> None:
+    """Let orphaned descendants become our children instead of init's (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`: have the kernel kill this child when its parent ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end_all(started: Sequence[subprocess.Popen[bytes]], mark: str) -> list[int]:
+    """End every process of the run within 15 s: politely first, then by SIGKILL until none is left.
+
+    Args:
+        started: The processes this one started by hand; their exit status stays theirs to read.
+        mark: The value of `MARK` in the run's environment.
+
+    Returns:
+        Process ids that are left, normally none.
+    """
+    sessions: set[int] = set()
+    for process in _family(started, mark, sessions):
+        with contextlib.suppress(psutil.Error):
+            # flwr-simulation stops Ray in order when asked.
+            if process.name().startswith("flwr"):
+                process.terminate()
+    deadline = time.monotonic() + _SOFT_S
+    while time.monotonic() < deadline and any(
+        not _name(process).startswith("flower-") for process in _family(started, mark, sessions)
+    ):
+        time.sleep(0.1)
+    deadline = time.monotonic() + _HARD_S
+    while (left := _family(started, mark, sessions)) and time.monotonic() < deadline:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.1)
+    return [process.pid for process in left]
+
+
+def reap(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Collect adopted zombies: Flower takes a zombie parent for a living one."""
+    own = {process.pid for process in started}
+    for process in started:
+        process.poll()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
+
+
+def find_simulation() -> psutil.Process | None:
+    """Return this run's `flwr-simulation` process, once it is there."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(part.endswith("/flwr-simulation") for part in process.cmdline()[:2]):
+                return process
+    return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process runs (a zombie does not)."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _family(started: Sequence[subprocess.Popen[bytes]], mark: str, sessions: set[int]) -> list[psutil.Process]:
+    reap(started)
+    found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    needle = f"{MARK}={mark}".encode()
+    for process in psutil.process_iter():
+        if process.pid in found or process.pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError, psutil.Error):
+            marked = needle in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if marked or os.getsid(process.pid) in sessions:
+                found[process.pid] = process
+    alive = [process for process in found.values() if is_alive(process)]
+    for process in alive:
+        with contextlib.suppress(OSError):
+            sessions.add(os.getsid(process.pid))
+    sessions.discard(os.getsid(0))
+    return alive
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""

@@ -1,0 +1,179 @@
+"""One simulation, from a config to a finished run record."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from configs.errors import InputError, RunFailed
+from configs.load import write_config
+from configs.schema import RunConfig
+from fl_clients.backbone import read_shape
+from fl_clients.lamp.store import UserTable, build_table
+from fl_clients.lamp.tasks import find_task
+from fl_server.records import ParamsPart, RunRecord, UsersPart, append_line, gather_predictions, read_run, write_run
+from simulations.launch import launch
+from strategies.method import BackboneShape, Method, load_method
+
+_PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
+
+
+def simulate(
+    config: RunConfig,
+    name: str | None = None,
+    results: Path = Path("results"),
+    overwrite: bool = False,
+    import_path: list[str] | None = None,
+    watch: Callable[[Path], None] = lambda _folder: None,
+) -> RunRecord:
+    """Run one simulation and return its record.
+
+    Everything that can be wrong with the command, the config, the data or the backbone is found before the run
+    record is made.
+
+    Args:
+        config: What to run.
+        name: The record's folder under `results`; by default method, task, seed and time.
+        results: Where run records go.
+        overwrite: Replace a record of that name.
+        import_path: Folders to import methods from, beside what is installed.
+        watch: Called with the record's folder a few times a second while the run goes on (engine `ray`), and
+            once at the end.
+
+    Raises:
+        InputError: Something asked for is wrong; nothing was written.
+        RunFailed: The run did not complete; the record says so.
+        KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
+    """
+    import_path = import_path or []
+    sys.path[:0] = import_path
+    try:
+        method, shape = _check(config)
+    finally:
+        del sys.path[: len(import_path)]
+    folder = _claim(results, name or _default_name(method, config), overwrite)
+    users = build_table(config)
+    _start_record(folder, config, method, shape, users)
+    try:
+        launch(config, folder, users.folder, import_path, lambda: watch(folder))
+    except KeyboardInterrupt:
+        _end(folder, "cancelled", "interrupted")
+        raise
+    except RunFailed as error:
+        _end(folder, "failed", str(error))
+        raise
+    finally:
+        gather_predictions(folder)
+    watch(folder)
+    record = read_run(folder)
+    if record.status == "running":
+        record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
+    if record.status != "completed":
+        raise RunFailed(record.error or record.status)
+    (folder / "engine.log").unlink(missing_ok=True)
+    return record
+
+
+def _check(config: RunConfig) -> tuple[Method, BackboneShape]:
+    find_task(config.task)
+    try:
+        method = load_method(config.method, config.method_values(), config.settings)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from None
+    shape = read_shape(config.backbone)
+    try:
+        method.check(shape)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return method, shape
+
+
+def _default_name(method: Method, config: RunConfig) -> str:
+    return f"{method.name}-{config.task}-seed{config.seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def _claim(results: Path, name: str, overwrite: bool) -> Path:
+    """Return the record's folder, checked but not made yet."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"--name {name!r}: letters, digits, '.', '_' and '-' make a run's name")
+    folder = results.expanduser().resolve() / name
+    if folder.exists() and not overwrite:
+        raise InputError(f"--name {name}: {folder} exists; --overwrite replaces it")
+    if folder.exists() and not (folder / "run.json").is_file():
+        raise InputError(f"--name {name}: {folder} is not a run record, so --overwrite leaves it alone")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--results {results}: cannot be made: {error.strerror}") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise InputError(f"--results {results}: not writable")
+    return folder
+
+
+def _start_record(folder: Path, config: RunConfig, method: Method, shape: BackboneShape, users: UserTable) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
+    (folder / "private").mkdir(mode=0o700)
+    shared = method.server_init(shape)
+    write_config(config, folder / "config.toml")
+    save_file(shared, folder / "shared.safetensors")
+    record = RunRecord(
+        name=folder.name,
+        method=method.name,
+        task=config.task,
+        backbone=config.backbone,
+        seed=config.seed,
+        users=UsersPart(
+            collective=config.users.collective,
+            target=config.users.target,
+            data_sha256=users.sha256,
+            source=users.source,
+            empty_histories=users.empty_histories,
+            leaks=users.leaks,
+        ),
+        oracle=users.oracle,
+        params=ParamsPart(
+            shared=sum(tensor.numel() for tensor in shared.values()),
+            private=method.private_parameters(shape),
+            backbone=shape.parameters,
+        ),
+        versions={"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        git=_git(),
+    )
+    write_run(folder, record)
+
+
+def _end(folder: Path, status: str, error: str) -> RunRecord:
+    record = read_run(folder)
+    if record.status == "running":
+        record = record.model_copy(update={"status": status, "error": error})
+        write_run(folder, record)
+        append_line(folder / "events.jsonl", {"event": status, "error": error})
+    return record
+
+
+def _git() -> dict[str, str | bool | None]:
+    """The commit of the checkout fedperfit runs from; nothing where it is installed from a package."""
+    root = Path(__file__).parents[1]
+    with suppress(OSError, subprocess.CalledProcessError):
+
+        def git(*words: str) -> str:
+            command = ["git", "-C", str(root), *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    return {"commit": None, "dirty": None}
