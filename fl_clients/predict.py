@@ -38,9 +38,7 @@ def score_labels(
     inputs = torch.tensor([label[:-1] + [pad] * (width + 1 - len(label)) for label in labels])
     targets = torch.tensor([label[1:] + [pad] * (width + 1 - len(label)) for label in labels])
     real = torch.tensor([[1] * (len(label) - 1) + [0] * (width + 1 - len(label)) for label in labels])
-    inputs, targets, real = (
-        tensor.repeat(len(prompts), 1).to(backbone.device) for tensor in (inputs, targets, real)
-    )
+    inputs, targets, real = (tensor.repeat(len(prompts), 1).to(backbone.device) for tensor in (inputs, targets, real))
     lengths = batch.attention_mask.sum(dim=1).repeat_interleave(count)
     logits = backbone.model(
         input_ids=inputs,
@@ -94,7 +92,11 @@ def generate(
 
 
 def _prefill(backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]]):  # type: ignore[no-untyped-def]
-    batch = collate([Example(prompt, []) for prompt in prompts], int(backbone.tokenizer.pad_token_id or 0), backbone.device)
+    batch = collate(
+        [Example(prompt, []) for prompt in prompts],
+        int(backbone.tokenizer.pad_token_id or 0),
+        backbone.device,
+    )
     cache = DynamicCache()
 
     def run() -> torch.Tensor:
@@ -119,5 +121,7 @@ def _sample(logits: torch.Tensor, generators: list[torch.Generator]) -> torch.Te
     # Top-p keeps the smallest set that reaches p: a token stays while the mass before it is below p.
     before = probabilities.cumsum(dim=-1) - probabilities
     probabilities = torch.where(before < _TOP_P, probabilities, 0.0)
-    picks = [torch.multinomial(row, 1, generator=generator) for row, generator in zip(probabilities, generators, strict=True)]
+    picks = [
+        torch.multinomial(row, 1, generator=generator) for row, generator in zip(probabilities, generators, strict=True)
+    ]
     return tokens.gather(1, torch.stack(picks))[:, 0].to(logits.device)

@@ -148,9 +148,7 @@ def _bind_fit(
     return partial(fit, session.backbone, session.adapter, examples, settings, seed, span)
 
 
-def _evaluate(
-    session: _Session, run_dir: Path | None, partition: int, queries: Sequence[Pair], stage: str
-) -> Numbers:
+def _evaluate(session: _Session, run_dir: Path | None, partition: int, queries: Sequence[Pair], stage: str) -> Numbers:
     """Predict the queries and return sufficient statistics, keys prefixed with the stage.
 
     With `run_dir`, the predictions themselves go to the client's own file in the run record.
@@ -163,7 +161,9 @@ def _evaluate(
     if labels:
         known = {label: number for number, label in enumerate(labels)}
         statistics: Statistics = classification_statistics(
-            [known.get(text, len(labels)) for text in predictions], [known[gold] for gold in golds], len(labels)
+            [known.get(text, len(labels)) for text in predictions],
+            [known[gold] for gold in golds],
+            len(labels),
         )
     else:
         statistics = generation_statistics(predictions, golds)
@@ -171,7 +171,13 @@ def _evaluate(
         folder = run_dir / ".predictions"
         folder.mkdir(exist_ok=True)
         rows = [
-            {"user": partition, "stage": stage, "query": query.item_id, "gold": query.target, "prediction": text}
+            {
+                "user": partition,
+                "stage": stage,
+                "query": query.item_id,
+                "gold": query.target,
+                "prediction": text,
+            }
             for query, text in zip(queries, predictions, strict=True)
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -58,7 +58,9 @@ class Run:
         self.rounds = TableWriter(folder / "rounds.parquet", ROUNDS)
         self.clients_table = TableWriter(folder / "clients.parquet", CLIENTS)
         self.clients = Clients(grid, self.ledger)
-        self.targets = list(range(self.config.users.collective, self.config.users.collective + self.config.users.target))
+        self.targets = list(
+            range(self.config.users.collective, self.config.users.collective + self.config.users.target)
+        )
 
     def complete(self) -> None:
         """Do the whole run.
@@ -87,12 +89,12 @@ class Run:
     def _stages(self) -> dict[str, list[Statistics]]:
         answers = self.clients.call_roll(self.config.users.collective + self.config.users.target)
         able = [
-            user
-            for user in range(self.config.users.collective)
-            if answers[user]["history"] + answers[user]["queries"]
+            user for user in range(self.config.users.collective) if answers[user]["history"] + answers[user]["queries"]
         ]
         if len(able) < self.config.cohort:
-            raise RunFailed(f"cohort={self.config.cohort}: only {len(able)} collective users have an example to train on")
+            raise RunFailed(
+                f"cohort={self.config.cohort}: only {len(able)} collective users have an example to train on"
+            )
         per_user = {"base": self._evaluate(0, None)}
         for round_number in range(1, self.config.rounds + 1):
             self._round(round_number, able)
@@ -141,7 +143,11 @@ class Run:
         stage = "base" if shared is None else "collective"
         collected: list[Statistics] = []
         failures = self._ask(
-            number, "evaluate", self.targets, shared, lambda reply: collected.append(_statistics(reply, stage))
+            number,
+            "evaluate",
+            self.targets,
+            shared,
+            lambda reply: collected.append(_statistics(reply, stage)),
         )
         self._refuse_failures(failures, len(self.targets), f"evaluation ({stage})")
         return collected
@@ -224,5 +230,10 @@ def _spread(users: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     for key in sorted({key for user in users for key in user}):
         values = np.array([user[key] for user in users if key in user])
         low, high = np.percentile(values, [10, 90])
-        spread[key] = {"mean": float(values.mean()), "std": float(values.std()), "p10": float(low), "p90": float(high)}
+        spread[key] = {
+            "mean": float(values.mean()),
+            "std": float(values.std()),
+            "p10": float(low),
+            "p90": float(high),
+        }
     return spread

@@ -154,6 +154,4 @@ class Clients:
         return ClientReply(user, shared, values, take_numbers(reply.content), None)
 
     def _enter(self, round_number: int, phase: Phase, direction: Direction, user: int, message: Message) -> None:
-        self._ledger.enter(
-            round_number, phase, direction, user, SHARED, array_bytes(message), message_bytes(message)
-        )
+        self._ledger.enter(round_number, phase, direction, user, SHARED, array_bytes(message), message_bytes(message))

@@ -7,12 +7,11 @@ from itertools import count
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.server.grid import Grid
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.common.serde import message_from_proto, message_to_proto
 
 _RUN_ID = 1
 
@@ -103,6 +102,10 @@ def run_inline(server_app: ServerApp, client_app: ClientApp, num_nodes: int, run
     """Run both apps to the end in this process."""
     grid = InlineGrid(client_app, num_nodes, run_config)
     context = Context(
-        run_id=_RUN_ID, node_id=SUPERLINK_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config)
+        run_id=_RUN_ID,
+        node_id=SUPERLINK_NODE_ID,
+        node_config={},
+        state=RecordDict(),
+        run_config=dict(run_config),
     )
     server_app(grid=grid, context=context)

@@ -26,7 +26,16 @@ import fl_server.app
 from configs.errors import RunFailed
 from configs.schema import PartitionsConfig, RunConfig
 from simulations.inline_grid import run_inline
-from simulations.processes import MARK, adopt_orphans, die_with_parent, end_all, find_simulation, is_alive, reap
+from simulations.processes import (
+    MARK,
+    adopt_orphans,
+    die_with_parent,
+    end_all,
+    find_simulation,
+    is_alive,
+    reap,
+    undisturbed,
+)
 
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _HEALTH_S, _GRACE_S, _PORT_TRIES = 60.0, 5.0, 5
@@ -91,8 +100,9 @@ class _Simulation:
             stream = self._submit(partitions, nodes, run_config)
             self._wait(link, stream, tick)
         finally:
-            left = end_all(self._started, self._mark)
-            shutil.rmtree(self._home, ignore_errors=True)
+            with undisturbed():
+                left = end_all(self._started, self._mark)
+                shutil.rmtree(self._home, ignore_errors=True)
         if left:
             raise RunFailed(f"processes {left} of this run could not be ended")
 
@@ -103,7 +113,12 @@ class _Simulation:
             port = _free_port()
             connection = {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}
             (home / "config.toml").write_text(tomli_w.dumps({"superlink": connection}))
-            command = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+            command = [
+                "flower-superlink",
+                "--insecure",
+                "--simulation",
+                "--disable-runtime-dependency-installation",
+            ]
             link = self._start([*command, "--host", "127.0.0.1", "--port", str(port)])
             if _is_healthy(link, port):
                 return link
@@ -114,7 +129,12 @@ class _Simulation:
         bundle.mkdir()
         components = {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.app:app"}
         flower = {"publisher": "fedperfit", "components": components, "config": run_config}
-        project = {"name": "fedperfit", "version": "1.0.0", "description": "fedperfit run", "license": "Apache-2.0"}
+        project = {
+            "name": "fedperfit",
+            "version": "1.0.0",
+            "description": "fedperfit run",
+            "license": "Apache-2.0",
+        }
         (bundle / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}}))
         federation = {
             "num-supernodes": nodes,

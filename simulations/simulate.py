@@ -20,7 +20,15 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import UserTable, build_table
 from fl_clients.lamp.tasks import find_task
-from fl_server.records import ParamsPart, RunRecord, UsersPart, append_line, gather_predictions, read_run, write_run
+from fl_server.records import (
+    ParamsPart,
+    RunRecord,
+    UsersPart,
+    append_line,
+    gather_predictions,
+    read_run,
+    write_run,
+)
 from simulations.launch import launch
 from strategies.method import BackboneShape, Method, load_method
 

@@ -49,7 +49,7 @@ class FitResult:
 class Fit(Protocol):
     """The one local training loop (fl_clients/fit.py), bound to a client's examples and settings."""
 
-    def __call__(self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None]) -> FitResult:
+    def __call__(self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None], /) -> FitResult:
         """Train `parameters` in place; call `after_step` once after every optimiser step."""
 
 

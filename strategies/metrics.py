@@ -15,7 +15,10 @@ from rouge_score.rouge_scorer import RougeScorer
 
 Statistics = dict[str, list[float]]
 
-_INFO: dict[str, Any] = {"description": "LaMP metric from sufficient statistics", "citation": "arXiv:2304.11406"}
+_INFO: dict[str, Any] = {
+    "description": "LaMP metric from sufficient statistics",
+    "citation": "arXiv:2304.11406",
+}
 
 
 def classification_statistics(predictions: Sequence[int], references: Sequence[int], labels: int) -> Statistics:

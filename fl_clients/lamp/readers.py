@@ -77,7 +77,9 @@ def find_source(path: Path, task: Task) -> Source:
         return Source("lamp", questions[0], task)
     if len(oppu) == len(_OPPU):
         return Source("oppu", path, task)
-    raise InputError(f"{path}: no LaMP users here; expected *_questions.json with *_outputs.json, or {', '.join(_OPPU)}")
+    raise InputError(
+        f"{path}: no LaMP users here; expected *_questions.json with *_outputs.json, or {', '.join(_OPPU)}"
+    )
 
 
 def _outputs_of(questions: Path) -> Path:
@@ -201,7 +203,8 @@ def _user(
 
 def _leaks(pair: Pair, query: Pair, task: Task) -> bool:
     """Whether a history item gives a question's answer away: same film for labels, same text for generation."""
-    return pair.source == query.source if task.labels else pair.target.strip() == query.target.strip()
+    mine, asked = (pair.source, query.source) if task.labels else (pair.target, query.target)
+    return mine.split() == asked.split()
 
 
 def stream_array(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,7 @@ class UserTable:
 
     folder: Path
     sha256: str
-    source: str
+    source: Literal["synthetic", "lamp", "oppu"]
     """`synthetic`, `lamp` or `oppu`."""
     oracle: dict[str, float] | None
     """Best reachable accuracy on the target users: `personalised` and `collective`; None where nobody knows."""
@@ -50,10 +51,7 @@ def build_table(config: RunConfig) -> UserTable:
     """
     task = find_task(config.task)
     synthetic = config.users.source == "synthetic"
-    if synthetic:
-        folder = _synthetic_users(config)
-    else:
-        folder = Path(config.users.source).expanduser().resolve()
+    folder = _synthetic_users(config) if synthetic else Path(config.users.source).expanduser().resolve()
     source = find_source(folder, task)
     roles = _choose(source, config)
     root = cache_dir() / "users"
@@ -117,13 +115,22 @@ def _choose(source: Source, config: RunConfig) -> dict[str, int]:
 
 
 def _write(source: Source, roles: dict[str, int], folder: Path) -> pa.Table:
-    rows = []
+    rows: list[tuple[int, str, int, int, int, int]] = []
     collective = len(roles)
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, _ROWS) as writer:
         for user in source.users():
             if user.user_id in roles:
                 writer.write_batch(_batch(user))
-                rows.append((roles[user.user_id], user.user_id, len(rows), len(user.history), len(user.queries), user.leaks))
+                rows.append(
+                    (
+                        roles[user.user_id],
+                        user.user_id,
+                        len(rows),
+                        len(user.history),
+                        len(user.queries),
+                        user.leaks,
+                    )
+                )
     if len(rows) != collective:
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
@@ -169,4 +176,3 @@ def open_user(folder: Path, partition: int) -> tuple[list[Pair], list[Pair]]:
         return [Pair(row["item_id"], row["source"], row["target"]) for row in rows if row["kind"] == kind]
 
     return pairs("history"), pairs("query")
-

@@ -23,18 +23,34 @@ GENERATOR_VERSION = 1
 
 _THEMES: dict[str, tuple[str, ...]] = {
     "sci-fi": ("a starship crew", "robots from the future", "a colony on Mars"),
-    "based on a book": ("a story taken from a novel", "a famous novel brought to the screen", "pages of a bestseller"),
+    "based on a book": (
+        "a story taken from a novel",
+        "a famous novel brought to the screen",
+        "pages of a bestseller",
+    ),
     "comedy": ("one silly joke after another", "a hilarious mix-up", "a clumsy hero who makes you laugh"),
     "action": ("car chases", "explosions and stunts", "a race against the clock"),
-    "twist ending": ("a final surprise nobody expects", "a last-minute reveal", "an ending that changes everything"),
+    "twist ending": (
+        "a final surprise nobody expects",
+        "a last-minute reveal",
+        "an ending that changes everything",
+    ),
     "dystopia": ("a grim totalitarian future", "a city under total surveillance", "a society in ruins"),
     "dark comedy": ("morbid jokes at a funeral", "gallows humour", "a wickedly funny murder"),
-    "classic": ("a golden-age masterpiece in black and white", "an all-time great", "a film everyone has grown up with"),
+    "classic": (
+        "a golden-age masterpiece in black and white",
+        "an all-time great",
+        "a film everyone has grown up with",
+    ),
     "psychology": ("a mind coming apart", "a therapist and a patient", "memories that cannot be trusted"),
     "fantasy": ("wizards and dragons", "an enchanted forest", "a magical kingdom"),
     "romance": ("two people falling in love", "a love letter", "a wedding kiss"),
     "thought-provoking": ("questions that stay for days", "a deep moral puzzle", "ideas about free will"),
-    "social commentary": ("a sharp look at inequality", "a critique of modern society", "poverty and privilege"),
+    "social commentary": (
+        "a sharp look at inequality",
+        "a critique of modern society",
+        "poverty and privilege",
+    ),
     "violence": ("brutal fights", "blood on the walls", "a savage gang war"),
     "true story": ("events that really happened", "a real person's life", "the facts of a famous case"),
 }
@@ -111,7 +127,11 @@ def _user(
         golds.append({"id": f"{user_id}-q{index}", "output": MOVIE_TAGS[label]})
         hits += label == themes[np.argmax(own[themes])]
         collective_hits += label == themes[np.argmax(worth[themes])]
-    scores = {"personalised": float(hits), "collective": float(collective_hits), "count": float(settings.queries)}
+    scores = {
+        "personalised": float(hits),
+        "collective": float(collective_hits),
+        "count": float(settings.queries),
+    }
     return records, golds, scores
 
 

@@ -26,7 +26,7 @@ class Shift(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return φ(x) for x of shape [..., d]."""
         inside = x.float()
-        shift = (inside @ (self.W - self.R).T + self.b) @ self.R
+        shift: torch.Tensor = (inside @ (self.W - self.R).T + self.b) @ self.R
         return x + shift.to(x.dtype)
 
     @torch.no_grad()

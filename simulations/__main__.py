@@ -1,0 +1,168 @@
+"""The `fedperfit` command."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from configs.errors import InputError, RunFailed
+from configs.load import load_config
+from configs.schema import SyntheticConfig
+from fl_clients import backbone as backbones
+from fl_clients.lamp.readers import find_source
+from fl_clients.lamp.synthetic import write_synthetic
+from fl_clients.lamp.tasks import find_task
+from simulations import plots
+from simulations.progress import Follower, console
+from simulations.simulate import simulate as run_simulation
+from simulations.tables import bytes_table, quality_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Federated learning of personalised language models: simulate, measure every byte, compare.",
+    epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
+)
+backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
+data_app = typer.Typer(no_args_is_help=True, help="LaMP users: make synthetic ones, look at real ones.")
+app.add_typer(backbone_app, name="backbone")
+app.add_typer(data_app, name="data")
+
+_Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
+
+
+@app.command()
+def simulate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run record's name; default: method, task, seed, time.")] = None,
+    results: Annotated[Path, typer.Option(help="Where run records go.")] = Path("results"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record of that name.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Run one simulation and write its run record.
+
+    Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
+    """
+    files = [word for word in words or [] if "=" not in word]
+    if len(files) > 1:
+        raise InputError(f"one config file at most; got {' and '.join(files)}")
+    toml = Path(files[0]) if files else None
+    config = load_config(toml, [word for word in words or [] if "=" in word])
+    screen = console()
+    import_path = [str(toml.resolve().parent)] if toml else []
+    with Follower(screen, quiet) as follower:
+        record = run_simulation(config, name, results, overwrite, import_path, follower)
+    folder = results.expanduser().resolve() / record.name
+    drawn = plots.draw(folder)
+    if not quiet:
+        screen.print(quality_table(record), bytes_table(record), sep="\n")
+        screen.print(f"run record: {folder} (plots: {', '.join(path.name for path in drawn)}), {record.wall_s:.0f} s")
+
+
+@backbone_app.command("list")
+def backbone_list() -> None:
+    """List the built-in backbones and whether they are in the cache."""
+    table = Table("name", "what it is", "fetched")
+    for name, text in backbones.BUILT_IN.items():
+        table.add_row(name, text, "yes" if backbones.is_fetched(name) else "no")
+    console().print(table)
+
+
+@backbone_app.command("fetch")
+def backbone_fetch(
+    name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
+) -> None:
+    """Fetch a built-in backbone into the cache folder."""
+    print(backbones.fetch(name))
+
+
+@data_app.command("synth")
+def data_synth(
+    task: _Task,
+    users: Annotated[int, typer.Option(min=1, help="How many users.")],
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write synthetic users in official LaMP format, with the best reachable score beside them."""
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out {out}: not empty")
+    try:
+        write_synthetic(find_task(task), users, seed, SyntheticConfig(), out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+    print(f"{users} users in {out}")
+
+
+@data_app.command("inspect")
+def data_inspect(
+    path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
+    task: _Task,
+) -> None:
+    """Check LaMP files and print what is in them."""
+    source = find_source(path, find_task(task))
+    rows: dict[str, Any] = {
+        "users": 0,
+        "questions": 0,
+        "history items": 0,
+        "empty histories": 0,
+        "leaks dropped": 0,
+    }
+    lengths: list[int] = []
+    for user in source.users():
+        rows["users"] += 1
+        rows["questions"] += len(user.queries)
+        rows["history items"] += len(user.history)
+        rows["empty histories"] += not user.history
+        rows["leaks dropped"] += user.leaks
+        lengths.append(len(user.history))
+    if not lengths:
+        raise InputError(f"{source.path}: no users in it")
+    lengths.sort()
+    rows["history length"] = f"{lengths[0]} to {lengths[-1]}, median {lengths[len(lengths) // 2]}"
+    table = Table(title=f"{source.path} ({source.layout} layout)", show_header=False)
+    for key, value in rows.items():
+        table.add_row(key, str(value))
+    console().print(table)
+
+
+def main() -> None:
+    """Run the command; every error a person can cause ends as one sentence."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    # A shell starts background jobs with SIGINT ignored; a simulation must still end when asked.
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except InputError as error:
+        _fail(str(error), 2)
+    except RunFailed as error:
+        _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("cancelled", 1)
+    except Exception as error:
+        # click's usage errors have a message and an exit code of their own.
+        if hasattr(error, "format_message"):
+            _fail(error.format_message(), 2)
+        raise
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"fedperfit: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The two plots of a run record: quality by stage and user, and bytes by round."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from fl_server.records import read_run
+
+# Okabe and Ito's colours: told apart by colour-blind readers.
+_BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draw a completed run record's plots into its `plots/` folder and return the files."""
+    (folder / "plots").mkdir(exist_ok=True)
+    written = []
+    for name, figure in (("quality", _quality(folder)), ("bytes", _bytes(folder))):
+        path = folder / "plots" / f"{name}.png"
+        figure.savefig(path, dpi=150)
+        written.append(path)
+    return written
+
+
+def _quality(folder: Path) -> Figure:
+    record = read_run(folder)
+    metric = next(iter(record.metrics))
+    stages = [("bare backbone", "base", _BASE), ("collective", "collective", _COLLECTIVE)]
+    stages += [("personalised", "personalised", _PERSONAL)]
+    clients = pq.read_table(folder / "clients.parquet").to_pylist()
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, stage, colour) in enumerate(stages):
+        pooled = {
+            "base": record.metrics_base,
+            "collective": record.metrics_collective,
+            "personalised": record.metrics,
+        }
+        axes.bar(place, pooled[stage][metric], color=colour, width=0.6, alpha=0.85)
+        phase = "evaluate" if stage == "base" else "personalize"
+        users = [dict(row["metrics"]).get(f"{stage}.{metric}") for row in clients if row["phase"] == phase]
+        points = [value for value in users if value is not None]
+        # A fixed fan instead of random jitter: the same record draws the same picture.
+        offsets = [0.4 * (number / max(1, len(points) - 1) - 0.5) for number in range(len(points))]
+        axes.scatter([place + offset for offset in offsets], points, s=10, color=_CEILING, alpha=0.5, zorder=3)
+    if record.oracle and metric == "accuracy":
+        axes.axhline(record.oracle["personalised"], color=_CEILING, linestyle="--", linewidth=1)
+        axes.text(-0.45, record.oracle["personalised"], "ceiling", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(stages)), [title for title, _, _ in stages])
+    axes.set_ylabel(f"{metric} (bar: pooled, dot: one user)")
+    axes.set_title(f"{record.method} on {record.task}")
+    return figure
+
+
+def _bytes(folder: Path) -> Figure:
+    ledger = pq.read_table(folder / "ledger.parquet")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for direction, colour in (("up", _COLLECTIVE), ("down", _PERSONAL)):
+        rows = ledger.filter(pc.equal(ledger["direction"], direction))
+        sums = dict(
+            zip(
+                *rows.group_by("round").aggregate([("message_bytes", "sum")]).to_pydict().values(),
+                strict=True,
+            )
+        )
+        rounds = sorted(sums)
+        total, steps = 0, []
+        for number in rounds:
+            total += sums[number]
+            steps.append(total / 1e6)
+        axes.step(
+            rounds,
+            steps,
+            where="post",
+            color=colour,
+            label=f"{direction}: clients → server" if direction == "up" else f"{direction}: server → clients",
+        )
+    axes.set_xlabel("round (0: roll call and first evaluation; the last includes personalisation)")
+    axes.set_ylabel("bytes so far, MB")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure

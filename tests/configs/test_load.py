@@ -1,0 +1,63 @@
+"""From TOML and overrides to a config, and each way a person can get it wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import InputError
+from configs.load import CONFIGS, load_config, read_resolved, write_config
+
+
+def test_overrides_win_over_the_file_and_the_file_over_presets(tmp_path: Path) -> None:
+    toml = tmp_path / "own.toml"
+    toml.write_text('task = "tweet_paraphrase"\nrounds = 3\n[personal]\nepochs = 9\n')
+    config = load_config(toml, ["rounds=4", "users.source=some/folder", "sites=[1, 2]"])
+    assert (config.rounds, config.personal.epochs, config.personal.max_tokens) == (4, 9, 160)
+    assert (config.users.source, config.sites) == ("some/folder", [1, 2])
+    assert config.method == "strategies.perfit:PerFit"
+
+
+def test_a_written_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = load_config(None, ["seed=7", "settings.x=1"])
+    write_config(config, tmp_path / "config.toml")
+    assert read_resolved(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("experiments/*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_loads(path: Path) -> None:
+    load_config(path)
+
+
+def test_there_are_shipped_experiments_and_presets() -> None:
+    assert len(list(CONFIGS.rglob("*.toml"))) >= 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["users.colective=3"], "unknown key 'users.colective'; did you mean 'users.collective'?"),
+        (["rouns=3"], "did you mean 'rounds'?"),
+        (["rounds=many"], "rounds='many'"),
+        (["rounds=0"], "rounds=0"),
+        (["rounds"], "key=value"),
+        (["=3"], "key=value"),
+        (["method=perfitt"], "unknown method 'perfitt'; did you mean 'perfit'?"),
+        (["cohort=9", "users.collective=8"], "cohort=9 is more than users.collective=8"),
+        (["partitions.gpus=1"], "needs per_client"),
+        (["partitions.gpus=1", "partitions.per_client=2"], "more than gpus=1"),
+        (["partitions.cpus=1", "partitions.cpus_per_client=2"], "more than cpus=1"),
+        (["engine=slurm"], "engine='slurm'"),
+        (["local.lr=-1"], "local.lr=-1"),
+    ],
+)
+def test_wrong_overrides_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=r".*") as caught:
+        load_config(None, overrides)
+    assert message in str(caught.value)
+
+
+def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    for name, message in (("bad.toml", "line 1"), ("none.toml", "there is no such config file")):
+        with pytest.raises(InputError, match=message):
+            load_config(tmp_path / name)

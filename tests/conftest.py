@@ -1,0 +1,72 @@
+"""Fixtures every tier shares. Nothing here needs a network: `tiny` is built in code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.load import load_config
+from configs.schema import RunConfig
+from fl_clients.backbone import Backbone, load
+
+TINY = (
+    "backbone=tiny",
+    "engine=inline",
+    "precision=fp32",
+    "sites=[1,2]",
+    "rank.shared=4",
+    "rank.private=2",
+    "users.collective=6",
+    "users.target=3",
+    "users.synthetic.history=8",
+    "users.synthetic.queries=4",
+    "cohort=3",
+    "rounds=2",
+    "personal.epochs=2",
+    "local.batch_size=4",
+    "personal.batch_size=4",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of the tests' own, but for the fetched backbone, which is 93 MB."""
+    import os
+
+    from configs.paths import cache_dir
+
+    fetched = cache_dir() / "backbones" / "smollm2-135m"
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "backbones").mkdir()
+    if fetched.is_dir():
+        (folder / "backbones" / "smollm2-135m").symlink_to(fetched)
+    os.environ["FEDPERFIT_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(cache: Path) -> Backbone:
+    return load("tiny", "fp32")
+
+
+def tiny_config(*overrides: str) -> RunConfig:
+    return load_config(None, [*TINY, *overrides])
+
+
+def write_lamp(folder: Path, questions: Any, golds: Any, task: str = "LaMP_2") -> Path:
+    """Write an official LaMP pair of files; strings go in as they are."""
+    folder.mkdir(exist_ok=True)
+    outputs = golds if isinstance(golds, str) else json.dumps({"task": task, "golds": golds})
+    (folder / "dev_questions.json").write_text(questions if isinstance(questions, str) else json.dumps(questions))
+    (folder / "dev_outputs.json").write_text(outputs)
+    return folder
+
+
+def movie(question_id: str, text: str = "A fight.", history: int = 2) -> dict[str, Any]:
+    """One well-formed movie question."""
+    return {
+        "id": question_id,
+        "input": f"Which tag does this movie relate to? tags: [comedy] description: {text}",
+        "profile": [{"id": f"{question_id}{n}", "tag": "comedy", "description": f"Joke {n}."} for n in range(history)],
+    }

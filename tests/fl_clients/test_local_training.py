@@ -1,0 +1,122 @@
+"""Batches, the training loop and predictions on the tiny backbone."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+
+from configs.schema import FitConfig
+from fl_clients.backbone import Backbone
+from fl_clients.batches import IGNORED, Example, collate, encode, epoch_batches
+from fl_clients.fit import answer_loss, fit, rate
+from fl_clients.lamp.readers import Pair
+from fl_clients.lamp.tasks import find_task
+from fl_clients.predict import generate, score_labels
+from strategies.adapters.sites import SiteShifts
+from strategies.perfit import PerFit
+
+METHOD = PerFit([1, 2], "all", 4, 2, True, "mean", 0)
+EXAMPLES = [Example([5, 6, 7], [8, 0]), Example([9, 10, 11, 12, 13], [14, 15, 0]), Example([20, 21], [22, 0])]
+
+
+@pytest.fixture
+def attached(tiny: Backbone) -> SiteShifts:
+    for block in tiny.model.model.layers:
+        block._forward_hooks.clear()
+    adapter = METHOD.client_attach(tiny.model, tiny.shape)
+    shared = METHOD.server_init(tiny.shape)
+    METHOD.client_load(adapter, {name: value + 0.1 * (name[-1] == "b") for name, value in shared.items()}, None)
+    return adapter
+
+
+def test_collate_pads_left_and_labels_answers_only() -> None:
+    batch = collate(EXAMPLES[:2], pad=99, device=torch.device("cpu"))
+    assert batch.input_ids.tolist() == [[99, 99, 99, 5, 6, 7, 8, 0], [9, 10, 11, 12, 13, 14, 15, 0]]
+    assert batch.prompt.int().tolist() == [[0, 0, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 0, 0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 6, 7]]
+    assert batch.labels.tolist() == [[IGNORED, 8, 0], [14, 15, 0]]
+
+
+def test_a_long_prompt_is_cut_and_its_answer_is_not(tiny: Backbone) -> None:
+    task = find_task("movie_tagging")
+    (example,) = encode([Pair("1", "x" * 500, "dark comedy")], task, tiny.tokenizer, max_tokens=60)
+    assert len(example) == 60
+    assert tiny.tokenizer.decode(example.answer) == " dark comedy<eos>"
+    assert tiny.tokenizer.decode(example.prompt).startswith("Movie: ")
+    assert tiny.tokenizer.decode(example.prompt).endswith("best is")
+
+
+def test_an_epoch_sees_every_example_once_in_an_order_of_its_seed() -> None:
+    examples = [Example([1] * n, [0]) for n in range(1, 40)]
+    batches = epoch_batches(examples, 4, torch.Generator().manual_seed(1))
+    assert sorted(len(example) for batch in batches for example in batch) == list(range(2, 41))
+    assert batches == epoch_batches(examples, 4, torch.Generator().manual_seed(1))
+    assert batches != epoch_batches(examples, 4, torch.Generator().manual_seed(2))
+
+
+def test_loss_equals_one_by_one_without_padding(tiny: Backbone, attached: SiteShifts) -> None:
+    with torch.no_grad():
+        total, tokens = 0.0, 0
+        for example in EXAMPLES:
+            ids = torch.tensor([example.prompt + example.answer])
+            prompt = torch.tensor([[True] * len(example.prompt) + [False] * len(example.answer)])
+            with attached.active(prompt):
+                logits = tiny.model(ids).logits[0, len(example.prompt) - 1 : -1]
+            total += float(cross_entropy(logits, torch.tensor(example.answer), reduction="sum"))
+            tokens += len(example.answer)
+        batch = collate(EXAMPLES, 0, tiny.device)
+        assert float(answer_loss(tiny, attached, batch)) == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_label_scores_equal_whole_sequences(tiny: Backbone, attached: SiteShifts) -> None:
+    prompts, labels = [[5, 6, 7], [9, 10, 11, 12]], [[30, 0], [31, 32, 33, 0], [34, 35, 0]]
+    scores = score_labels(tiny, attached, prompts, labels)
+    for row, prompt in enumerate(prompts):
+        for column, label in enumerate(labels):
+            ids = torch.tensor([prompt + label])
+            mask = torch.tensor([[True] * len(prompt) + [False] * len(label)])
+            with torch.no_grad(), attached.active(mask):
+                logs = log_softmax(tiny.model(ids).logits[0, len(prompt) - 1 : -1], dim=-1)
+            expected = float(logs.gather(1, torch.tensor(label)[:, None]).sum())
+            assert float(scores[row, column]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_greedy_generation_equals_transformers(tiny: Backbone) -> None:
+    prompt = [5, 6, 7, 40]
+    (text,) = generate(tiny, None, [prompt], 8, None)
+    theirs = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)
+    assert text == tiny.tokenizer.decode(theirs[0, 4:], skip_special_tokens=True).strip()
+
+
+def test_sampling_depends_on_the_querys_seed_alone(tiny: Backbone) -> None:
+    prompts = [[5, 6, 7], [9, 10, 11, 12, 13]]
+    together = generate(tiny, None, prompts, 12, [3, 4])
+    alone = [generate(tiny, None, [prompt], 12, [seed])[0] for prompt, seed in zip(prompts, (3, 4), strict=True)]
+    assert together == alone
+
+
+def test_fit_trains_what_it_is_given_and_nothing_else(tiny: Backbone, attached: SiteShifts) -> None:
+    before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
+    collective = {name: value.clone() for name, value in attached.stages["collective"].state_dict().items()}
+    personal = [parameter for site in ("1", "2") for parameter in attached.shift("personal", site).parameters()]
+    start = personal[1].clone()
+    calls: list[int] = []
+    settings = FitConfig(epochs=3, batch_size=2, lr=0.05)
+    result = fit(tiny, attached, EXAMPLES, settings, 1, (0, 1), personal, lambda: calls.append(1))
+    assert (result.examples, result.steps, len(calls)) == (3, 6, 6)
+    assert not torch.equal(personal[1], start)
+    assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
+    assert all(torch.equal(v, collective[name]) for name, v in attached.stages["collective"].state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_the_client(tiny: Backbone, attached: SiteShifts) -> None:
+    with torch.no_grad():
+        attached.shift("personal", "1").b.fill_(math.inf)
+    personal = list(attached.shift("personal", "1").parameters())
+    with pytest.raises(FloatingPointError, match="at step 1"):
+        fit(tiny, attached, EXAMPLES, FitConfig(), 1, (0, 1), personal, lambda: None)
+
+
+def test_schedule_warms_up_and_decays_to_zero() -> None:
+    assert [rate(progress, 0.2) for progress in (0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])

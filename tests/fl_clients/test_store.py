@@ -1,0 +1,81 @@
+"""The user table: partition i is user i, nested cohorts, fixed targets, private files."""
+
+import stat
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pytest
+import torch
+from flwr_datasets.partitioner import NaturalIdPartitioner
+
+from configs.errors import InputError
+from fl_clients.lamp.store import build_table, open_user
+from fl_clients.private_store import read_private, write_private
+from tests.conftest import movie, tiny_config, write_lamp
+
+
+def first_queries(overrides: list[str], partitions: range) -> list[str]:
+    table = build_table(tiny_config(*overrides))
+    return [open_user(table.folder, partition)[1][0].item_id for partition in partitions]
+
+
+def test_partitions_are_flower_datasets_natural_ones() -> None:
+    table = build_table(tiny_config())
+    rows = pa.ipc.open_file(table.folder / "users.arrow").read_all()
+    natural = NaturalIdPartitioner(partition_by="user_id")
+    natural.dataset = datasets.Dataset.from_list(rows.to_pylist())
+    theirs = [natural.load_partition(number).to_list() for number in range(natural.num_partitions)]
+    by_user = {part[0]["user_id"]: [(row["item_id"], row["target"]) for row in part] for part in theirs}
+    assert natural.num_partitions == 9
+    for partition in range(9):
+        history, queries = open_user(table.folder, partition)
+        ours = [(pair.item_id, pair.target) for pair in history + queries]
+        assert ours == by_user[queries[0].item_id.partition("-")[0]]
+
+
+def folder_of(count: int, path: Path) -> str:
+    golds = [{"id": str(n), "output": "comedy"} for n in range(count)]
+    return f"users.source={write_lamp(path, [movie(str(n), f'Film {n}.') for n in range(count)], golds)}"
+
+
+def test_collective_cohorts_are_nested_and_targets_fixed(tmp_path: Path) -> None:
+    source = folder_of(30, tmp_path)
+    small = first_queries([source, "users.collective=4", "cohort=4", "users.target=5"], range(9))
+    large = first_queries([source, "users.collective=20", "users.target=5"], range(25))
+    assert small[:4] == large[:4]
+    assert small[4:] == large[20:]
+    assert len(set(large)) == 25
+
+
+def test_more_users_than_there_are_is_refused(tmp_path: Path) -> None:
+    source = folder_of(8, tmp_path)
+    with pytest.raises(InputError, match=r"users.collective=6: .* has 5 users for that"):
+        build_table(tiny_config(source))
+
+
+def test_the_same_users_give_the_same_table(tmp_path: Path) -> None:
+    assert build_table(tiny_config()).sha256 == build_table(tiny_config()).sha256
+    assert build_table(tiny_config()).sha256 != build_table(tiny_config("seed=1")).sha256
+
+
+def test_the_oracle_is_that_of_the_generative_model() -> None:
+    quiet = build_table(tiny_config("users.synthetic.noise=0", "users.synthetic.deviation=0")).oracle
+    assert quiet == {"personalised": 1.0, "collective": 1.0}
+    own = build_table(tiny_config("users.synthetic.noise=0", "users.target=40", "users.synthetic.deviation=3")).oracle
+    assert own is not None
+    assert own["personalised"] == 1.0
+    assert 0.3 < own["collective"] < 0.8
+    noisy = build_table(tiny_config("users.synthetic.noise=0.5", "users.target=100")).oracle
+    assert noisy is not None
+    assert 0.4 < noisy["personalised"] < 0.6
+
+
+def test_private_files_are_whole_and_the_owners_alone(tmp_path: Path) -> None:
+    tensors = {"private_x.1.b": torch.arange(3.0)}
+    write_private(tmp_path / "private", 7, tensors)
+    assert torch.equal(read_private(tmp_path / "private", 7)["private_x.1.b"], tensors["private_x.1.b"])
+    assert stat.S_IMODE((tmp_path / "private" / "7.safetensors").stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "private").iterdir()] == ["7.safetensors"]
+    with pytest.raises(ValueError, match="shared_x"):
+        write_private(tmp_path / "private", 8, {"shared_x": torch.zeros(1)})

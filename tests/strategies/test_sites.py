@@ -1,0 +1,142 @@
+"""Shifts on a real decoder: the base untouched, prompts only, any family."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from configs.seeds import derive_seed
+from strategies.adapters.sites import find_blocks
+from strategies.method import BackboneShape
+from strategies.perfit import PerFit
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 30,
+    "pad_token_id": 0,
+}
+FAMILIES = [
+    LlamaConfig(**SMALL),
+    Qwen2Config(**SMALL),
+    MistralConfig(**SMALL),
+    GemmaConfig(**SMALL, head_dim=8),
+    Phi3Config(**SMALL),
+    GPT2Config(n_embd=16, n_layer=3, n_head=2, vocab_size=30),
+    OPTConfig(
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        vocab_size=30,
+        word_embed_proj_dim=16,
+    ),
+]
+SHAPE = BackboneShape(hidden=16, blocks=3, parameters=1)
+IDS = torch.arange(2, 14).reshape(2, 6)
+PROMPT = torch.tensor([[True] * 4 + [False] * 2] * 2)
+
+
+def perfit(**changes: object) -> PerFit:
+    values = {
+        "sites": [1, 2],
+        "positions": "all",
+        "rank_shared": 3,
+        "rank_private": 2,
+        "joint_private_init": True,
+        "aggregation": "mean",
+        "seed": 0,
+    }
+    return PerFit(**(values | changes))
+
+
+def build(config: PretrainedConfig) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
+def test_base_untouched_with_zero_interventions_logits_equal_the_bare_backbones(
+    config: PretrainedConfig,
+) -> None:
+    model, method = build(config), perfit()
+    with torch.no_grad():
+        bare = model(IDS).logits
+        adapter = method.client_attach(model, SHAPE)
+        method.client_load(adapter, method.server_init(SHAPE), None)
+        with adapter.active(PROMPT):
+            torch.testing.assert_close(model(IDS).logits, bare, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
+def test_a_shift_acts_where_it_should_and_not_before(config: PretrainedConfig) -> None:
+    model, method = build(config), perfit(positions="l1")
+    adapter = method.client_attach(model, SHAPE)
+    shared = method.server_init(SHAPE)
+    for name in shared:
+        if name.endswith(".b"):
+            shared[name] += 3.0
+    method.client_load(adapter, shared, None)
+    with torch.no_grad():
+        bare = model(IDS).logits
+        with adapter.active(PROMPT):
+            shifted = model(IDS).logits
+        after = model(IDS).logits
+    # Position 3 is the last prompt token: causal attention leaves all before it alone.
+    torch.testing.assert_close(shifted[:, :3], bare[:, :3], rtol=0, atol=0)
+    assert (shifted[:, 3:] - bare[:, 3:]).abs().max() > 1e-3
+    torch.testing.assert_close(after, bare, rtol=0, atol=0)
+
+
+def test_unknown_architecture_names_where_blocks_were_looked_for() -> None:
+    with pytest.raises(ValueError, match=r"Linear: no decoder blocks found \(looked for model\.layers"):
+        find_blocks(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sites": [3]}, "blocks 0 to 2"),
+        ({"sites": [-1]}, "blocks 0 to 2"),
+        ({"rank_shared": 17}, "rank.shared=17: the backbone's hidden size is 16"),
+    ],
+)
+def test_settings_that_do_not_fit_the_backbone_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        perfit(**changes).check(SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sites": []}, "sites="),
+        ({"sites": [1, 1]}, "sites="),
+        ({"rank_private": 0}, "rank.private=0"),
+        ({"aggregation": "median"}, "expected one of mean, procrustes, function"),
+        ({"positions": "x3"}, "positions="),
+    ],
+)
+def test_settings_that_are_never_right_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        perfit(**changes)
+
+
+def test_only_the_collective_shift_travels_without_joint_private_init() -> None:
+    assert all(name.startswith("shared_collective.") for name in perfit(joint_private_init=False).server_init(SHAPE))
+
+
+def test_seeds_differ_by_purpose_and_not_by_machine() -> None:
+    assert derive_seed(0, "start", "collective", 1) == 9205901390749777175
+    assert derive_seed(0, "a", 12) != derive_seed(0, "a1", 2)
