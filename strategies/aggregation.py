@@ -201,7 +201,9 @@ class ShiftAggregator:
         figures: dict[str, float] = {}
         for prefix, average in self._averages.items():
             triple, own = average.result()
-            tensors |= {f"{prefix}.{letter}": value.float() for letter, value in zip("RWb", triple, strict=True)}
+            tensors |= {
+                f"{prefix}.{letter}": value.float().contiguous() for letter, value in zip("RWb", triple, strict=True)
+            }
             for key, value in own.items():
                 figures[key] = figures.get(key, 0.0) + value / len(self._averages)
         return tensors, figures

@@ -47,7 +47,8 @@ def random_orthonormal(rank: int, hidden: int, generator: torch.Generator) -> to
     gaussian = torch.randn(hidden, rank, generator=generator, dtype=torch.float64)
     q, upper = torch.linalg.qr(gaussian)
     # Without the signs of the diagonal, QR's choice of signs would make the distribution non-uniform.
-    return (q * torch.sign(torch.diagonal(upper))).T.float().contiguous()
+    rows: torch.Tensor = (q * torch.sign(torch.diagonal(upper))).T
+    return rows.float().contiguous()
 
 
 def retract(R: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

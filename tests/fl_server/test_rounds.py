@@ -1,0 +1,107 @@
+"""Exchanges with clients: order, failures, bytes, on a grid that answers as it likes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from configs.errors import RunFailed
+from fl_server.ledger import Ledger, total_bytes
+from fl_server.rounds import ClientReply, Clients
+from simulations.inline_grid import InlineGrid
+from strategies.wire import TASK, array_bytes, message_bytes, pack, unpack
+
+
+def echo_app(fail: int | None = None) -> ClientApp:
+    """A client that returns what it got plus its partition; partition `fail` raises."""
+    app = ClientApp()
+
+    @app.query("rollcall")
+    def rollcall(message: Message, context: Context) -> Message:
+        partition = context.node_config["partition-id"]
+        return Message(RecordDict({TASK: ConfigRecord({"partition": partition})}), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        if partition == fail:
+            raise ArithmeticError("on purpose")
+        shared, _ = unpack(message.content)
+        return Message(pack({k: v + partition for k, v in shared.items()}, {"partition": partition}), reply_to=message)
+
+    return app
+
+
+class Shuffled(InlineGrid):
+    """Answers the last message first, and notes what passed."""
+
+    passed: list[tuple[int, int]]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        self.passed = [*getattr(self, "passed", []), *((payload(m), message_bytes(m)) for m in messages)]
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(list(message_ids)[::-1]))
+        self.passed += [(payload(m), message_bytes(m)) for m in replies]
+        return replies
+
+
+def payload(message: Message) -> int:
+    return sum(size for _, _, size, _ in array_bytes(message))
+
+
+def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple[list[ClientReply], Shuffled, Path]:
+    grid, ledger = Shuffled(echo_app(fail), 5, {}), Ledger(tmp_path)
+    clients = Clients(grid, ledger)
+    assert sorted(clients.call_roll(5)) == [0, 1, 2, 3, 4]
+    replies: list[ClientReply] = []
+    clients.ask(1, "train", users, {"shared_x.1.R": torch.zeros(2, 3)}, replies.append)
+    ledger.close()
+    return replies, grid, tmp_path
+
+
+def test_replies_are_handed_over_in_the_order_asked_whatever_order_they_come_in(tmp_path: Path) -> None:
+    replies, _, _ = exchange(tmp_path, [4, 0, 2])
+    assert [reply.user for reply in replies] == [4, 0, 2]
+    assert [float(reply.shared["shared_x.1.R"][0, 0]) for reply in replies] == [4.0, 0.0, 2.0]
+
+
+def test_a_client_that_raises_is_named_with_its_traceback(tmp_path: Path) -> None:
+    replies, _, _ = exchange(tmp_path, [0, 1, 2], fail=1)
+    assert [reply.error is None for reply in replies] == [True, False, True]
+    assert "ArithmeticError: on purpose" in str(replies[1].error)
+
+
+def test_the_ledger_counts_the_messages_that_were_sent(tmp_path: Path) -> None:
+    _, grid, folder = exchange(tmp_path, [0, 3])
+    table = pq.read_table(folder / "ledger.parquet")
+    assert sum(table["message_bytes"].to_pylist()) == sum(size for _, size in grid.passed)
+    assert sum(table["payload_bytes"].to_pylist()) == sum(size for size, _ in grid.passed) == 4 * 2 * 3 * 4
+    counted = total_bytes(folder)
+    assert counted.total == counted.up + counted.down == sum(size for _, size in grid.passed)
+    train = table.filter([phase == "train" for phase in table["phase"].to_pylist()]).to_pylist()
+    assert {(row["direction"], row["user"], row["group"], row["elements"], row["dtype"]) for row in train} == {
+        (direction, user, "R", 6, "float32") for direction in ("up", "down") for user in (0, 3)
+    }
+
+
+def test_a_client_that_never_connects_fails_the_roll_call(tmp_path: Path) -> None:
+    clients = Clients(InlineGrid(echo_app(), 3, {}), Ledger(tmp_path))
+    with pytest.raises(RunFailed, match="3 of 4 clients connected"):
+        clients.call_roll(4, timeout=0.1)
+
+
+def test_two_clients_with_one_partition_fail_the_roll_call(tmp_path: Path) -> None:
+    grid = InlineGrid(echo_app(), 2, {})
+    contexts: dict[int, Any] = grid._contexts
+    for context in contexts.values():
+        context.node_config["partition-id"] = 0
+    with pytest.raises(RunFailed, match="two clients hold partition 0"):
+        Clients(grid, Ledger(tmp_path)).call_roll(2)
