@@ -7,7 +7,7 @@ from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 
 from fl_clients.backbone import Backbone
-from fl_clients.batches import Example, collate
+from fl_clients.batches import Batch, Example, collate
 from strategies.method import Adapter
 
 _TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2
@@ -17,37 +17,42 @@ _TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2
 def score_labels(
     backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]], labels: Sequence[list[int]]
 ) -> torch.Tensor:
-    """Return log p(label | prompt), end token included; shape [prompts, labels], nats.
+    """Return log p(the answer begins with the label | prompt); shape [prompts, labels], nats.
 
-    All labels share the computation of their prompt through its keys and values.
+    All labels share the computation of their prompt through its keys and values; a label of one token costs nothing
+    beyond it.
 
     Args:
         backbone: The frozen model.
         adapter: None scores with the bare backbone.
         prompts: In tokens.
-        labels: In tokens, each ending with the end token.
+        labels: In tokens; none may be the beginning of another.
     """
     batch, cache, last = _prefill(backbone, adapter, prompts)
     scores = log_softmax(last.float(), dim=-1)[:, [label[0] for label in labels]]
-    width = max(len(label) for label in labels) - 1
-    if not width:
+    longer = [number for number, label in enumerate(labels) if len(label) > 1]
+    if not longer:
         return scores
-    count = len(labels)
-    cache.batch_repeat_interleave(count)
+    cache.batch_repeat_interleave(len(longer))
+    width = max(len(labels[number]) for number in longer) - 1
     pad = int(backbone.tokenizer.pad_token_id or 0)
-    inputs = torch.tensor([label[:-1] + [pad] * (width + 1 - len(label)) for label in labels])
-    targets = torch.tensor([label[1:] + [pad] * (width + 1 - len(label)) for label in labels])
-    real = torch.tensor([[1] * (len(label) - 1) + [0] * (width + 1 - len(label)) for label in labels])
+    inputs = torch.full((len(longer), width), pad)
+    targets, real = inputs.clone(), torch.zeros_like(inputs)
+    for row, number in enumerate(longer):
+        label = torch.tensor(labels[number])
+        inputs[row, : len(label) - 1], targets[row, : len(label) - 1] = label[:-1], label[1:]
+        real[row, : len(label) - 1] = 1
     inputs, targets, real = (tensor.repeat(len(prompts), 1).to(backbone.device) for tensor in (inputs, targets, real))
-    lengths = batch.attention_mask.sum(dim=1).repeat_interleave(count)
+    mask = batch.attention_mask.repeat_interleave(len(longer), dim=0)
     logits = backbone.model(
         input_ids=inputs,
-        attention_mask=torch.cat([batch.attention_mask.repeat_interleave(count, dim=0), real], dim=1),
-        position_ids=lengths[:, None] + torch.arange(width, device=backbone.device),
+        attention_mask=torch.cat([mask, real], dim=1),
+        position_ids=mask.sum(dim=1, keepdim=True) + torch.arange(width, device=backbone.device),
         past_key_values=cache,
     ).logits
     chosen = log_softmax(logits.float(), dim=-1).gather(2, targets[..., None])[..., 0]
-    return scores + (chosen * real).sum(dim=1).view(len(prompts), count)
+    scores[:, longer] += (chosen * real).sum(dim=1).view(len(prompts), len(longer))
+    return scores
 
 
 @torch.no_grad()
@@ -91,7 +96,10 @@ def generate(
     return [str(backbone.tokenizer.decode(answer)).strip() for answer in answers]
 
 
-def _prefill(backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]]):  # type: ignore[no-untyped-def]
+def _prefill(
+    backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]]
+) -> tuple[Batch, DynamicCache, torch.Tensor]:
+    """Run the prompts once; return the padded batch, its keys and values, and the last logits [batch, vocabulary]."""
     batch = collate(
         [Example(prompt, []) for prompt in prompts],
         int(backbone.tokenizer.pad_token_id or 0),

@@ -56,7 +56,8 @@ class _Session:
         self.backbone: Backbone = load(self.config.backbone, resolve_precision(self.config.precision))
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
-        self.labels = [encode_answer(label, self.backbone.tokenizer) for label in self.task.labels]
+        # Without the end token: no label is the beginning of another, so it would only cost.
+        self.labels = [encode_answer(label, self.backbone.tokenizer)[:-1] for label in self.task.labels]
 
 
 def roll_call(data_dir: Path, partition: int) -> Reply:

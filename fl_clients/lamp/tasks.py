@@ -81,7 +81,7 @@ TASKS = {
             name="movie_tagging",
             lamp_names=("LaMP_2", "LaMP_2M"),
             labels=MOVIE_TAGS,
-            prompt="Movie: {source}\nThe tag that fits this movie best is",
+            prompt="Movie: {source}\nTag:",
             marker="description:",
             history_pair=lambda item: (item["description"], item["tag"]),
         ),
