@@ -1,0 +1,169 @@
+"""The real thing: SuperLink, Ray, SmolLM2, Ctrl-C, and the README's commands."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from fl_clients.backbone import fetch
+from fl_server.records import read_run
+from simulations.processes import MARK
+from simulations.simulate import simulate
+from tests.conftest import TINY, movie, tiny_config, write_lamp
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+FEDPERFIT = [sys.executable, "-m", "simulations"]
+RAY = [word for word in TINY if word != "engine=inline"]
+
+
+def command(*words: str) -> list[str]:
+    return [*FEDPERFIT, *words]
+
+
+def left_over(mark_of: int) -> list[int]:
+    """Processes started by anything that descends from the finished command: they carry its session's mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        if MARK in environment and environment.get("FEDPERFIT_TEST") == str(mark_of):
+            found.append(process.pid)
+    return found
+
+
+def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(tmp_path: Path) -> None:
+    words = [*RAY, "partitions.gpus=2", "partitions.per_client=0.5", "partitions.cpus=2"]
+    environment = {**os.environ, "FEDPERFIT_TEST": str(os.getpid())}
+    done = subprocess.run(
+        command("simulate", *words, "--name", "ray", "--results", str(tmp_path)),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert left_over(os.getpid()) == []
+    simulate(tiny_config(), "inline", tmp_path)
+    for name in ("shared.safetensors", "predictions.jsonl", *(f"private/{n}.safetensors" for n in (6, 7, 8))):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "inline" / name).read_bytes(), name
+    ray, inline = read_run(tmp_path / "ray"), read_run(tmp_path / "inline")
+    assert (ray.metrics, ray.per_user) == (inline.metrics, inline.per_user)
+    assert (ray.bytes.payload_up, ray.bytes.payload_down) == (inline.bytes.payload_up, inline.bytes.payload_down)
+    partitions = set(pq.read_table(tmp_path / "ray" / "clients.parquet")["partition"].to_pylist())
+    assert partitions <= {f"gpu{gpu}:{slot}" for gpu in (0, 1) for slot in (0, 1)}
+    assert not (tmp_path / "ray" / "engine.log").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signals, tmp_path: Path) -> None:
+    environment = {**os.environ, "FEDPERFIT_TEST": f"{os.getpid()}{int(number)}"}
+    process = subprocess.Popen(
+        command("simulate", *RAY, "rounds=100000", "--name", "long", "--results", str(tmp_path)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    events = tmp_path / "long" / "events.jsonl"
+    deadline = time.monotonic() + 120
+    while not (events.is_file() and '"round", "round": 2' in events.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "round 2 was not reached"
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors == "fedperfit: cancelled\n"
+    assert read_run(tmp_path / "long").status == "cancelled"
+    assert left_over(int(f"{os.getpid()}{int(number)}")) == []
+
+
+def test_smollm2_learns_the_collective_shift(tmp_path: Path) -> None:
+    fetch("smollm2-135m")
+    config = tiny_config(
+        "backbone=smollm2-135m",
+        "sites=[10,12]",
+        "rank.shared=8",
+        "rounds=2",
+        "users.synthetic.history=8",
+        "local.batch_size=8",
+        "personal.epochs=1",
+    )
+    record = simulate(config, "smollm2", tmp_path)
+    rounds = pq.read_table(tmp_path / "smollm2" / "rounds.parquet")["loss"].to_pylist()
+    first = pq.read_table(tmp_path / "smollm2" / "clients.parquet")
+    start = [row["loss_first"] for row in first.to_pylist() if row["phase"] == "train" and row["round"] == 1]
+    assert rounds[-1] < sum(start) / len(start) - 0.5
+    assert record.params.backbone == 134_515_008
+    # Serialised bytes exceed payload bytes by little: R, W, b are all that weighs.
+    assert record.bytes.per_client_round_up < 1.02 * record.params.shared * 4
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_readme_commands_run(tmp_path: Path) -> None:
+    commands = readme_commands()
+    assert len(commands) == 5
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
+    records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
+    write_lamp(tmp_path / "lamp", records, [{"id": str(n), "output": f"late {n}"} for n in range(150)], "LaMP_7")
+    small = ["backbone=tiny", "sites=[1,2]", "rank.shared=4", "rank.private=2", "rounds=1", "personal.epochs=1"]
+    small += ["engine=inline", "users.synthetic.history=4", "users.synthetic.queries=2"]
+    for line in commands:
+        program, *words = shlex.split(line)
+        if program == "make":
+            assert words[0] in targets
+            continue
+        assert program == ".venv/bin/fedperfit"
+        words = [word.replace("path/to/lamp", str(tmp_path / "lamp")) for word in words]
+        if words[0] == "simulate":
+            words += [*small, "--results", str(tmp_path)]
+        done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, line + done.stderr
+
+
+def test_the_app_bundle_of_a_checkout_leaves_results_and_tests_out() -> None:
+    flower = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert flower["components"] == {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.app:app"}
+    assert {"results/**", "tests/**"} <= set(flower["fab-exclude"])
+
+
+def test_a_failing_client_on_ray_fails_the_run_with_its_traceback(tmp_path: Path) -> None:
+    source = write_lamp(
+        tmp_path / "films",
+        [movie(str(n), f"Film {n}.") for n in range(9)],
+        [{"id": str(n), "output": "comedy"} for n in range(9)],
+    )
+    # A learning rate no loss survives.
+    words = [*RAY, f"users.source={source}", "local.lr=1e38", "local.epochs=3", "local.clip=1e30"]
+    done = subprocess.run(
+        command("simulate", *words, "--name", "bad", "--results", str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert read_run(tmp_path / "bad").status == "failed"
+    errors = [json.loads(line) for line in (tmp_path / "bad" / "errors.jsonl").read_text().splitlines()]
+    assert errors
+    assert all("Error" in error["traceback"] for error in errors)

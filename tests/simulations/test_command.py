@@ -1,0 +1,110 @@
+"""The command: exit status, one sentence per mistake, tables that read well."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl_server.records import read_run
+from simulations import __main__ as command
+from simulations.tables import human_bytes
+from tests.conftest import TINY, movie, write_lamp
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _keep_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fedperfit", *words])
+    try:
+        command.main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def test_simulate_prints_quality_bytes_and_where_the_record_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", *TINY, "--name", "mine", "--results", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    for words in ("bare backbone", "collective shift", "personalised shift", "ceiling", "per client and round"):
+        assert words in printed
+    assert "round 2 of 2: loss" in printed
+    assert "\x1b[" not in printed
+    assert sorted(path.name for path in (tmp_path / "mine" / "plots").iterdir()) == ["bytes.png", "quality.png"]
+    record = read_run(tmp_path / "mine")
+    assert f"{record.metrics['accuracy']:.3f}" in printed
+    assert human_bytes(record.bytes.up) in printed
+
+
+def test_quiet_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", *TINY, "rounds=1", "--quiet", "--results", str(tmp_path)) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["simulate", "rouns=3"], "did you mean 'rounds'?"),
+        (["simulate", "a.toml", "b.toml"], "one config file at most"),
+        (["simulate", "missing.toml"], "missing.toml: there is no such config file"),
+        (["simulate", "--nonsense"], "No such option"),
+        (["simulate", *TINY, "sites=[9]"], "blocks 0 to 3"),
+        (["simulate", *TINY, "--results", "/proc/nowhere"], "--results"),
+        (["backbone", "fetch", "gpt-5"], "'gpt-5' is not built in"),
+        (["data", "inspect", "/no/such", "--task", "movie_tagging"], "no such file or folder"),
+        (["data", "synth", "--task", "tweet_paraphrase", "--users", "3", "--out", "x"], "movie_tagging"),
+        (["data", "synth", "--task", "movie_tagging", "--users", "0", "--out", "x"], "0"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_status_2(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *words) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_data_synth_writes_what_inspect_and_simulate_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "users")
+    assert run(monkeypatch, "data", "synth", "--task", "movie_tagging", "--users", "9", "--out", out) == 0
+    assert run(monkeypatch, "data", "inspect", out, "--task", "movie_tagging") == 0
+    printed = capsys.readouterr().out
+    assert "144" in printed
+    assert "lamp layout" in printed
+    assert run(monkeypatch, "data", "synth", "--task", "movie_tagging", "--users", "9", "--out", out) == 2
+    assert run(monkeypatch, "simulate", *TINY, "rounds=1", f"users.source={out}", "--results", str(tmp_path)) == 0
+
+
+def test_inspect_counts_leaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lamp(tmp_path, [movie("1", "Joke 0.")], [{"id": "1", "output": "comedy"}])
+    assert run(monkeypatch, "data", "inspect", str(tmp_path), "--task", "movie_tagging") == 0
+    assert "leaks dropped" in capsys.readouterr().out
+
+
+def test_bytes_read_well() -> None:
+    assert [human_bytes(number) for number in (0, 999, 1234, 5_600_000, 7.8e9)] == [
+        "0 B",
+        "999 B",
+        "1.23 kB",
+        "5.60 MB",
+        "7.80 GB",
+    ]
