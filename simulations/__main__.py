@@ -33,6 +33,8 @@ data_app = typer.Typer(no_args_is_help=True, help="LaMP users: make synthetic on
 app.add_typer(backbone_app, name="backbone")
 app.add_typer(data_app, name="data")
 
+_INTERRUPTED = 130
+
 _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 
 
@@ -139,15 +141,15 @@ def main() -> None:
     # A shell starts background jobs with SIGINT ignored; a simulation must still end when asked.
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        # Typer turns an interrupt, and `--help`, into the exit status it returns here.
+        status = app(standalone_mode=False)
+        if status == _INTERRUPTED:
+            _fail("cancelled", 1)
+        sys.exit(status or 0)
     except InputError as error:
         _fail(str(error), 2)
     except RunFailed as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("cancelled", 1)
     except Exception as error:
         # click's usage errors have a message and an exit code of their own.
         if hasattr(error, "format_message"):
