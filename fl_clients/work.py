@@ -41,8 +41,13 @@ class Reply:
     numbers: Numbers
 
 
-@lru_cache(maxsize=1)
 def _session(run_dir: Path) -> "_Session":
+    # Keyed by content: a notebook may run another config under the same name.
+    return _open_session(run_dir, (run_dir / "config.toml").read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _open_session(run_dir: Path, _config: bytes) -> "_Session":
     return _Session(run_dir)
 
 

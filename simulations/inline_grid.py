@@ -1,7 +1,7 @@
 """A Grid in this process: the same two apps, one client after the other, no SuperLink and no Ray."""
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -19,8 +19,15 @@ _RUN_ID = 1
 class InlineGrid(Grid):
     """Runs a client when its reply is pulled, through the serialised form, so that nothing is shared by accident."""
 
-    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, str]) -> None:
-        """Make `num_nodes` nodes, node i + 1 holding partition i."""
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: dict[str, str],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make `num_nodes` nodes, node i + 2 holding partition i; `tick` is called after every client."""
+        self._tick = tick
         # Message() reads these; outside Flower's own processes nobody has set them.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, SUPERLINK_NODE_ID
         self._app = client_app
@@ -78,6 +85,7 @@ class InlineGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Run the first client asked for and return its reply."""
+        self._tick()
         for message_id in message_ids:
             if message_id in self._inbox:
                 return [self._answer(self._inbox.pop(message_id))]
@@ -98,9 +106,15 @@ class InlineGrid(Grid):
             return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
 
 
-def run_inline(server_app: ServerApp, client_app: ClientApp, num_nodes: int, run_config: dict[str, str]) -> None:
+def run_inline(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    num_nodes: int,
+    run_config: dict[str, str],
+    tick: Callable[[], None],
+) -> None:
     """Run both apps to the end in this process."""
-    grid = InlineGrid(client_app, num_nodes, run_config)
+    grid = InlineGrid(client_app, num_nodes, run_config, tick)
     context = Context(
         run_id=_RUN_ID,
         node_id=SUPERLINK_NODE_ID,

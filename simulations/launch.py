@@ -49,7 +49,7 @@ def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[s
         run_dir: The run record, with the starting tensors in it.
         data_dir: The user table.
         import_path: Folders put on the apps' import path, for methods that are not installed.
-        tick: Called a few times a second while the run goes on.
+        tick: Called a few times a second, or between clients, while the run goes on.
 
     Raises:
         RunFailed: The engine could not be started, or ended without a word.
@@ -59,7 +59,7 @@ def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[s
     if config.engine == "inline":
         sys.path[:0] = import_path
         try:
-            run_inline(fl_server.app.app, fl_clients.app.app, nodes, run_config)
+            run_inline(fl_server.app.app, fl_clients.app.app, nodes, run_config, tick)
         finally:
             del sys.path[: len(import_path)]
         return

@@ -54,8 +54,7 @@ def simulate(
         results: Where run records go.
         overwrite: Replace a record of that name.
         import_path: Folders to import methods from, beside what is installed.
-        watch: Called with the record's folder a few times a second while the run goes on (engine `ray`), and
-            once at the end.
+        watch: Called with the record's folder while the run goes on, and once at the end.
 
     Raises:
         InputError: Something asked for is wrong; nothing was written.

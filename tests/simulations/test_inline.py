@@ -241,3 +241,9 @@ def test_a_folder_that_is_no_record_is_never_replaced(tmp_path: Path) -> None:
         simulate(tiny_config(), "precious", tmp_path, overwrite=True)
     with pytest.raises(InputError, match="make a run's name"):
         simulate(tiny_config(), "../up", tmp_path)
+
+
+def test_another_config_under_the_same_name_is_another_run(tmp_path: Path) -> None:
+    simulate(tiny_config("rounds=1"), "same", tmp_path)
+    simulate(tiny_config("rounds=1", "rank.shared=3"), "same", tmp_path, overwrite=True)
+    assert load_file(tmp_path / "same" / "shared.safetensors")["shared_collective.1.R"].shape == (3, 16)
