@@ -98,7 +98,8 @@ def test_smollm2_learns_the_collective_shift(tmp_path: Path) -> None:
     config = tiny_config(
         "backbone=smollm2-135m",
         "sites=[10,12]",
-        "rank.shared=8",
+        "rank.shared=32",
+        "rank.private=4",
         "rounds=2",
         "users.synthetic.history=8",
         "local.batch_size=8",
@@ -110,7 +111,7 @@ def test_smollm2_learns_the_collective_shift(tmp_path: Path) -> None:
     start = [row["loss_first"] for row in first.to_pylist() if row["phase"] == "train" and row["round"] == 1]
     assert rounds[-1] < sum(start) / len(start) - 0.5
     assert record.params.backbone == 134_515_008
-    # Serialised bytes exceed payload bytes by little: R, W, b are all that weighs.
+    # At the demo's ranks, serialised bytes exceed payload bytes by at most 2 %.
     assert record.bytes.per_client_round_up < 1.02 * record.params.shared * 4
 
 
