@@ -56,7 +56,6 @@ def main() -> None:
         "wall_s": record.wall_s,
         "ms_per_client_by_round": {row["round"]: 1000 * row["seconds"] / CLIENTS for row in rounds},
         "driver_mib_by_round": memory.mib,
-        "message_over_payload_bytes": record.bytes.per_client_round_up / (4 * record.params.shared),
     }
     print(json.dumps(report, indent=1))
     Path("results").mkdir(exist_ok=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
+import huggingface_hub
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -28,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
 from configs.paths import cache_dir
+from strategies.adapters.sites import find_blocks
 from strategies.method import BackboneShape
 
 Precision = Literal["fp32", "bf16"]
@@ -105,38 +108,69 @@ def read_shape(name: str) -> BackboneShape:
     """Read d, the number of blocks and of parameters from a backbone's config; no weights are loaded.
 
     Raises:
-        InputError: The backbone cannot be reached or is no causal language model.
+        InputError: The backbone cannot be reached, is incomplete, or is no decoder with blocks to intervene on.
     """
+    where = find(name)
+    if not isinstance(where, Path):
+        if name.startswith(("/", ".", "~")):
+            raise InputError(f"backbone: '{name}' cannot be loaded: there is no such folder")
+        _reach_hub(where)
     try:
-        config = AutoConfig.from_pretrained(find(name))
+        config = AutoConfig.from_pretrained(where)
+        AutoTokenizer.from_pretrained(where)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"backbone: '{name}' cannot be loaded ({str(error).splitlines()[0]}); give a local folder, one of "
-            f"{', '.join(BUILT_IN)}, or download it on a machine that reaches the hub and copy the folder here"
-        ) from None
+        find_blocks(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"backbone: '{name}' cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
+    if isinstance(where, Path) and not any(where.glob("*.safetensors")):
+        raise InputError(f"backbone: {where} has no weights (*.safetensors)")
     text = config.get_text_config()
     return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
 
 
-def resolve_precision(precision: str) -> Precision:
-    """Turn `auto` into bf16 where the processor multiplies bf16 natively, else fp32."""
-    if precision in _DTYPES:
-        return precision  # type: ignore[return-value]
-    if torch.cuda.is_available():
+def _reach_hub(name: str) -> None:
+    """Find out in seconds, not after a minute of retries, that a hub id is neither cached nor reachable."""
+    with contextlib.suppress(OSError, ValueError):
+        AutoConfig.from_pretrained(name, local_files_only=True)
+        return
+    try:
+        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5.0)
+    except httpx.HTTPError as error:
+        raise InputError(
+            f"backbone: '{name}' is no local folder, not built in ({', '.join(BUILT_IN)}), and the hub cannot be "
+            f"reached ({error}); download it where there is a network and give the folder"
+        ) from None
+
+
+def resolve_precision(precision: Literal["auto", "fp32", "bf16"], gpu: bool) -> Precision:
+    """Turn `auto` into bf16 where the processor gains from it, else fp32.
+
+    Args:
+        precision: As configured.
+        gpu: Clients run on a GPU, if the machine has one.
+    """
+    if precision != "auto":
+        return precision
+    if gpu and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     # On CPU, AMX is what makes bf16 faster end to end; with AVX512-BF16 alone whole steps were measured slower.
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def load(name: str, precision: Precision) -> Backbone:
-    """Load a backbone: weights memory-mapped from safetensors, frozen, in eval mode, on the GPU if there is one."""
+def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
+    """Load a backbone: weights memory-mapped from safetensors, frozen, in eval mode.
+
+    Args:
+        name: As in the config.
+        precision: Number format of the weights.
+        gpu: Put it on the GPU, if the machine has one; a logical GPU is no reason to fail without.
+    """
     transformers_logging.disable_progress_bar()
     where = find(name)
     model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=_DTYPES[precision])
     tokenizer = AutoTokenizer.from_pretrained(where)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
     model.to(device).eval().requires_grad_(False)
     text = model.config.get_text_config()
     shape = BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())

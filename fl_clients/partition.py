@@ -27,12 +27,13 @@ class Partition:
         if config.gpus:
             gpu = self._gpu()
             self.name = f"gpu{gpu}:{self._claim(locks, gpu)}"
-        if torch.cuda.is_available() and 0 < config.per_client <= 1:
+        self._cuda = config.gpus > 0 and torch.cuda.is_available()
+        if self._cuda and config.per_client <= 1:
             torch.cuda.set_per_process_memory_fraction(config.per_client)
 
     def reset_peak(self) -> None:
         """Start measuring peak memory anew."""
-        if torch.cuda.is_available():
+        if self._cuda:
             torch.cuda.reset_peak_memory_stats()
             return
         with contextlib.suppress(OSError):
@@ -41,7 +42,7 @@ class Partition:
 
     def peak_memory(self) -> int:
         """Return the peak since `reset_peak` in bytes: GPU memory where there is a GPU, else resident memory."""
-        if torch.cuda.is_available():
+        if self._cuda:
             return int(torch.cuda.max_memory_allocated())
         try:
             status = Path("/proc/self/status").read_text()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from strategies.method import Tensors
 
@@ -28,12 +28,3 @@ def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
     save_file({name: value.contiguous() for name, value in tensors.items()}, scratch)
     scratch.chmod(0o600)
     scratch.replace(path)
-
-
-def read_private(folder: Path, partition: int) -> Tensors:
-    """Read a user's private tensors.
-
-    Raises:
-        FileNotFoundError: The user has none (its history is empty, or it was not personalised).
-    """
-    return dict(load_file(private_path(folder, partition)))

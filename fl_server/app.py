@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,7 @@ from fl_server.records import (
     ROUNDS,
     TableWriter,
     append_line,
-    gather_predictions,
+    gather,
     read_run,
     write_run,
 )
@@ -52,11 +53,13 @@ class Run:
         self.folder = folder
         self.started = time.monotonic()
         self.config: RunConfig = read_resolved(folder / "config.toml")
+        # As on the clients: sums split over threads may round differently.
+        torch.set_num_threads(self.config.partitions.cpus_per_client)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
         self.shared: Tensors = load_file(folder / "shared.safetensors")
         self.ledger = Ledger(folder)
-        self.rounds = TableWriter(folder / "rounds.parquet", ROUNDS)
-        self.clients_table = TableWriter(folder / "clients.parquet", CLIENTS)
+        self.rounds = TableWriter(folder, "rounds", ROUNDS)
+        self.clients_table = TableWriter(folder, "clients", CLIENTS)
         self.clients = Clients(grid, self.ledger)
         self.targets = list(
             range(self.config.users.collective, self.config.users.collective + self.config.users.target)
@@ -72,8 +75,9 @@ class Run:
             per_user = self._stages()
         finally:
             for table in (self.ledger, self.rounds, self.clients_table):
-                table.close()
-            gather_predictions(self.folder)
+                table.flush()
+        # Every client has answered, so nothing is being written any more.
+        gather(self.folder)
         record = read_run(self.folder)
         pooled = {stage: metrics(pool(users)) for stage, users in per_user.items()}
         record.metrics_base = pooled["base"]
@@ -177,6 +181,7 @@ class Run:
 
         self.clients.ask(number, phase, users, shared, note)
         self.clients_table.flush()
+        self.ledger.flush()
         return failures
 
     def _record_client(self, number: int, phase: Phase, reply: ClientReply) -> None:

@@ -17,7 +17,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         """Open the ledger of a run record."""
-        self._table = TableWriter(folder / "ledger.parquet", LEDGER)
+        self._table = TableWriter(folder, "ledger", LEDGER)
         self.round_bytes: dict[Direction, int] = {"up": 0, "down": 0}
 
     def enter(
@@ -64,13 +64,13 @@ class Ledger:
             )
         self.round_bytes[direction] += message_bytes
 
-    def close(self) -> None:
-        """Finish the file."""
-        self._table.close()
+    def flush(self) -> None:
+        """Write what was entered so far."""
+        self._table.flush()
 
 
 def total_bytes(folder: Path) -> BytesPart:
-    """Sum a finished ledger.
+    """Sum a gathered ledger.
 
     Up, down and total hold every message of the run. The figures per client and round are means over stage-1
     training messages.

@@ -5,6 +5,7 @@
 """
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,8 @@ LEDGER = pa.schema(
         ("dtype", pa.string()),
     ]
 )
+
+TABLES = {"rounds": ROUNDS, "clients": CLIENTS, "ledger": LEDGER}
 
 
 class _Part(BaseModel):
@@ -156,13 +159,15 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 class TableWriter:
-    """A Parquet file that grows by row groups, so that memory does not grow with the run."""
+    """A table that grows by parts, each readable once written, so that a killed run keeps what it recorded."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Open `path` for writing."""
+    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
+        """Begin the table `name` of the run record `folder`; `gather` makes `<name>.parquet` of the parts."""
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema)
+        self._parts = folder / f".{name}"
+        self._parts.mkdir()
         self._rows: list[dict[str, Any]] = []
+        self._written = 0
 
     def add(self, **row: Any) -> None:
         """Add one row; columns left out are null."""
@@ -171,34 +176,41 @@ class TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows added so far as a row group."""
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
-
-    def close(self) -> None:
-        """Write what is left and the file's footer."""
-        self.flush()
-        self._writer.close()
+        """Write the rows added so far as a part."""
+        if self._rows or not self._written:
+            scratch = self._parts / "part.tmp"
+            pq.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), scratch)
+            scratch.replace(self._parts / f"{self._written:06}.parquet")
+            self._rows, self._written = [], self._written + 1
 
 
-def gather_predictions(folder: Path) -> None:
-    """Merge the clients' prediction files into `predictions.jsonl`, in order, and remove the working folders."""
+def gather(folder: Path) -> None:
+    """Make the record's tables and predictions of their parts, and remove the parts and working folders.
+
+    To be called when no process of the run writes any more; nothing to do the second time.
+    """
+    for name, schema in TABLES.items():
+        parts = folder / f".{name}"
+        if parts.is_dir():
+            with pq.ParquetWriter(folder / f"{name}.parquet", schema) as writer:
+                for path in sorted(parts.glob("*.parquet")):
+                    writer.write_table(pq.read_table(path, schema=schema))
+            shutil.rmtree(parts)
+    _gather_predictions(folder)
+    shutil.rmtree(folder / ".partitions", ignore_errors=True)
+
+
+def _gather_predictions(folder: Path) -> None:
     parts = folder / ".predictions"
-    if parts.is_dir():
-        order = {"base": 0, "collective": 1, "personalised": 2}
+    if not parts.is_dir():
+        return
+    order = {"base": 0, "collective": 1, "personalised": 2}
 
-        def place(path: Path) -> tuple[int, int]:
-            user, _, stage = path.stem.partition("-")
-            return int(user), order[stage]
+    def place(path: Path) -> tuple[int, int]:
+        user, _, stage = path.stem.partition("-")
+        return int(user), order[stage]
 
-        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as merged:
-            for path in sorted(parts.glob("*.jsonl"), key=place):
-                merged.write(path.read_text(encoding="utf-8"))
-                path.unlink()
-        parts.rmdir()
-    locks = folder / ".partitions"
-    if locks.is_dir():
-        for path in locks.iterdir():
-            path.unlink()
-        locks.rmdir()
+    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as merged:
+        for path in sorted(parts.glob("*.jsonl"), key=place):
+            merged.write(path.read_text(encoding="utf-8"))
+    shutil.rmtree(parts)

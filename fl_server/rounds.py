@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from strategies.wire import SHARED, array_bytes, message_bytes, pack, take_numbe
 
 _POLL_S = 0.05
 _WINDOW = 64
-"""Messages out at a time: bounds what the driver holds, and keeps more clients waiting than actors ever run."""
+"""Messages out, or in and waiting for their turn, at a time: bounds what the driver holds."""
 
 _MESSAGE_TYPES: dict[Phase, str] = {
     "rollcall": "query.rollcall",
@@ -77,7 +77,7 @@ class Clients:
             answers[partition] = reply.values
             self._nodes[partition], self._users[node] = node, partition
 
-        self._exchange(0, "rollcall", nodes, None, note)
+        self._exchange(0, "rollcall", nodes, None, note, {})
         if sorted(answers) != list(range(expected)):
             raise RunFailed(f"roll call: partitions 0 to {expected - 1} expected, {len(answers)} clients answered")
         return answers
@@ -114,7 +114,7 @@ class Clients:
                 take(waiting.pop(due))
                 due = next(turn, None)
 
-        self._exchange(round_number, phase, order, shared, hand_over)
+        self._exchange(round_number, phase, order, shared, hand_over, waiting)
 
     def _exchange(
         self,
@@ -123,23 +123,31 @@ class Clients:
         nodes: list[int],
         shared: Tensors | None,
         note: Callable[[int, ClientReply], None],
+        waiting: Mapping[int, ClientReply],
     ) -> None:
         todo = list(reversed(nodes))
         pending: dict[str, int] = {}
+        unnamed: dict[int, Message] = {}
         while todo or pending:
-            while todo and len(pending) < _WINDOW:
+            while todo and len(pending) + len(waiting) < _WINDOW:
                 node = todo.pop()
                 # A fresh content each time: Flower ties a content to its message.
                 content = pack(shared, {"round": round_number})
                 message = Message(content, dst_node_id=node, message_type=_MESSAGE_TYPES[phase])
-                self._enter(round_number, phase, "down", self._users[node], message)
                 (message_id,) = self._grid.push_messages([message])
                 pending[str(message_id)] = node
+                # Entered once it has its id; in the roll call, once the client has said which partition it is.
+                if phase == "rollcall":
+                    unnamed[node] = message
+                else:
+                    self._enter(round_number, phase, "down", self._users[node], message)
             replies = list(self._grid.pull_messages(list(pending)))
             for reply in replies:
                 node = pending.pop(str(reply.metadata.reply_to_message_id))
                 answer = self._read(node, reply)
-                user = answer.user if phase != "rollcall" else int(answer.values.get("partition", -1))
+                user = int(answer.values.get("partition", -1)) if node in unnamed else answer.user
+                if node in unnamed:
+                    self._enter(round_number, phase, "down", user, unnamed.pop(node))
                 self._enter(round_number, phase, "up", user, reply)
                 note(node, answer)
             if not replies:

@@ -10,12 +10,10 @@ from rich.table import Table
 
 from configs.errors import InputError, RunFailed
 from configs.load import load_config
-from configs.schema import SyntheticConfig
 from fl_clients import backbone as backbones
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.synthetic import write_synthetic
 from fl_clients.lamp.tasks import find_task
-from simulations import plots
 from simulations.progress import Follower, console
 from simulations.simulate import simulate as run_simulation
 from simulations.tables import bytes_table, quality_table
@@ -63,10 +61,9 @@ def simulate(
     with Follower(screen, quiet) as follower:
         record = run_simulation(config, name, results, overwrite, import_path, follower)
     folder = results.expanduser().resolve() / record.name
-    drawn = plots.draw(folder)
     if not quiet:
         screen.print(quality_table(record), bytes_table(record), sep="\n")
-        screen.print(f"run record: {folder} (plots: {', '.join(path.name for path in drawn)}), {record.wall_s:.0f} s")
+        screen.print(f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s")
 
 
 @backbone_app.command("list")
@@ -91,13 +88,18 @@ def data_synth(
     task: _Task,
     users: Annotated[int, typer.Option(min=1, help="How many users.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The first n of more users are the same n.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]…", help="history, queries, deviation, noise, as in users.synthetic."),
+    ] = None,
 ) -> None:
     """Write synthetic users in official LaMP format, with the best reachable score beside them."""
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: not empty")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: expected a new or empty folder")
+    chosen = load_config(None, [f"users.synthetic.{setting}" for setting in settings or []]).users.synthetic
     try:
-        write_synthetic(find_task(task), users, seed, SyntheticConfig(), out)
+        write_synthetic(find_task(task), users, seed, chosen, out)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
     print(f"{users} users in {out}")
@@ -153,6 +155,9 @@ def main() -> None:
     except Exception as error:
         # click's usage errors have a message and an exit code of their own.
         if hasattr(error, "format_message"):
+            # Without any word after it, a command prints its help and has no more to say.
+            if type(error).__name__ == "NoArgsIsHelpError":
+                sys.exit(2)
             _fail(error.format_message(), 2)
         raise
 

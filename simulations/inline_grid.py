@@ -13,7 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-_RUN_ID = 1
+# As wide as the random ids Flower draws, so that messages weigh the same within a few bytes.
+_RUN_ID = _FIRST_NODE = 1 << 62
 
 
 class InlineGrid(Grid):
@@ -26,7 +27,7 @@ class InlineGrid(Grid):
         run_config: dict[str, str],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make `num_nodes` nodes, node i + 2 holding partition i; `tick` is called after every client."""
+        """Make `num_nodes` nodes, each holding one partition; `tick` is called after every client."""
         self._tick = tick
         # Message() reads these; outside Flower's own processes nobody has set them.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, SUPERLINK_NODE_ID
@@ -35,9 +36,9 @@ class InlineGrid(Grid):
         self._ids = count(1)
         self._inbox: dict[str, Message] = {}
         self._contexts = {
-            partition + 2: Context(
+            _FIRST_NODE + partition: Context(
                 run_id=_RUN_ID,
-                node_id=partition + 2,
+                node_id=_FIRST_NODE + partition,
                 node_config={"partition-id": partition, "num-partitions": num_nodes},
                 state=RecordDict(),
                 run_config=dict(run_config),
@@ -77,7 +78,7 @@ class InlineGrid(Grid):
         """Keep messages until their replies are pulled."""
         ids = []
         for message in messages:
-            message_id = str(next(self._ids))
+            message_id = f"{next(self._ids):064x}"
             message.metadata.__dict__["_message_id"] = message_id
             self._inbox[message_id] = message_from_proto(message_to_proto(message))
             ids.append(message_id)
@@ -99,7 +100,7 @@ class InlineGrid(Grid):
         context = self._contexts[message.metadata.dst_node_id]
         try:
             reply = self._app(message=message, context=context)
-            reply.metadata.__dict__["_message_id"] = str(next(self._ids))
+            reply.metadata.__dict__["_message_id"] = f"{next(self._ids):064x}"
             return message_from_proto(message_to_proto(reply))
         except Exception as error:
             reason = "".join(traceback.format_exception(error))

@@ -24,16 +24,16 @@ import tomli_w
 import fl_clients.app
 import fl_server.app
 from configs.errors import RunFailed
+from configs.paths import cache_dir
 from configs.schema import PartitionsConfig, RunConfig
 from simulations.inline_grid import run_inline
 from simulations.processes import (
     MARK,
+    Family,
     adopt_orphans,
     die_with_parent,
-    end_all,
     find_simulation,
     is_alive,
-    reap,
     undisturbed,
 )
 
@@ -71,17 +71,20 @@ class _Simulation:
 
     def __init__(self, run_dir: Path, import_path: list[str]) -> None:
         self._log = run_dir / "engine.log"
-        self._started: list[subprocess.Popen[bytes]] = []
-        self._mark = uuid.uuid4().hex
+        mark = uuid.uuid4().hex
+        self._family = Family(mark)
         # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
         self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
-        path = [*import_path, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        # The processes run in another folder: every path is made absolute.
+        path = [*import_path, *(str(Path(folder).resolve()) for folder in inherited)]
         self._environment = {
             **os.environ,
             **_QUIET,
-            MARK: self._mark,
+            MARK: mark,
             "FLWR_HOME": str(self._home / "flwr"),
             "PYTHONPATH": os.pathsep.join(path),
+            "FEDPERFIT_CACHE": str(cache_dir()),
             "PYTHONFAULTHANDLER": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             # All of Ray on loopback, apart from any cluster that runs on this machine.
@@ -94,14 +97,15 @@ class _Simulation:
     def run(
         self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str], tick: Callable[[], None]
     ) -> None:
-        adopt_orphans()
+        adopt_orphans(True)
         try:
             link = self._start_superlink()
             stream = self._submit(partitions, nodes, run_config)
             self._wait(link, stream, tick)
         finally:
             with undisturbed():
-                left = end_all(self._started, self._mark)
+                left = self._family.end()
+                adopt_orphans(False)
                 shutil.rmtree(self._home, ignore_errors=True)
         if left:
             raise RunFailed(f"processes {left} of this run could not be ended")
@@ -151,7 +155,7 @@ class _Simulation:
         simulation: psutil.Process | None = None
         gone = 0.0
         while stream.poll() is None:
-            reap(self._started)
+            self._family.reap()
             if link.poll() is not None:
                 raise RunFailed(f"Flower's SuperLink ended with status {link.returncode}; see {self._log}")
             simulation = simulation or find_simulation()
@@ -176,7 +180,7 @@ class _Simulation:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
-        self._started.append(process)
+        self._family.started.append(process)
         return process
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,10 +23,10 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SOFT_S, _HARD_S = 3.0, 12.0
 
 
-def adopt_orphans() -> None:
-    """Let orphaned descendants become our children instead of init's (Linux)."""
+def adopt_orphans(adopt: bool) -> None:
+    """Let orphaned descendants become our children instead of init's, or stop doing so (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def die_with_parent() -> None:
@@ -49,45 +49,73 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_all(started: Sequence[subprocess.Popen[bytes]], mark: str) -> list[int]:
-    """End every process of the run within 15 s: politely first, then by SIGKILL until none is left.
+class Family:
+    """The processes of one run."""
 
-    Args:
-        started: The processes this one started by hand; their exit status stays theirs to read.
-        mark: The value of `MARK` in the run's environment.
+    def __init__(self, mark: str) -> None:
+        """Start a family; children that this process already has are not of it, and never touched.
 
-    Returns:
-        Process ids that are left, normally none.
-    """
-    sessions: set[int] = set()
-    for process in _family(started, mark, sessions):
-        with contextlib.suppress(psutil.Error):
-            # flwr-simulation stops Ray in order when asked.
-            if process.name().startswith("flwr"):
-                process.terminate()
-    deadline = time.monotonic() + _SOFT_S
-    while time.monotonic() < deadline and any(
-        not _name(process).startswith("flower-") for process in _family(started, mark, sessions)
-    ):
-        time.sleep(0.1)
-    deadline = time.monotonic() + _HARD_S
-    while (left := _family(started, mark, sessions)) and time.monotonic() < deadline:
-        for process in left:
+        Args:
+            mark: The value of `MARK` in the run's environment.
+        """
+        self.started: list[subprocess.Popen[bytes]] = []
+        """The processes this one started by hand; their exit status stays theirs to read."""
+        self._needle = f"{MARK}={mark}".encode()
+        self._strangers = psutil.Process().children(recursive=True)
+        self._sessions: set[int] = set()
+
+    def end(self) -> list[int]:
+        """End every process of the run within 15 s: politely first, then by SIGKILL until none is left.
+
+        Returns:
+            Process ids that are left, normally none.
+        """
+        for process in self._living():
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        time.sleep(0.1)
-    return [process.pid for process in left]
+                # flwr-simulation stops Ray in order when asked.
+                if process.name().startswith("flwr"):
+                    process.terminate()
+        deadline = time.monotonic() + _SOFT_S
+        while time.monotonic() < deadline and any(not _name(one).startswith("flower-") for one in self._living()):
+            time.sleep(0.1)
+        deadline = time.monotonic() + _HARD_S
+        while (left := self._living()) and time.monotonic() < deadline:
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.1)
+        return [process.pid for process in left]
 
+    def reap(self) -> None:
+        """Collect adopted zombies: Flower takes a zombie parent for a living one."""
+        for process in self.started:
+            process.poll()
+        spared = {process.pid for process in self.started} | {process.pid for process in self._strangers}
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                if child.pid not in spared and child.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(child.pid, os.WNOHANG)
 
-def reap(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Collect adopted zombies: Flower takes a zombie parent for a living one."""
-    own = {process.pid for process in started}
-    for process in started:
-        process.poll()
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error, ChildProcessError):
-            if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(child.pid, os.WNOHANG)
+    def _living(self) -> list[psutil.Process]:
+        self.reap()
+        strangers = {process.pid for process in self._strangers}
+        for process in self._strangers:
+            with contextlib.suppress(psutil.Error):
+                strangers |= {below.pid for below in process.children(recursive=True)}
+        found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+        for process in psutil.process_iter():
+            if process.pid in found or process.pid == os.getpid():
+                continue
+            with contextlib.suppress(OSError, psutil.Error):
+                marked = self._needle in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                if marked or os.getsid(process.pid) in self._sessions:
+                    found[process.pid] = process
+        alive = [process for pid, process in found.items() if pid not in strangers and is_alive(process)]
+        for process in alive:
+            with contextlib.suppress(OSError):
+                self._sessions.add(os.getsid(process.pid))
+        self._sessions.discard(os.getsid(0))
+        return alive
 
 
 def find_simulation() -> psutil.Process | None:
@@ -105,25 +133,6 @@ def is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _family(started: Sequence[subprocess.Popen[bytes]], mark: str, sessions: set[int]) -> list[psutil.Process]:
-    reap(started)
-    found = {child.pid: child for child in psutil.Process().children(recursive=True)}
-    needle = f"{MARK}={mark}".encode()
-    for process in psutil.process_iter():
-        if process.pid in found or process.pid == os.getpid():
-            continue
-        with contextlib.suppress(OSError, psutil.Error):
-            marked = needle in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-            if marked or os.getsid(process.pid) in sessions:
-                found[process.pid] = process
-    alive = [process for process in found.values() if is_alive(process)]
-    for process in alive:
-        with contextlib.suppress(OSError):
-            sessions.add(os.getsid(process.pid))
-    sessions.discard(os.getsid(0))
-    return alive
 
 
 def _name(process: psutil.Process) -> str:

@@ -11,24 +11,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+import torch
 from safetensors.torch import save_file
 
 from configs.errors import InputError, RunFailed
 from configs.load import write_config
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
+from fl_clients.backbone import BUILT_IN, read_shape, resolve_precision
 from fl_clients.lamp.store import UserTable, build_table
 from fl_clients.lamp.tasks import find_task
+from fl_server.ledger import total_bytes
 from fl_server.records import (
     ParamsPart,
     RunRecord,
     UsersPart,
     append_line,
-    gather_predictions,
+    gather,
     read_run,
     write_run,
 )
+from simulations import plots
 from simulations.launch import launch
 from strategies.method import BackboneShape, Method, load_method
 
@@ -69,17 +73,21 @@ def simulate(
         del sys.path[: len(import_path)]
     folder = _claim(results, name or _default_name(method, config), overwrite)
     users = build_table(config)
-    _start_record(folder, config, method, shape, users)
+    config = _resolve(config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.partitions.cpus_per_client)
     try:
+        _start_record(folder, config, method, shape, users)
         launch(config, folder, users.folder, import_path, lambda: watch(folder))
+        gather(folder)
     except KeyboardInterrupt:
         _end(folder, "cancelled", "interrupted")
         raise
-    except RunFailed as error:
-        _end(folder, "failed", str(error))
+    except BaseException as error:
+        _end(folder, "failed", str(error) or repr(error))
         raise
     finally:
-        gather_predictions(folder)
+        torch.set_num_threads(threads)
     watch(folder)
     record = read_run(folder)
     if record.status == "running":
@@ -87,6 +95,7 @@ def simulate(
     if record.status != "completed":
         raise RunFailed(record.error or record.status)
     (folder / "engine.log").unlink(missing_ok=True)
+    plots.draw(folder)
     return record
 
 
@@ -102,6 +111,24 @@ def _check(config: RunConfig) -> tuple[Method, BackboneShape]:
     except ValueError as error:
         raise InputError(str(error)) from None
     return method, shape
+
+
+def _resolve(config: RunConfig) -> RunConfig:
+    """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
+    backbone = Path(config.backbone).expanduser()
+    source = config.users.source
+    users = config.users.model_copy(
+        update={"source": source if source == "synthetic" else str(Path(source).expanduser().resolve())}
+    )
+    return config.model_copy(
+        update={
+            "backbone": config.backbone
+            if config.backbone in BUILT_IN or not backbone.is_dir()
+            else str(backbone.resolve()),
+            "users": users,
+            "precision": resolve_precision(config.precision, config.partitions.gpus > 0),
+        }
+    )
 
 
 def _default_name(method: Method, config: RunConfig) -> str:
@@ -163,10 +190,14 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
     write_run(folder, record)
 
 
-def _end(folder: Path, status: str, error: str) -> RunRecord:
+def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> RunRecord:
+    """Close the record of a run that did not complete, keeping what was recorded; there may be none yet."""
     record = read_run(folder)
     if record.status == "running":
-        record = record.model_copy(update={"status": status, "error": error})
+        gather(folder)
+        if (folder / "ledger.parquet").is_file():
+            record.bytes = total_bytes(folder)
+        record.status, record.error = status, error
         write_run(folder, record)
         append_line(folder / "events.jsonl", {"event": status, "error": error})
     return record

@@ -16,6 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from configs.errors import nearest
+
 Tensors = dict[str, torch.Tensor]
 """Named fp32 tensors on the CPU."""
 
@@ -126,12 +128,15 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
     module_name, _, class_name = reference.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"method '{reference}' cannot be imported: {error}") from error
+    except Exception as error:  # whatever somebody's file may raise while it is imported
+        raise ValueError(f"method '{reference}' cannot be imported: {type(error).__name__}: {error}") from error
     parameters = inspect.signature(factory).parameters
     for key in settings:
+        if key in values:
+            raise ValueError(f"settings.{key}: this key stands at the top level of the config, not under settings")
         if key not in parameters:
-            raise ValueError(f"settings.{key}: {reference} takes {', '.join(parameters) or 'no settings'}")
+            own = [name for name in parameters if name not in values]
+            raise ValueError(f"settings.{key}: {reference} takes {', '.join(own) or 'no settings'}{nearest(key, own)}")
     chosen = {key: value for key, value in values.items() if key in parameters}
     method = factory(**{**chosen, **settings})
     if not isinstance(method, Method):

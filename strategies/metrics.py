@@ -62,9 +62,9 @@ def metrics(statistics: Statistics) -> dict[str, float]:
     """Compute the metrics that the statistics allow; none for empty statistics.
 
     Returns:
-        For a confusion matrix `accuracy`, `f1` (macro, over labels that occur in references or predictions,
-        as scikit-learn's default) and `outside` (share predicted outside the label set, counted as wrong); for
-        generation `rouge1`, `rougeL`.
+        For a confusion matrix `accuracy`, `f1` (macro, over the labels that occur in references or predictions;
+        outside the label set is no label of its own) and `outside` (share predicted outside the label set, counted
+        as wrong); for generation `rouge1`, `rougeL`.
     """
     if "confusion" in statistics:
         return _classification_metrics(np.asarray(statistics["confusion"]))

@@ -63,6 +63,8 @@ def find_source(path: Path, task: Task) -> Source:
         InputError: Nothing there, or more than one thing it could be.
     """
     if path.is_file():
+        if not path.name.endswith("questions.json"):
+            raise InputError(f"{path}: expected a file named *questions.json, or a folder")
         return Source("lamp", path, task)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder of LaMP users")
@@ -144,11 +146,11 @@ def _read_golds(path: Path, task: Task) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: missing; it holds the questions' golds")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if content["task"] not in task.lamp_names:
             raise InputError(f"{path}: golds of task {content['task']!r}, expected {' or '.join(task.lamp_names)}")
-        golds = [(str(gold["id"]), str(gold["output"])) for gold in content["golds"]]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        golds = [(str(gold["id"]), gold["output"]) for gold in content["golds"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: broken JSON: {error}") from None
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: expected {{'task': …, 'golds': [{{'id': …, 'output': …}}]}}: {error}") from None
@@ -156,6 +158,8 @@ def _read_golds(path: Path, task: Task) -> dict[str, str]:
     for gold_id, output in golds:
         if gold_id in by_id:
             raise InputError(f"{path}: gold {gold_id!r} occurs twice")
+        if not isinstance(output, str):
+            raise InputError(f"{path}: gold {gold_id!r} is {output!r}, expected a text")
         if task.labels and output not in task.labels:
             raise InputError(f"{path}: gold {gold_id!r} is {output!r}, not a label of {task.name}")
         by_id[gold_id] = output
@@ -190,7 +194,9 @@ def _user(
         try:
             item_id = str(item.get("id", number))
             source, target = task.history_pair(item)
-            pair = Pair(item_id, str(source), str(target))
+            if not isinstance(source, str) or not isinstance(target, str):
+                raise TypeError("expected texts")
+            pair = Pair(item_id, source, target)
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{where}, history item {number + 1}: not an item of {task.name}: {error}") from None
         if task.labels and pair.target not in task.labels:
@@ -215,7 +221,7 @@ def stream_array(path: Path) -> Iterator[dict[str, Any]]:
     """
     decoder = json.JSONDecoder()
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             buffer, line, ended, first = "", 1, False, True
 
             def fail(what: str, at: int) -> InputError:
@@ -260,5 +266,5 @@ def stream_array(path: Path) -> Iterator[dict[str, Any]]:
                 position = skip(position)
             if buffer[position + 1 :].strip():
                 raise fail("text after the list", position + 1)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None

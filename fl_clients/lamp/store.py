@@ -58,19 +58,18 @@ def build_table(config: RunConfig) -> UserTable:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         index = _write(source, roles, Path(scratch))
-        digest = hashlib.sha256()
+        digests = []
         for name in ("users.arrow", "users.parquet"):
-            digest.update((Path(scratch) / name).read_bytes())
-        home = root / digest.hexdigest()[:32]
-        if not (home / "complete").is_file():
-            shutil.rmtree(home, ignore_errors=True)
-            shutil.copytree(scratch, home)
-            (home / "complete").touch()
+            with (Path(scratch) / name).open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
+        home = root / sha256[:32]
+        _publish(Path(scratch), home)
     return UserTable(
         folder=home,
-        sha256=digest.hexdigest(),
+        sha256=sha256,
         source="synthetic" if synthetic else source.layout,
-        oracle=_oracle(folder, index["user_id"].to_pylist()[config.users.collective :]),
+        oracle=_oracle(source.path, index["user_id"].to_pylist()[config.users.collective :]),
         empty_histories=sum(count == 0 for count in index["history"].to_pylist()),
         leaks=sum(index["leaks"].to_pylist()),
     )
@@ -81,10 +80,25 @@ def _synthetic_users(config: RunConfig) -> Path:
     count = users.collective + users.target
     key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])
     folder = cache_dir() / "synthetic" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if not (folder / "complete").is_file():
-        write_synthetic(task, count, config.seed, users.synthetic, folder)
-        (folder / "complete").touch()
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            write_synthetic(task, count, config.seed, users.synthetic, Path(scratch))
+            _publish(Path(scratch), folder)
     return folder
+
+
+def _publish(made: Path, home: Path) -> None:
+    """Rename a finished folder into place; another run that was faster has put the same there."""
+    if not home.is_dir():
+        copy = made.with_name(f"{made.name}.publish")
+        shutil.copytree(made, copy)
+        try:
+            copy.rename(home)
+        except OSError:
+            shutil.rmtree(copy)
+            if not home.is_dir():
+                raise
 
 
 def _choose(source: Source, config: RunConfig) -> dict[str, int]:
@@ -148,13 +162,16 @@ def _batch(user: User) -> pa.RecordBatch:
     return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=_ROWS)
 
 
-def _oracle(folder: Path, targets: list[str]) -> dict[str, float] | None:
-    path = folder / "oracle.json"
+def _oracle(source: Path, targets: list[str]) -> dict[str, float] | None:
+    path = (source if source.is_dir() else source.parent) / "oracle.json"
     if not path.is_file():
         return None
-    scores = json.loads(path.read_text(encoding="utf-8"))
-    count = sum(scores[user]["count"] for user in targets)
-    return {key: sum(scores[user][key] for user in targets) / count for key in ("personalised", "collective")}
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        count = sum(scores[user]["count"] for user in targets)
+        return {key: sum(scores[user][key] for user in targets) / count for key in ("personalised", "collective")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the oracle of these users ({type(error).__name__}: {error})") from None
 
 
 @lru_cache(maxsize=2)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,9 +49,13 @@ def left_over(mark_of: int) -> list[int]:
 def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(tmp_path: Path) -> None:
     words = [*RAY, "partitions.gpus=2", "partitions.per_client=0.5", "partitions.cpus=2"]
     environment = {**os.environ, "FEDPERFIT_TEST": str(os.getpid())}
+    # Another folder than this process's, so relative paths must have been settled.
+    shutil.copytree(fetch("tiny"), tmp_path / "model")
+    words.append("backbone=./model")
     done = subprocess.run(
         command("simulate", *words, "--name", "ray", "--results", str(tmp_path)),
-        env=environment,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=240,
@@ -89,7 +94,13 @@ def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signa
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert errors == "fedperfit: cancelled\n"
-    assert read_run(tmp_path / "long").status == "cancelled"
+    record = read_run(tmp_path / "long")
+    assert record.status == "cancelled"
+    # What was recorded until then is there to read.
+    assert len(pq.read_table(tmp_path / "long" / "rounds.parquet")) >= 2
+    assert (
+        sum(pq.read_table(tmp_path / "long" / "ledger.parquet")["message_bytes"].to_pylist()) == record.bytes.total > 0
+    )
     assert left_over(int(f"{os.getpid()}{int(number)}")) == []
 
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 import torch
 from flwr_datasets.partitioner import NaturalIdPartitioner
+from safetensors.torch import load_file
 
 from configs.errors import InputError
 from fl_clients.lamp.store import build_table, open_user
-from fl_clients.private_store import read_private, write_private
+from fl_clients.private_store import write_private
 from tests.conftest import movie, tiny_config, write_lamp
 
 
@@ -74,7 +75,7 @@ def test_the_oracle_is_that_of_the_generative_model() -> None:
 def test_private_files_are_whole_and_the_owners_alone(tmp_path: Path) -> None:
     tensors = {"private_x.1.b": torch.arange(3.0)}
     write_private(tmp_path / "private", 7, tensors)
-    assert torch.equal(read_private(tmp_path / "private", 7)["private_x.1.b"], tensors["private_x.1.b"])
+    assert torch.equal(load_file(tmp_path / "private" / "7.safetensors")["private_x.1.b"], tensors["private_x.1.b"])
     assert stat.S_IMODE((tmp_path / "private" / "7.safetensors").stat().st_mode) == 0o600
     assert [path.name for path in (tmp_path / "private").iterdir()] == ["7.safetensors"]
     with pytest.raises(ValueError, match="shared_x"):

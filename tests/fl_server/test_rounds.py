@@ -11,7 +11,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from configs.errors import RunFailed
+from fl_server import rounds
 from fl_server.ledger import Ledger, total_bytes
+from fl_server.records import gather
 from fl_server.rounds import ClientReply, Clients
 from simulations.inline_grid import InlineGrid
 from strategies.wire import TASK, array_bytes, message_bytes, pack, unpack
@@ -44,8 +46,9 @@ class Shuffled(InlineGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         messages = list(messages)
+        ids = list(super().push_messages(messages))
         self.passed = [*getattr(self, "passed", []), *((payload(m), message_bytes(m)) for m in messages)]
-        return super().push_messages(messages)
+        return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         replies = list(super().pull_messages(list(message_ids)[::-1]))
@@ -63,7 +66,8 @@ def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple
     assert sorted(clients.call_roll(5)) == [0, 1, 2, 3, 4]
     replies: list[ClientReply] = []
     clients.ask(1, "train", users, {"shared_x.1.R": torch.zeros(2, 3)}, replies.append)
-    ledger.close()
+    ledger.flush()
+    gather(tmp_path)
     return replies, grid, tmp_path
 
 
@@ -86,6 +90,7 @@ def test_the_ledger_counts_the_messages_that_were_sent(tmp_path: Path) -> None:
     assert sum(table["payload_bytes"].to_pylist()) == sum(size for size, _ in grid.passed) == 4 * 2 * 3 * 4
     counted = total_bytes(folder)
     assert counted.total == counted.up + counted.down == sum(size for _, size in grid.passed)
+    assert {row["user"] for row in table.to_pylist() if row["phase"] == "rollcall"} == {0, 1, 2, 3, 4}
     train = table.filter([phase == "train" for phase in table["phase"].to_pylist()]).to_pylist()
     assert {(row["direction"], row["user"], row["group"], row["elements"], row["dtype"]) for row in train} == {
         (direction, user, "R", 6, "float32") for direction in ("up", "down") for user in (0, 3)
@@ -105,3 +110,28 @@ def test_two_clients_with_one_partition_fail_the_roll_call(tmp_path: Path) -> No
         context.node_config["partition-id"] = 0
     with pytest.raises(RunFailed, match="two clients hold partition 0"):
         Clients(grid, Ledger(tmp_path)).call_roll(2)
+
+
+def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_WINDOW", 3)
+    grid, ledger = Shuffled(echo_app(), 9, {}), Ledger(tmp_path)
+    clients = Clients(grid, ledger)
+    clients.call_roll(9)
+    # Shuffled answers the latest first, so the one whose turn it is always answers last.
+    most, out = 0, 0
+    push = grid.push_messages
+
+    def pushed(messages: Iterable[Message]) -> Iterable[str]:
+        nonlocal out, most
+        out += 1
+        most = max(most, out)
+        return push(messages)
+
+    monkeypatch.setattr(grid, "push_messages", pushed)
+
+    def take(_reply: ClientReply) -> None:
+        nonlocal out
+        out -= 1
+
+    clients.ask(1, "train", range(9), {"shared_x.1.R": torch.zeros(1)}, take)
+    assert most == 3

@@ -1,6 +1,7 @@
 """A whole federation in this process: the record, the invariants, and what a failing client leaves behind."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -218,6 +219,8 @@ def test_a_client_that_raises_fails_the_run_and_leaves_its_traceback(tmp_path: P
         ("backbone=/no/such/model", "backbone: '/no/such/model' cannot be loaded"),
         ("users.source=/no/such/folder", "/no/such/folder: there is no such file or folder"),
         ("settings.temperature=3", "settings.temperature"),
+        ("settings.sites=[1]", "stands at the top level"),
+        ("backbone=nobody/no-such-model", "nobody/no-such-model"),
         ("method=strategies.perfit:Perfit", "cannot be imported"),
     ],
 )
@@ -247,3 +250,28 @@ def test_another_config_under_the_same_name_is_another_run(tmp_path: Path) -> No
     simulate(tiny_config("rounds=1"), "same", tmp_path)
     simulate(tiny_config("rounds=1", "rank.shared=3"), "same", tmp_path, overwrite=True)
     assert load_file(tmp_path / "same" / "shared.safetensors")["shared_collective.1.R"].shape == (3, 16)
+
+
+def test_an_incomplete_backbone_is_refused(tmp_path: Path, cache: Path) -> None:
+    for left_out, message in (("model.safetensors", "has no weights"), ("tokenizer.json", "cannot be loaded")):
+        folder = tmp_path / left_out
+        shutil.copytree(cache / "backbones" / "tiny", folder)
+        for path in folder.glob("tokenizer*" if "tokenizer" in left_out else left_out):
+            path.unlink()
+        with pytest.raises(InputError, match=message):
+            simulate(tiny_config(f"backbone={folder}"), "incomplete", tmp_path / "results")
+
+
+def test_a_method_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken_method.py").write_text("def f(:\n")
+    with pytest.raises(InputError, match=r"broken_method:M.*SyntaxError"):
+        simulate(tiny_config("method=broken_method:M"), "x", tmp_path, import_path=[str(tmp_path)])
+
+
+def test_a_crash_outside_the_apps_closes_the_record(tmp_path: Path) -> None:
+    def disk_full(_folder: Path) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        simulate(tiny_config(), "crash", tmp_path, watch=disk_full)
+    assert read_run(tmp_path / "crash").status == "failed"

@@ -1,0 +1,35 @@
+"""Ending a run's processes: its own, orphans included, and nobody else's."""
+
+import subprocess
+import sys
+import time
+
+import psutil
+
+from simulations.processes import MARK, Family, adopt_orphans
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+# Starts a sleeper in a session of its own and leaves it behind.
+LEAVE = [sys.executable, "-c", f"import subprocess; subprocess.Popen({SLEEP!r}, start_new_session=True)"]
+
+
+def test_only_the_familys_processes_end() -> None:
+    mine = [subprocess.Popen(SLEEP), subprocess.Popen(SLEEP, start_new_session=True)]
+    short = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    adopt_orphans(True)
+    try:
+        family = Family("a-mark")
+        for command in (SLEEP, LEAVE):
+            family.started.append(subprocess.Popen(command, start_new_session=True, env={MARK: "a-mark"}))
+        family.started[1].wait()
+        time.sleep(0.5)
+        assert len(family._living()) == 2
+        assert family.end() == []
+        assert [process.poll() for process in mine] == [None, None]
+        assert short.wait() == 3
+    finally:
+        adopt_orphans(False)
+        for process in mine:
+            process.kill()
+            process.wait()
+    assert not [child for child in psutil.Process().children() if child.cmdline() == SLEEP]
