@@ -63,6 +63,13 @@ class FitConfig(_Group):
     """Longest example in tokens; a longer prompt is cut in its middle, the answer never."""
 
 
+class PersonalConfig(FitConfig):
+    """Stage 2's training: more passes, since a client does it once."""
+
+    epochs: int = Field(6, ge=1)
+    """Passes over the target user's history."""
+
+
 class EvaluateConfig(_Group):
     """When and how target users are evaluated."""
 
@@ -132,7 +139,7 @@ class RunConfig(_Group):
     joint_private_init: bool = True
     """Stage 1 also trains the common start of the personalised shifts; it then travels too."""
     local: FitConfig = FitConfig()
-    personal: FitConfig = FitConfig(epochs=6)
+    personal: PersonalConfig = PersonalConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     decoding: Literal["deterministic", "paper"] = "deterministic"
     """`deterministic`: label likelihoods or greedy; `paper`: temperature 0.1, top-k 10, top-p 0.9."""

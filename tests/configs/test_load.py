@@ -61,3 +61,7 @@ def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
     for name, message in (("bad.toml", "line 1"), ("none.toml", "there is no such config file")):
         with pytest.raises(InputError, match=message):
             load_config(tmp_path / name)
+
+
+def test_setting_one_key_of_a_group_keeps_the_groups_other_defaults() -> None:
+    assert load_config(None, ["personal.batch_size=8"]).personal.epochs == load_config().personal.epochs == 6
