@@ -59,8 +59,7 @@ class _Session:
         self.partition = Partition(self.config.partitions, run_dir / ".partitions")
         self.task: Task = find_task(self.config.task)
         gpu = self.config.partitions.gpus > 0
-        self.precision = resolve_precision(self.config.precision, gpu)
-        self.backbone: Backbone = load(self.config.backbone, self.precision, gpu)
+        self.backbone: Backbone = load(self.config.backbone, resolve_precision(self.config.precision, gpu), gpu)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
         # Without the end token: no label is the beginning of another, so it would only cost.

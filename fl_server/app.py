@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,14 @@ class Run:
         self._refuse_failures(failures, len(self.targets), "personalisation")
         return collected
 
-    def _ask(self, number: int, phase: Phase, users: list[int], shared: Tensors | None, take) -> int:  # type: ignore[no-untyped-def]
+    def _ask(
+        self,
+        number: int,
+        phase: Phase,
+        users: list[int],
+        shared: Tensors | None,
+        take: Callable[[ClientReply], None],
+    ) -> int:
         """Exchange one task with `users`, record each client, and return how many failed."""
         failures = 0
         self._event("phase", phase=phase, round=number, total=len(users))

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -92,7 +93,7 @@ def test_private_stays_private_no_message_carries_a_private_tensor(
     seen: list[bytes] = []
     original = wire.message_to_proto
 
-    def spy(message):  # type: ignore[no-untyped-def]
+    def spy(message: Any) -> Any:
         proto = original(message)
         seen.append(proto.SerializeToString())
         return proto
