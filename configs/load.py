@@ -118,6 +118,9 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         known = known_keys(RunConfig)
         return f"unknown key '{key}'{nearest(key, known)}"
+    if problem["type"] == "model_type":
+        inside = [known for known in known_keys(RunConfig) if known.rpartition(".")[0] == key]
+        return f"{key}={problem['input']!r}: expected a group of keys ({', '.join(inside)})"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("value_error",):
         return f"{key}: {message}" if key else message

@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    # Click suggests by itself since 8.3; Typer's suggestion would stand beside it.
+    suggest_commands=False,
     help="Federated learning of personalised language models: simulate, measure every byte, compare.",
     epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
 )

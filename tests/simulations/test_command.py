@@ -53,7 +53,9 @@ def test_quiet_prints_nothing(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["simulat"], "No such command 'simulat'. Did you mean 'simulate'?\n"),
         (["simulate", "rouns=3"], "did you mean 'rounds'?"),
+        (["simulate", "users=3"], "users=3: expected a group of keys (users.collective, users.target, users.source"),
         (["simulate", "a.toml", "b.toml"], "one config file at most"),
         (["simulate", "missing.toml"], "missing.toml: there is no such config file"),
         (["simulate", "--nonsense"], "No such option"),
