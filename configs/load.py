@@ -19,6 +19,8 @@ Table = dict[str, Any]
 def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Merge defaults ← method preset ← task preset ← TOML file ← dotted overrides.
 
+    With `preset = "paper"` the presets' `[paper]` tables come in after the presets themselves.
+
     Args:
         toml: An experiment file; `None` starts from the defaults.
         overrides: `key=value` with dotted keys; values are TOML (`3`, `true`, `[10, 12]`), else text.
@@ -30,24 +32,29 @@ def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunC
     own = _merge(read_toml(toml) if toml else {}, _parse_overrides(overrides))
     method = str(own.get("method", RunConfig.model_fields["method"].default))
     task = str(own.get("task", RunConfig.model_fields["task"].default))
+    presets = [_method_preset(method)] if ":" not in method else []
+    if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
+        presets.append(read_toml(task_preset))
+    papers = [preset.pop("paper", {}) for preset in presets]
     merged: Table = {}
-    if ":" not in method:
-        preset = CONFIGS / "methods" / f"{method}.toml"
-        if not preset.is_file():
-            known = sorted(path.stem for path in preset.parent.glob("*.toml"))
-            raise InputError(
-                f"method: unknown method '{method}'{nearest(method, known)} "
-                f"(known: {', '.join(known)}, or an object reference 'module:Class')"
-            )
-        merged = read_toml(preset)
-    task_preset = CONFIGS / "tasks" / f"{task}.toml"
-    if task_preset.is_file():
-        merged = _merge(merged, read_toml(task_preset))
+    for part in [*presets, *(papers if own.get("preset") == "paper" else [])]:
+        merged = _merge(merged, part)
     merged = _merge(merged, {key: value for key, value in own.items() if key != "method" or ":" in method})
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
         raise InputError(_explain(error)) from None
+
+
+def _method_preset(method: str) -> Table:
+    preset = CONFIGS / "methods" / f"{method}.toml"
+    if not preset.is_file():
+        known = sorted(path.stem for path in preset.parent.glob("*.toml"))
+        raise InputError(
+            f"method: unknown method '{method}'{nearest(method, known)} "
+            f"(known: {', '.join(known)}, or an object reference 'module:Class')"
+        )
+    return read_toml(preset)
 
 
 def read_toml(path: Path) -> Table:

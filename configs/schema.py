@@ -32,7 +32,41 @@ class UsersConfig(_Group):
     """Users who are personalised and evaluated (stage 2); unseen in stage 1."""
     source: str = "synthetic"
     """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
+    select: Literal["random", "paper", "listed"] = "random"
+    """Who is what: `random` by the seed; `paper`: the users with the longest histories are targets, the collective
+    users are drawn from the rest; `listed`: the first of `collective_ids` and `target_ids`."""
+    collective_ids: list[str] = []
+    """User ids in order, for `select = "listed"`."""
+    target_ids: list[str] = []
+    """User ids in order, for `select = "listed"`."""
+    overlap: bool = False
+    """Target users may be collective users too; otherwise nobody is both."""
     synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_listed(cls, given: Any) -> Any:
+        """Where users are listed and not counted, all listed ones take part."""
+        if isinstance(given, dict) and given.get("select") == "listed":
+            counts = {key: len(given[f"{key}_ids"]) for key in ("collective", "target") if given.get(f"{key}_ids")}
+            return {**counts, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _lists_fit(self) -> "UsersConfig":
+        for key, ids, count in (
+            ("collective", self.collective_ids, self.collective),
+            ("target", self.target_ids, self.target),
+        ):
+            if bool(ids) != (self.select == "listed"):
+                raise ValueError(f"{key}_ids are given for select='listed', and only then")
+            if len(set(ids)) != len(ids):
+                raise ValueError(f"{key}_ids names a user twice")
+            if ids and count > len(ids):
+                raise ValueError(f"{key}={count} is more than the {len(ids)} users in {key}_ids")
+        if not self.overlap and (both := set(self.collective_ids) & set(self.target_ids)):
+            raise ValueError(f"user {min(both)!r} is in both lists; set overlap=true if that is meant")
+        return self
 
 
 class RankConfig(_Group):
@@ -116,6 +150,9 @@ class RunConfig(_Group):
     """A file in `configs/methods/` by name, or an object reference `module:Class`."""
     settings: dict[str, Any] = {}
     """Constructor arguments of the method that have no key of their own here."""
+    preset: Literal["default", "paper"] = "default"
+    """`default`: settings chosen on the default backbone; `paper`: PerFit's Table 9 and training settings, made for
+    Llama-2-7B, from the `[paper]` tables of the method's and the task's TOML."""
     task: str = "movie_tagging"
     """A task of fl_clients/lamp/tasks.py."""
     backbone: str = "smollm2-135m"

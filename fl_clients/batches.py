@@ -20,6 +20,8 @@ class Example:
     prompt: list[int]
     answer: list[int]
     """Ends with the end-of-text token."""
+    cut: bool = False
+    """The prompt has lost tokens to fit."""
 
     def __len__(self) -> int:
         """Return the length in tokens."""
@@ -45,17 +47,21 @@ def encode(pairs: Sequence[Pair], task: Task, tokenizer: PreTrainedTokenizerBase
     A prompt that does not fit `max_tokens` together with its answer loses tokens from its middle, where the source
     text is; the answer is never cut.
     """
-    return [
-        Example(encode_prompt(pair.source, task, tokenizer, max_tokens - len(answer)), answer)
-        for pair, answer in ((pair, encode_answer(pair.target, tokenizer)) for pair in pairs)
-    ]
+    examples = []
+    for pair in pairs:
+        answer = encode_answer(pair.target, tokenizer)
+        prompt, cut = encode_prompt(pair.source, task, tokenizer, max_tokens - len(answer))
+        examples.append(Example(prompt, answer, cut))
+    return examples
 
 
-def encode_prompt(source: str, task: Task, tokenizer: PreTrainedTokenizerBase, room: int) -> list[int]:
-    """Tokenise one prompt into at most `room` tokens (at least 2)."""
+def encode_prompt(source: str, task: Task, tokenizer: PreTrainedTokenizerBase, room: int) -> tuple[list[int], bool]:
+    """Tokenise one prompt into at most `room` tokens (at least 2); tell whether tokens from its middle were cut."""
     tokens: list[int] = tokenizer.encode(task.prompt.format(source=source), add_special_tokens=False)
     room = max(room, 2)
-    return tokens if len(tokens) <= room else tokens[: room - room // 2] + tokens[-(room // 2) :]
+    if len(tokens) <= room:
+        return tokens, False
+    return tokens[: room - room // 2] + tokens[-(room // 2) :], True
 
 
 def encode_answer(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

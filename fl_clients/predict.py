@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import log_softmax
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from fl_clients.backbone import Backbone
 from fl_clients.batches import Batch, Example, collate
@@ -55,26 +55,34 @@ def score_labels(
     return scores
 
 
+def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end an answer: the end token, and any with a line break, since answers are one line."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    breaks = {token for token, text in enumerate(texts) if "\n" in text}
+    return frozenset(breaks | {int(tokenizer.eos_token_id)})
+
+
 @torch.no_grad()
 def generate(
     backbone: Backbone,
     adapter: Adapter | None,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
+    stop: frozenset[int],
     seeds: Sequence[int] | None,
 ) -> list[str]:
-    """Continue each prompt until the end token or `max_new_tokens`.
+    """Continue each prompt until a stop token or `max_new_tokens`.
 
     Args:
         backbone: The frozen model.
         adapter: None uses the bare backbone.
         prompts: In tokens.
         max_new_tokens: Upper bound for one answer.
+        stop: Tokens that end an answer and are no part of it.
         seeds: One per prompt: sample at temperature 0.1, top-k 10, top-p 0.9; None: greedy.
     """
     batch, cache, last = _prefill(backbone, adapter, prompts)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds] if seeds is not None else None
-    end = int(backbone.tokenizer.eos_token_id)
     mask, position = batch.attention_mask, batch.attention_mask.sum(dim=1, keepdim=True)
     answers: list[list[int]] = [[] for _ in prompts]
     open_rows = torch.ones(len(prompts), dtype=torch.bool)
@@ -82,7 +90,7 @@ def generate(
         chosen = _sample(last, generators) if generators is not None else last.argmax(dim=-1)
         for row, token in enumerate(chosen.tolist()):
             if open_rows[row]:
-                if token == end:
+                if token in stop:
                     open_rows[row] = False
                 else:
                     answers[row].append(token)

@@ -18,16 +18,16 @@ from configs.load import read_resolved
 from configs.schema import FitConfig, RunConfig
 from configs.seeds import derive_seed
 from fl_clients.backbone import Backbone, load, resolve_precision
-from fl_clients.batches import encode, encode_answer, encode_prompt
+from fl_clients.batches import Example, encode, encode_answer, encode_prompt
 from fl_clients.fit import fit
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.store import open_user
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.partition import Partition
-from fl_clients.predict import generate, score_labels
+from fl_clients.predict import generate, score_labels, stop_tokens
 from fl_clients.private_store import write_private
 from strategies.method import Adapter, FitResult, Method, Tensors, load_method
-from strategies.metrics import Statistics, classification_statistics, generation_statistics
+from strategies.metrics import Statistics, classification_statistics, generation_statistics, rating_statistics
 
 Numbers = dict[str, list[float]]
 
@@ -64,6 +64,7 @@ class _Session:
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
         # Without the end token: no label is the beginning of another, so it would only cost.
         self.labels = [encode_answer(label, self.backbone.tokenizer)[:-1] for label in self.task.labels]
+        self.stop = stop_tokens(self.backbone.tokenizer)
 
 
 def roll_call(data_dir: Path, partition: int) -> Reply:
@@ -78,9 +79,11 @@ def train(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_
     started = _start(session)
     history, queries = open_user(data_dir, partition)
     span = ((round_number - 1) / session.config.rounds, round_number / session.config.rounds)
-    local_fit = _bind_fit(session, history + queries, session.config.local, ("train", round_number, partition), span)
+    settings = session.config.local
+    examples = _encode(session, history + queries, settings)
+    local_fit = _bind_fit(session, examples, settings, ("train", round_number, partition), span)
     update, result = session.method.client_train(session.adapter, shared, local_fit)
-    return Reply(update, {**_fit_values(result), **_finish(session, started)}, {})
+    return Reply(update, {**_fit_values(result, examples), **_finish(session, started)}, {})
 
 
 def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> Reply:
@@ -95,11 +98,13 @@ def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) 
     numbers = _evaluate(session, run_dir, partition, queries, "collective")
     values: dict[str, Any] = {"status": "no_history", "examples": 0, "steps": 0}
     if history:
-        local_fit = _bind_fit(session, history, session.config.personal, ("personalize", partition), (0.0, 1.0))
+        settings = session.config.personal
+        examples = _encode(session, history, settings)
+        local_fit = _bind_fit(session, examples, settings, ("personalize", partition), (0.0, 1.0))
         private, result = session.method.client_personalize(session.adapter, shared, local_fit)
         write_private(run_dir / "private", partition, private)
         session.method.client_load(session.adapter, shared, private)
-        values = _fit_values(result)
+        values = _fit_values(result, examples)
     numbers |= _evaluate(session, run_dir, partition, queries, "personalised")
     return Reply(None, {**values, **_finish(session, started)}, numbers)
 
@@ -129,29 +134,33 @@ def _finish(session: _Session, started: float) -> dict[str, Any]:
     }
 
 
-def _fit_values(result: FitResult) -> dict[str, Any]:
+def _fit_values(result: FitResult, examples: Sequence[Example]) -> dict[str, Any]:
     return {
         "status": "ok",
         "examples": result.examples,
+        "examples_cut": sum(example.cut for example in examples),
         "steps": result.steps,
         "loss_first": result.loss_first,
         "loss_last": result.loss_last,
     }
 
 
+def _encode(session: _Session, pairs: Sequence[Pair], settings: FitConfig) -> list[Example]:
+    if not pairs:
+        raise ValueError("this user has no examples to train on")
+    return encode(pairs, session.task, session.backbone.tokenizer, settings.max_tokens)
+
+
 def _bind_fit(
     session: _Session,
-    pairs: Sequence[Pair],
+    examples: Sequence[Example],
     settings: FitConfig,
     purpose: tuple[str | int, ...],
     span: tuple[float, float],
 ) -> Callable[[Iterable[nn.Parameter], Callable[[], None]], FitResult]:
-    if not pairs:
-        raise ValueError("this user has no examples to train on")
     seed = derive_seed(session.config.seed, *purpose)
     # Methods with dropout draw from the global generator: seeded per task, it depends on no other client.
     torch.manual_seed(seed)
-    examples = encode(pairs, session.task, session.backbone.tokenizer, settings.max_tokens)
     return partial(fit, session.backbone, session.adapter, examples, settings, seed, span)
 
 
@@ -163,17 +172,7 @@ def _evaluate(session: _Session, run_dir: Path | None, partition: int, queries: 
     if not queries:
         return {}
     predictions = _predict(session, partition, queries, stage)
-    golds = [query.target for query in queries]
-    labels = session.task.labels
-    if labels:
-        known = {label: number for number, label in enumerate(labels)}
-        statistics: Statistics = classification_statistics(
-            [known.get(text, len(labels)) for text in predictions],
-            [known[gold] for gold in golds],
-            len(labels),
-        )
-    else:
-        statistics = generation_statistics(predictions, golds)
+    statistics = _judge(session.task, predictions, [query.target for query in queries])
     if run_dir is not None and session.config.evaluate.predictions:
         folder = run_dir / ".predictions"
         folder.mkdir(exist_ok=True)
@@ -192,11 +191,23 @@ def _evaluate(session: _Session, run_dir: Path | None, partition: int, queries: 
     return {f"{stage}.{key}": values for key, values in statistics.items()}
 
 
+def _judge(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Statistics:
+    if task.kind == "texts":
+        return generation_statistics(predictions, golds)
+    if task.kind == "ratings":
+        return rating_statistics(predictions, golds)
+    number = {label: index for index, label in enumerate(task.labels)}
+    outside = len(task.labels)
+    return classification_statistics(
+        [number.get(text, outside) for text in predictions], [number[gold] for gold in golds], len(task.labels)
+    )
+
+
 def _predict(session: _Session, partition: int, queries: Sequence[Pair], stage: str) -> list[str]:
     config, task, backbone = session.config, session.task, session.backbone
     adapter = None if stage == "base" else session.adapter
     room = config.personal.max_tokens
-    prompts = [encode_prompt(query.source, task, backbone.tokenizer, room) for query in queries]
+    prompts = [encode_prompt(query.source, task, backbone.tokenizer, room)[0] for query in queries]
     # Like lengths together: less padding. The order goes back at the end.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
@@ -210,7 +221,7 @@ def _predict(session: _Session, partition: int, queries: Sequence[Pair], stage: 
             seeds = None
             if config.decoding == "paper":
                 seeds = [derive_seed(config.seed, "decode", stage, partition, queries[i].item_id) for i in chosen]
-            answers = generate(backbone, adapter, batch, task.max_new_tokens, seeds)
+            answers = generate(backbone, adapter, batch, task.max_new_tokens, session.stop, seeds)
         for i, answer in zip(chosen, answers, strict=True):
             texts[i] = answer
     return texts

@@ -204,6 +204,7 @@ class Run:
             phase=phase,
             user=reply.user,
             examples=values.get("examples"),
+            examples_cut=values.get("examples_cut"),
             steps=values.get("steps"),
             loss_first=values.get("loss_first"),
             loss_last=values.get("loss_last"),

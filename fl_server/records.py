@@ -38,6 +38,7 @@ CLIENTS = pa.schema(
         ("phase", pa.string()),
         ("user", pa.int32()),
         ("examples", pa.int32()),
+        ("examples_cut", pa.int32()),
         ("steps", pa.int32()),
         ("loss_first", pa.float64()),
         ("loss_last", pa.float64()),
@@ -102,6 +103,14 @@ class ParamsPart(_Part):
     backbone: int
 
 
+class OraclePart(_Part):
+    """The best reachable score of `metric` on the target users, knowing each of them and not knowing them."""
+
+    metric: str
+    personalised: float
+    collective: float
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
@@ -119,7 +128,7 @@ class RunRecord(_Part):
     metrics: dict[str, float] = {}
     metrics_collective: dict[str, float] = {}
     metrics_base: dict[str, float] = {}
-    oracle: dict[str, float] | None = None
+    oracle: OraclePart | None = None
     per_user: dict[str, dict[str, float]] = {}
     bytes: BytesPart = BytesPart()
     params: ParamsPart

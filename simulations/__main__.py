@@ -1,20 +1,27 @@
 """The `fedperfit` command."""
 
+import enum
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from configs.errors import InputError, RunFailed
 from configs.load import load_config
+from configs.schema import RunConfig
 from fl_clients import backbone as backbones
+from fl_clients.lamp.fetch import ADDRESS, fetch_files
 from fl_clients.lamp.readers import find_source
-from fl_clients.lamp.synthetic import write_synthetic
+from fl_clients.lamp.synthetic.generate import write_synthetic
 from fl_clients.lamp.tasks import find_task
+from simulations.inspect import inspect_table
+from simulations.params import paper_parity, parameter_table, parity_table
 from simulations.progress import Follower, console
+from simulations.simulate import build_method
 from simulations.simulate import simulate as run_simulation
 from simulations.tables import bytes_table, quality_table
 
@@ -35,15 +42,24 @@ app.add_typer(data_app, name="data")
 
 _INTERRUPTED = 130
 
+
+class Split(enum.Enum):
+    """How LaMP's official files are split."""
+
+    user = "user"
+    time = "time"
+
+
+_Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
+]
 _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 
 
 @app.command()
 def simulate(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
-    ] = None,
+    words: _Words = None,
     name: Annotated[str | None, typer.Option(help="The run record's name; default: method, task, seed, time.")] = None,
     results: Annotated[Path, typer.Option(help="Where run records go.")] = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record of that name.")] = False,
@@ -53,11 +69,7 @@ def simulate(
 
     Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
     """
-    files = [word for word in words or [] if "=" not in word]
-    if len(files) > 1:
-        raise InputError(f"one config file at most; got {' and '.join(files)}")
-    toml = Path(files[0]) if files else None
-    config = load_config(toml, [word for word in words or [] if "=" in word])
+    config, toml = _read_words(words)
     screen = console()
     import_path = [str(toml.resolve().parent)] if toml else []
     with Follower(screen, quiet) as follower:
@@ -111,32 +123,60 @@ def data_synth(
 def data_inspect(
     path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
     task: _Task,
+    backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
 ) -> None:
     """Check LaMP files and print what is in them."""
-    source = find_source(path, find_task(task))
-    rows: dict[str, Any] = {
-        "users": 0,
-        "questions": 0,
-        "history items": 0,
-        "empty histories": 0,
-        "leaks dropped": 0,
-    }
-    lengths: list[int] = []
-    for user in source.users():
-        rows["users"] += 1
-        rows["questions"] += len(user.queries)
-        rows["history items"] += len(user.history)
-        rows["empty histories"] += not user.history
-        rows["leaks dropped"] += user.leaks
-        lengths.append(len(user.history))
-    if not lengths:
-        raise InputError(f"{source.path}: no users in it")
-    lengths.sort()
-    rows["history length"] = f"{lengths[0]} to {lengths[-1]}, median {lengths[len(lengths) // 2]}"
-    table = Table(title=f"{source.path} ({source.layout} layout)", show_header=False)
-    for key, value in rows.items():
-        table.add_row(key, str(value))
-    console().print(table)
+    console().print(inspect_table(find_source(path, find_task(task)), backbone))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    task: _Task,
+    split: Annotated[Split, typer.Option(help="user: other users in dev than in train; time: the same, dev later.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write into; default: lamp/TASK-SPLIT.")] = None,
+    address: Annotated[str, typer.Option(help="Where LaMP is served.")] = ADDRESS,
+) -> None:
+    """Download the official LaMP files; an interrupted download goes on where it stopped."""
+    folder = out or Path("lamp") / f"{task}-{split.value}"
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console()) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(name: str, done: int, total: int | None) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name)
+            progress.update(bars[name], completed=done, total=total)
+
+        try:
+            files = fetch_files(find_task(task), split.value, folder, report, address)
+        except OSError as error:
+            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
+    for file in files:
+        print(file)
+
+
+@app.command()
+def params(
+    words: _Words = None,
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's own tables, on Llama-2-7B.")] = False,
+) -> None:
+    """Print how many parameters a config trains, sends and keeps; no weights are loaded."""
+    if paper:
+        if words:
+            raise InputError("--paper: computed from the shipped presets alone; leave the config and overrides out")
+        console().print(parity_table(paper_parity()))
+        return
+    config, _ = _read_words(words)
+    shape = backbones.read_shape(config.backbone, usable=False)
+    console().print(parameter_table(config, build_method(config, shape), shape))
+
+
+def _read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:
+    files = [word for word in words or [] if "=" not in word]
+    if len(files) > 1:
+        raise InputError(f"one config file at most; got {' and '.join(files)}")
+    toml = Path(files[0]) if files else None
+    return load_config(toml, [word for word in words or [] if "=" in word]), toml
 
 
 def main() -> None:

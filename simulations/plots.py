@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from fl_server.records import read_run
+from strategies.metrics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 _BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
@@ -48,11 +49,11 @@ def _quality(folder: Path) -> Figure:
         # A fixed fan instead of random jitter: the same record draws the same picture.
         offsets = [0.4 * (number / max(1, len(points) - 1) - 0.5) for number in range(len(points))]
         axes.scatter([place + offset for offset in offsets], points, s=10, color=_CEILING, alpha=0.5, zorder=3)
-    if record.oracle and metric == "accuracy":
-        axes.axhline(record.oracle["personalised"], color=_CEILING, linestyle="--", linewidth=1)
-        axes.text(-0.45, record.oracle["personalised"], "ceiling", va="bottom", fontsize=8)
+    if record.oracle and metric == record.oracle.metric:
+        axes.axhline(record.oracle.personalised, color=_CEILING, linestyle="--", linewidth=1)
+        axes.text(-0.45, record.oracle.personalised, "best reachable", va="bottom", fontsize=8)
     axes.set_xticks(range(len(stages)), [title for title, _, _ in stages])
-    axes.set_ylabel(f"{metric} (bar: pooled, dot: one user)")
+    axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''} (bar: pooled, dot: one user)")
     axes.set_title(f"{record.method} on {record.task}")
     return figure
 

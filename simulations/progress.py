@@ -110,7 +110,7 @@ class _Bars:
 
 
 def _round_line(event: dict[str, Any]) -> str:
-    quality = "".join(f", {key} {event[key]:.3f}" for key in ("accuracy", "rouge1") if key in event)
+    quality = "".join(f", {key} {event[key]:.3f}" for key in ("accuracy", "mae", "rouge1") if key in event)
     return f"round {event['round']} of {event['rounds']}: loss {event['loss']:.3f}{quality}"
 
 

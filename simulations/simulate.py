@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from fl_clients.lamp.store import UserTable, build_table
 from fl_clients.lamp.tasks import find_task
 from fl_server.ledger import total_bytes
 from fl_server.records import (
+    OraclePart,
     ParamsPart,
     RunRecord,
     UsersPart,
@@ -68,7 +70,9 @@ def simulate(
     import_path = import_path or []
     sys.path[:0] = import_path
     try:
-        method, shape = _check(config)
+        find_task(config.task)
+        shape = read_shape(config.backbone)
+        method = build_method(config, shape)
     finally:
         del sys.path[: len(import_path)]
     folder = _claim(results, name or _default_name(method, config), overwrite)
@@ -99,18 +103,18 @@ def simulate(
     return record
 
 
-def _check(config: RunConfig) -> tuple[Method, BackboneShape]:
-    find_task(config.task)
+def build_method(config: RunConfig, shape: BackboneShape) -> Method:
+    """Build a config's method and have it check itself against the backbone.
+
+    Raises:
+        InputError: The method cannot be loaded, or a setting does not fit.
+    """
     try:
         method = load_method(config.method, config.method_values(), config.settings)
+        method.check(shape)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
-    shape = read_shape(config.backbone)
-    try:
-        method.check(shape)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    return method, shape
+    return method
 
 
 def _resolve(config: RunConfig) -> RunConfig:
@@ -177,7 +181,7 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
             empty_histories=users.empty_histories,
             leaks=users.leaks,
         ),
-        oracle=users.oracle,
+        oracle=OraclePart(**asdict(users.oracle)) if users.oracle else None,
         params=ParamsPart(
             shared=sum(tensor.numel() for tensor in shared.values()),
             private=method.private_parameters(shape),

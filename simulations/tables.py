@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from fl_server.records import RunRecord
+from strategies.metrics import LOWER_IS_BETTER
 
 
 def quality_table(record: RunRecord) -> Table:
@@ -11,7 +12,7 @@ def quality_table(record: RunRecord) -> Table:
     metrics = [key for key in record.metrics if key != "outside"]
     table.add_column("")
     for key in metrics:
-        table.add_column(key, justify="right")
+        table.add_column(f"{key} ↓" if key in LOWER_IS_BETTER else key, justify="right")
     stages = (
         ("bare backbone", record.metrics_base),
         ("collective shift", record.metrics_collective),
@@ -20,20 +21,21 @@ def quality_table(record: RunRecord) -> Table:
     for title, values in stages:
         table.add_row(title, *(f"{values[key]:.3f}" for key in metrics))
     table.add_section()
-    for title, spread in (
-        ("  std over users", "std"),
-        ("  worst tenth below", "p10"),
-        ("  best tenth above", "p90"),
-    ):
-        table.add_row(title, *(f"{record.per_user[key][spread]:.3f}" for key in metrics))
-    if record.oracle and "accuracy" in metrics:
+    for title, spread in (("std over users", "std"), ("worst tenth beyond", "p10"), ("best tenth beyond", "p90")):
+        table.add_row(f"  {title}", *(f"{record.per_user[key][_spread(key, spread)]:.3f}" for key in metrics))
+    if record.oracle:
         table.add_section()
-        for title, key in (
-            ("ceiling, knowing the user", "personalised"),
-            ("ceiling, not knowing", "collective"),
-        ):
-            table.add_row(title, *(f"{record.oracle[key]:.3f}" if name == "accuracy" else "" for name in metrics))
+        best = record.oracle
+        for title, score in (("best knowing the user", best.personalised), ("best not knowing", best.collective)):
+            table.add_row(title, *(f"{score:.3f}" if name == best.metric else "" for name in metrics))
+    if record.metrics.get("outside"):
+        table.caption = f"{record.metrics['outside']:.1%} of the personalised answers were no answer of the task"
     return table
+
+
+def _spread(metric: str, key: str) -> str:
+    """The percentile that plays a role for `metric`: where less is better, the worst tenth lies above p90."""
+    return {"p10": "p90", "p90": "p10"}.get(key, key) if metric in LOWER_IS_BETTER else key
 
 
 def bytes_table(record: RunRecord) -> Table:

@@ -5,6 +5,7 @@ the server pools without ever seeing a text. Tests hold the metrics equal to sci
 the pooled predictions.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _INFO: dict[str, Any] = {
     "description": "LaMP metric from sufficient statistics",
     "citation": "arXiv:2304.11406",
 }
+_TEXTS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
 
 
 def classification_statistics(predictions: Sequence[int], references: Sequence[int], labels: int) -> Statistics:
@@ -35,6 +37,36 @@ def classification_statistics(predictions: Sequence[int], references: Sequence[i
     confusion = np.zeros((labels, labels + 1))
     np.add.at(confusion, (np.asarray(references, int), np.asarray(predictions, int)), 1.0)
     return {"confusion": confusion.ravel().tolist()}
+
+
+def rating_statistics(predictions: Iterable[str], references: Iterable[str]) -> Statistics:
+    """Sum absolute and squared errors of ratings from 1 to 5.
+
+    A prediction that is no number counts, as in LaMP's own evaluation, as the end of the scale that is farther from
+    the gold, and is counted apart.
+
+    Args:
+        predictions: Texts; whatever Python reads as a finite number is one.
+        references: Golds, "1" to "5".
+
+    Returns:
+        `absolute_error`, `squared_error`: sums over pairs; `unparsed`, `count`: numbers of pairs.
+    """
+    errors: list[float] = []
+    unparsed = 0
+    for text, gold in zip(predictions, references, strict=True):
+        rating = float(gold)
+        try:
+            error = abs(float(text) - rating)
+        except ValueError:
+            error = math.nan
+        if not math.isfinite(error):
+            error = max(abs(rating - 1), abs(rating - 5))
+            unparsed += 1
+        errors.append(error)
+    squares = sum(error**2 for error in errors)
+    sums = {"absolute_error": sum(errors), "squared_error": squares, "unparsed": unparsed, "count": len(errors)}
+    return {key: [float(value)] for key, value in sums.items()}
 
 
 def generation_statistics(predictions: Iterable[str], references: Iterable[str]) -> Statistics:
@@ -58,20 +90,31 @@ def pool(parts: Iterable[Statistics]) -> Statistics:
     return {key: values.tolist() for key, values in total.items()}
 
 
+LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+"""The metrics of which less is better."""
+
+
 def metrics(statistics: Statistics) -> dict[str, float]:
-    """Compute the metrics that the statistics allow; none for empty statistics.
+    """Compute the metrics that the statistics allow, the main one first; none for empty statistics.
 
     Returns:
-        For a confusion matrix `accuracy`, `f1` (macro, over the labels that occur in references or predictions;
-        outside the label set is no label of its own) and `outside` (share predicted outside the label set, counted
-        as wrong); for generation `rouge1`, `rougeL`.
+        For a confusion matrix `accuracy`, `f1` (macro over all L labels as LaMP has it: a label that occurs neither
+        in references nor in predictions counts as 0) and `outside`; for ratings `mae`, `rmse` and `outside`; for
+        texts `rouge1` and `rougeL`. `outside` is the share of predictions outside the label set, which count as
+        wrong, or that are no number.
     """
     if "confusion" in statistics:
         return _classification_metrics(np.asarray(statistics["confusion"]))
-    if "count" in statistics and statistics["count"][0]:
-        count = statistics["count"][0]
+    count = statistics.get("count", [0.0])[0]
+    if not count:
+        return {}
+    if "rouge1" in statistics:
         return {key: statistics[key][0] / count for key in ("rouge1", "rougeL")}
-    return {}
+    return {
+        "mae": statistics["absolute_error"][0] / count,
+        "rmse": math.sqrt(statistics["squared_error"][0] / count),
+        "outside": statistics["unparsed"][0] / count,
+    }
 
 
 def _classification_metrics(flat: np.ndarray) -> dict[str, float]:
@@ -85,7 +128,7 @@ def _classification_metrics(flat: np.ndarray) -> dict[str, float]:
     f1 = np.divide(2 * hits, seen, out=np.zeros(labels), where=seen > 0)
     return {
         "accuracy": float(hits.sum() / count),
-        "f1": float(f1[seen > 0].mean()),
+        "f1": float(f1.mean()),
         "outside": float(confusion[:, labels].sum() / count),
     }
 
@@ -101,12 +144,21 @@ class ClassificationMetric(evaluate.Metric):
         return metrics(classification_statistics(predictions, references, labels))
 
 
+class RatingMetric(evaluate.Metric):
+    """MAE and RMSE as a Hugging Face `evaluate` module; predictions and references are texts."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(features=_TEXTS, **_INFO)
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+        return metrics(rating_statistics(predictions, references))
+
+
 class GenerationMetric(evaluate.Metric):
     """ROUGE-1 and ROUGE-L as a Hugging Face `evaluate` module; predictions and references are texts."""
 
     def _info(self) -> evaluate.MetricInfo:
-        texts = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(features=texts, **_INFO)
+        return evaluate.MetricInfo(features=_TEXTS, **_INFO)
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         return metrics(generation_statistics(predictions, references))

@@ -5,15 +5,16 @@ Both are detected from what lies there, and both are streamed: one user in memor
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import InputError
+from fl_clients.lamp.json_stream import stream_array
 from fl_clients.lamp.tasks import Task
 
-_CHUNK = 1 << 20
 _OPPU = ("user_others.json", "user_top_100_history.json", "user_top_100_history_label.json")
 
 
@@ -32,6 +33,7 @@ class User:
 
     user_id: str
     history: list[Pair]
+    """Oldest first where every item has a date, else as the file has them."""
     queries: list[Pair]
     pool: Literal["any", "collective", "target"]
     """The role the files give this user; `any` where they give none."""
@@ -124,9 +126,11 @@ def _official_users(path: Path, task: Task) -> Iterator[User]:
 
 def _oppu_users(path: Path, task: Task) -> Iterator[User]:
     others, targets, labels = (path / name for name in _OPPU)
-    golds = _read_golds(labels, task)
+    target_golds = _read_golds(labels, task)
     seen: set[str] = set()
+    asked: set[str] = set()
     for file in (others, targets):
+        golds = target_golds
         for number, record in enumerate(stream_array(file)):
             user_id = record.get("user_id")
             where = f"{file}: user {user_id if user_id is not None else f'number {number + 1}'!r}"
@@ -135,11 +139,18 @@ def _oppu_users(path: Path, task: Task) -> Iterator[User]:
             if str(user_id) in seen:
                 raise InputError(f"{where}: this id occurs twice")
             seen.add(str(user_id))
-            questions = record.get("query", []) if file == targets else []
+            questions = record.get("query", [])
             if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
                 raise InputError(f"{where}: 'query' must be a list of questions")
+            if file == others:
+                # Golds of collective users stand with their questions; a question without one cannot train.
+                questions = [question for question in questions if "gold" in question]
+                golds = _check_golds({str(q.get("id")): q["gold"] for q in questions}, task, where)
             queries = [_question(q, golds, task, f"{where}, question {q.get('id')!r}") for q in questions]
+            asked |= {query.item_id for query in queries if file == targets}
             yield _user(str(user_id), record, queries, task, where, "target" if file == targets else "collective")
+    if unasked := target_golds.keys() - asked:
+        raise InputError(f"{labels}: gold for {min(unasked)!r}, an id that {targets.name} does not ask")
 
 
 def _read_golds(path: Path, task: Task) -> dict[str, str]:
@@ -154,16 +165,18 @@ def _read_golds(path: Path, task: Task) -> dict[str, str]:
         raise InputError(f"{path}: broken JSON: {error}") from None
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: expected {{'task': …, 'golds': [{{'id': …, 'output': …}}]}}: {error}") from None
-    by_id: dict[str, str] = {}
-    for gold_id, output in golds:
-        if gold_id in by_id:
-            raise InputError(f"{path}: gold {gold_id!r} occurs twice")
+    if doubles := [gold_id for gold_id, count in Counter(gold_id for gold_id, _ in golds).items() if count > 1]:
+        raise InputError(f"{path}: gold {doubles[0]!r} occurs twice")
+    return _check_golds(dict(golds), task, str(path))
+
+
+def _check_golds(golds: dict[str, Any], task: Task, where: str) -> dict[str, str]:
+    for gold_id, output in golds.items():
         if not isinstance(output, str):
-            raise InputError(f"{path}: gold {gold_id!r} is {output!r}, expected a text")
+            raise InputError(f"{where}: gold {gold_id!r} is {output!r}, expected a text")
         if task.labels and output not in task.labels:
-            raise InputError(f"{path}: gold {gold_id!r} is {output!r}, not a label of {task.name}")
-        by_id[gold_id] = output
-    return by_id
+            raise InputError(f"{where}: gold {gold_id!r} is {output!r}, not a label of {task.name}")
+    return golds
 
 
 def _question(record: dict[str, Any], golds: dict[str, str], task: Task, where: str) -> Pair:
@@ -190,6 +203,7 @@ def _user(
     if not isinstance(profile, list):
         raise InputError(f"{where}: 'profile' must be a list of history items")
     history: list[Pair] = []
+    dates: list[str] = []
     for number, item in enumerate(profile):
         try:
             item_id = str(item.get("id", number))
@@ -203,6 +217,9 @@ def _user(
             raise InputError(f"{where}, history item {pair.item_id!r}: {pair.target!r} is not a label of {task.name}")
         if pair.source and pair.target:
             history.append(pair)
+            dates += [str(item["date"])] if item.get("date") else []
+    if dates and len(dates) == len(history):
+        history = [history[i] for i in sorted(range(len(history)), key=dates.__getitem__)]
     kept = [pair for pair in history if not any(_leaks(pair, query, task) for query in queries)]
     return User(user_id, kept, queries, pool, len(history) - len(kept))
 
@@ -211,60 +228,3 @@ def _leaks(pair: Pair, query: Pair, task: Task) -> bool:
     """Whether a history item gives a question's answer away: same film for labels, same text for generation."""
     mine, asked = (pair.source, query.source) if task.labels else (pair.target, query.target)
     return mine.split() == asked.split()
-
-
-def stream_array(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of one JSON array, holding one of them (and 1 MiB of text) at a time.
-
-    Raises:
-        InputError: The file cannot be read or is not an array of objects; the line is named.
-    """
-    decoder = json.JSONDecoder()
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            buffer, line, ended, first = "", 1, False, True
-
-            def fail(what: str, at: int) -> InputError:
-                return InputError(f"{path}, line {line + buffer.count(chr(10), 0, at)}: broken JSON: {what}")
-
-            def more() -> bool:
-                nonlocal buffer, ended
-                # Doubling keeps an object of n chunks from being parsed n times.
-                text = file.read(max(_CHUNK, len(buffer)))
-                ended = not text
-                buffer += text
-                return not ended
-
-            def skip(position: int) -> int:
-                while True:
-                    while position < len(buffer) and buffer[position] in " \t\r\n":
-                        position += 1
-                    if position < len(buffer) or ended or not more():
-                        return position
-
-            position = skip(0)
-            if buffer[position : position + 1] != "[":
-                raise fail("expected a list of users", position)
-            position = skip(position + 1)
-            while buffer[position : position + 1] != "]":
-                if not first:
-                    if buffer[position : position + 1] != ",":
-                        raise fail("expected ',' or ']'", position)
-                    position = skip(position + 1)
-                line += buffer.count("\n", 0, position)
-                buffer, position, first = buffer[position:], 0, False
-                while True:
-                    try:
-                        value, position = decoder.raw_decode(buffer)
-                        break
-                    except json.JSONDecodeError as error:
-                        if ended or not more():
-                            raise fail(error.msg, error.pos) from None
-                if not isinstance(value, dict):
-                    raise fail("expected an object", 0)
-                yield value
-                position = skip(position)
-            if buffer[position + 1 :].strip():
-                raise fail("text after the list", position + 1)
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None

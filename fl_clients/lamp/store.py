@@ -18,15 +18,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import InputError
+from configs.errors import InputError, nearest
 from configs.paths import cache_dir
-from configs.schema import RunConfig
+from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
 from fl_clients.lamp.readers import Pair, Source, User, find_source
-from fl_clients.lamp.synthetic import GENERATOR_VERSION, write_synthetic
+from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
 from fl_clients.lamp.tasks import find_task
 
 _ROWS = pa.schema([(name, pa.string()) for name in ("user_id", "kind", "item_id", "source", "target")])
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The best reachable scores on the target users, of one metric."""
+
+    metric: str
+    personalised: float
+    """Knowing each user."""
+    collective: float
+    """Not knowing them."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,8 @@ class UserTable:
     sha256: str
     source: Literal["synthetic", "lamp", "oppu"]
     """`synthetic`, `lamp` or `oppu`."""
-    oracle: dict[str, float] | None
-    """Best reachable accuracy on the target users: `personalised` and `collective`; None where nobody knows."""
+    oracle: Oracle | None
+    """None where nobody knows."""
     empty_histories: int
     leaks: int
 
@@ -101,51 +112,83 @@ def _publish(made: Path, home: Path) -> None:
                 raise
 
 
-def _choose(source: Source, config: RunConfig) -> dict[str, int]:
-    """Map user ids to partitions: one permutation by the seed, targets from its front, collective users after them.
+@dataclass(frozen=True)
+class _Candidate:
+    user_id: str
+    history: int
+    collective: bool
+    """May train stage 1."""
+    target: bool
+    """May be personalised and evaluated."""
 
-    So the targets are the same however many collective users there are, and the first 10 of 100 are the 10.
+
+def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
+    """Map user ids to their partitions.
+
+    However many collective users there are, the targets are the same, and the first 10 of 100 are the 10.
     """
-    collective_pool: list[str] = []
-    target_pool: list[str] = []
-    for user in source.users():
-        if user.pool != "target" and (user.history or user.queries):
-            collective_pool.append(user.user_id)
-        if user.pool != "collective" and user.queries:
-            target_pool.append(user.user_id)
-    generator = np.random.default_rng(derive_seed(config.seed, "users"))
+    candidates = [
+        _Candidate(
+            user.user_id,
+            len(user.history),
+            user.pool != "target" and bool(user.history or user.queries),
+            user.pool != "collective" and bool(user.queries),
+        )
+        for user in source.users()
+    ]
     wanted = config.users
-    targets = [target_pool[i] for i in generator.permutation(len(target_pool))[: wanted.target]]
-    taken = set(targets)
-    order = generator.permutation(len(collective_pool))
-    collective = [collective_pool[i] for i in order if collective_pool[i] not in taken][: wanted.collective]
+    if wanted.select == "listed":
+        collective, targets = _listed(candidates, wanted, source)
+    else:
+        generator = np.random.default_rng(derive_seed(config.seed, "users"))
+        pool = [user for user in candidates if user.target]
+        shuffled = [pool[i] for i in generator.permutation(len(pool))]
+        if wanted.select == "paper":
+            # A stable sort: among equally long histories the seed's order decides.
+            shuffled.sort(key=lambda user: -user.history)
+        targets = [user.user_id for user in shuffled[: wanted.target]]
+        pool = [user for user in candidates if user.collective]
+        taken = set() if wanted.overlap else set(targets)
+        order = (pool[i].user_id for i in generator.permutation(len(pool)))
+        collective = [user_id for user_id in order if user_id not in taken][: wanted.collective]
     for key, have, want in (
         ("users.target", len(targets), wanted.target),
         ("users.collective", len(collective), wanted.collective),
     ):
         if have < want:
             raise InputError(f"{key}={want}: {source.path} has {have} users for that")
-    return {user_id: partition for partition, user_id in enumerate(collective + targets)}
+    roles: dict[str, list[int]] = {}
+    for partition, user_id in enumerate(collective + targets):
+        roles.setdefault(user_id, []).append(partition)
+    return roles
 
 
-def _write(source: Source, roles: dict[str, int], folder: Path) -> pa.Table:
+def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -> tuple[list[str], list[str]]:
+    by_id = {user.user_id: user for user in candidates}
+    for key, ids in (("users.collective_ids", wanted.collective_ids), ("users.target_ids", wanted.target_ids)):
+        for user_id in ids:
+            if user_id not in by_id:
+                raise InputError(f"{key}: {source.path} has no user {user_id!r}{nearest(user_id, list(by_id))}")
+    for user_id in wanted.collective_ids:
+        if not by_id[user_id].collective:
+            raise InputError(f"users.collective_ids: user {user_id!r} has nothing to train on, or its file says target")
+    for user_id in wanted.target_ids:
+        if not by_id[user_id].target:
+            raise InputError(f"users.target_ids: user {user_id!r} has no question, or its file says collective")
+    return wanted.collective_ids[: wanted.collective], wanted.target_ids[: wanted.target]
+
+
+def _write(source: Source, roles: dict[str, list[int]], folder: Path) -> pa.Table:
     rows: list[tuple[int, str, int, int, int, int]] = []
-    collective = len(roles)
+    batches = 0
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, _ROWS) as writer:
         for user in source.users():
             if user.user_id in roles:
                 writer.write_batch(_batch(user))
-                rows.append(
-                    (
-                        roles[user.user_id],
-                        user.user_id,
-                        len(rows),
-                        len(user.history),
-                        len(user.queries),
-                        user.leaks,
-                    )
-                )
-    if len(rows) != collective:
+                sizes = (len(user.history), len(user.queries), user.leaks)
+                rows += [(partition, user.user_id, batches, *sizes) for partition in roles[user.user_id]]
+                batches += 1
+    if batches != len(roles):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
     columns = list(zip(*rows, strict=True))
@@ -162,14 +205,16 @@ def _batch(user: User) -> pa.RecordBatch:
     return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=_ROWS)
 
 
-def _oracle(source: Path, targets: list[str]) -> dict[str, float] | None:
+def _oracle(source: Path, targets: list[str]) -> Oracle | None:
     path = (source if source.is_dir() else source.parent) / "oracle.json"
     if not path.is_file():
         return None
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scores = content["users"]
         count = sum(scores[user]["count"] for user in targets)
-        return {key: sum(scores[user][key] for user in targets) / count for key in ("personalised", "collective")}
+        means = {key: sum(scores[user][key] for user in targets) / count for key in ("personalised", "collective")}
+        return Oracle(str(content["metric"]), **means)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the oracle of these users ({type(error).__name__}: {error})") from None
 

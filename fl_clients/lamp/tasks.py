@@ -1,12 +1,14 @@
 """The LaMP tasks: label sets, prompts of our own wording, and how a question or a history item is read.
 
-A task is data and two small functions; adding one touches this file alone.
+A task is data and two small functions; adding one touches this file alone (synthetic users of it are a file beside
+`synthetic/`, paper settings a TOML in `configs/tasks/`). The label sets and the markers are LaMP's (arXiv 2304.11406,
+appendix A); the prompts are ours.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from configs.errors import InputError, nearest
 
@@ -19,15 +21,19 @@ class Task:
     """The name in configs."""
     lamp_names: tuple[str, ...]
     """Names the `task` field of an outputs file may carry."""
+    kind: Literal["labels", "ratings", "texts"]
+    """What answers are, and so how they are judged: accuracy and macro-F1, MAE and RMSE, or ROUGE."""
     labels: tuple[str, ...]
-    """The label set; empty for generation."""
+    """The label set; empty for texts. None is the beginning of another."""
     prompt: str
     """The prompt, with `{source}`; the answer follows after one space."""
     marker: str
-    """What stands before the source text in a LaMP question."""
+    """What stands before the source text in a LaMP question, and in no other task's."""
     history_pair: Callable[[dict[str, Any]], tuple[str, str]]
     """Makes (source, target) of a history item; raises KeyError on a missing field."""
-    max_new_tokens: int = 64
+    official_path: str
+    """Folder of the official files, under the download address of a split."""
+    max_new_tokens: int
     """Longest generated answer."""
 
     def question_source(self, text: str) -> str:
@@ -61,17 +67,46 @@ MOVIE_TAGS = (
 )
 
 
-def plain_wording(tweet: str) -> str:
-    """Strip a tweet of its author's manner: links, mentions, emoticons, stretched letters, capitals, punctuation.
+NEWS_CATEGORIES = (
+    "women",
+    "religion",
+    "politics",
+    "style & beauty",
+    "entertainment",
+    "culture & arts",
+    "sports",
+    "science & technology",
+    "travel",
+    "business",
+    "crime",
+    "education",
+    "healthy living",
+    "parents",
+    "food & drink",
+)
 
-    LaMP-7 histories hold tweets without paraphrases. The private stage needs pairs like the questions', a
-    neutral wording in and the author's own out, so the neutral side is made from the tweet by removing what is
-    manner. What is left to learn is to put it back.
+RATINGS = ("1", "2", "3", "4", "5")
+
+_FUNCTION_WORDS = re.compile(
+    "about|again|also|back|been|before|being|could|does|doing|done|down|even|from|have|having|here|into|just|like|more|"
+    "most|much|only|other|over|really|same|should|some|such|than|that|their|them|then|there|these|they|thing|this|"
+    "those|through|very|want|well|went|were|what|when|where|which|while|will|with|would|your"
+)
+
+
+def content_words(tweet: str) -> str:
+    """Reduce a tweet to its content words: what is said, without how its author says it.
+
+    LaMP-7 histories hold tweets without paraphrases, and its questions ask for an author's own wording of a plain
+    text. So the private stage trains on pairs (content words → tweet): links, mentions, emoticons, capitals,
+    punctuation, stretched letters, function words and words of up to three letters are left out of the source, and
+    putting them back is the author's manner, which is what a personal shift should hold. Training on bare tweets
+    as a language model would give the same manner but no tie to a source.
     """
     text = re.sub(r"https?://\S+|@\w+|&\w+;", " ", tweet.lower())
     text = re.sub(r"(\w)\1{2,}", r"\1", text)
-    text = re.sub(r"[^\w\s']|_", " ", text)
-    return " ".join(text.split())
+    words = re.sub(r"[^\w\s']|_", " ", text).split()
+    return " ".join(word for word in words if len(word) > 3 and not _FUNCTION_WORDS.fullmatch(word))
 
 
 TASKS = {
@@ -80,18 +115,68 @@ TASKS = {
         Task(
             name="movie_tagging",
             lamp_names=("LaMP_2", "LaMP_2M"),
+            kind="labels",
             labels=MOVIE_TAGS,
             prompt="Movie: {source}\nTag:",
             marker="description:",
             history_pair=lambda item: (item["description"], item["tag"]),
+            official_path="LaMP_2/new",
+            max_new_tokens=12,
+        ),
+        Task(
+            name="news_categorization",
+            lamp_names=("LaMP_2", "LaMP_2N"),
+            kind="labels",
+            labels=NEWS_CATEGORIES,
+            prompt="Article: {source}\nCategory:",
+            marker="] article:",
+            history_pair=lambda item: (item["text"], item["category"]),
+            official_path="LaMP_2",
+            max_new_tokens=12,
+        ),
+        Task(
+            name="product_rating",
+            lamp_names=("LaMP_3",),
+            kind="ratings",
+            labels=RATINGS,
+            prompt="Review: {source}\nStars, from 1 to 5:",
+            marker="review:",
+            history_pair=lambda item: (item["text"], str(item["score"])),
+            official_path="LaMP_3",
+            max_new_tokens=4,
+        ),
+        Task(
+            name="news_headline",
+            lamp_names=("LaMP_4",),
+            kind="texts",
+            labels=(),
+            prompt="Article: {source}\nHeadline:",
+            marker="headline for the following article:",
+            history_pair=lambda item: (item["text"], item["title"].strip()),
+            official_path="LaMP_4",
+            max_new_tokens=40,
+        ),
+        Task(
+            name="scholarly_title",
+            lamp_names=("LaMP_5",),
+            kind="texts",
+            labels=(),
+            prompt="Abstract: {source}\nTitle:",
+            marker="abstract of a paper:",
+            history_pair=lambda item: (item["abstract"], item["title"].strip()),
+            official_path="LaMP_5",
+            max_new_tokens=40,
         ),
         Task(
             name="tweet_paraphrase",
             lamp_names=("LaMP_7",),
+            kind="texts",
             labels=(),
             prompt="Say it the way this person tweets: {source}\nTweet:",
             marker="without any explanation before or after it:",
-            history_pair=lambda item: (plain_wording(item["text"]), item["text"].strip()),
+            history_pair=lambda item: (content_words(item["text"]), item["text"].strip()),
+            official_path="LaMP_7",
+            max_new_tokens=56,
         ),
     )
 }

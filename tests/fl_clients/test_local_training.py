@@ -16,6 +16,7 @@ from fl_clients.predict import generate, score_labels
 from strategies.adapters.sites import SiteShifts
 from strategies.perfit import PerFit
 
+END = 0
 METHOD = PerFit([1, 2], "all", 4, 2, True, "mean", 0)
 EXAMPLES = [Example([5, 6, 7], [8, 0]), Example([9, 10, 11, 12, 13], [14, 15, 0]), Example([20, 21], [22, 0])]
 
@@ -42,6 +43,7 @@ def test_a_long_prompt_is_cut_and_its_answer_is_not(tiny: Backbone) -> None:
     task = find_task("movie_tagging")
     (example,) = encode([Pair("1", "x" * 500, "dark comedy")], task, tiny.tokenizer, max_tokens=60)
     assert len(example) == 60
+    assert example.cut
     assert tiny.tokenizer.decode(example.answer) == " dark comedy<eos>"
     assert tiny.tokenizer.decode(example.prompt).startswith("Movie: ")
     assert tiny.tokenizer.decode(example.prompt).endswith("Tag:")
@@ -84,15 +86,17 @@ def test_label_scores_equal_whole_sequences(tiny: Backbone, attached: SiteShifts
 
 def test_greedy_generation_equals_transformers(tiny: Backbone) -> None:
     prompt = [5, 6, 7, 40]
-    (text,) = generate(tiny, None, [prompt], 8, None)
+    (text,) = generate(tiny, None, [prompt], 8, frozenset({END}), None)
     theirs = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)
     assert text == tiny.tokenizer.decode(theirs[0, 4:], skip_special_tokens=True).strip()
 
 
 def test_sampling_depends_on_the_querys_seed_alone(tiny: Backbone) -> None:
     prompts = [[5, 6, 7], [9, 10, 11, 12, 13]]
-    together = generate(tiny, None, prompts, 12, [3, 4])
-    alone = [generate(tiny, None, [prompt], 12, [seed])[0] for prompt, seed in zip(prompts, (3, 4), strict=True)]
+    together = generate(tiny, None, prompts, 12, frozenset({END}), [3, 4])
+    alone = [
+        generate(tiny, None, [p], 12, frozenset({END}), [seed])[0] for p, seed in zip(prompts, (3, 4), strict=True)
+    ]
     assert together == alone
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from fl_clients.lamp import readers
-from fl_clients.lamp.readers import find_source, stream_array
-from fl_clients.lamp.tasks import find_task, plain_wording
+from fl_clients.lamp import json_stream, readers
+from fl_clients.lamp.json_stream import stream_array
+from fl_clients.lamp.readers import find_source
+from fl_clients.lamp.tasks import content_words, find_task
 from tests.conftest import movie, write_lamp
 
 MOVIES, TWEETS = find_task("movie_tagging"), find_task("tweet_paraphrase")
@@ -139,7 +140,7 @@ def test_what_lies_in_a_folder_decides(tmp_path: Path) -> None:
 
 
 def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_CHUNK", 7)
+    monkeypatch.setattr(json_stream, "_CHUNK", 7)
     objects = [{"n": n, "text": "é🙂 \n" * n, "deep": [{"a": [n]}]} for n in range(30)]
     path = tmp_path / "big.json"
     path.write_text(" \n" + json.dumps(objects, indent=2, ensure_ascii=False) + "\n ", encoding="utf-8")
@@ -154,8 +155,8 @@ def test_an_unknown_task_names_the_nearest() -> None:
         find_task("movie_taging")
 
 
-def test_plain_wording_takes_the_manner_and_leaves_the_matter() -> None:
-    assert plain_wording("@Bob SOOO happy!!! :) http://x.y &amp; it's done") == "so happy it's done"
+def test_content_words_leave_the_manner_out() -> None:
+    assert content_words("@Bob SOOO happyyyy!! omg http://x.y &amp; that's over the Bridge") == "happy that's bridge"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real histories are not on this machine")

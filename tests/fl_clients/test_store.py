@@ -11,7 +11,7 @@ from flwr_datasets.partitioner import NaturalIdPartitioner
 from safetensors.torch import load_file
 
 from configs.errors import InputError
-from fl_clients.lamp.store import build_table, open_user
+from fl_clients.lamp.store import Oracle, build_table, open_user
 from fl_clients.private_store import write_private
 from tests.conftest import movie, tiny_config, write_lamp
 
@@ -62,14 +62,14 @@ def test_the_same_users_give_the_same_table(tmp_path: Path) -> None:
 
 def test_the_oracle_is_that_of_the_generative_model() -> None:
     quiet = build_table(tiny_config("users.synthetic.noise=0", "users.synthetic.deviation=0")).oracle
-    assert quiet == {"personalised": 1.0, "collective": 1.0}
+    assert quiet == Oracle("accuracy", personalised=1.0, collective=1.0)
     own = build_table(tiny_config("users.synthetic.noise=0", "users.target=40", "users.synthetic.deviation=3")).oracle
     assert own is not None
-    assert own["personalised"] == 1.0
-    assert 0.3 < own["collective"] < 0.8
+    assert own.personalised == 1.0
+    assert 0.3 < own.collective < 0.8
     noisy = build_table(tiny_config("users.synthetic.noise=0.5", "users.target=100")).oracle
     assert noisy is not None
-    assert 0.4 < noisy["personalised"] < 0.6
+    assert 0.4 < noisy.personalised < 0.6
 
 
 def test_private_files_are_whole_and_the_owners_alone(tmp_path: Path) -> None:

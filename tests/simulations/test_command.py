@@ -33,7 +33,13 @@ def test_simulate_prints_quality_bytes_and_where_the_record_is(
 ) -> None:
     assert run(monkeypatch, "simulate", *TINY, "--name", "mine", "--results", str(tmp_path)) == 0
     printed = capsys.readouterr().out
-    for words in ("bare backbone", "collective shift", "personalised shift", "ceiling", "per client and round"):
+    for words in (
+        "bare backbone",
+        "collective shift",
+        "personalised shift",
+        "best knowing the user",
+        "per client and round",
+    ):
         assert words in printed
     assert "round 2 of 2: loss" in printed
     assert "\x1b[" not in printed
@@ -63,7 +69,7 @@ def test_quiet_prints_nothing(
         (["simulate", *TINY, "--results", "/proc/nowhere"], "--results"),
         (["backbone", "fetch", "gpt-5"], "'gpt-5' is not built in"),
         (["data", "inspect", "/no/such", "--task", "movie_tagging"], "no such file or folder"),
-        (["data", "synth", "--task", "tweet_paraphrase", "--users", "3", "--out", "x"], "movie_tagging"),
+        (["data", "synth", "--task", "tweets", "--users", "3", "--out", "x"], "tweet_paraphrase"),
         (["data", "synth", "--task", "movie_tagging", "--users", "0", "--out", "x"], "0"),
     ],
 )

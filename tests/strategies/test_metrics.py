@@ -5,15 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
 
 from strategies.metrics import (
     ClassificationMetric,
     GenerationMetric,
+    RatingMetric,
     classification_statistics,
     generation_statistics,
     metrics,
     pool,
+    rating_statistics,
 )
 
 LABELS = 4
@@ -21,9 +23,10 @@ pairs = st.lists(st.tuples(st.integers(0, LABELS), st.integers(0, LABELS - 1)), 
 
 
 def test_accuracy_and_f1_by_hand() -> None:
-    # golds 0 0 1, predictions 0 1 1: accuracy 2/3; F1 of 0: 2·1/(2+1), of 1: 2·1/(1+2): both 2/3.
+    # golds 0 0 1, predictions 0 1 1: accuracy 2/3; F1 of 0: 2·1/(2+1), of 1: 2·1/(1+2): both 2/3,
+    # of 2, which nobody saw or said, 0: the mean of three is 4/9.
     assert metrics(classification_statistics([0, 1, 1], [0, 0, 1], 3)) == pytest.approx(
-        {"accuracy": 2 / 3, "f1": 2 / 3, "outside": 0.0}
+        {"accuracy": 2 / 3, "f1": 4 / 9, "outside": 0.0}
     )
 
 
@@ -34,9 +37,10 @@ def test_pooled_classification_equals_scikit_learn(users: list[list[tuple[int, i
     predictions, golds = zip(*[pair for user in users for pair in user], strict=True)
     ours = metrics(pool(parts))
     assert ours["accuracy"] == pytest.approx(accuracy_score(golds, predictions))
-    # A prediction outside the set is no class of its own to average over, but it is wrong for its gold.
-    inside = sorted((set(golds) | set(predictions)) - {LABELS})
-    assert ours["f1"] == pytest.approx(f1_score(golds, predictions, labels=inside, average="macro", zero_division=0))
+    # LaMP averages over every label of the set; a prediction outside it is no class of its own, but wrong for its gold.
+    everything = list(range(LABELS))
+    theirs = f1_score(golds, predictions, labels=everything, average="macro", zero_division=0)
+    assert ours["f1"] == pytest.approx(theirs)
     assert ours["outside"] == pytest.approx(np.mean([p == LABELS for p in predictions]))
 
 
@@ -50,9 +54,41 @@ def test_pooled_generation_equals_rouge_score() -> None:
         assert ours[key] == pytest.approx(theirs)
 
 
+def lamp_rating(text: str, gold: float) -> float:
+    """LaMP's own reading of a rating: a number, else the end of the scale farther from the gold."""
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0 if abs(1 - gold) > abs(5 - gold) else 5.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["1", "2", " 3", "4.0", "5", "five", "", "10", "4 stars"]), st.integers(1, 5)),
+        min_size=1,
+        max_size=20,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_pooled_ratings_equal_scikit_learn_on_lamps_reading(answers: list[tuple[str, int]]) -> None:
+    parts = [rating_statistics([text], [str(gold)]) for text, gold in answers]
+    ours = metrics(pool(parts))
+    golds = [float(gold) for _, gold in answers]
+    read = [lamp_rating(text, gold) for text, gold in answers]
+    assert ours["mae"] == pytest.approx(mean_absolute_error(golds, read))
+    assert ours["rmse"] == pytest.approx(mean_squared_error(golds, read) ** 0.5)
+    assert ours["outside"] == pytest.approx(np.mean([text in ("five", "", "4 stars") for text, _ in answers]))
+
+
+def test_a_rating_that_is_no_finite_number_is_unparsed() -> None:
+    assert metrics(rating_statistics(["nan", "inf"], ["2", "5"])) == {"mae": 3.5, "rmse": 12.5**0.5, "outside": 1.0}
+
+
 def test_evaluate_modules_compute_the_same() -> None:
     classification = ClassificationMetric().compute(predictions=[0, 1, 3], references=[0, 0, 1], labels=3)
     assert classification == metrics(classification_statistics([0, 1, 3], [0, 0, 1], 3))
+    ratings = RatingMetric().compute(predictions=["4", "x"], references=["5", "1"])
+    assert ratings == metrics(rating_statistics(["4", "x"], ["5", "1"]))
     generation = GenerationMetric().compute(predictions=["a b"], references=["a c"])
     assert generation == metrics(generation_statistics(["a b"], ["a c"]))
 

@@ -1,0 +1,1 @@
+"""Synthetic LaMP users with planted collective tastes and planted personal deviations from them."""

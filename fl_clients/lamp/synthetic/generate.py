@@ -1,0 +1,92 @@
+"""Writing synthetic users in official LaMP format, with the best reachable scores beside."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.schema import SyntheticConfig
+from configs.seeds import derive_seed
+from fl_clients.lamp.synthetic import authors, reviews, themes
+from fl_clients.lamp.synthetic.taste import Generator, Taste, collective_taste, personal_taste
+from fl_clients.lamp.tasks import Task
+
+GENERATOR_VERSION = 2
+"""Part of the cache key of generated users: counts up when the same arguments would give other texts."""
+
+GENERATORS: dict[str, Generator] = {
+    "movie_tagging": themes.MOVIES,
+    "news_categorization": themes.NEWS,
+    "product_rating": reviews.PRODUCTS,
+    "news_headline": authors.HEADLINES,
+    "scholarly_title": authors.TITLES,
+    "tweet_paraphrase": authors.TWEETS,
+}
+
+
+def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig, folder: Path) -> None:
+    """Write users in official LaMP format, with `oracle.json` beside.
+
+    A LaMP question is a record of its own; a user's questions stand together, name their `user_id`, and the first
+    of them carries the profile.
+
+    Args:
+        task: One that `GENERATORS` has.
+        users: How many.
+        seed: Everything derives from it; the first n of more users are the same n.
+        settings: Sizes and strengths.
+        folder: Made if missing.
+
+    Raises:
+        InputError: No generator for this task.
+    """
+    if task.name not in GENERATORS:
+        raise InputError(
+            f"task={task.name}: synthetic users exist for {', '.join(GENERATORS)}; give users.source a folder"
+        )
+    generator = GENERATORS[task.name]
+    taste = collective_taste(generator.slots, np.random.default_rng(derive_seed(seed, "synthetic", "collective")))
+    folder.mkdir(parents=True, exist_ok=True)
+    golds: list[dict[str, str]] = []
+    scores: dict[str, dict[str, float]] = {}
+    with (folder / "synthetic_questions.json").open("w", encoding="utf-8") as file:
+        file.write("[")
+        for number in range(users):
+            own = np.random.default_rng(derive_seed(seed, "synthetic", "user", number))
+            records, own_golds, own_scores = _user(f"s{number}", generator, taste, settings, own)
+            lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+            file.write((",\n" if number else "\n") + lines)
+            golds += own_golds
+            scores[f"s{number}"] = own_scores
+        file.write("\n]\n")
+    outputs = json.dumps({"task": task.lamp_names[0], "golds": golds}, ensure_ascii=False)
+    (folder / "synthetic_outputs.json").write_text(outputs, encoding="utf-8")
+    oracle = json.dumps({"metric": generator.metric, "users": scores})
+    (folder / "oracle.json").write_text(oracle, encoding="utf-8")
+
+
+def _user(
+    user_id: str, generator: Generator, taste: Taste, settings: SyntheticConfig, draws: np.random.Generator
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, float]]:
+    own = personal_taste(taste, settings.deviation, draws)
+    history = [generator.item(own, taste, settings.noise, draws) for _ in range(settings.history)]
+    asked = [generator.item(own, taste, settings.noise, draws) for _ in range(settings.queries)]
+    profile = [{"id": f"{user_id}-h{index}", **generator.fields(item)} for index, item in enumerate(history)]
+    records = [
+        {
+            "id": f"{user_id}-q{index}",
+            "user_id": user_id,
+            "input": generator.question.format(source=item.source),
+            "profile": [] if index else profile,
+        }
+        for index, item in enumerate(asked)
+    ]
+    golds = [{"id": f"{user_id}-q{index}", "output": item.target} for index, item in enumerate(asked)]
+    scores = {
+        "personalised": sum(item.personalised for item in asked),
+        "collective": sum(item.collective for item in asked),
+        "count": float(len(asked)),
+    }
+    return records, golds, scores

@@ -1,0 +1,55 @@
+"""Synthetic reviewers: what counts for them, and how generous they are.
+
+A review praises or damns three of six aspects; the rating is 3 plus the sum of each verdict (+1 or −1) times the
+weight its user gives the aspect, plus the user's generosity, rounded and cut to 1 … 5; with probability `noise` it is
+one star off.
+"""
+
+import numpy as np
+
+from fl_clients.lamp.synthetic.taste import Generator, Item, Taste
+
+_ASPECTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        "sound",
+        ("The sound is rich and clear", "It sounds wonderful"),
+        ("The sound is thin", "It sounds tinny"),
+    ),
+    ("price", ("It costs next to nothing", "A real bargain"), ("It is far too expensive", "Not worth the money")),
+    ("build", ("It is built like a tank", "Very solid in the hand"), ("It feels flimsy", "It broke within a week")),
+    ("looks", ("It looks gorgeous", "The finish is beautiful"), ("It looks cheap", "The colour is ugly")),
+    ("service", ("Delivery was quick", "Support answered at once"), ("It arrived late", "Nobody answers my mails")),
+    ("use", ("Set up in two minutes", "Very easy to use"), ("The manual is useless", "It is awkward to use")),
+)
+_MENTIONED = 3
+_GENEROSITY = 0.8
+
+
+def _stars(taste: Taste, aspects: np.ndarray, verdicts: np.ndarray) -> int:
+    # Positive weights around 1: nobody likes a thing for what is wrong with it.
+    weights = np.exp(0.5 * taste["aspects"][aspects])
+    return int(np.clip(round(3 + _GENEROSITY * taste["generosity"][0] + 0.7 * float(weights @ verdicts)), 1, 5))
+
+
+def _item(own: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
+    aspects = generator.choice(len(_ASPECTS), size=_MENTIONED, replace=False)
+    verdicts = generator.choice([-1, 1], size=_MENTIONED)
+    knowing, not_knowing = _stars(own, aspects, verdicts), _stars(collective, aspects, verdicts)
+    rating = knowing
+    if generator.random() < noise:
+        rating = int(np.clip(rating + generator.choice([-1, 1]), 1, 5))
+    phrases = [_ASPECTS[aspect][1 if verdict > 0 else 2] for aspect, verdict in zip(aspects, verdicts, strict=True)]
+    text = ". ".join(phrase[generator.integers(len(phrase))] for phrase in phrases) + "."
+    return Item(text, str(rating), abs(knowing - rating), abs(not_knowing - rating))
+
+
+PRODUCTS = Generator(
+    slots={"aspects": len(_ASPECTS), "generosity": 1},
+    item=_item,
+    fields=lambda item: {"text": item.source, "score": item.target},
+    question=(
+        "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 without "
+        "further explanation. review: {source}"
+    ),
+    metric="mae",
+)

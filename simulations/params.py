@@ -1,0 +1,117 @@
+"""How many parameters a config trains, sends and keeps, from its backbone's config alone; and the paper's tables."""
+
+import warnings
+from dataclasses import dataclass
+
+from peft import LoraConfig, get_peft_model
+from rich.table import Table
+from transformers import LlamaConfig, PreTrainedModel
+
+from configs.load import load_config
+from configs.schema import RunConfig
+from fl_clients.backbone import on_meta, shape_of
+from fl_clients.lamp.tasks import TASKS
+from simulations.tables import human_bytes
+from strategies.method import BackboneShape, Method, load_method
+
+LLAMA_2_7B = LlamaConfig(
+    vocab_size=32_000,
+    hidden_size=4096,
+    intermediate_size=11_008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    tie_word_embeddings=False,
+)
+"""The paper's backbone; 6.738 G parameters."""
+
+_FP32 = 4
+_ABSTRACT = 92.3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One task's row of the paper's Tables 2 and 3: PerFit's parameters against OPPU's, stage 1 and stage 2."""
+
+    task: str
+    ours: tuple[int, int]
+    """PerFit's trained parameters."""
+    theirs: tuple[int, int]
+    """OPPU's."""
+    backbone: int
+
+    @property
+    def percent(self) -> list[float]:
+        """PerFit's parameters in percent of the backbone's."""
+        return [100 * count / self.backbone for count in self.ours]
+
+    @property
+    def reduction(self) -> list[float]:
+        """How many percent fewer than OPPU's."""
+        return [100 * (1 - count / other) for count, other in zip(self.ours, self.theirs, strict=True)]
+
+
+def parameter_table(config: RunConfig, method: Method, shape: BackboneShape) -> Table:
+    """Tabulate what one config trains, sends and keeps."""
+    table = Table(title=f"{method.name}, {config.task}, {config.backbone} ({shape.parameters:,} parameters)")
+    for title in ("", "parameters", "of the backbone", "fp32"):
+        table.add_column(title, justify="right" if title else "left")
+    shared = method.server_init(shape)
+    parts: dict[str, int] = {}
+    for name, tensor in shared.items():
+        part = name.partition(".")[0].replace("_", " ")
+        parts[part] = parts.get(part, 0) + tensor.numel()
+    rows = [(f"  {part}", count) for part, count in parts.items()] if len(parts) > 1 else []
+    rows.insert(0, ("shared, each way per client and round", sum(parts.values())))
+    rows.append(("private, kept by each user", method.private_parameters(shape)))
+    for title, count in rows:
+        table.add_row(title, f"{count:,}", f"{100 * count / shape.parameters:.4f} %", human_bytes(_FP32 * count))
+    return table
+
+
+def paper_parity() -> list[Parity]:
+    """Compute the paper's parameter parity on Llama-2-7B from the shipped presets.
+
+    OPPU's stage 1 is LoRA of rank 8 on q, k, v and its stage 2 on q, v (PerFit, appendix D.5.3), counted by `peft`.
+    """
+    shape = shape_of(on_meta(LLAMA_2_7B))
+    oppu = (_lora_parameters(on_meta(LLAMA_2_7B), "qkv"), _lora_parameters(on_meta(LLAMA_2_7B), "qv"))
+    rows = []
+    for task in TASKS:
+        # The paper's stage 1 counts the collective shift alone.
+        config = load_config(None, ["preset=paper", f"task={task}", "joint_private_init=false"])
+        method = load_method(config.method, config.method_values(), config.settings)
+        shared = sum(tensor.numel() for tensor in method.server_init(shape).values())
+        rows.append(Parity(task, (shared, method.private_parameters(shape)), oppu, shape.parameters))
+    return rows
+
+
+def parity_table(rows: list[Parity]) -> Table:
+    """Tabulate `paper_parity` as the paper prints it, with the averages and their rules."""
+    table = Table(title="PerFit on Llama-2-7B against OPPU (the paper's Tables 2 and 3)")
+    for title in ("task", "stage 1", "stage 2", "fewer than OPPU, stage 1", "stage 2"):
+        table.add_column(title, justify="left" if title == "task" else "right")
+    for row in rows:
+        cells = [f"{value:.4f} %" for value in row.percent] + [f"{value:.2f} %" for value in row.reduction]
+        table.add_row(row.task, *cells)
+    mean, pooled = average_reductions(rows)
+    table.caption = (
+        f"mean of the {2 * len(rows)} reductions {mean:.2f} %, of all parameters pooled {pooled:.2f} %; "
+        f"the paper's abstract says {_ABSTRACT} %"
+    )
+    return table
+
+
+def average_reductions(rows: list[Parity]) -> tuple[float, float]:
+    """Return the mean of all reductions, and the reduction of all parameters pooled, in percent."""
+    mean = sum(sum(row.reduction) for row in rows) / (2 * len(rows))
+    return mean, 100 * (1 - sum(sum(row.ours) for row in rows) / sum(sum(row.theirs) for row in rows))
+
+
+def _lora_parameters(model: PreTrainedModel, modules: str) -> int:
+    targets = [f"{letter}_proj" for letter in modules]
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers for an attribute by its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=targets))
+    trainable, _ = adapted.get_nb_trainable_parameters()
+    return int(trainable)
