@@ -61,6 +61,7 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
     with part.open("rb") as opened:
         if opened.read(64).lstrip()[:1] not in (b"[", b"{"):
             part.unlink()
+            version.unlink(missing_ok=True)
             raise InputError(f"{url}: the server sent something that is no JSON; is the address still right?")
     checksum.write_text(f"{_sha256(part)}  {file.name}\n")
     part.replace(file)
@@ -84,7 +85,7 @@ def _download(url: str, part: Path, version: Path, report: Report) -> None:
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else None
         with part.open("ab" if done else "wb") as file:
-            for chunk in answer.iter_raw(1 << 20):
+            for chunk in answer.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
                 report(part.name.removesuffix(".part"), done, total)

@@ -1,6 +1,7 @@
 """LaMP files as people have them, and every way they can be broken."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,83 @@ def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         list(stream_array(path))
 
 
+def oppu_folder(path: Path, others: Any, targets: Any, golds: Any) -> Path:
+    """Write OPPU's three files."""
+    path.mkdir(exist_ok=True)
+    outputs = {"task": "LaMP_2", "golds": golds}
+    for name, content in zip(readers._OPPU, (others, targets, outputs), strict=True):
+        (path / name).write_text(json.dumps(content))
+    return path
+
+
+def oppu_user(user_id: str, **extra: Any) -> dict[str, Any]:
+    """One well-formed record of OPPU's files with one question."""
+    record = movie(f"{user_id}-q")
+    query = {"id": record["id"], "input": record["input"], **extra}
+    return {"user_id": user_id, "profile": record["profile"], "query": [query]}
+
+
+def test_an_other_users_answered_questions_are_read_with_it(tmp_path: Path) -> None:
+    unanswered = oppu_user("b")
+    folder = oppu_folder(
+        tmp_path, [oppu_user("a", gold="sci-fi"), unanswered], [oppu_user("t")], [{"id": "t-q", "output": "comedy"}]
+    )
+    users = {user.user_id: user for user in read(folder)}
+    assert [(user.pool, [query.target for query in user.queries]) for user in users.values()] == [
+        ("collective", ["sci-fi"]),
+        ("collective", []),
+        ("target", ["comedy"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "golds", "message"),
+    [
+        ([oppu_user("a", gold="thriller")], [], r"user_others.json: user 'a': gold 'a-q' is 'thriller', not a label"),
+        ([oppu_user("a", gold=3)], [], r"user_others.json: user 'a': gold 'a-q' is 3, expected a text"),
+        ([], [{"id": "x", "output": "comedy"}], r"_label.json: gold for 'x', an id that .*history.json does not ask"),
+        ([], [{"id": "t-q", "output": "horror"}], r"_label.json: gold 't-q' is 'horror', not a label"),
+        ([oppu_user("t", gold="comedy")], [], r"user 't': this id occurs twice"),
+        ([{"user_id": "a", "profile": "none"}], [], r"user_others.json: user 'a': 'profile' must be a list"),
+        ([{"profile": []}], [], r"user_others.json: user 'number 1': no user_id"),
+    ],
+)
+def test_a_malformed_oppu_folder_is_named(others: Any, golds: Any, message: str, tmp_path: Path) -> None:
+    known = [] if any(gold["id"] == "t-q" for gold in golds) else [{"id": "t-q", "output": "comedy"}]
+    with pytest.raises(InputError, match=message):
+        read(oppu_folder(tmp_path, others, [oppu_user("t")], [*known, *golds]))
+
+
+def test_dated_histories_are_read_oldest_first(tmp_path: Path) -> None:
+    question = movie("1", history=3)
+    for item, date in zip(question["profile"], ("2019-05-01", "2018-01-31", "2020-02-02"), strict=True):
+        item["date"] = date
+    (user,) = read(write_lamp(tmp_path, [question], GOLD))
+    assert [pair.source for pair in user.history] == ["Joke 1.", "Joke 0.", "Joke 2."]
+    del question["profile"][0]["date"]
+    (user,) = read(write_lamp(tmp_path, [question], GOLD))
+    assert [pair.source for pair in user.history] == ["Joke 0.", "Joke 1.", "Joke 2."]
+
+
+def test_reading_holds_one_user_in_memory(tmp_path: Path) -> None:
+    # 40 MB of users, 200 kB each.
+    path = tmp_path / "dev_questions.json"
+    with path.open("w") as file:
+        for number in range(200):
+            record = movie(str(number), history=0)
+            record["profile"] = [{"id": "h", "tag": "comedy", "description": "joke " * 40_000}]
+            file.write(("[" if number == 0 else ",") + json.dumps(record))
+        file.write("]")
+    golds = [{"id": str(number), "output": "comedy"} for number in range(200)]
+    (tmp_path / "dev_outputs.json").write_text(json.dumps({"task": "LaMP_2", "golds": golds}))
+    tracemalloc.start()
+    try:
+        assert sum(len(user.history) for user in find_source(path, MOVIES).users()) == 200
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'movie_tagging'"):
         find_task("movie_taging")
@@ -166,3 +244,15 @@ def test_real_tweets_read_whole_with_their_leaks() -> None:
     # White space aside, 11 questions have their gold in the history, some of them more than once.
     assert (sum(user.leaks > 0 for user in users), sum(user.leaks for user in users)) == (11, 20)
     assert any("&amp;" in pair.target for user in users for pair in user.history)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real histories are not on this machine")
+@pytest.mark.parametrize(
+    ("task", "collective", "targets"),
+    [("news_headline", 101, 40), ("scholarly_title", 110, 40), ("product_rating", 276, 60)],
+)
+def test_real_oppu_folders_read_whole(task: str, collective: int, targets: int) -> None:
+    users = list(find_source(SHARED / task, find_task(task)).users())
+    pools = [user.pool for user in users]
+    assert (pools.count("collective"), pools.count("target")) == (collective, targets)
+    assert all(user.queries for user in users)

@@ -11,6 +11,7 @@ from flwr_datasets.partitioner import NaturalIdPartitioner
 from safetensors.torch import load_file
 
 from configs.errors import InputError
+from configs.load import load_config
 from fl_clients.lamp.store import Oracle, build_table, open_user
 from fl_clients.private_store import write_private
 from tests.conftest import movie, tiny_config, write_lamp
@@ -47,6 +48,63 @@ def test_collective_cohorts_are_nested_and_targets_fixed(tmp_path: Path) -> None
     assert small[:4] == large[:4]
     assert small[4:] == large[20:]
     assert len(set(large)) == 25
+
+
+def uneven(path: Path) -> str:
+    """Users "0" to "9" with that many history items and one question each."""
+    records = [movie(str(n), f"Film {n}.", history=n) for n in range(10)]
+    golds = [{"id": str(n), "output": "comedy"} for n in range(10)]
+    return f"users.source={write_lamp(path, records, golds)}"
+
+
+def chosen(*overrides: str, collective: int = 4, target: int = 3) -> tuple[list[str], list[str]]:
+    """Collective and target users' ids."""
+    counts = [f"users.collective={collective}", f"users.target={target}", f"cohort={collective}"]
+    queries = first_queries([*counts, *overrides], range(collective + target))
+    return queries[:collective], queries[collective:]
+
+
+def test_the_papers_targets_have_the_longest_histories(tmp_path: Path) -> None:
+    source = uneven(tmp_path)
+    collective, targets = chosen(source, "users.select=paper")
+    assert targets == ["9", "8", "7"]
+    assert not set(collective) & set(targets)
+    more, same = chosen(source, "users.select=paper", collective=7)
+    assert (more[:4], same) == (collective, targets)
+    assert chosen(source, "users.select=paper", "seed=1")[0] != collective
+
+
+def test_overlap_lets_targets_train_too(tmp_path: Path) -> None:
+    source = uneven(tmp_path)
+    with pytest.raises(InputError, match=r"users.collective=8: .* has 7 users for that"):
+        chosen(source, collective=8)
+    collective, targets = chosen(source, "users.overlap=true", collective=10)
+    assert len(set(collective)) == 10
+    assert set(targets) <= set(collective)
+
+
+def test_users_may_be_listed(tmp_path: Path) -> None:
+    source = uneven(tmp_path)
+    listed = [source, "users.select=listed", "users.collective_ids=['5','2','8']", "users.target_ids=['0','1']"]
+    assert chosen(*listed, collective=3, target=2) == (["5", "2", "8"], ["0", "1"])
+    assert chosen(*listed, collective=2, target=1) == (["5", "2"], ["0"])
+    assert load_config(None, [*listed, "cohort=3"]).users.target == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["users.collective_ids=['1','77']"], r"users.collective_ids: .* has no user '77'"),
+        (["users.collective_ids=['1','1']"], "names a user twice"),
+        (["users.collective_ids=['1','4']"], "user '4' is in both lists; set overlap=true"),
+        (["users.collective_ids=['1','2']", "users.select=random"], "given for select='listed', and only then"),
+        (["users.collective_ids=['1']", "users.collective=3"], "collective=3 is more than the 1 users"),
+    ],
+)
+def test_wrong_lists_are_named(overrides: list[str], message: str, tmp_path: Path) -> None:
+    words = [uneven(tmp_path), "users.select=listed", "users.target_ids=['4']", "cohort=1", *overrides]
+    with pytest.raises(InputError, match=message):
+        build_table(load_config(None, words))
 
 
 def test_more_users_than_there_are_is_refused(tmp_path: Path) -> None:

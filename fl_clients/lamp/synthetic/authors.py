@@ -117,7 +117,7 @@ _DOINGS = (
 _SPOTS = (
     "the beach",
     "the dentist",
-    "the gym",
+    "the sauna",
     "grandma's house",
     "the office",
     "the cinema",

@@ -1,0 +1,103 @@
+"""The six tasks: labels, markers, and synthetic users that read back as what was planted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.errors import InputError
+from configs.load import load_config
+from configs.schema import SyntheticConfig
+from fl_clients.lamp.readers import User, find_source
+from fl_clients.lamp.synthetic.authors import TWEETS
+from fl_clients.lamp.synthetic.generate import GENERATORS, write_synthetic
+from fl_clients.lamp.tasks import TASKS, Task, content_words
+
+QUIET = SyntheticConfig(history=6, queries=3, noise=0)
+EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+def synthetic(task: Task, folder: Path, users: int = 3, settings: SyntheticConfig = QUIET) -> list[User]:
+    write_synthetic(task, users, 0, settings, folder)
+    return list(find_source(folder, task).users())
+
+
+@EVERY_TASK
+def test_no_label_is_the_beginning_of_another(task: Task) -> None:
+    # So a label's likelihood needs no end token, and no label wins because another continues it.
+    for label in task.labels:
+        assert not any(other != label and other.startswith(label) for other in task.labels)
+
+
+@EVERY_TASK
+def test_every_task_has_synthetic_users_and_the_papers_row(task: Task, tmp_path: Path) -> None:
+    users = synthetic(task, tmp_path)
+    assert [user.user_id for user in users] == ["s0", "s1", "s2"]
+    assert all(len(user.queries) == 3 and len(user.history) + user.leaks == 6 for user in users)
+    if task.labels:
+        assert {pair.target for user in users for pair in user.history + user.queries} <= set(task.labels)
+    paper = load_config(None, [f"task={task.name}", "preset=paper"])
+    assert (paper.positions, paper.local.lr, paper.decoding) == (paper.positions, 1e-4, "paper")
+    assert paper.positions in ("l7", "f7+l7")
+
+
+@EVERY_TASK
+def test_the_first_users_of_more_are_the_same(task: Task, tmp_path: Path) -> None:
+    assert synthetic(task, tmp_path / "few", 2) == synthetic(task, tmp_path / "many", 5)[:2]
+
+
+@EVERY_TASK
+def test_oracles_bound_each_other(task: Task, tmp_path: Path) -> None:
+    write_synthetic(task, 30, 0, QUIET, tmp_path)
+    scores = json.loads((tmp_path / "oracle.json").read_text())["users"].values()
+    knowing = sum(score["personalised"] for score in scores) / 90
+    not_knowing = sum(score["collective"] for score in scores) / 90
+    if task.kind == "ratings":
+        assert knowing == 0 < not_knowing
+    else:
+        assert knowing == 1 > not_knowing
+
+
+@EVERY_TASK
+def test_without_deviation_everybody_is_alike(task: Task, tmp_path: Path) -> None:
+    write_synthetic(task, 5, 0, QUIET.model_copy(update={"deviation": 0.0}), tmp_path)
+    for score in json.loads((tmp_path / "oracle.json").read_text())["users"].values():
+        assert score["personalised"] == score["collective"]
+
+
+@EVERY_TASK
+def test_a_question_of_another_task_is_refused(task: Task, tmp_path: Path) -> None:
+    for other in TASKS.values():
+        if other is not task:
+            with pytest.raises(ValueError, match=f"not a question of {task.name}"):
+                task.question_source(GENERATORS[other.name].question.format(source="text"))
+
+
+def test_a_synthetic_tweets_manner_is_not_in_its_content_words(tmp_path: Path) -> None:
+    # Otherwise the private stage would learn to copy it from the source, where no question has it.
+    for user in synthetic(TASKS["tweet_paraphrase"], tmp_path, 20):
+        for pair in user.history:
+            words = set(pair.source.split())
+            assert not words & {"omg", "ugh", "yay", "hey", "wow", "so", "too", "way", "lol", "tbh", "smh", "idk"}
+            assert len(words) >= 3
+    assert content_words(TWEETS.question) != ""
+
+
+@pytest.mark.parametrize("rating", ["0", "6", "five", 3.5, None])
+def test_a_rating_outside_the_scale_is_named(rating: object, tmp_path: Path) -> None:
+    task = TASKS["product_rating"]
+    question = GENERATORS[task.name].question.format(source="Fine.")
+    profile = [{"id": "h0", "text": "Good.", "score": rating}]
+    (tmp_path / "dev_questions.json").write_text(json.dumps([{"id": "7", "input": question, "profile": profile}]))
+    outputs = {"task": "LaMP_3", "golds": [{"id": "7", "output": "4"}]}
+    (tmp_path / "dev_outputs.json").write_text(json.dumps(outputs))
+    with pytest.raises(InputError, match=r"dev_questions.json: user '7', history item 'h0': .* is not a label"):
+        list(find_source(tmp_path, task).users())
+    outputs["golds"] = [{"id": "7", "output": rating}]
+    (tmp_path / "dev_outputs.json").write_text(json.dumps(outputs))
+    with pytest.raises(InputError, match=r"dev_outputs.json: gold '7' is"):
+        list(find_source(tmp_path, task).users())
+
+
+def test_a_rating_may_be_a_number(tmp_path: Path) -> None:
+    assert TASKS["product_rating"].history_pair({"text": "Good.", "score": 4}) == ("Good.", "4")

@@ -1,0 +1,119 @@
+"""Shifts attach to every decoder family: tiny random models of each, built in code."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from configs.schema import FitConfig
+from fl_clients.backbone import Backbone, fetch, load, read_shape
+from fl_clients.batches import Example
+from fl_clients.fit import fit
+from fl_clients.predict import generate, score_labels
+from strategies.perfit import PerFit
+
+VOCABULARY = 257
+LLAMA: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "eos_token_id": 0,
+    "bos_token_id": 0,
+}
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**LLAMA),
+    "qwen2": Qwen2Config(**LLAMA),
+    "qwen3": Qwen3Config(**LLAMA, head_dim=8),
+    # A window shorter than the prompts: what lies outside it must not be needed.
+    "mistral": MistralConfig(**LLAMA, sliding_window=6),
+    "gemma": GemmaConfig(**LLAMA, head_dim=8),
+    "gemma2": Gemma2Config(**LLAMA, head_dim=8, sliding_window=6),
+    "phi3": Phi3Config(**LLAMA),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=16, n_layer=3, n_head=2, n_positions=128, eos_token_id=0, bos_token_id=0
+    ),
+    "opt": OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        eos_token_id=0,
+        bos_token_id=0,
+    ),
+}
+PROMPTS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18]]
+LABELS = [[30], [31, 32], [33, 34, 35]]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path: Path, cache: Path) -> Backbone:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(FAMILIES[request.param]).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(tmp_path)
+    assert read_shape(str(tmp_path)).blocks == 3
+    return load(str(tmp_path), "fp32")
+
+
+def test_shifts_train_and_predict_on_every_family(family: Backbone) -> None:
+    method = PerFit([0, 1], "all", 4, 2, True, "mean", 0)
+    bare = score_labels(family, None, PROMPTS, LABELS)
+    adapter = method.client_attach(family.model, family.shape)
+    shared = method.server_init(family.shape)
+    method.client_load(adapter, shared, None)
+    # W = R and b = 0: the base untouched.
+    torch.testing.assert_close(score_labels(family, adapter, PROMPTS, LABELS), bare, rtol=0, atol=1e-5)
+
+    examples = [Example(PROMPTS[0], [40, 0]), Example(PROMPTS[1], [41, 42, 0])]
+    settings = FitConfig(epochs=20, batch_size=2, lr=0.05)
+
+    def train(parameters: Any, after_step: Any) -> Any:
+        return fit(family, adapter, examples, settings, 0, (0.0, 1.0), parameters, after_step)
+
+    trained, result = method.client_train(adapter, shared, train)
+    assert result.loss_last < result.loss_first - 0.05
+    method.client_load(adapter, trained, None)
+    assert not torch.allclose(score_labels(family, adapter, PROMPTS, LABELS), bare, atol=1e-3)
+
+
+def test_padding_and_shared_prompts_change_nothing_on_any_family(family: Backbone) -> None:
+    together = score_labels(family, None, PROMPTS, LABELS)
+    for row, prompt in enumerate(PROMPTS):
+        for column, label in enumerate(LABELS):
+            tokens = torch.tensor([prompt + label])
+            logits = family.model(tokens).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+            alone = logits.gather(1, torch.tensor(label)[:, None]).sum()
+            torch.testing.assert_close(together[row, column], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_decoding_equals_transformers_on_every_family(family: Backbone) -> None:
+    texts = generate(family, None, PROMPTS, 6, frozenset({0}), None)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        tokens = family.model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0)
+        answer = tokens[0, len(prompt) :].tolist()
+        answer = answer[: answer.index(0)] if 0 in answer else answer
+        assert text == family.tokenizer.decode(answer).strip()
