@@ -182,6 +182,9 @@ class RunConfig(_Group):
     """`deterministic`: label likelihoods or greedy; `paper`: temperature 0.1, top-k 10, top-p 0.9."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the backbone; adapters and optimiser are always fp32."""
+    activations_mb: int = Field(4096, ge=0)
+    """Room in the cache folder for hidden states of the frozen part of the backbone, kept for every run and process;
+    0 computes them anew each time."""
     partitions: PartitionsConfig = PartitionsConfig()
 
     @model_validator(mode="after")

@@ -41,33 +41,49 @@ class Batch:
     """[batch, a]: the last a tokens' labels, a = the longest answer; `IGNORED` where a row's answer is shorter."""
 
 
-def encode(pairs: Sequence[Pair], task: Task, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Example]:
-    """Tokenise text pairs by the task's prompt.
+class Encoder:
+    """One task's texts in one tokenizer's tokens."""
 
-    A prompt that does not fit `max_tokens` together with its answer loses tokens from its middle, where the source
-    text is; the answer is never cut.
-    """
-    examples = []
-    for pair in pairs:
-        answer = encode_answer(pair.target, tokenizer)
-        prompt, cut = encode_prompt(pair.source, task, tokenizer, max_tokens - len(answer))
-        examples.append(Example(prompt, answer, cut))
-    return examples
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Tokenise the label set."""
+        self._task = task
+        self._tokenizer = tokenizer
+        labels = [self._answer(label)[:-1] for label in task.labels]
+        shared = 0
+        while labels and all(len(label) > shared + 1 and label[shared] == labels[0][shared] for label in labels):
+            shared += 1
+        # A tokenizer that splits digits off gives every rating the same first token, a space: known beforehand, it
+        # belongs to the prompt, so that the answer is decided at a prompt position.
+        self._head = labels[0][:shared] if labels else []
+        self.labels = [label[shared:] for label in labels]
+        """The label set in tokens, as answers follow `prompt`; without the end token, since none begins another."""
 
+    def examples(self, pairs: Sequence[Pair], max_tokens: int) -> list[Example]:
+        """Tokenise text pairs.
 
-def encode_prompt(source: str, task: Task, tokenizer: PreTrainedTokenizerBase, room: int) -> tuple[list[int], bool]:
-    """Tokenise one prompt into at most `room` tokens (at least 2); tell whether tokens from its middle were cut."""
-    tokens: list[int] = tokenizer.encode(task.prompt.format(source=source), add_special_tokens=False)
-    room = max(room, 2)
-    if len(tokens) <= room:
-        return tokens, False
-    return tokens[: room - room // 2] + tokens[-(room // 2) :], True
+        A prompt that does not fit `max_tokens` together with its answer loses tokens from its middle, where the source
+        text is; the answer is never cut.
+        """
+        examples = []
+        for pair in pairs:
+            answer = self._answer(pair.target)[len(self._head) :]
+            prompt, cut = self.prompt(pair.source, max_tokens - len(answer))
+            examples.append(Example(prompt, answer, cut))
+        return examples
 
+    def prompt(self, source: str, room: int) -> tuple[list[int], bool]:
+        """Tokenise one prompt into at most `room` tokens (at least 2); tell whether tokens from its middle were cut."""
+        text = self._task.prompt.format(source=source)
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False) + self._head
+        room = max(room, 2)
+        if len(tokens) <= room:
+            return tokens, False
+        return tokens[: room - room // 2] + tokens[-(room // 2) :], True
 
-def encode_answer(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenise an answer as it follows the prompt: a space, the text, the end."""
-    tokens: list[int] = tokenizer.encode(" " + text.strip(), add_special_tokens=False)
-    return [*tokens, int(tokenizer.eos_token_id)]
+    def _answer(self, text: str) -> list[int]:
+        """An answer as it follows the prompt: a space, the text, the end."""
+        tokens: list[int] = self._tokenizer.encode(" " + text.strip(), add_special_tokens=False)
+        return [*tokens, int(self._tokenizer.eos_token_id)]
 
 
 def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batch:

@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from configs.schema import FitConfig
-from fl_clients.backbone import Backbone
-from fl_clients.batches import IGNORED, Batch, Example, collate, epoch_batches
+from fl_clients.batches import IGNORED, Example, epoch_batches
+from fl_clients.forward import Forward
 from strategies.method import Adapter, FitResult
 
 
 def fit(
-    backbone: Backbone,
+    forward: Forward,
     adapter: Adapter,
     examples: Sequence[Example],
     settings: FitConfig,
@@ -26,7 +26,7 @@ def fit(
     """Train `parameters` by AdamW on a client's examples.
 
     Args:
-        backbone: Frozen; its own parameters never change.
+        forward: The frozen backbone; its own parameters never change.
         adapter: Active on the prompts.
         examples: The client's; at least one.
         settings: Epochs, batch size, learning rate and so on.
@@ -52,8 +52,7 @@ def fit(
                 progress = span[0] + (span[1] - span[0]) * (len(losses) + 0.5) / steps
                 for group in optimizer.param_groups:
                     group["lr"] = settings.lr * rate(progress, settings.warmup)
-                pad = int(backbone.tokenizer.pad_token_id or 0)
-                loss = answer_loss(backbone, adapter, collate(chosen, pad, backbone.device))
+                loss = answer_loss(forward, adapter, chosen)
                 losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}; try a lower lr")
@@ -74,19 +73,11 @@ def rate(progress: float, warmup: float) -> float:
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
-def answer_loss(backbone: Backbone, adapter: Adapter, batch: Batch) -> torch.Tensor:
-    """Return the mean cross-entropy over the batch's answer tokens, in nats.
+def answer_loss(forward: Forward, adapter: Adapter, examples: Sequence[Example]) -> torch.Tensor:
+    """Return the mean cross-entropy over the examples' answer tokens, in nats.
 
     Logits are computed only for the positions that predict an answer token: the last a+1 of the padded row.
     """
-    width = batch.labels.shape[1]
-    with adapter.active(batch.prompt):
-        output = backbone.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=width + 1,
-            use_cache=False,
-        )
-    logits = output.logits[:, :-1].float()
-    return cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+    passed = forward.run(adapter, examples, logits_to_keep=max(len(example.answer) for example in examples) + 1)
+    logits = passed.logits[:, :-1].float()
+    return cross_entropy(logits.flatten(0, 1), passed.batch.labels.flatten(), ignore_index=IGNORED)

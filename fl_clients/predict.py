@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import log_softmax
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from fl_clients.backbone import Backbone
-from fl_clients.batches import Batch, Example, collate
+from fl_clients.batches import Example
+from fl_clients.forward import Forward
 from strategies.method import Adapter
 
 _TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2
@@ -15,7 +15,7 @@ _TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2
 
 @torch.no_grad()
 def score_labels(
-    backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]], labels: Sequence[list[int]]
+    forward: Forward, adapter: Adapter | None, prompts: Sequence[list[int]], labels: Sequence[list[int]]
 ) -> torch.Tensor:
     """Return log p(the answer begins with the label | prompt); shape [prompts, labels], nats.
 
@@ -23,35 +23,18 @@ def score_labels(
     beyond it.
 
     Args:
-        backbone: The frozen model.
+        forward: The frozen model.
         adapter: None scores with the bare backbone.
         prompts: In tokens.
         labels: In tokens; none may be the beginning of another.
     """
-    batch, cache, last = _prefill(backbone, adapter, prompts)
-    scores = log_softmax(last.float(), dim=-1)[:, [label[0] for label in labels]]
     longer = [number for number, label in enumerate(labels) if len(label) > 1]
-    if not longer:
-        return scores
-    cache.batch_repeat_interleave(len(longer))
-    width = max(len(labels[number]) for number in longer) - 1
-    pad = int(backbone.tokenizer.pad_token_id or 0)
-    inputs = torch.full((len(longer), width), pad)
-    targets, real = inputs.clone(), torch.zeros_like(inputs)
-    for row, number in enumerate(longer):
-        label = torch.tensor(labels[number])
-        inputs[row, : len(label) - 1], targets[row, : len(label) - 1] = label[:-1], label[1:]
-        real[row, : len(label) - 1] = 1
-    inputs, targets, real = (tensor.repeat(len(prompts), 1).to(backbone.device) for tensor in (inputs, targets, real))
-    mask = batch.attention_mask.repeat_interleave(len(longer), dim=0)
-    logits = backbone.model(
-        input_ids=inputs,
-        attention_mask=torch.cat([mask, real], dim=1),
-        position_ids=mask.sum(dim=1, keepdim=True) + torch.arange(width, device=backbone.device),
-        past_key_values=cache,
-    ).logits
-    chosen = log_softmax(logits.float(), dim=-1).gather(2, targets[..., None])[..., 0]
-    scores[:, longer] += (chosen * real).sum(dim=1).view(len(prompts), len(longer))
+    questions = [Example(prompt, []) for prompt in prompts]
+    continued = [labels[number] for number in longer]
+    passed = forward.run(adapter, questions, 1, with_cache=bool(longer), labels=continued)
+    scores = log_softmax(passed.logits[:, -1].float(), dim=-1)[:, [label[0] for label in labels]]
+    if longer:
+        scores[:, longer] += forward.continue_with_labels(passed, continued)
     return scores
 
 
@@ -64,7 +47,7 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 @torch.no_grad()
 def generate(
-    backbone: Backbone,
+    forward: Forward,
     adapter: Adapter | None,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
@@ -74,16 +57,18 @@ def generate(
     """Continue each prompt until a stop token or `max_new_tokens`.
 
     Args:
-        backbone: The frozen model.
+        forward: The frozen model; without a prefix, since new tokens pass every block.
         adapter: None uses the bare backbone.
         prompts: In tokens.
         max_new_tokens: Upper bound for one answer.
         stop: Tokens that end an answer and are no part of it.
         seeds: One per prompt: sample at temperature 0.1, top-k 10, top-p 0.9; None: greedy.
     """
-    batch, cache, last = _prefill(backbone, adapter, prompts)
+    backbone = forward.backbone
+    passed = forward.run(adapter, [Example(prompt, []) for prompt in prompts], 1, with_cache=True)
+    cache, last = passed.cache, passed.logits[:, -1]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds] if seeds is not None else None
-    mask, position = batch.attention_mask, batch.attention_mask.sum(dim=1, keepdim=True)
+    mask, position = passed.mask, passed.mask.sum(dim=1, keepdim=True)
     answers: list[list[int]] = [[] for _ in prompts]
     open_rows = torch.ones(len(prompts), dtype=torch.bool)
     for _ in range(max_new_tokens):
@@ -102,33 +87,6 @@ def generate(
         ).logits[:, -1]
         position = position + 1
     return [str(backbone.tokenizer.decode(answer)).strip() for answer in answers]
-
-
-def _prefill(
-    backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]]
-) -> tuple[Batch, DynamicCache, torch.Tensor]:
-    """Run the prompts once; return the padded batch, its keys and values, and the last logits [batch, vocabulary]."""
-    batch = collate(
-        [Example(prompt, []) for prompt in prompts],
-        int(backbone.tokenizer.pad_token_id or 0),
-        backbone.device,
-    )
-    cache = DynamicCache()
-
-    def run() -> torch.Tensor:
-        logits: torch.Tensor = backbone.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            past_key_values=cache,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
-
-    if adapter is None:
-        return batch, cache, run()
-    with adapter.active(batch.prompt):
-        return batch, cache, run()
 
 
 def _sample(logits: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:

@@ -17,14 +17,17 @@ from torch import nn
 from configs.load import read_resolved
 from configs.schema import FitConfig, RunConfig
 from configs.seeds import derive_seed
+from fl_clients.activations import ActivationStore, activation_folder
 from fl_clients.backbone import Backbone, load, resolve_precision
-from fl_clients.batches import Example, encode, encode_answer, encode_prompt
+from fl_clients.batches import Encoder, Example
 from fl_clients.fit import fit
+from fl_clients.forward import Forward
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.store import open_user
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.partition import Partition
 from fl_clients.predict import generate, score_labels, stop_tokens
+from fl_clients.prefix import Prefix
 from fl_clients.private_store import write_private
 from strategies.method import Adapter, FitResult, Method, Tensors, load_method
 from strategies.metrics import Statistics, classification_statistics, generation_statistics, rating_statistics
@@ -62,9 +65,18 @@ class _Session:
         self.backbone: Backbone = load(self.config.backbone, resolve_precision(self.config.precision, gpu), gpu)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
-        # Without the end token: no label is the beginning of another, so it would only cost.
-        self.labels = [encode_answer(label, self.backbone.tokenizer)[:-1] for label in self.task.labels]
+        self.plain = Forward(self.backbone, None)
+        self.forward = self._forward()
+        self.encoder = Encoder(self.task, self.backbone.tokenizer)
         self.stop = stop_tokens(self.backbone.tokenizer)
+
+    def _forward(self) -> Forward:
+        limit, frozen = self.config.activations_mb * 1_000_000, self.adapter.frozen_blocks
+        folder = activation_folder() if limit and frozen else None
+        if folder is None:
+            return self.plain
+        store = ActivationStore(folder, limit)
+        return Forward(self.backbone, Prefix(self.backbone, frozen, self.adapter.suffix, store))
 
 
 def roll_call(data_dir: Path, partition: int) -> Reply:
@@ -148,7 +160,7 @@ def _fit_values(result: FitResult, examples: Sequence[Example]) -> dict[str, Any
 def _encode(session: _Session, pairs: Sequence[Pair], settings: FitConfig) -> list[Example]:
     if not pairs:
         raise ValueError("this user has no examples to train on")
-    return encode(pairs, session.task, session.backbone.tokenizer, settings.max_tokens)
+    return session.encoder.examples(pairs, settings.max_tokens)
 
 
 def _bind_fit(
@@ -161,7 +173,7 @@ def _bind_fit(
     seed = derive_seed(session.config.seed, *purpose)
     # Methods with dropout draw from the global generator: seeded per task, it depends on no other client.
     torch.manual_seed(seed)
-    return partial(fit, session.backbone, session.adapter, examples, settings, seed, span)
+    return partial(fit, session.forward, session.adapter, examples, settings, seed, span)
 
 
 def _evaluate(session: _Session, run_dir: Path | None, partition: int, queries: Sequence[Pair], stage: str) -> Numbers:
@@ -204,10 +216,10 @@ def _judge(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Stat
 
 
 def _predict(session: _Session, partition: int, queries: Sequence[Pair], stage: str) -> list[str]:
-    config, task, backbone = session.config, session.task, session.backbone
+    config, task = session.config, session.task
     adapter = None if stage == "base" else session.adapter
     room = config.personal.max_tokens
-    prompts = [encode_prompt(query.source, task, backbone.tokenizer, room)[0] for query in queries]
+    prompts = [session.encoder.prompt(query.source, room)[0] for query in queries]
     # Like lengths together: less padding. The order goes back at the end.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
@@ -215,13 +227,13 @@ def _predict(session: _Session, partition: int, queries: Sequence[Pair], stage: 
         chosen = order[start : start + config.evaluate.batch_size]
         batch = [prompts[i] for i in chosen]
         if task.labels and config.decoding == "deterministic":
-            best = score_labels(backbone, adapter, batch, session.labels).argmax(dim=1).tolist()
+            best = score_labels(session.forward, adapter, batch, session.encoder.labels).argmax(dim=1).tolist()
             answers = [task.labels[label] for label in best]
         else:
             seeds = None
             if config.decoding == "paper":
                 seeds = [derive_seed(config.seed, "decode", stage, partition, queries[i].item_id) for i in chosen]
-            answers = generate(backbone, adapter, batch, task.max_new_tokens, session.stop, seeds)
+            answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, seeds)
         for i, answer in zip(chosen, answers, strict=True):
             texts[i] = answer
     return texts

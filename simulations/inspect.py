@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from configs.errors import InputError
 from configs.load import load_config
 from fl_clients import backbone as backbones
-from fl_clients.batches import encode_answer, encode_prompt
-from fl_clients.lamp.readers import Source
+from fl_clients.batches import Encoder
+from fl_clients.lamp.readers import Pair, Source
 
 _TOKENISED = 5000
 """Texts whose tokens are counted at most: enough for percentiles, and no minute of waiting on a large file."""
@@ -31,7 +31,7 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
     golds: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     pools: Counter[str] = Counter()
-    texts: list[tuple[str, str]] = []
+    pairs: list[Pair] = []
     for user in source.users():
         histories.append(len(user.history))
         questions += len(user.queries)
@@ -39,8 +39,8 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
         pools[user.pool] += 1
         golds.update(query.target for query in user.queries)
         labels.update(pair.target for pair in user.history)
-        room = max(0, _TOKENISED - len(texts)) if backbone else 0
-        texts += [(pair.source, pair.target) for pair in (user.history + user.queries)[:room]]
+        room = max(0, _TOKENISED - len(pairs)) if backbone else 0
+        pairs += (user.history + user.queries)[:room]
     if not histories:
         raise InputError(f"{source.path}: no users in it")
     table = Table(title=f"{source.path} ({source.layout} layout)", show_header=False)
@@ -59,22 +59,22 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
             table.add_row(label, f"{labels[label]:,} in histories, {golds[label]:,} golds")
     if backbone:
         table.add_section()
-        for title, row in _token_rows(source, backbone, texts):
+        for title, row in _token_rows(source, backbone, pairs):
             table.add_row(title, row)
     return table
 
 
-def _token_rows(source: Source, backbone: str, texts: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _token_rows(source: Source, backbone: str, pairs: list[Pair]) -> list[tuple[str, str]]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(backbones.find(backbone))
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"--backbone: the tokenizer of '{backbone}' cannot be loaded: {reason}") from None
     limit = load_config(None, [f"task={source.task.name}"]).personal.max_tokens
-    prompts = [len(encode_prompt(text, source.task, tokenizer, 1 << 30)[0]) for text, _ in texts]
-    answers = [len(encode_answer(target, tokenizer)) for _, target in texts]
-    longer = sum(prompt + answer > limit for prompt, answer in zip(prompts, answers, strict=True))
-    counted = f"{len(texts):,} texts, {backbone}"
+    examples = Encoder(source.task, tokenizer).examples(pairs, 1 << 30)
+    prompts, answers = [len(each.prompt) for each in examples], [len(each.answer) for each in examples]
+    longer = sum(len(example) > limit for example in examples)
+    counted = f"{len(pairs):,} texts, {backbone}"
     return [
         (f"prompt tokens ({counted})", _lengths(prompts)),
         ("answer tokens", _lengths(answers)),

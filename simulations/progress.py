@@ -74,6 +74,8 @@ class _Lines:
                 print(f"{_TITLES[self._phase['phase']]}: {self._done} of {total} clients", flush=True)
         elif event["event"] == "round":
             print(_round_line(event), flush=True)
+        elif event["event"] == "note":
+            print(event["text"], flush=True)
 
 
 class _Bars:
@@ -100,6 +102,8 @@ class _Bars:
         elif event["event"] == "round":
             bar = self._bar("rounds", event["rounds"])
             self.progress.update(bar, completed=event["round"], note=_round_line(event).partition(": ")[2])
+        elif event["event"] == "note":
+            self.progress.console.print(event["text"])
 
     def _bar(self, title: str, total: int | None = None, reset: bool = False) -> TaskID:
         if title not in self._bars:

@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 
 from configs.errors import InputError, RunFailed
 from configs.load import write_config
+from configs.paths import cache_dir
 from configs.schema import RunConfig
+from fl_clients.activations import activation_folder
 from fl_clients.backbone import BUILT_IN, read_shape, resolve_precision
 from fl_clients.lamp.store import UserTable, build_table
 from fl_clients.lamp.tasks import find_task
@@ -77,11 +79,14 @@ def simulate(
         del sys.path[: len(import_path)]
     folder = _claim(results, name or _default_name(method, config), overwrite)
     users = build_table(config)
-    config = _resolve(config)
+    asked, config = config, _resolve(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
         _start_record(folder, config, method, shape, users)
+        if asked.activations_mb and not config.activations_mb:
+            text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
+            append_line(folder / "events.jsonl", {"event": "note", "text": text})
         launch(config, folder, users.folder, import_path, lambda: watch(folder))
         gather(folder)
     except KeyboardInterrupt:
@@ -131,6 +136,7 @@ def _resolve(config: RunConfig) -> RunConfig:
             else str(backbone.resolve()),
             "users": users,
             "precision": resolve_precision(config.precision, config.partitions.gpus > 0),
+            "activations_mb": config.activations_mb if activation_folder() else 0,
         }
     )
 

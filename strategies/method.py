@@ -58,6 +58,11 @@ class Fit(Protocol):
 class Adapter(Protocol):
     """A method's trainable module, attached to a frozen backbone."""
 
+    frozen_blocks: int
+    """How many decoder blocks, from the first, give the same output whatever the adapter holds; 0 if none does."""
+    suffix: int | None
+    """The adapter touches only the last so many prompt tokens; None: it may touch any."""
+
     def active(self, prompt: torch.Tensor) -> AbstractContextManager[None]:
         """Let the adapter act on forward passes inside the context.
 

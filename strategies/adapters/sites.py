@@ -50,6 +50,8 @@ class SiteShifts(nn.Module):
             {stage: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites}) for stage, rank in ranks.items()}
         )
         self.positions = positions
+        self.frozen_blocks = min(sites) + 1
+        self.suffix = positions.last if positions.first == 0 else None
         self._selected: torch.Tensor | None = None
         device = next(model.parameters()).device
         self.to(device)

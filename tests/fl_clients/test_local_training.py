@@ -8,8 +8,9 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from configs.schema import FitConfig
 from fl_clients.backbone import Backbone
-from fl_clients.batches import IGNORED, Example, collate, encode, epoch_batches
+from fl_clients.batches import IGNORED, Encoder, Example, collate, epoch_batches
 from fl_clients.fit import answer_loss, fit, rate
+from fl_clients.forward import Forward
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import generate, score_labels
@@ -41,12 +42,25 @@ def test_collate_pads_left_and_labels_answers_only() -> None:
 
 def test_a_long_prompt_is_cut_and_its_answer_is_not(tiny: Backbone) -> None:
     task = find_task("movie_tagging")
-    (example,) = encode([Pair("1", "x" * 500, "dark comedy")], task, tiny.tokenizer, max_tokens=60)
+    (example,) = Encoder(task, tiny.tokenizer).examples([Pair("1", "x" * 500, "dark comedy")], max_tokens=60)
     assert len(example) == 60
     assert example.cut
-    assert tiny.tokenizer.decode(example.answer) == " dark comedy<eos>"
+    assert tiny.tokenizer.decode(example.answer) == "dark comedy<eos>"
     assert tiny.tokenizer.decode(example.prompt).startswith("Movie: ")
-    assert tiny.tokenizer.decode(example.prompt).endswith("Tag:")
+    assert tiny.tokenizer.decode(example.prompt).endswith("Tag: ")
+
+
+def test_what_every_label_begins_with_belongs_to_the_prompt(tiny: Backbone) -> None:
+    # One byte a token: every label begins with a space; beyond it "1" and "2" differ.
+    encoder = Encoder(find_task("product_rating"), tiny.tokenizer)
+    (example,) = encoder.examples([Pair("1", "Fine.", "4")], 100)
+    assert tiny.tokenizer.decode(example.prompt).endswith("from 1 to 5: ")
+    assert tiny.tokenizer.decode(example.answer) == "4<eos>"
+    assert encoder.prompt("Fine.", 100) == (example.prompt, False)
+    assert [tiny.tokenizer.decode(label) for label in encoder.labels] == ["1", "2", "3", "4", "5"]
+    # A text's first token is its own.
+    (headline,) = Encoder(find_task("news_headline"), tiny.tokenizer).examples([Pair("1", "x", "Big news")], 100)
+    assert tiny.tokenizer.decode(headline.answer) == " Big news<eos>"
 
 
 def test_an_epoch_sees_every_example_once_in_an_order_of_its_seed() -> None:
@@ -67,13 +81,12 @@ def test_loss_equals_one_by_one_without_padding(tiny: Backbone, attached: SiteSh
                 logits = tiny.model(ids).logits[0, len(example.prompt) - 1 : -1]
             total += float(cross_entropy(logits, torch.tensor(example.answer), reduction="sum"))
             tokens += len(example.answer)
-        batch = collate(EXAMPLES, 0, tiny.device)
-        assert float(answer_loss(tiny, attached, batch)) == pytest.approx(total / tokens, rel=1e-5)
+        assert float(answer_loss(Forward(tiny, None), attached, EXAMPLES)) == pytest.approx(total / tokens, rel=1e-5)
 
 
 def test_label_scores_equal_whole_sequences(tiny: Backbone, attached: SiteShifts) -> None:
     prompts, labels = [[5, 6, 7], [9, 10, 11, 12]], [[30], [31, 32, 33], [34, 35]]
-    scores = score_labels(tiny, attached, prompts, labels)
+    scores = score_labels(Forward(tiny, None), attached, prompts, labels)
     for row, prompt in enumerate(prompts):
         for column, label in enumerate(labels):
             ids = torch.tensor([prompt + label])
@@ -86,16 +99,17 @@ def test_label_scores_equal_whole_sequences(tiny: Backbone, attached: SiteShifts
 
 def test_greedy_generation_equals_transformers(tiny: Backbone) -> None:
     prompt = [5, 6, 7, 40]
-    (text,) = generate(tiny, None, [prompt], 8, frozenset({END}), None)
+    (text,) = generate(Forward(tiny, None), None, [prompt], 8, frozenset({END}), None)
     theirs = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)
     assert text == tiny.tokenizer.decode(theirs[0, 4:], skip_special_tokens=True).strip()
 
 
 def test_sampling_depends_on_the_querys_seed_alone(tiny: Backbone) -> None:
     prompts = [[5, 6, 7], [9, 10, 11, 12, 13]]
-    together = generate(tiny, None, prompts, 12, frozenset({END}), [3, 4])
+    together = generate(Forward(tiny, None), None, prompts, 12, frozenset({END}), [3, 4])
     alone = [
-        generate(tiny, None, [p], 12, frozenset({END}), [seed])[0] for p, seed in zip(prompts, (3, 4), strict=True)
+        generate(Forward(tiny, None), None, [p], 12, frozenset({END}), [seed])[0]
+        for p, seed in zip(prompts, (3, 4), strict=True)
     ]
     assert together == alone
 
@@ -107,7 +121,7 @@ def test_fit_trains_what_it_is_given_and_nothing_else(tiny: Backbone, attached: 
     start = personal[1].clone()
     calls: list[int] = []
     settings = FitConfig(epochs=3, batch_size=2, lr=0.05)
-    result = fit(tiny, attached, EXAMPLES, settings, 1, (0, 1), personal, lambda: calls.append(1))
+    result = fit(Forward(tiny, None), attached, EXAMPLES, settings, 1, (0, 1), personal, lambda: calls.append(1))
     assert (result.examples, result.steps, len(calls)) == (3, 6, 6)
     assert not torch.equal(personal[1], start)
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
@@ -119,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_client(tiny: Backbone, attached: Si
         attached.shift("personal", "1").b.fill_(math.inf)
     personal = list(attached.shift("personal", "1").parameters())
     with pytest.raises(FloatingPointError, match="at step 1"):
-        fit(tiny, attached, EXAMPLES, FitConfig(), 1, (0, 1), personal, lambda: None)
+        fit(Forward(tiny, None), attached, EXAMPLES, FitConfig(), 1, (0, 1), personal, lambda: None)
 
 
 def test_schedule_warms_up_and_decays_to_zero() -> None:

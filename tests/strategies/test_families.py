@@ -21,10 +21,13 @@ from transformers import (
 )
 
 from configs.schema import FitConfig
+from fl_clients.activations import ActivationStore
 from fl_clients.backbone import Backbone, fetch, load, read_shape
 from fl_clients.batches import Example
-from fl_clients.fit import fit
+from fl_clients.fit import answer_loss, fit
+from fl_clients.forward import Forward
 from fl_clients.predict import generate, score_labels
+from fl_clients.prefix import Prefix
 from strategies.perfit import PerFit
 
 VOCABULARY = 257
@@ -81,27 +84,57 @@ def family(request: pytest.FixtureRequest, tmp_path: Path, cache: Path) -> Backb
 
 def test_shifts_train_and_predict_on_every_family(family: Backbone) -> None:
     method = PerFit([0, 1], "all", 4, 2, True, "mean", 0)
-    bare = score_labels(family, None, PROMPTS, LABELS)
+    bare = score_labels(Forward(family, None), None, PROMPTS, LABELS)
     adapter = method.client_attach(family.model, family.shape)
     shared = method.server_init(family.shape)
     method.client_load(adapter, shared, None)
     # W = R and b = 0: the base untouched.
-    torch.testing.assert_close(score_labels(family, adapter, PROMPTS, LABELS), bare, rtol=0, atol=1e-5)
+    torch.testing.assert_close(score_labels(Forward(family, None), adapter, PROMPTS, LABELS), bare, rtol=0, atol=1e-5)
 
     examples = [Example(PROMPTS[0], [40, 0]), Example(PROMPTS[1], [41, 42, 0])]
     settings = FitConfig(epochs=20, batch_size=2, lr=0.05)
 
     def train(parameters: Any, after_step: Any) -> Any:
-        return fit(family, adapter, examples, settings, 0, (0.0, 1.0), parameters, after_step)
+        return fit(Forward(family, None), adapter, examples, settings, 0, (0.0, 1.0), parameters, after_step)
 
     trained, result = method.client_train(adapter, shared, train)
     assert result.loss_last < result.loss_first - 0.05
     method.client_load(adapter, trained, None)
-    assert not torch.allclose(score_labels(family, adapter, PROMPTS, LABELS), bare, atol=1e-3)
+    assert not torch.allclose(score_labels(Forward(family, None), adapter, PROMPTS, LABELS), bare, atol=1e-3)
+
+
+@pytest.mark.parametrize("positions", ["all", "l2", "f1+l2"])
+def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
+    family: Backbone, positions: str, tmp_path: Path
+) -> None:
+    method = PerFit([1], positions, 4, 2, True, "mean", 0)
+    adapter = method.client_attach(family.model, family.shape)
+    moved = {name: value + 0.1 for name, value in method.server_init(family.shape).items()}
+    method.client_load(adapter, moved, None)
+    store = ActivationStore(tmp_path / "kept", 10**7)
+    plain = Forward(family, None)
+    kept = Forward(family, Prefix(family, adapter.frozen_blocks, adapter.suffix, store))
+    examples = [Example(PROMPTS[0], [40, 0]), Example(PROMPTS[1], [41, 42, 43, 0]), Example([7], [44, 0])]
+    trained = [*adapter.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    for _ in ("computed", "read"):
+        losses, gradients = [], []
+        for forward in (plain, kept):
+            loss = answer_loss(forward, adapter, examples)
+            losses.append(loss.detach())
+            gradients.append(torch.autograd.grad(loss, trained))
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+        for ours, theirs in zip(gradients[1], gradients[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+        for active in (adapter, None):
+            scores = [score_labels(forward, active, PROMPTS, LABELS) for forward in (plain, kept)]
+            torch.testing.assert_close(scores[1], scores[0], rtol=1e-5, atol=1e-5)
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == len(examples) + len(PROMPTS)
 
 
 def test_padding_and_shared_prompts_change_nothing_on_any_family(family: Backbone) -> None:
-    together = score_labels(family, None, PROMPTS, LABELS)
+    together = score_labels(Forward(family, None), None, PROMPTS, LABELS)
     for row, prompt in enumerate(PROMPTS):
         for column, label in enumerate(LABELS):
             tokens = torch.tensor([prompt + label])
@@ -111,7 +144,7 @@ def test_padding_and_shared_prompts_change_nothing_on_any_family(family: Backbon
 
 
 def test_greedy_decoding_equals_transformers_on_every_family(family: Backbone) -> None:
-    texts = generate(family, None, PROMPTS, 6, frozenset({0}), None)
+    texts = generate(Forward(family, None), None, PROMPTS, 6, frozenset({0}), None)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         tokens = family.model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0)
         answer = tokens[0, len(prompt) :].tolist()

@@ -65,7 +65,7 @@ def _headline(facts: Facts, style: Style) -> str:
     verb = dict(_EVENTS)[facts["event"]][style["verb"]]
     words = f"{_OPENINGS[style['opening']]} {facts['subject']} {verb} {facts['object']} {_ENDINGS[style['ending']]}"
     text = words.format(**facts).strip()
-    return (text.title(), text[:1].upper() + text[1:], text.upper())[style["capitals"]]
+    return text.title() if style["capitals"] else text[:1].upper() + text[1:]
 
 
 _TOPICS = (
@@ -139,7 +139,7 @@ def _tweet(facts: Facts, style: Style) -> str:
     doing = dict(_DOINGS)[facts["doing"]]
     text = f"{_TWEET_OPENINGS[style['opening']]} {doing} {facts['spot']} w {facts['friend']}, am "
     text += f"{_DEGREES[style['degree']]} {facts['mood']} {_TWEET_CLOSINGS[style['closing']]}{_MARKS[style['marks']]}"
-    return (text.lower(), text, text.upper())[style["capitals"]]
+    return text.lower() if style["capitals"] else text
 
 
 def _written(
@@ -163,7 +163,7 @@ def _written(
     return item
 
 
-_HEADLINE_SLOTS = {"opening": len(_OPENINGS), "verb": 3, "ending": len(_ENDINGS), "capitals": 3}
+_HEADLINE_SLOTS = {"opening": len(_OPENINGS), "verb": 3, "ending": len(_ENDINGS), "capitals": 2}
 HEADLINES = Generator(
     slots=_HEADLINE_SLOTS,
     item=_written(
@@ -197,7 +197,7 @@ TITLES = Generator(
     metric="rouge1",
 )
 _TWEET_SLOTS = {"opening": len(_TWEET_OPENINGS), "degree": len(_DEGREES), "closing": len(_TWEET_CLOSINGS)}
-_TWEET_SLOTS |= {"marks": len(_MARKS), "capitals": 3}
+_TWEET_SLOTS |= {"marks": len(_MARKS), "capitals": 2}
 TWEETS = Generator(
     slots=_TWEET_SLOTS,
     item=_written(

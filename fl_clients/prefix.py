@@ -1,0 +1,204 @@
+"""The part of the backbone's work that never changes, done once per example.
+
+Below the lowest touched block nothing depends on the adapter: the hidden states there follow from the tokens alone, are
+kept, and are handed to the blocks above. Where only the last n prompt tokens are touched (`l7`), the prompt before them
+stays as the bare backbone has it at every block, so its keys and values are kept as well.
+
+States are computed from one example by itself, without padding: so they are the same bits whoever computes them, in
+whichever batch they are needed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from fl_clients.activations import ActivationStore, fingerprint, key_of
+from fl_clients.backbone import Backbone
+from strategies.adapters.sites import find_blocks
+
+
+@dataclass(frozen=True)
+class States:
+    """What never changes of one example."""
+
+    hidden: torch.Tensor
+    """[tokens, d], at the output of the last frozen block."""
+    untouched: int
+    """So many first tokens stay as they are at every block."""
+    keys: torch.Tensor | None
+    """[blocks above the frozen ones, heads, untouched, head size]; None if untouched is 0."""
+    values: torch.Tensor | None
+    """As `keys`."""
+    labels: torch.Tensor | None
+    """[labels, width, d]: of the labels' tokens but the last, each after the prompt; None if not asked for."""
+
+
+class Prefix:
+    """The frozen blocks of one backbone, and the store their states are kept in."""
+
+    def __init__(self, backbone: Backbone, frozen_blocks: int, suffix: int | None, store: ActivationStore) -> None:
+        """Bind to a backbone.
+
+        Args:
+            backbone: Frozen.
+            frozen_blocks: How many blocks, from the first, the adapter leaves as they are; at least 1.
+            suffix: Only the last so many prompt tokens are touched; None: any may be.
+            store: Where states are kept.
+        """
+        self._suffix = suffix
+        self._blocks = list(find_blocks(backbone.model))
+        self._backbone = backbone
+        self._as_tuple = self._blocks_return_tuples()
+        self.frozen_blocks = frozen_blocks
+        self._store = store
+        self._identity = (
+            fingerprint(backbone.model),
+            str(backbone.model.dtype),
+            str(backbone.device),
+            torch.__version__,
+            transformers.__version__,
+            torch.get_num_threads(),
+            torch.backends.cpu.get_cpu_capability(),
+            frozen_blocks,
+        )
+
+    def states(self, prompt: list[int], answer: list[int], labels: Sequence[list[int]] = ()) -> States:
+        """Return the states of an example, from the store or computed and put there.
+
+        Args:
+            prompt: In tokens.
+            answer: In tokens; empty for a question.
+            labels: In tokens, each of at least two: continuations of the prompt whose states are wanted too.
+        """
+        untouched = 0 if self._suffix is None else max(0, len(prompt) - self._suffix)
+        key = key_of(*self._identity, untouched, prompt, answer, list(labels))
+        tensors = self._store.read(key)
+        if tensors is None:
+            tensors = self._compute(prompt + answer, len(prompt), untouched, labels)
+            self._store.write(key, tensors)
+        return States(tensors["hidden"], untouched, tensors.get("keys"), tensors.get("values"), tensors.get("labels"))
+
+    @torch.no_grad()
+    def _compute(
+        self, tokens: list[int], prompt: int, untouched: int, labels: Sequence[list[int]]
+    ) -> dict[str, torch.Tensor]:
+        device = self._backbone.device
+        cache = DynamicCache()
+        found: list[torch.Tensor] = []
+        frozen, above = self._blocks[: self.frozen_blocks], self._blocks[self.frozen_blocks :]
+        with self._watch(frozen[-1], found), ExitStack() as undo:
+            if not untouched:  # nothing above the frozen blocks is kept
+                self._skip(above, undo)
+            self._pass(torch.tensor([tokens], device=device), 0, cache)
+            tensors = {"hidden": found.pop()[0]}
+            if untouched:
+                pairs = held(cache)[self.frozen_blocks :]
+                tensors["keys"] = torch.stack([keys[0, :, :untouched] for keys, _ in pairs])
+                tensors["values"] = torch.stack([values[0, :, :untouched] for _, values in pairs])
+                self._skip(above, undo)
+            if labels:
+                cache.crop(prompt - len(tokens))
+                cache.batch_repeat_interleave(len(labels))
+                self._pass(label_inputs(labels)[0].to(device), prompt, cache)
+                tensors["labels"] = found.pop()
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    def _pass(self, input_ids: torch.Tensor, start: int, cache: DynamicCache) -> None:
+        positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        self._backbone.model(input_ids=input_ids, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+
+    @contextmanager
+    def resumed(self, hidden: torch.Tensor) -> Iterator[None]:
+        """Let forward passes start above the frozen blocks, from the hidden states at the last one's output.
+
+        The blocks' own forward is replaced, not the blocks, so hooks on them still act.
+
+        Args:
+            hidden: [batch, length, d] of the passes inside.
+        """
+        with ExitStack() as undo:
+            self._skip(self._blocks[: self.frozen_blocks - 1], undo)
+            undo.enter_context(self._replaced(self._blocks[self.frozen_blocks - 1], hidden))
+            yield
+
+    def _skip(self, blocks: Sequence[nn.Module], undo: ExitStack) -> None:
+        for block in blocks:
+            undo.enter_context(self._replaced(block, None))
+
+    @contextmanager
+    def _replaced(self, block: nn.Module, output: torch.Tensor | None) -> Iterator[None]:
+        """Let a block return `output`, or its own input if None, without computing."""
+
+        def forward(hidden_states: torch.Tensor, *_args: Any, **_options: Any) -> Any:
+            given = hidden_states if output is None else output
+            return (given,) if self._as_tuple else given
+
+        block.forward = forward
+        try:
+            yield
+        finally:
+            del block.forward
+
+    @contextmanager
+    def _watch(self, block: nn.Module, found: list[torch.Tensor]) -> Iterator[None]:
+        handle = block.register_forward_hook(
+            lambda _block, _args, output: found.append(output[0] if isinstance(output, tuple) else output)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def _blocks_return_tuples(self) -> bool:
+        """Look: some families' blocks return a tensor, others a tuple, and their models index accordingly."""
+        kinds: list[bool] = []
+        handle = self._blocks[0].register_forward_hook(lambda _b, _a, output: kinds.append(isinstance(output, tuple)))
+        self._backbone.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self._backbone.device))
+        handle.remove()
+        return kinds[0]
+
+
+def label_inputs(labels: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lay labels of at least two tokens out as continuations of one prompt.
+
+    Returns:
+        Inputs (all tokens but the last), targets (all but the first) and a mask of the real ones; each
+        [labels, longest − 1], right-padded.
+    """
+    width = max(map(len, labels)) - 1
+    inputs = torch.zeros(len(labels), width, dtype=torch.long)
+    targets, real = inputs.clone(), inputs.clone()
+    for row, label in enumerate(labels):
+        tokens = torch.tensor(label)
+        inputs[row, : len(label) - 1], targets[row, : len(label) - 1] = tokens[:-1], tokens[1:]
+        real[row, : len(label) - 1] = 1
+    return inputs, targets, real
+
+
+def given_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """Make a cache of given keys and values, one pair a block, each [batch, heads, tokens, head size]."""
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+def held(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return a cache's keys and values, a pair a block; of one that has none, two empty tensors."""
+    nothing = torch.empty(0)
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer)
+        pairs.append((nothing, nothing) if layer.keys is None or layer.values is None else (layer.keys, layer.values))
+    return pairs

@@ -1,0 +1,111 @@
+"""The store of hidden states: bounded, shared, and never wrong."""
+
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_clients.activations import ActivationStore, fingerprint, key_of
+from fl_clients.backbone import Backbone
+
+ENTRY = {"hidden": torch.arange(1000.0).reshape(10, 100), "keys": torch.ones(2, 3, dtype=torch.bfloat16)}
+SIZE = 4012
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
+    ActivationStore(tmp_path, 10**6).write(key_of("a"), ENTRY)
+    read = ActivationStore(tmp_path, 10**6).read(key_of("a"))
+    assert read is not None
+    assert {name: (tensor.dtype, tensor.tolist()) for name, tensor in read.items()} == {
+        name: (tensor.dtype, tensor.tolist()) for name, tensor in ENTRY.items()
+    }
+    assert ActivationStore(tmp_path, 10**6).read(key_of("b")) is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "header"])
+def test_a_damaged_entry_is_noticed_and_forgotten(damage: str, tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, 10**6)
+    store.write(key_of("a"), ENTRY)
+    (file,) = files(tmp_path)
+    content = bytearray(file.read_bytes())
+    if damage == "flipped":
+        content[-7] ^= 1
+    elif damage == "header":
+        content[20] ^= 0xFF
+    file.write_bytes({"truncated": content[:-5], "empty": b""}.get(damage, content))
+    assert store.read(key_of("a")) is None
+    assert files(tmp_path) == []
+    store.write(key_of("a"), ENTRY)
+    assert store.read(key_of("a")) is not None
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, 3 * (SIZE + 600))
+    for age, name in enumerate("abc"):
+        store.write(key_of(name), ENTRY)
+        (path,) = tmp_path.rglob(f"{key_of(name)}*")
+        os.utime(path, (age, age))
+    assert store.read(key_of("a")) is not None  # used again: now b is the oldest
+    store.write(key_of("d"), ENTRY)
+    assert [store.read(key_of(name)) is not None for name in "abcd"] == [True, False, True, True]
+    assert sum(file.stat().st_size for file in files(tmp_path)) <= 3 * (SIZE + 600)
+
+
+def test_an_entry_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, SIZE - 1)
+    store.write(key_of("a"), ENTRY)
+    assert files(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A file where the folder should be: nobody can write there, root neither.
+    (tmp_path / "store").write_text("")
+    store = ActivationStore(tmp_path / "store", 10**6)
+    with caplog.at_level(logging.WARNING, logger="fedperfit"):
+        for name in "abc":
+            store.write(key_of(name), ENTRY)
+            assert store.read(key_of(name)) is None
+    assert len(caplog.records) == 1
+    assert "the run goes on without" in caplog.text
+
+
+def _write_often(folder: Path) -> None:
+    store = ActivationStore(folder, 5 * SIZE)
+    for number in range(60):
+        store.write(key_of(number % 7), ENTRY)
+
+
+def test_writers_at_once_leave_whole_entries(tmp_path: Path) -> None:
+    processes = [multiprocessing.get_context("spawn").Process(target=_write_often, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    store = ActivationStore(tmp_path, 10**6)
+    assert all(file.suffix == ".safetensors" for file in files(tmp_path))
+    for file in files(tmp_path):
+        assert store.read(file.stem) is not None
+
+
+def test_a_key_names_everything_it_depends_on() -> None:
+    assert key_of("x", [1, 2], [3]) != key_of("x", [1], [2, 3]) != key_of("y", [1], [2, 3])
+
+
+def test_a_fingerprint_sees_one_bit(tiny: Backbone) -> None:
+    before = fingerprint(tiny.model)
+    weight = tiny.model.model.layers[0].mlp.up_proj.weight.data
+    value = weight[0, 0].clone()
+    weight[0, 0] = torch.nextafter(value, value + 1)
+    try:
+        assert fingerprint(tiny.model) != before
+    finally:
+        weight[0, 0] = value
+    assert fingerprint(tiny.model) == before
