@@ -45,8 +45,9 @@ format: install ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## measure message overhead, driver memory and engine cost
-	$(BIN)/python benchmarks/engine.py
+bench: install ## measure local work against a plain baseline, and the engine's cost
+	$(BIN)/fedperfit bench
+	$(BIN)/python -m benchmarks.engine
 
 clean: ## remove the environment and the caches (run records stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

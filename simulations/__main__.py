@@ -171,6 +171,26 @@ def params(
     console().print(parameter_table(config, build_method(config, shape), shape))
 
 
+@app.command()
+def bench(
+    backbone: Annotated[str, typer.Option(help="A backbone the config takes.")] = "smollm2-135m",
+    sites: Annotated[str, typer.Option(help="Decoder blocks of the shifts, comma-separated.")] = "14,15",
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each step and evaluation.")] = 3,
+    users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation; 0 leaves it out.")] = 100,
+    out: Annotated[Path, typer.Option(help="Where bench.json and bench.png go.")] = Path("results/bench"),
+) -> None:
+    """Measure local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
+    from benchmarks.command import bench as run_bench  # the benchmark runs simulations itself
+
+    try:
+        blocks = [int(site) for site in sites.split(",")]
+    except ValueError:
+        raise InputError(f"--sites {sites}: expected block numbers such as 14,15") from None
+    shape = backbones.read_shape(backbone)
+    build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
+    run_bench(backbone, blocks, repeats, users, out, console())
+
+
 def _read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:
     files = [word for word in words or [] if "=" not in word]
     if len(files) > 1:

@@ -1,0 +1,118 @@
+"""`fedperfit bench`: measures, prints ratios, writes `bench.json` and `bench.png`."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.local import VARIANTS, Row, local_rows, matrix_peak
+from benchmarks.processes import splits
+from configs.load import load_config
+from simulations.simulate import simulate
+
+matplotlib.use("Agg")
+
+
+def bench(backbone: str, sites: list[int], repeats: int, users: int, out: Path, console: Console) -> dict[str, Any]:
+    """Measure everything, one after the other, and write it down.
+
+    Args:
+        backbone: A name the config takes.
+        sites: Decoder blocks of the shifts.
+        repeats: Repetitions of each step and evaluation.
+        users: Of the whole simulation; 0 leaves it out.
+        out: Folder for `bench.json` and `bench.png`; made if missing.
+        console: Where tables go.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        report: dict[str, Any] = {"backbone": backbone, "sites": sites, "torch": torch.__version__}
+        report["matrix_gflops"] = {precision: matrix_peak(precision) for precision in ("fp32", "bf16")}
+        report["local"] = local_rows(backbone, sites, repeats)
+    finally:
+        torch.set_num_threads(threads)
+    console.print(_local_table(report["local"], report["matrix_gflops"]))
+    report["splits"] = splits(backbone, sites[0], threads, 10.0)
+    console.print(_splits_table(report["splits"]))
+    if users:
+        report["simulation"] = _simulations(backbone, sites, users)
+        console.print(_simulation_table(report["simulation"]))
+    (out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
+    _plot(report["local"]).savefig(out / "bench.png", dpi=150)
+    console.print(f"{out / 'bench.json'}, {out / 'bench.png'}")
+    return report
+
+
+def _simulations(backbone: str, sites: list[int], users: int) -> list[dict[str, Any]]:
+    """The same simulation with nothing kept, with an empty store, and with the store the run before has filled."""
+    words = [f"backbone={backbone}", f"sites={sites}", f"users.collective={users - users // 5}", "rounds=3", "cohort=8"]
+    words += [f"users.target={users // 5}", "users.synthetic.history=16", "users.synthetic.queries=4"]
+    words += ["personal.epochs=2", "evaluate.every=1"]
+    rows = []
+    # Another seed than any other run's: its users' states are in no store yet.
+    for variant, room in (("nothing kept", 0), ("kept as it goes", 4096), ("all there already", 4096)):
+        with tempfile.TemporaryDirectory() as results:
+            config = load_config(None, [*words, "seed=987654", f"activations_mb={room}"])
+            record = simulate(config, "bench", Path(results))
+        rows.append({"variant": variant, "seconds": record.wall_s, "accuracy": record.metrics["accuracy"]})
+    return rows
+
+
+def _local_table(rows: list[Row], peaks: dict[str, float]) -> Table:
+    table = Table(
+        title="one client's local work, one thread; plain: hooks on the whole model, all logits, nothing kept"
+    )
+    for title in ("work", "variant", "s", "times faster", "by FLOPs", "of peak", "value"):
+        table.add_column(title, justify="left" if title in ("work", "variant") else "right")
+    for row in rows:
+        table.add_row(
+            f"{row['work']}, {row['positions']}, {row['precision']}",
+            row["variant"],
+            f"{row['seconds']:.3f}",
+            f"{row['times_faster']:.2f}",
+            f"{row['times_fewer_flop']:.2f}",
+            f"{row['gflop'] / row['seconds'] / peaks[row['precision']]:.0%}",
+            f"{row['value']:.5f}",
+            end_section=row["variant"] == VARIANTS[-1],
+        )
+    return table
+
+
+def _splits_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="the cores split into clients × threads")
+    for title in ("clients", "threads each", "steps a second, all", "memory, all (PSS)"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cells = (row["processes"], row["threads"], f"{row['steps_per_s']:.2f}", f"{row['pss_mib']:.0f} MiB")
+        table.add_row(*map(str, cells))
+    return table
+
+
+def _simulation_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="a whole simulation")
+    for title in ("", "seconds", "times faster", "accuracy"):
+        table.add_column(title, justify="right" if title else "left")
+    for row in rows:
+        ratio = rows[0]["seconds"] / row["seconds"]
+        table.add_row(row["variant"], f"{row['seconds']:.0f}", f"{ratio:.2f}", f"{row['accuracy']:.3f}")
+    return table
+
+
+def _plot(rows: list[Row]) -> Figure:
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    for axes, work in zip(figure.subplots(1, 2), ("step", "evaluation"), strict=True):
+        chosen = [row for row in rows if row["work"] == work and row["variant"] != "plain"]
+        names = [f"{row['positions']}, {row['precision']}\n{row['variant']}" for row in chosen]
+        axes.barh(names, [row["times_faster"] for row in chosen], color="#0072B2")
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_title(f"{work}: times faster than plain")
+        axes.tick_params(labelsize=6)
+    return figure

@@ -1,0 +1,70 @@
+"""What several clients on one machine share and cost: threads against processes, and one copy of the weights."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+
+def run_together(backbone: str, site: int, processes: int, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """Let clients train side by side for some seconds.
+
+    Args:
+        backbone: A name the config takes.
+        site: Where the shift sits.
+        processes: How many at once.
+        threads: Of each.
+        seconds: How long.
+
+    Returns:
+        For each process the `steps` it did, and its proportional set size `pss` in bytes while all were there.
+    """
+    command = [sys.executable, "-m", "benchmarks.client", backbone, str(threads), str(site), str(seconds)]
+    children = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    try:
+        for child in children:
+            if _line(child) != "ready":
+                raise RuntimeError("a benchmark process did not start")
+        for child in children:
+            _tell(child)
+        reports: list[dict[str, Any]] = [json.loads(_line(child)) for child in children]
+        for child in children:
+            _tell(child)
+        return reports
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def splits(backbone: str, site: int, cores: int, seconds: float) -> list[dict[str, Any]]:
+    """Measure each way to split the cores into processes × threads.
+
+    Returns:
+        One row per split: `processes`, `threads`, `steps_per_s` of all, `pss_mib` of all.
+    """
+    rows = []
+    for processes in (count for count in range(1, cores + 1) if cores % count == 0):
+        reports = run_together(backbone, site, processes, cores // processes, seconds)
+        rows.append(
+            {
+                "processes": processes,
+                "threads": cores // processes,
+                "steps_per_s": sum(report["steps"] for report in reports) / seconds,
+                "pss_mib": sum(report["pss"] for report in reports) / 2**20,
+            }
+        )
+    return rows
+
+
+def _line(child: "subprocess.Popen[str]") -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def _tell(child: "subprocess.Popen[str]") -> None:
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
