@@ -53,7 +53,13 @@ def bench(backbone: str, sites: list[int], repeats: int, users: int, out: Path, 
 
 def _simulations(backbone: str, sites: list[int], users: int) -> list[dict[str, Any]]:
     """The same simulation with nothing kept, with an empty store, and with the store the run before has filled."""
-    words = [f"backbone={backbone}", f"sites={sites}", f"users.collective={users - users // 5}", "rounds=3", "cohort=8"]
+    words = [
+        f"backbone={backbone}",
+        f"sites={sites}",
+        f"users.collective={users - users // 5}",
+        "rounds=3",
+        f"cohort={min(8, users - users // 5)}",
+    ]
     words += [f"users.target={users // 5}", "users.synthetic.history=16", "users.synthetic.queries=4"]
     words += ["personal.epochs=2", "evaluate.every=1"]
     rows = []

@@ -13,7 +13,7 @@ from fl_clients.lamp.synthetic import authors, reviews, themes
 from fl_clients.lamp.synthetic.taste import Generator, Taste, collective_taste, personal_taste
 from fl_clients.lamp.tasks import Task
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Part of the cache key of generated users: counts up when the same arguments would give other texts."""
 
 GENERATORS: dict[str, Generator] = {

@@ -1,8 +1,8 @@
 """Synthetic reviewers: what counts for them, and how generous they are.
 
-A review praises or damns three of six aspects; the rating is 3 plus the sum of each verdict (+1 or −1) times the
-weight its user gives the aspect, plus the user's generosity, rounded and cut to 1 … 5; with probability `noise` it is
-one star off.
+A review praises or damns three of six aspects, mostly in one tone, and ends with a summary of it; the rating is 3 plus
+the sum of each verdict (+1 or −1) times the weight its user gives the aspect, plus the user's generosity, rounded and
+cut to 1 … 5; with probability `noise` it is one star off.
 """
 
 import numpy as np
@@ -21,7 +21,14 @@ _ASPECTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("service", ("Delivery was quick", "Support answered at once"), ("It arrived late", "Nobody answers my mails")),
     ("use", ("Set up in two minutes", "Very easy to use"), ("The manual is useless", "It is awkward to use")),
 )
+_SUMMARIES = {
+    -3: ("I hate it and want my money back", "Terrible, avoid it"),
+    -1: ("Disappointing in the end", "Not really good"),
+    1: ("Quite good in the end", "I like it, mostly"),
+    3: ("I love it, simply perfect", "Excellent, buy it"),
+}
 _MENTIONED = 3
+_TONE = 0.8
 _GENEROSITY = 0.8
 
 
@@ -33,13 +40,15 @@ def _stars(taste: Taste, aspects: np.ndarray, verdicts: np.ndarray) -> int:
 
 def _item(own: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
     aspects = generator.choice(len(_ASPECTS), size=_MENTIONED, replace=False)
-    verdicts = generator.choice([-1, 1], size=_MENTIONED)
+    tone = generator.choice([-1, 1])
+    verdicts = np.where(generator.random(_MENTIONED) < _TONE, tone, -tone)
     knowing, not_knowing = _stars(own, aspects, verdicts), _stars(collective, aspects, verdicts)
     rating = knowing
     if generator.random() < noise:
         rating = int(np.clip(rating + generator.choice([-1, 1]), 1, 5))
     phrases = [_ASPECTS[aspect][1 if verdict > 0 else 2] for aspect, verdict in zip(aspects, verdicts, strict=True)]
-    text = ". ".join(phrase[generator.integers(len(phrase))] for phrase in phrases) + "."
+    phrases.append(_SUMMARIES[int(verdicts.sum())])
+    text = ". ".join(phrase[int(generator.integers(len(phrase)))] for phrase in phrases) + "."
     return Item(text, str(rating), abs(knowing - rating), abs(not_knowing - rating))
 
 
