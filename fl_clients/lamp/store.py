@@ -140,17 +140,17 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     if wanted.select == "listed":
         collective, targets = _listed(candidates, wanted, source)
     else:
-        generator = np.random.default_rng(derive_seed(config.seed, "users"))
-        pool = [user for user in candidates if user.target]
-        shuffled = [pool[i] for i in generator.permutation(len(pool))]
+        # Synthetic users are exchangeable, and there are only as many as asked for: shuffled, they would be others
+        # for every number of them.
+        generator = np.random.default_rng(derive_seed(config.seed, "users")) if wanted.source != "synthetic" else None
+        shuffled = _shuffled([user for user in candidates if user.target], generator)
         if wanted.select == "paper":
             # A stable sort: among equally long histories the seed's order decides.
             shuffled.sort(key=lambda user: -user.history)
         targets = [user.user_id for user in shuffled[: wanted.target]]
-        pool = [user for user in candidates if user.collective]
         taken = set() if wanted.overlap else set(targets)
-        order = (pool[i].user_id for i in generator.permutation(len(pool)))
-        collective = [user_id for user_id in order if user_id not in taken][: wanted.collective]
+        order = _shuffled([user for user in candidates if user.collective], generator)
+        collective = [user.user_id for user in order if user.user_id not in taken][: wanted.collective]
     for key, have, want in (
         ("users.target", len(targets), wanted.target),
         ("users.collective", len(collective), wanted.collective),
@@ -161,6 +161,10 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)
     return roles
+
+
+def _shuffled(users: list[_Candidate], generator: np.random.Generator | None) -> list[_Candidate]:
+    return [users[i] for i in generator.permutation(len(users))] if generator else users
 
 
 def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -> tuple[list[str], list[str]]:

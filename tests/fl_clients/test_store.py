@@ -50,6 +50,13 @@ def test_collective_cohorts_are_nested_and_targets_fixed(tmp_path: Path) -> None
     assert len(set(large)) == 25
 
 
+def test_synthetic_cohorts_are_nested_and_targets_fixed() -> None:
+    small = first_queries(["users.collective=4", "cohort=4", "users.target=5"], range(9))
+    large = first_queries(["users.collective=20", "users.target=5"], range(25))
+    assert small[:4] == large[:4]
+    assert small[4:] == large[20:]
+
+
 def uneven(path: Path) -> str:
     """Users "0" to "9" with that many history items and one question each."""
     records = [movie(str(n), f"Film {n}.", history=n) for n in range(10)]
