@@ -11,7 +11,7 @@ class _Group(BaseModel):
 
 
 class SyntheticConfig(_Group):
-    """How synthetic users are made (fl_clients/lamp/synthetic.py has the generative model)."""
+    """How synthetic users are made (fl_clients/lamp/synthetic/ has the generative models)."""
 
     history: int = Field(48, ge=0)
     """History items of a user."""
@@ -20,7 +20,7 @@ class SyntheticConfig(_Group):
     deviation: float = Field(1.0, ge=0)
     """Standard deviation of a user's personal preferences, in units of the collective ones' spread."""
     noise: float = Field(0.02, ge=0, lt=1)
-    """Share of labels replaced by another theme of the same description."""
+    """Share of items whose answer strays: another theme of the same text, a rating one off, one slot of a style."""
 
 
 class UsersConfig(_Group):
@@ -33,14 +33,15 @@ class UsersConfig(_Group):
     source: str = "synthetic"
     """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
     select: Literal["random", "paper", "listed"] = "random"
-    """Who is what: `random` by the seed; `paper`: the users with the longest histories are targets, the collective
-    users are drawn from the rest; `listed`: the first of `collective_ids` and `target_ids`."""
+    """Who is what: `random` by the seed; `paper`: the users with the longest histories are targets (synthetic ones are
+    all equally long) and the collective users are drawn from the rest; `listed`: the first of `collective_ids` and
+    `target_ids`."""
     collective_ids: list[str] = []
     """User ids in order, for `select = "listed"`."""
     target_ids: list[str] = []
     """User ids in order, for `select = "listed"`."""
     overlap: bool = False
-    """Target users may be collective users too; otherwise nobody is both."""
+    """Target users may be collective users too, with their histories and never their questions; else nobody is both."""
     synthetic: SyntheticConfig = SyntheticConfig()
 
     @model_validator(mode="before")
@@ -94,7 +95,7 @@ class FitConfig(_Group):
     clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     max_tokens: int = Field(512, ge=8)
-    """Longest example in tokens; a longer prompt is cut in its middle, the answer never."""
+    """Room for an example in tokens: a longer prompt is cut in its middle, to no less than 2; the answer never."""
 
 
 class PersonalConfig(FitConfig):

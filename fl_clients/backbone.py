@@ -115,15 +115,11 @@ def read_shape(name: str, usable: bool = True) -> BackboneShape:
     Raises:
         InputError: The backbone cannot be reached, is incomplete, or is no decoder with blocks to intervene on.
     """
-    where = find(name)
-    if not isinstance(where, Path):
-        if name.startswith(("/", ".", "~")):
-            raise InputError(f"backbone: '{name}' cannot be loaded: there is no such folder")
-        _reach_hub(where)
+    where = _reach(name)
     try:
         config = AutoConfig.from_pretrained(where)
-        if usable:
-            AutoTokenizer.from_pretrained(where)
+        if usable and AutoTokenizer.from_pretrained(where).eos_token_id is None:
+            raise ValueError("its tokenizer has no end token, so answers cannot end")
         model = on_meta(config)
         find_blocks(model)
     except (OSError, ValueError, KeyError) as error:
@@ -144,6 +140,31 @@ def shape_of(model: PreTrainedModel) -> BackboneShape:
     """Return what methods may know of a model."""
     text = model.config.get_text_config()
     return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
+
+
+def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a backbone's tokenizer alone.
+
+    Raises:
+        InputError: It cannot be reached or read.
+    """
+    where = _reach(name)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"backbone: the tokenizer of '{name}' cannot be loaded: {reason}") from None
+    return tokenizer
+
+
+def _reach(name: str) -> Path | str:
+    """Return what `from_pretrained` takes, once it is known to be there."""
+    where = find(name)
+    if not isinstance(where, Path):
+        if name.startswith(("/", ".", "~")):
+            raise InputError(f"backbone: '{name}' cannot be loaded: there is no such folder")
+        _reach_hub(where)
+    return where
 
 
 def _reach_hub(name: str) -> None:

@@ -48,6 +48,9 @@ class Encoder:
         """Tokenise the label set."""
         self._task = task
         self._tokenizer = tokenizer
+        # Families trained with a begin token say so through their tokenizer; without it some of them fail.
+        alone: list[int] = tokenizer.encode("", add_special_tokens=True)
+        self._begin = alone[:1] if alone and alone[0] == tokenizer.bos_token_id else []
         labels = [self._answer(label)[:-1] for label in task.labels]
         shared = 0
         while labels and all(len(label) > shared + 1 and label[shared] == labels[0][shared] for label in labels):
@@ -74,7 +77,7 @@ class Encoder:
     def prompt(self, source: str, room: int) -> tuple[list[int], bool]:
         """Tokenise one prompt into at most `room` tokens (at least 2); tell whether tokens from its middle were cut."""
         text = self._task.prompt.format(source=source)
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False) + self._head
+        tokens: list[int] = self._begin + self._tokenizer.encode(text, add_special_tokens=False) + self._head
         room = max(room, 2)
         if len(tokens) <= room:
             return tokens, False

@@ -118,6 +118,7 @@ def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) 
         session.method.client_load(session.adapter, shared, private)
         values = _fit_values(result, examples)
     numbers |= _evaluate(session, run_dir, partition, queries, "personalised")
+    values["questions_cut"] = _questions_cut(session, queries)
     return Reply(None, {**values, **_finish(session, started)}, numbers)
 
 
@@ -130,7 +131,8 @@ def evaluate(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> 
     if shared:
         session.method.client_load(session.adapter, shared, None)
     numbers = _evaluate(session, run_dir if not shared else None, partition, queries, stage)
-    return Reply(None, {"status": "ok", "examples": len(queries), "steps": 0, **_finish(session, started)}, numbers)
+    values = {"status": "ok", "examples": len(queries), "steps": 0, "questions_cut": _questions_cut(session, queries)}
+    return Reply(None, {**values, **_finish(session, started)}, numbers)
 
 
 def _start(session: _Session) -> float:
@@ -215,11 +217,21 @@ def _judge(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Stat
     )
 
 
+def _questions(session: _Session, queries: Sequence[Pair]) -> list[tuple[list[int], bool]]:
+    """The queries' prompts, with room for the longest answer as in training, and whether each was cut."""
+    longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
+    room = session.config.personal.max_tokens - longest
+    return [session.encoder.prompt(query.source, room) for query in queries]
+
+
+def _questions_cut(session: _Session, queries: Sequence[Pair]) -> int:
+    return sum(cut for _, cut in _questions(session, queries))
+
+
 def _predict(session: _Session, partition: int, queries: Sequence[Pair], stage: str) -> list[str]:
     config, task = session.config, session.task
     adapter = None if stage == "base" else session.adapter
-    room = config.personal.max_tokens
-    prompts = [session.encoder.prompt(query.source, room)[0] for query in queries]
+    prompts = [prompt for prompt, _ in _questions(session, queries)]
     # Like lengths together: less padding. The order goes back at the end.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)

@@ -205,6 +205,7 @@ class Run:
             user=reply.user,
             examples=values.get("examples"),
             examples_cut=values.get("examples_cut"),
+            questions_cut=values.get("questions_cut"),
             steps=values.get("steps"),
             loss_first=values.get("loss_first"),
             loss_last=values.get("loss_last"),

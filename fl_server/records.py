@@ -39,6 +39,7 @@ CLIENTS = pa.schema(
         ("user", pa.int32()),
         ("examples", pa.int32()),
         ("examples_cut", pa.int32()),
+        ("questions_cut", pa.int32()),
         ("steps", pa.int32()),
         ("loss_first", pa.float64()),
         ("loss_last", pa.float64()),
@@ -81,6 +82,7 @@ class UsersPart(_Part):
     source: Literal["synthetic", "lamp", "oppu"]
     empty_histories: int = 0
     leaks: int = 0
+    skipped: int = 0
 
 
 class BytesPart(_Part):

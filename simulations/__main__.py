@@ -36,7 +36,9 @@ app = typer.Typer(
     epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
 )
 backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
-data_app = typer.Typer(no_args_is_help=True, help="LaMP users: make synthetic ones, look at real ones.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="LaMP users: fetch the official ones, make synthetic ones, look into any."
+)
 app.add_typer(backbone_app, name="backbone")
 app.add_typer(data_app, name="data")
 

@@ -1,19 +1,19 @@
 """What is in LaMP files, as a table: users, lengths, labels, leaks, tokens."""
 
+import random
 from collections import Counter
 
 import numpy as np
 from rich.table import Table
-from transformers import AutoTokenizer
 
 from configs.errors import InputError
 from configs.load import load_config
-from fl_clients import backbone as backbones
+from fl_clients.backbone import read_tokenizer
 from fl_clients.batches import Encoder
 from fl_clients.lamp.readers import Pair, Source
 
-_TOKENISED = 5000
-"""Texts whose tokens are counted at most: enough for percentiles, and no minute of waiting on a large file."""
+_SAMPLE = 5000
+"""Texts whose tokens are counted at most, drawn evenly: enough for percentiles, quick on a large file."""
 
 
 def inspect_table(source: Source, backbone: str | None) -> Table:
@@ -31,7 +31,10 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
     golds: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     pools: Counter[str] = Counter()
-    pairs: list[Pair] = []
+    tokenizer = read_tokenizer(backbone) if backbone else None
+    sample: list[Pair] = []
+    seen = skipped = 0
+    draw = random.Random(0)
     for user in source.users():
         histories.append(len(user.history))
         questions += len(user.queries)
@@ -39,8 +42,14 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
         pools[user.pool] += 1
         golds.update(query.target for query in user.queries)
         labels.update(pair.target for pair in user.history)
-        room = max(0, _TOKENISED - len(pairs)) if backbone else 0
-        pairs += (user.history + user.queries)[:room]
+        skipped += user.skipped
+        for pair in user.history + user.queries if tokenizer else []:
+            # Reservoir sampling: each of the texts so far is in the sample with the same probability.
+            seen += 1
+            if len(sample) < _SAMPLE:
+                sample.append(pair)
+            elif (place := draw.randrange(seen)) < _SAMPLE:
+                sample[place] = pair
     if not histories:
         raise InputError(f"{source.path}: no users in it")
     table = Table(title=f"{source.path} ({source.layout} layout)", show_header=False)
@@ -53,33 +62,21 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
     table.add_row("history length", _lengths(histories))
     table.add_row("empty histories", f"{sum(length == 0 for length in histories):,}")
     table.add_row("leaks dropped", f"{leaks:,}")
+    table.add_row("skipped (no text, or no gold)", f"{skipped:,}")
     if source.task.labels:
         table.add_section()
         for label in source.task.labels:
             table.add_row(label, f"{labels[label]:,} in histories, {golds[label]:,} golds")
-    if backbone:
+    if tokenizer:
         table.add_section()
-        for title, row in _token_rows(source, backbone, pairs):
-            table.add_row(title, row)
+        examples = Encoder(source.task, tokenizer).examples(sample, 1 << 30)
+        limit = load_config(None, [f"task={source.task.name}"]).personal.max_tokens
+        of = f"of {seen:,} texts" if len(sample) == seen else f"of {_SAMPLE:,} of {seen:,} texts"
+        table.add_row(f"prompt tokens {of}", _lengths([len(example.prompt) for example in examples]))
+        table.add_row(f"answer tokens {of}", _lengths([len(example.answer) for example in examples]))
+        longer = sum(len(example) > limit for example in examples)
+        table.add_row(f"longer than max_tokens={limit}", f"{longer:,} ({longer / max(1, len(sample)):.1%})")
     return table
-
-
-def _token_rows(source: Source, backbone: str, pairs: list[Pair]) -> list[tuple[str, str]]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(backbones.find(backbone))
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--backbone: the tokenizer of '{backbone}' cannot be loaded: {reason}") from None
-    limit = load_config(None, [f"task={source.task.name}"]).personal.max_tokens
-    examples = Encoder(source.task, tokenizer).examples(pairs, 1 << 30)
-    prompts, answers = [len(each.prompt) for each in examples], [len(each.answer) for each in examples]
-    longer = sum(len(example) > limit for example in examples)
-    counted = f"{len(pairs):,} texts, {backbone}"
-    return [
-        (f"prompt tokens ({counted})", _lengths(prompts)),
-        ("answer tokens", _lengths(answers)),
-        (f"cut at max_tokens={limit}", f"{longer:,}"),
-    ]
 
 
 def _lengths(values: list[int]) -> str:

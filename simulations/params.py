@@ -7,10 +7,9 @@ from peft import LoraConfig, get_peft_model
 from rich.table import Table
 from transformers import LlamaConfig, PreTrainedModel
 
-from configs.load import load_config
+from configs.load import CONFIGS, load_config
 from configs.schema import RunConfig
 from fl_clients.backbone import on_meta, shape_of
-from fl_clients.lamp.tasks import TASKS
 from simulations.tables import human_bytes
 from strategies.method import BackboneShape, Method, load_method
 
@@ -76,7 +75,8 @@ def paper_parity() -> list[Parity]:
     shape = shape_of(on_meta(LLAMA_2_7B))
     oppu = (_lora_parameters(on_meta(LLAMA_2_7B), "qkv"), _lora_parameters(on_meta(LLAMA_2_7B), "qv"))
     rows = []
-    for task in TASKS:
+    for preset in sorted((CONFIGS / "tasks").glob("*.toml")):
+        task = preset.stem
         # The paper's stage 1 counts the collective shift alone.
         config = load_config(None, ["preset=paper", f"task={task}", "joint_private_init=false"])
         method = load_method(config.method, config.method_values(), config.settings)

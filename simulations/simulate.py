@@ -72,7 +72,6 @@ def simulate(
     import_path = import_path or []
     sys.path[:0] = import_path
     try:
-        find_task(config.task)
         shape = read_shape(config.backbone)
         method = build_method(config, shape)
     finally:
@@ -112,8 +111,9 @@ def build_method(config: RunConfig, shape: BackboneShape) -> Method:
     """Build a config's method and have it check itself against the backbone.
 
     Raises:
-        InputError: The method cannot be loaded, or a setting does not fit.
+        InputError: No such task, the method cannot be loaded, or a setting does not fit.
     """
+    find_task(config.task)
     try:
         method = load_method(config.method, config.method_values(), config.settings)
         method.check(shape)
@@ -186,6 +186,7 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
             source=users.source,
             empty_histories=users.empty_histories,
             leaks=users.leaks,
+            skipped=users.skipped,
         ),
         oracle=OraclePart(**asdict(users.oracle)) if users.oracle else None,
         params=ParamsPart(

@@ -53,6 +53,12 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
     part, version = file.with_name(f"{file.name}.part"), file.with_name(f"{file.name}.part.version")
     try:
         _download(url, part, version, report)
+    except httpx.HTTPStatusError as error:
+        raise InputError(
+            f"{url}: the server answers {error.response.status_code}; is the address still right?"
+        ) from None
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise InputError(f"{url}: not an address: {error}") from None
     except httpx.HTTPError as error:
         raise InputError(
             f"{url} cannot be fetched ({error or type(error).__name__}); run the same command where there is a network "
@@ -72,7 +78,9 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
 def _download(url: str, part: Path, version: Path, report: Report) -> None:
     done = part.stat().st_size if part.is_file() and version.is_file() else 0
     # With If-Range a file that has changed on the server since is sent whole, not glued to the old beginning.
-    headers = {"Range": f"bytes={done}-", "If-Range": version.read_text()} if done else {}
+    headers = {"Accept-Encoding": "identity"}
+    if done:
+        headers |= {"Range": f"bytes={done}-", "If-Range": version.read_text()}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as answer:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # complete already

@@ -55,8 +55,12 @@ def stream_array(path: Path) -> Iterator[dict[str, Any]]:
                         value, position = decoder.raw_decode(buffer)
                         break
                     except json.JSONDecodeError as error:
-                        if ended or not more():
+                        # A mistake well before the end is none that more text would mend.
+                        unfinished = error.msg.startswith("Unterminated") or error.pos > len(buffer) - 16
+                        if not unfinished or ended or not more():
                             raise fail(error.msg, error.pos) from None
+                    except ValueError as error:  # a number of thousands of digits
+                        raise fail(str(error), 0) from None
                 if not isinstance(value, dict):
                     raise fail("expected an object", 0)
                 yield value

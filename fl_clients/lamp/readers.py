@@ -5,9 +5,10 @@ Both are detected from what lies there, and both are streamed: one user in memor
 
 import itertools
 import json
-from collections import Counter
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ from configs.errors import InputError
 from fl_clients.lamp.json_stream import stream_array
 from fl_clients.lamp.tasks import Task
 
+Pool = Literal["any", "collective", "target"]
+
+_ROUGE_WORD = re.compile("[a-z0-9]+")
 _OPPU = ("user_others.json", "user_top_100_history.json", "user_top_100_history_label.json")
 
 
@@ -35,10 +39,12 @@ class User:
     history: list[Pair]
     """Oldest first where every item has a date, else as the file has them."""
     queries: list[Pair]
-    pool: Literal["any", "collective", "target"]
+    pool: Pool
     """The role the files give this user; `any` where they give none."""
     leaks: int
     """History items left out because they give a question's answer away."""
+    skipped: int
+    """History items without a text to learn from, and a collective user's questions without a gold."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,25 @@ def find_source(path: Path, task: Task) -> Source:
         return Source("lamp", path, task)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder of LaMP users")
-    questions = [file for file in sorted(path.glob("*questions.json")) if _outputs_of(file).is_file()]
-    oppu = [path / name for name in _OPPU if (path / name).is_file()]
+    questions = sorted(path.glob("*questions.json"))
+    oppu = [name for name in _OPPU if (path / name).is_file()]
     if questions and oppu:
-        raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0].name}; keep one of them there")
+        raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0]}; keep one of them there")
     if len(questions) > 1:
         names = ", ".join(file.name for file in questions)
         raise InputError(f"{path}: holds several question files ({names}); give users.source one of them")
+    if questions and not _outputs_of(questions[0]).is_file():
+        raise InputError(f"{_outputs_of(questions[0])}: missing; it holds the golds of {questions[0].name}")
     if questions:
         return Source("lamp", questions[0], task)
     if len(oppu) == len(_OPPU):
         return Source("oppu", path, task)
+    if oppu:
+        raise InputError(f"{path}: {' and '.join(set(_OPPU) - set(oppu))} missing beside {' and '.join(oppu)}")
+    inside = sorted(file.parent.name for file in path.glob("*/*questions.json"))
     raise InputError(
         f"{path}: no LaMP users here; expected *_questions.json with *_outputs.json, or {', '.join(_OPPU)}"
+        + (f"; its folder '{inside[0]}' has some" if inside else "")
     )
 
 
@@ -106,7 +118,7 @@ def _official_users(path: Path, task: Task) -> Iterator[User]:
     for user_id, records in itertools.groupby(stream_array(path), key=owner):
         where = f"{path}: user {user_id!r}"
         if user_id in seen:
-            raise InputError(f"{where}: this id occurs twice")
+            raise InputError(f"{where}: this id occurs twice; one user's records must stand together")
         seen.add(user_id)
         profile: list[Any] = []
         queries: list[Pair] = []
@@ -118,8 +130,10 @@ def _official_users(path: Path, task: Task) -> Iterator[User]:
             queries.append(query)
             if not isinstance(record.get("profile"), list):
                 raise InputError(f"{where}: 'profile' must be a list of history items")
-            profile += record["profile"]
-        yield _user(user_id, {"profile": profile}, queries, task, where, "any")
+            # Records of one user may each bring the whole profile.
+            known = {item.get("id") for item in profile if isinstance(item, dict)} - {None}
+            profile += [i for i in record["profile"] if not (isinstance(i, dict) and i.get("id") in known)]
+        yield _user(user_id, {"profile": profile}, queries, task, where, "any", 0)
     if unasked := golds.keys() - asked:
         raise InputError(f"{_outputs_of(path)}: gold for {min(unasked)!r}, an id that {path.name} does not ask")
 
@@ -128,9 +142,9 @@ def _oppu_users(path: Path, task: Task) -> Iterator[User]:
     others, targets, labels = (path / name for name in _OPPU)
     target_golds = _read_golds(labels, task)
     seen: set[str] = set()
-    asked: set[str] = set()
     for file in (others, targets):
         golds = target_golds
+        asked: set[str] = set()
         for number, record in enumerate(stream_array(file)):
             user_id = record.get("user_id")
             where = f"{file}: user {user_id if user_id is not None else f'number {number + 1}'!r}"
@@ -142,13 +156,19 @@ def _oppu_users(path: Path, task: Task) -> Iterator[User]:
             questions = record.get("query", [])
             if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
                 raise InputError(f"{where}: 'query' must be a list of questions")
+            skipped = 0
             if file == others:
                 # Golds of collective users stand with their questions; a question without one cannot train.
-                questions = [question for question in questions if "gold" in question]
-                golds = _check_golds({str(q.get("id")): q["gold"] for q in questions}, task, where)
+                answered = [question for question in questions if "gold" in question]
+                skipped, questions = len(questions) - len(answered), answered
+                golds = _check_golds([(str(q.get("id")), q["gold"]) for q in questions], task, where)
             queries = [_question(q, golds, task, f"{where}, question {q.get('id')!r}") for q in questions]
-            asked |= {query.item_id for query in queries if file == targets}
-            yield _user(str(user_id), record, queries, task, where, "target" if file == targets else "collective")
+            for query in queries:
+                if query.item_id in asked:
+                    raise InputError(f"{where}, question {query.item_id!r}: this id occurs twice")
+                asked.add(query.item_id)
+            pool: Pool = "target" if file == targets else "collective"
+            yield _user(str(user_id), record, queries, task, where, pool, skipped)
     if unasked := target_golds.keys() - asked:
         raise InputError(f"{labels}: gold for {min(unasked)!r}, an id that {targets.name} does not ask")
 
@@ -161,22 +181,35 @@ def _read_golds(path: Path, task: Task) -> dict[str, str]:
         if content["task"] not in task.lamp_names:
             raise InputError(f"{path}: golds of task {content['task']!r}, expected {' or '.join(task.lamp_names)}")
         golds = [(str(gold["id"]), gold["output"]) for gold in content["golds"]]
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: broken JSON: {error}") from None
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: expected {{'task': …, 'golds': [{{'id': …, 'output': …}}]}}: {error}") from None
-    if doubles := [gold_id for gold_id, count in Counter(gold_id for gold_id, _ in golds).items() if count > 1]:
-        raise InputError(f"{path}: gold {doubles[0]!r} occurs twice")
-    return _check_golds(dict(golds), task, str(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: broken JSON: {error}") from None
+    return _check_golds(golds, task, str(path))
 
 
-def _check_golds(golds: dict[str, Any], task: Task, where: str) -> dict[str, str]:
-    for gold_id, output in golds.items():
-        if not isinstance(output, str):
+def _check_golds(golds: list[tuple[str, Any]], task: Task, where: str) -> dict[str, str]:
+    checked: dict[str, str] = {}
+    for gold_id, output in golds:
+        if gold_id in checked:
+            raise InputError(f"{where}: gold {gold_id!r} occurs twice")
+        if type(output) is int:
+            output = str(output)
+        if not isinstance(output, str) or not output.strip():
             raise InputError(f"{where}: gold {gold_id!r} is {output!r}, expected a text")
         if task.labels and output not in task.labels:
             raise InputError(f"{where}: gold {gold_id!r} is {output!r}, not a label of {task.name}")
-    return golds
+        checked[gold_id] = _whole(output, f"{where}: gold {gold_id!r}")
+    return checked
+
+
+def _whole(text: str, where: str) -> str:
+    """Refuse half a surrogate pair: JSON can write it, nothing that stores text can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff)") from None
+    return text
 
 
 def _question(record: dict[str, Any], golds: dict[str, str], task: Task, where: str) -> Pair:
@@ -186,7 +219,7 @@ def _question(record: dict[str, Any], golds: dict[str, str], task: Task, where: 
     if str(question_id) not in golds:
         raise InputError(f"{where}: no gold for it")
     try:
-        return Pair(str(question_id), task.question_source(text), golds[str(question_id)])
+        return Pair(str(question_id), task.question_source(_whole(text, where)), golds[str(question_id)])
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -197,7 +230,8 @@ def _user(
     queries: list[Pair],
     task: Task,
     where: str,
-    pool: Literal["any", "collective", "target"],
+    pool: Pool,
+    skipped: int,
 ) -> User:
     profile = record.get("profile")
     if not isinstance(profile, list):
@@ -210,7 +244,8 @@ def _user(
             source, target = task.history_pair(item)
             if not isinstance(source, str) or not isinstance(target, str):
                 raise TypeError("expected texts")
-            pair = Pair(item_id, source, target)
+            at = f"{where}, history item {item_id!r}"
+            pair = Pair(item_id, _whole(source, at), _whole(target, at))
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{where}, history item {number + 1}: not an item of {task.name}: {error}") from None
         if task.labels and pair.target not in task.labels:
@@ -221,10 +256,20 @@ def _user(
     if dates and len(dates) == len(history):
         history = [history[i] for i in sorted(range(len(history)), key=dates.__getitem__)]
     kept = [pair for pair in history if not any(_leaks(pair, query, task) for query in queries)]
-    return User(user_id, kept, queries, pool, len(history) - len(kept))
+    skipped += len(profile) - len(history)
+    return User(user_id, kept, queries, pool, len(history) - len(kept), skipped)
 
 
 def _leaks(pair: Pair, query: Pair, task: Task) -> bool:
-    """Whether a history item gives a question's answer away: same film for labels, same text for generation."""
+    """Whether a history item gives a question's answer away: same film for labels, same text for generation.
+
+    Texts are the same when ROUGE cannot tell them apart, so whatever their capitals and punctuation.
+    """
     mine, asked = (pair.source, query.source) if task.labels else (pair.target, query.target)
-    return mine.split() == asked.split()
+    return _words(mine) == _words(asked)
+
+
+@lru_cache(maxsize=4096)
+def _words(text: str) -> list[str]:
+    # ROUGE knows Latin letters and digits only; a text without any is compared as it stands.
+    return _ROUGE_WORD.findall(text.lower()) or text.split()

@@ -1,7 +1,7 @@
 """The users of one run as one Arrow table on disk; partition i is user i.
 
 `users.arrow` holds one record batch per user (`user_id, kind, item_id, source, target`), so a client maps its own
-user's pages and no others. `users.parquet` is the index: `partition, user_id, batch, history, queries, leaks`.
+user's pages and no others. `users.parquet` is the index: `partition, user_id, batch, history, queries, leaks, skipped`.
 Partitions 0 … collective−1 are the collective users, the target users follow.
 """
 
@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -52,6 +52,7 @@ class UserTable:
     """None where nobody knows."""
     empty_histories: int
     leaks: int
+    skipped: int
 
 
 def build_table(config: RunConfig) -> UserTable:
@@ -68,7 +69,7 @@ def build_table(config: RunConfig) -> UserTable:
     root = cache_dir() / "users"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        index = _write(source, roles, Path(scratch))
+        index = _write(source, roles, config.users.collective, Path(scratch))
         digests = []
         for name in ("users.arrow", "users.parquet"):
             with (Path(scratch) / name).open("rb") as file:
@@ -83,6 +84,7 @@ def build_table(config: RunConfig) -> UserTable:
         oracle=_oracle(source.path, index["user_id"].to_pylist()[config.users.collective :]),
         empty_histories=sum(count == 0 for count in index["history"].to_pylist()),
         leaks=sum(index["leaks"].to_pylist()),
+        skipped=sum(index["skipped"].to_pylist()),
     )
 
 
@@ -150,7 +152,10 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         targets = [user.user_id for user in shuffled[: wanted.target]]
         taken = set() if wanted.overlap else set(targets)
         order = _shuffled([user for user in candidates if user.collective], generator)
-        collective = [user.user_id for user in order if user.user_id not in taken][: wanted.collective]
+        collective = [user.user_id for user in order if user.user_id not in taken]
+        # As a collective user a target has its history alone.
+        idle = {user.user_id for user in candidates if not user.history} & set(targets)
+        collective = [user_id for user_id in collective if user_id not in idle][: wanted.collective]
     for key, have, want in (
         ("users.target", len(targets), wanted.target),
         ("users.collective", len(collective), wanted.collective),
@@ -182,21 +187,22 @@ def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -
     return wanted.collective_ids[: wanted.collective], wanted.target_ids[: wanted.target]
 
 
-def _write(source: Source, roles: dict[str, list[int]], folder: Path) -> pa.Table:
-    rows: list[tuple[int, str, int, int, int, int]] = []
-    batches = 0
+def _write(source: Source, roles: dict[str, list[int]], collective: int, folder: Path) -> pa.Table:
+    rows: list[tuple[int, str, int, int, int, int, int]] = []
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, _ROWS) as writer:
         for user in source.users():
-            if user.user_id in roles:
-                writer.write_batch(_batch(user))
-                sizes = (len(user.history), len(user.queries), user.leaks)
-                rows += [(partition, user.user_id, batches, *sizes) for partition in roles[user.user_id]]
-                batches += 1
-    if batches != len(roles):
+            for partition in roles.get(user.user_id, []):
+                # A target's questions are never trained on, also where it is a collective user too.
+                both = len(roles[user.user_id]) > 1 and partition < collective
+                own = replace(user, queries=[]) if both else user
+                writer.write_batch(_batch(own))
+                sizes = (len(own.history), len(own.queries), own.leaks, own.skipped)
+                rows.append((partition, own.user_id, len(rows), *sizes))
+    if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
     columns = list(zip(*rows, strict=True))
-    names = ("partition", "user_id", "batch", "history", "queries", "leaks")
+    names = ("partition", "user_id", "batch", "history", "queries", "leaks", "skipped")
     index = pa.table(dict(zip(names, map(list, columns), strict=True)))
     pq.write_table(index, folder / "users.parquet")
     return index

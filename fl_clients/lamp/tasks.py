@@ -27,8 +27,10 @@ class Task:
     """The label set; empty for texts. None is the beginning of another."""
     prompt: str
     """The prompt, with `{source}`; the answer follows after one space."""
+    opening: str
+    """How a LaMP question of this task begins."""
     marker: str
-    """What stands before the source text in a LaMP question, and in no other task's."""
+    """What stands right before the source text in it."""
     history_pair: Callable[[dict[str, Any]], tuple[str, str]]
     """Makes (source, target) of a history item; raises KeyError on a missing field."""
     official_path: str
@@ -40,11 +42,11 @@ class Task:
         """Return the source text of a LaMP question.
 
         Raises:
-            ValueError: The question does not hold this task's marker.
+            ValueError: Not a question of this task.
         """
         _, found, source = text.partition(self.marker)
-        if not found or not source.strip():
-            raise ValueError(f"no '{self.marker.strip()}' in it: not a question of {self.name}")
+        if not text.lstrip().startswith(self.opening) or not found or not source.strip():
+            raise ValueError(f"expected '{self.opening} … {self.marker.strip()} …': not a question of {self.name}")
         return source.strip()
 
 
@@ -99,14 +101,14 @@ def content_words(tweet: str) -> str:
 
     LaMP-7 histories hold tweets without paraphrases, and its questions ask for an author's own wording of a plain
     text. So the private stage trains on pairs (content words → tweet): links, mentions, emoticons, capitals,
-    punctuation, stretched letters, function words and words of up to three letters are left out of the source, and
-    putting them back is the author's manner, which is what a personal shift should hold. Training on bare tweets
-    as a language model would give the same manner but no tie to a source.
+    punctuation, stretched letters, function words and words of up to three letters (where there are longer ones) are
+    left out of the source, and putting them back is the author's manner, which is what a personal shift should hold.
+    Training on bare tweets as a language model would give the same manner but no tie to a source.
     """
-    text = re.sub(r"https?://\S+|@\w+|&\w+;", " ", tweet.lower())
-    text = re.sub(r"(\w)\1{2,}", r"\1", text)
+    text = re.sub(r"https?://\S+|@\w+|&#?\w+;", " ", tweet.lower())
+    text = re.sub(r"([^\W\d])\1{2,}", r"\1", text)
     words = re.sub(r"[^\w\s']|_", " ", text).split()
-    return " ".join(word for word in words if len(word) > 3 and not _FUNCTION_WORDS.fullmatch(word))
+    return " ".join([word for word in words if len(word) > 3 and not _FUNCTION_WORDS.fullmatch(word)] or words)
 
 
 TASKS = {
@@ -118,6 +120,7 @@ TASKS = {
             kind="labels",
             labels=MOVIE_TAGS,
             prompt="Movie: {source}\nTag:",
+            opening="Which tag does this movie relate to",
             marker="description:",
             history_pair=lambda item: (item["description"], item["tag"]),
             official_path="LaMP_2/new",
@@ -129,6 +132,7 @@ TASKS = {
             kind="labels",
             labels=NEWS_CATEGORIES,
             prompt="Article: {source}\nCategory:",
+            opening="Which category does this article relate to",
             marker="] article:",
             history_pair=lambda item: (item["text"], item["category"]),
             official_path="LaMP_2",
@@ -140,6 +144,7 @@ TASKS = {
             kind="ratings",
             labels=RATINGS,
             prompt="Review: {source}\nStars, from 1 to 5:",
+            opening="What is the score of the following review",
             marker="review:",
             history_pair=lambda item: (item["text"], str(item["score"])),
             official_path="LaMP_3",
@@ -151,7 +156,8 @@ TASKS = {
             kind="texts",
             labels=(),
             prompt="Article: {source}\nHeadline:",
-            marker="headline for the following article:",
+            opening="Generate a headline for the following article",
+            marker="article:",
             history_pair=lambda item: (item["text"], item["title"].strip()),
             official_path="LaMP_4",
             max_new_tokens=40,
@@ -162,7 +168,8 @@ TASKS = {
             kind="texts",
             labels=(),
             prompt="Abstract: {source}\nTitle:",
-            marker="abstract of a paper:",
+            opening="Generate a title for the following abstract of a paper",
+            marker="paper:",
             history_pair=lambda item: (item["abstract"], item["title"].strip()),
             official_path="LaMP_5",
             max_new_tokens=40,
@@ -173,7 +180,8 @@ TASKS = {
             kind="texts",
             labels=(),
             prompt="Say it the way this person tweets: {source}\nTweet:",
-            marker="without any explanation before or after it:",
+            opening="Paraphrase the following tweet",
+            marker="before or after it:",
             history_pair=lambda item: (content_words(item["text"]), item["text"].strip()),
             official_path="LaMP_7",
             max_new_tokens=56,

@@ -43,6 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not file.is_file():
             self.send_error(404)
             return
+        assert self.headers.get("Accept-Encoding") == "identity"  # ranges count bytes as they lie
         content = file.read_bytes()
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         start = 0
@@ -149,7 +150,9 @@ def test_a_web_page_in_place_of_a_file_is_refused(server: Server, served: Path, 
 
 def test_a_missing_file_and_no_network_are_one_sentence(server: Server, served: Path, tmp_path: Path) -> None:
     (served / "LaMP_2/new/dev/dev_outputs.json").unlink()
-    with pytest.raises(InputError, match=r"dev_outputs.json cannot be fetched .*404"):
+    with pytest.raises(InputError, match=r"dev_outputs.json: the server answers 404; is the address still right\?$"):
         fetch(server, tmp_path / "out")
+    with pytest.raises(InputError, match="not an address"):
+        fetch_files(MOVIES, "user", tmp_path / "none", lambda *_: None, "127.0.0.1:9")
     with pytest.raises(InputError, match="run the same command where there is a network"):
         fetch_files(MOVIES, "user", tmp_path / "none", lambda *_: None, "http://127.0.0.1:9")

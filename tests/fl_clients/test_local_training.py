@@ -1,10 +1,13 @@
 """Batches, the training loop and predictions on the tiny backbone."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy, log_softmax
+from transformers import AutoTokenizer
 
 from configs.schema import FitConfig
 from fl_clients.backbone import Backbone
@@ -61,6 +64,22 @@ def test_what_every_label_begins_with_belongs_to_the_prompt(tiny: Backbone) -> N
     # A text's first token is its own.
     (headline,) = Encoder(find_task("news_headline"), tiny.tokenizer).examples([Pair("1", "x", "Big news")], 100)
     assert tiny.tokenizer.decode(headline.answer) == " Big news<eos>"
+
+
+def test_a_begin_token_stands_before_the_prompt_where_the_family_has_one(tiny: Backbone, tmp_path: Path) -> None:
+    tiny.tokenizer.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, bos_token="<eos>")
+    task = find_task("movie_tagging")
+    bare, _ = Encoder(task, tokenizer).prompt("A fight.", 100)
+    begin = [("<eos>", int(tokenizer.bos_token_id))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=begin)
+    with_begin, _ = Encoder(task, tokenizer).prompt("A fight.", 100)
+    assert with_begin == [tokenizer.bos_token_id, *bare]
+    cut, is_cut = Encoder(task, tokenizer).prompt("A long fight." * 9, 20)
+    assert (cut[0], len(cut), is_cut) == (tokenizer.bos_token_id, 20, True)
+    # Answers never begin one.
+    (example,) = Encoder(task, tokenizer).examples([Pair("1", "A fight.", "comedy")], 100)
+    assert tokenizer.decode(example.answer) == "comedy<eos>"
 
 
 def test_an_epoch_sees_every_example_once_in_an_order_of_its_seed() -> None:

@@ -55,7 +55,7 @@ def test_an_empty_history_is_kept(tmp_path: Path) -> None:
 
 def test_oppu_files_give_roles(tmp_path: Path) -> None:
     item = {"id": "a", "tag": "comedy", "description": "x"}
-    question = {"id": "1", "input": "… description: y"}
+    question = {"id": "1", "input": "Which tag does this movie relate to? description: y"}
     (tmp_path / "user_others.json").write_text(json.dumps([{"user_id": "c", "profile": [item]}]))
     targets = [{"user_id": "t", "profile": [item], "query": [question]}]
     (tmp_path / "user_top_100_history.json").write_text(json.dumps(targets))
@@ -178,16 +178,24 @@ def test_an_other_users_answered_questions_are_read_with_it(tmp_path: Path) -> N
         ("collective", []),
         ("target", ["comedy"]),
     ]
+    assert [user.skipped for user in users.values()] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("others", "golds", "message"),
     [
         ([oppu_user("a", gold="thriller")], [], r"user_others.json: user 'a': gold 'a-q' is 'thriller', not a label"),
-        ([oppu_user("a", gold=3)], [], r"user_others.json: user 'a': gold 'a-q' is 3, expected a text"),
+        ([oppu_user("a", gold=3.5)], [], r"user_others.json: user 'a': gold 'a-q' is 3.5, expected a text"),
         ([], [{"id": "x", "output": "comedy"}], r"_label.json: gold for 'x', an id that .*history.json does not ask"),
         ([], [{"id": "t-q", "output": "horror"}], r"_label.json: gold 't-q' is 'horror', not a label"),
         ([oppu_user("t", gold="comedy")], [], r"user 't': this id occurs twice"),
+        ([{**oppu_user("a"), "query": oppu_user("a", gold="comedy")["query"] * 2}], [], r"gold 'a-q' occurs twice"),
+        (
+            [oppu_user("a", gold="comedy"), {**oppu_user("b"), "query": oppu_user("a", gold="comedy")["query"]}],
+            [],
+            r"user_others.json: user 'b', question 'a-q': this id occurs twice",
+        ),
+        ([oppu_user("a", gold="  ")], [], r"user 'a': gold 'a-q' is '  ', expected a text"),
         ([{"user_id": "a", "profile": "none"}], [], r"user_others.json: user 'a': 'profile' must be a list"),
         ([{"profile": []}], [], r"user_others.json: user 'number 1': no user_id"),
     ],
@@ -228,6 +236,66 @@ def test_reading_holds_one_user_in_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_a_leak_is_what_rouge_cannot_tell_apart(tmp_path: Path) -> None:
+    tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
+    texts = ["So late, again!", "so late again :)", "so late", "\u05d0\u05d7\u05e8", "https://x.y"]
+    profile = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
+    gold = [{"id": "1", "output": "so late again"}]
+    folder = write_lamp(tmp_path, [{"id": "1", "input": tweet, "profile": profile}], gold, "LaMP_7")
+    (user,) = find_source(folder, TWEETS).users()
+    # No content word of its own keeps a tweet's small words; a bare link leaves nothing to learn from.
+    assert [pair.source for pair in user.history] == ["late", "\u05d0\u05d7\u05e8"]
+    assert (user.leaks, user.skipped) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"half \\ud83d"', "user '1', history item 'h': holds half of a surrogate pair"),
+        ("1" * 5000, r"dev_questions.json, line 1: broken JSON: Exceeds the limit"),
+    ],
+)
+def test_what_json_allows_and_nothing_can_store_is_named(text: str, message: str, tmp_path: Path) -> None:
+    question = json.dumps({**movie("1"), "profile": [{"id": "h", "tag": "comedy", "description": "HERE"}]})
+    write_lamp(tmp_path, f"[{question.replace(chr(34) + 'HERE' + chr(34), text)}]", GOLD)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+def test_a_mistake_is_found_without_reading_on(tmp_path: Path) -> None:
+    path = tmp_path / "big.json"
+    path.write_text('[{"a": 1 "b": 2},' + '{"c": "' + "x" * 40_000_000 + '"}]')
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"big.json, line 1: broken JSON: Expecting ',' delimiter"):
+            list(stream_array(path))
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_users_records_may_each_bring_the_profile(tmp_path: Path) -> None:
+    first, second = movie("1"), {**movie("2"), "profile": movie("1")["profile"]}
+    questions = [{**record, "user_id": "u"} for record in (first, second)]
+    (user,) = read(write_lamp(tmp_path, questions, [*GOLD, {"id": "2", "output": "comedy"}]))
+    assert (len(user.history), len(user.queries)) == (2, 2)
+
+
+def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path) -> None:
+    (tmp_path / "dev_questions.json").write_text("[]")
+    with pytest.raises(InputError, match=r"dev_outputs.json: missing; it holds the golds of dev_questions.json"):
+        find_source(tmp_path, MOVIES)
+    (tmp_path / "dev_questions.json").unlink()
+    for name in readers._OPPU[:2]:
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(InputError, match=r"user_top_100_history_label.json missing beside user_others.json and"):
+        find_source(tmp_path, MOVIES)
+    (tmp_path / "above").mkdir()
+    write_lamp(tmp_path / "above" / "dev", [movie("1")], GOLD)
+    with pytest.raises(InputError, match="its folder 'dev' has some"):
+        find_source(tmp_path / "above", MOVIES)
+
+
 def test_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'movie_tagging'"):
         find_task("movie_taging")
@@ -241,8 +309,10 @@ def test_content_words_leave_the_manner_out() -> None:
 def test_real_tweets_read_whole_with_their_leaks() -> None:
     users = list(find_source(SHARED / "tweet_paraphrase", TWEETS).users())
     assert len(users) == 1000
-    # White space aside, 11 questions have their gold in the history, some of them more than once.
-    assert (sum(user.leaks > 0 for user in users), sum(user.leaks for user in users)) == (11, 20)
+    # In 11 questions the gold stands in the history but for white space, some of them more than once (20 items); four
+    # users more wrote it with other punctuation or capitals only.
+    assert (sum(user.leaks > 0 for user in users), sum(user.leaks for user in users)) == (15, 32)
+    assert sum(len(user.history) + user.leaks + user.skipped for user in users) == 17_434
     assert any("&amp;" in pair.target for user in users for pair in user.history)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from flwr_datasets.partitioner import NaturalIdPartitioner
@@ -81,13 +82,21 @@ def test_the_papers_targets_have_the_longest_histories(tmp_path: Path) -> None:
     assert chosen(source, "users.select=paper", "seed=1")[0] != collective
 
 
-def test_overlap_lets_targets_train_too(tmp_path: Path) -> None:
+def test_overlap_lets_targets_train_on_their_histories_but_not_on_their_questions(tmp_path: Path) -> None:
     source = uneven(tmp_path)
     with pytest.raises(InputError, match=r"users.collective=8: .* has 7 users for that"):
         chosen(source, collective=8)
-    collective, targets = chosen(source, "users.overlap=true", collective=10)
-    assert len(set(collective)) == 10
-    assert set(targets) <= set(collective)
+    table = build_table(tiny_config(source, "users.overlap=true", "users.collective=9", "cohort=9"))
+    users = pq.read_table(table.folder / "users.parquet").to_pylist()
+    collective, targets = users[:9], users[9:]
+    both = {user["user_id"] for user in targets} & {user["user_id"] for user in collective}
+    assert len({user["user_id"] for user in collective}) == 9
+    assert len(both) >= 2
+    for user in collective:
+        history, queries = open_user(table.folder, user["partition"])
+        assert len(history) == int(user["user_id"])
+        assert len(queries) == (0 if user["user_id"] in both else 1)
+    assert all(len(open_user(table.folder, user["partition"])[1]) == 1 for user in targets)
 
 
 def test_users_may_be_listed(tmp_path: Path) -> None:

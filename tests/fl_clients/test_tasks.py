@@ -14,6 +14,15 @@ from fl_clients.lamp.synthetic.generate import GENERATORS, write_synthetic
 from fl_clients.lamp.tasks import TASKS, Task, content_words
 
 QUIET = SyntheticConfig(history=6, queries=3, noise=0)
+# r⁽¹⁾, r⁽²⁾, sites, positions and epochs; then appendix D.5's batch sizes.
+TABLE_9: dict[str, tuple[object, ...]] = {
+    "news_categorization": (16, 32, [14, 15, 16], "f7+l7", 6, 16, 16),
+    "movie_tagging": (32, 4, [14, 15], "f7+l7", 4, 16, 16),
+    "product_rating": (32, 4, [14, 15, 16], "l7", 4, 2, 2),
+    "news_headline": (32, 4, [14, 15, 16], "l7", 4, 16, 16),
+    "scholarly_title": (32, 8, [15], "f7+l7", 4, 4, 4),
+    "tweet_paraphrase": (32, 16, [14, 15], "f7+l7", 4, 16, 16),
+}
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
@@ -37,8 +46,9 @@ def test_every_task_has_synthetic_users_and_the_papers_row(task: Task, tmp_path:
     if task.labels:
         assert {pair.target for user in users for pair in user.history + user.queries} <= set(task.labels)
     paper = load_config(None, [f"task={task.name}", "preset=paper"])
-    assert (paper.positions, paper.local.lr, paper.decoding) == (paper.positions, 1e-4, "paper")
-    assert paper.positions in ("l7", "f7+l7")
+    row = (paper.rank.shared, paper.rank.private, paper.sites, paper.positions, paper.personal.epochs)
+    assert (*row, paper.local.batch_size, paper.personal.batch_size) == TABLE_9[task.name]
+    assert (paper.local.lr, paper.personal.lr, paper.decoding) == (1e-4, 1e-4, "paper")
 
 
 @EVERY_TASK
@@ -70,7 +80,8 @@ def test_a_question_of_another_task_is_refused(task: Task, tmp_path: Path) -> No
     for other in TASKS.values():
         if other is not task:
             with pytest.raises(ValueError, match=f"not a question of {task.name}"):
-                task.question_source(GENERATORS[other.name].question.format(source="text"))
+                # Its own marker in the text does not make it this task's.
+                task.question_source(GENERATORS[other.name].question.format(source=f"text {task.marker} more"))
 
 
 def test_a_synthetic_tweets_manner_is_not_in_its_content_words(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fl_server.records import read_run
 from simulations import __main__ as command
+from simulations import inspect
 from simulations.tables import human_bytes
 from tests.conftest import TINY, movie, write_lamp
 
@@ -60,6 +61,9 @@ def test_quiet_prints_nothing(
     ("words", "message"),
     [
         (["simulat"], "No such command 'simulat'. Did you mean 'simulate'?\n"),
+        (["params", "task=lamp_4"], "unknown task 'lamp_4'"),
+        (["params", "--paper", "seed=1"], "leave the config and overrides out"),
+        (["data", "inspect", ".", "--task", "movie_tagging", "--backbone", "./none"], "no LaMP users here"),
         (["simulate", "rouns=3"], "did you mean 'rounds'?"),
         (["simulate", "users=3"], "users=3: expected a group of keys (users.collective, users.target, users.source"),
         (["simulate", "a.toml", "b.toml"], "one config file at most"),
@@ -98,6 +102,20 @@ def test_data_synth_writes_what_inspect_and_simulate_read(
     assert "lamp layout" in printed
     assert run(monkeypatch, "data", "synth", "--task", "movie_tagging", "--users", "9", "--out", out) == 2
     assert run(monkeypatch, "simulate", *TINY, "rounds=1", f"users.source={out}", "--results", str(tmp_path)) == 0
+
+
+def test_inspect_counts_tokens_with_a_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lamp(tmp_path, [movie("1", "A fight.", history=4)], [{"id": "1", "output": "comedy"}])
+    monkeypatch.setattr(inspect, "_SAMPLE", 3)
+    words = ("data", "inspect", str(tmp_path), "--task", "movie_tagging", "--backbone", "tiny")
+    assert run(monkeypatch, *words) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    # One byte a token: "Movie: Joke 0.\nTag: " is 20, "comedy" and the end 7.
+    assert "answer tokens of 3 of 5 texts" in printed
+    assert "min 7, median 7, p90 7, max 7" in printed
+    assert "longer than max_tokens=256" in printed
 
 
 def test_inspect_counts_leaks(
