@@ -309,9 +309,9 @@ def test_content_words_leave_the_manner_out() -> None:
 def test_real_tweets_read_whole_with_their_leaks() -> None:
     users = list(find_source(SHARED / "tweet_paraphrase", TWEETS).users())
     assert len(users) == 1000
-    # In 11 questions the gold stands in the history but for white space, some of them more than once (20 items); four
-    # users more wrote it with other punctuation or capitals only.
-    assert (sum(user.leaks > 0 for user in users), sum(user.leaks for user in users)) == (15, 32)
+    # In 11 questions the gold stands in the history but for white space, some of them more than once (20 items); 12
+    # items more, two of them new users', differ from it by punctuation or capitals only.
+    assert (sum(user.leaks > 0 for user in users), sum(user.leaks for user in users)) == (13, 32)
     assert sum(len(user.history) + user.leaks + user.skipped for user in users) == 17_434
     assert any("&amp;" in pair.target for user in users for pair in user.history)
 
