@@ -52,7 +52,7 @@ def local_rows(name: str, sites: list[int], repeats: int) -> list[Row]:
             backbone = load(name, "bf16" if precision == "bf16" else "fp32")
             # bf16 is a question of the number format alone: one choice of positions tells.
             for positions in POSITIONS if precision == "fp32" else POSITIONS[:1]:
-                store = ActivationStore(Path(folder), 10**10)
+                store = ActivationStore(Path(folder), 10**10, print)
                 rows += _compare(backbone, precision, sites, positions, store, repeats)
     return rows
 

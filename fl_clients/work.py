@@ -3,6 +3,7 @@
 Nothing outlives a task but the backbone and the adapter, which every client of this process shares.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -58,6 +59,7 @@ class _Session:
     """The parts of this process that every client uses: loaded once, bound to one run."""
 
     def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
         self.config: RunConfig = read_resolved(run_dir / "config.toml")
         self.partition = Partition(self.config.partitions, run_dir / ".partitions")
         self.task: Task = find_task(self.config.task)
@@ -71,12 +73,15 @@ class _Session:
         self.stop = stop_tokens(self.backbone.tokenizer)
 
     def _forward(self) -> Forward:
-        limit, frozen = self.config.activations_mb * 1_000_000, self.adapter.frozen_blocks
+        # An adapter that does not say what it leaves alone may touch everything.
+        frozen: int = getattr(self.adapter, "frozen_blocks", 0)
+        suffix: int | None = getattr(self.adapter, "suffix", None)
+        limit = self.config.activations_mb * 1_000_000
         folder = activation_folder() if limit and frozen else None
         if folder is None:
             return self.plain
-        store = ActivationStore(folder, limit)
-        return Forward(self.backbone, Prefix(self.backbone, frozen, self.adapter.suffix, store))
+        store = ActivationStore(folder, limit, partial(_note_once, self._run_dir))
+        return Forward(self.backbone, Prefix(self.backbone, frozen, suffix, store))
 
 
 def roll_call(data_dir: Path, partition: int) -> Reply:
@@ -133,6 +138,14 @@ def evaluate(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> 
     numbers = _evaluate(session, run_dir if not shared else None, partition, queries, stage)
     values = {"status": "ok", "examples": len(queries), "steps": 0, "questions_cut": _questions_cut(session, queries)}
     return Reply(None, {**values, **_finish(session, started)}, numbers)
+
+
+def _note_once(run_dir: Path, text: str) -> None:
+    """Tell the person who follows the run, in the name of every process that has the same to say."""
+    marker = run_dir / ".partitions" / "activations-note"
+    marker.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError), marker.open("x"), (run_dir / "events.jsonl").open("a") as events:
+        events.write(json.dumps({"event": "note", "text": text}) + "\n")
 
 
 def _start(session: _Session) -> float:

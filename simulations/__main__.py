@@ -178,7 +178,7 @@ def bench(
     backbone: Annotated[str, typer.Option(help="A backbone the config takes.")] = "smollm2-135m",
     sites: Annotated[str, typer.Option(help="Decoder blocks of the shifts, comma-separated.")] = "14,15",
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each step and evaluation.")] = 3,
-    users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation; 0 leaves it out.")] = 100,
+    users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation, at least 10; 0: none.")] = 100,
     out: Annotated[Path, typer.Option(help="Where bench.json and bench.png go.")] = Path("results/bench"),
 ) -> None:
     """Measure local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
@@ -188,6 +188,8 @@ def bench(
         blocks = [int(site) for site in sites.split(",")]
     except ValueError:
         raise InputError(f"--sites {sites}: expected block numbers such as 14,15") from None
+    if 0 < users < 10:
+        raise InputError(f"--users {users}: expected at least 10, or 0")
     shape = backbones.read_shape(backbone)
     build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
     run_bench(backbone, blocks, repeats, users, out, console())

@@ -59,16 +59,19 @@ class Adapter(Protocol):
     """A method's trainable module, attached to a frozen backbone."""
 
     frozen_blocks: int
-    """How many decoder blocks, from the first, give the same output whatever the adapter holds; 0 if none does."""
+    """How many decoder blocks, from the first, compute the same whatever the adapter holds; a forward hook on the last
+    one's output may still act. They are computed once and skipped from then on. An adapter without this attribute is
+    taken to touch every block."""
     suffix: int | None
-    """The adapter touches only the last so many prompt tokens; None: it may touch any."""
+    """The adapter touches only the last so many prompt tokens; None, or no such attribute: it may touch any."""
 
     def active(self, prompt: torch.Tensor) -> AbstractContextManager[None]:
         """Let the adapter act on forward passes inside the context.
 
         Args:
-            prompt: Boolean mask [batch, length] of the prompt's tokens (no padding, no answer). A forward
-                pass of another length (one generated token, say) is a continuation of these prompts.
+            prompt: Boolean mask [batch, length] of the prompt's tokens (no padding, no answer); with a `suffix` of
+                the prompt's end alone, as long as that or longer. A forward pass of another length (one generated
+                token, say) is a continuation of these prompts.
         """
 
 

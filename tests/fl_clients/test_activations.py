@@ -1,6 +1,5 @@
 """The store of hidden states: bounded, shared, and never wrong."""
 
-import logging
 import multiprocessing
 import os
 from pathlib import Path
@@ -20,18 +19,18 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
-    ActivationStore(tmp_path, 10**6).write(key_of("a"), ENTRY)
-    read = ActivationStore(tmp_path, 10**6).read(key_of("a"))
+    ActivationStore(tmp_path, 10**6, print).write(key_of("a"), ENTRY)
+    read = ActivationStore(tmp_path, 10**6, print).read(key_of("a"))
     assert read is not None
     assert {name: (tensor.dtype, tensor.tolist()) for name, tensor in read.items()} == {
         name: (tensor.dtype, tensor.tolist()) for name, tensor in ENTRY.items()
     }
-    assert ActivationStore(tmp_path, 10**6).read(key_of("b")) is None
+    assert ActivationStore(tmp_path, 10**6, print).read(key_of("b")) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "header"])
 def test_a_damaged_entry_is_noticed_and_forgotten(damage: str, tmp_path: Path) -> None:
-    store = ActivationStore(tmp_path, 10**6)
+    store = ActivationStore(tmp_path, 10**6, print)
     store.write(key_of("a"), ENTRY)
     (file,) = files(tmp_path)
     content = bytearray(file.read_bytes())
@@ -47,7 +46,7 @@ def test_a_damaged_entry_is_noticed_and_forgotten(damage: str, tmp_path: Path) -
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
-    store = ActivationStore(tmp_path, 3 * (SIZE + 600))
+    store = ActivationStore(tmp_path, 3 * (SIZE + 600), print)
     for age, name in enumerate("abc"):
         store.write(key_of(name), ENTRY)
         (path,) = tmp_path.rglob(f"{key_of(name)}*")
@@ -58,26 +57,43 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in files(tmp_path)) <= 3 * (SIZE + 600)
 
 
-def test_an_entry_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
-    store = ActivationStore(tmp_path, SIZE - 1)
-    store.write(key_of("a"), ENTRY)
+def test_a_smaller_limit_holds_from_the_start_and_a_killed_writers_file_goes(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, 10**6, print)
+    for name in "abc":
+        store.write(key_of(name), ENTRY)
+    killed = tmp_path / "ab" / "x.safetensors.1.tmp"
+    killed.parent.mkdir(exist_ok=True)
+    killed.write_bytes(b"half")
+    os.utime(killed, (0, 0))
+    ActivationStore(tmp_path, SIZE + 600, print)
+    assert len(files(tmp_path)) == 1
+    assert not killed.exists()
+
+
+def test_an_entry_larger_than_the_limit_is_not_kept_and_that_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = ActivationStore(tmp_path, SIZE - 1, said.append)
+    for name in "abc":
+        store.write(key_of(name), ENTRY)
     assert files(tmp_path) == []
+    (text,) = said
+    assert "more than the limit of 4,011" in text
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     # A file where the folder should be: nobody can write there, root neither.
     (tmp_path / "store").write_text("")
-    store = ActivationStore(tmp_path / "store", 10**6)
-    with caplog.at_level(logging.WARNING, logger="fedperfit"):
-        for name in "abc":
-            store.write(key_of(name), ENTRY)
-            assert store.read(key_of(name)) is None
-    assert len(caplog.records) == 1
-    assert "the run goes on without" in caplog.text
+    said: list[str] = []
+    store = ActivationStore(tmp_path / "store", 10**6, said.append)
+    for name in "abc":
+        store.write(key_of(name), ENTRY)
+        assert store.read(key_of(name)) is None
+    (text,) = said
+    assert "the run goes on without" in text
 
 
 def _write_often(folder: Path) -> None:
-    store = ActivationStore(folder, 5 * SIZE)
+    store = ActivationStore(folder, 5 * SIZE, print)
     for number in range(60):
         store.write(key_of(number % 7), ENTRY)
 
@@ -89,7 +105,7 @@ def test_writers_at_once_leave_whole_entries(tmp_path: Path) -> None:
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    store = ActivationStore(tmp_path, 10**6)
+    store = ActivationStore(tmp_path, 10**6, print)
     assert all(file.suffix == ".safetensors" for file in files(tmp_path))
     for file in files(tmp_path):
         assert store.read(file.stem) is not None

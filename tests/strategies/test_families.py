@@ -111,7 +111,7 @@ def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
     adapter = method.client_attach(family.model, family.shape)
     moved = {name: value + 0.1 for name, value in method.server_init(family.shape).items()}
     method.client_load(adapter, moved, None)
-    store = ActivationStore(tmp_path / "kept", 10**7)
+    store = ActivationStore(tmp_path / "kept", 10**7, print)
     plain = Forward(family, None)
     kept = Forward(family, Prefix(family, adapter.frozen_blocks, adapter.suffix, store))
     examples = [Example(PROMPTS[0], [40, 0]), Example(PROMPTS[1], [41, 42, 43, 0]), Example([7], [44, 0])]
