@@ -49,5 +49,5 @@ bench: install ## measure local work against a plain baseline, and the engine's 
 	$(BIN)/fedperfit bench
 	$(BIN)/python -m benchmarks.engine
 
-clean: ## remove the environment and the caches (run records stay)
+clean: ## remove the environment and the tools' caches (run records stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -152,6 +152,9 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             words = [word.replace(named, str(ours)) for word in words]
         if words[0] == "simulate":
             words += [*small, "--results", str(tmp_path)]
+        elif words == ["bench"]:
+            quick = ["--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "10"]
+            words += [*quick, "--out", str(tmp_path / "bench")]
         elif words[0] == "params" and "--paper" not in words:
             words += small[:4]
         done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)

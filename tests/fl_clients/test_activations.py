@@ -1,14 +1,17 @@
 """The store of hidden states: bounded, shared, and never wrong."""
 
+import json
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from fl_clients.activations import ActivationStore, fingerprint, key_of
-from fl_clients.backbone import Backbone
+from fl_clients.backbone import Backbone, fetch, load
+from fl_clients.prefix import Prefix
 
 ENTRY = {"hidden": torch.arange(1000.0).reshape(10, 100), "keys": torch.ones(2, 3, dtype=torch.bfloat16)}
 SIZE = 4012
@@ -125,3 +128,22 @@ def test_a_fingerprint_sees_one_bit(tiny: Backbone) -> None:
     finally:
         weight[0, 0] = value
     assert fingerprint(tiny.model) == before
+
+
+def test_a_backbone_of_other_settings_finds_nothing(tiny: Backbone, tmp_path: Path) -> None:
+    # The same weights with other rotary tables: only the config tells them apart.
+    shutil.copytree(fetch("tiny"), tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 50.0}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    other = load(str(tmp_path / "other"), "fp32")
+    assert fingerprint(other.model) == fingerprint(tiny.model)
+    store = ActivationStore(tmp_path / "kept", 10**6, print)
+    hidden = [Prefix(each, 2, None, store).states([5, 6, 7, 8], []).hidden for each in (tiny, other)]
+    assert len(files(tmp_path / "kept")) == 2
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_an_adapter_that_says_more_blocks_than_there_are_is_refused(tiny: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen_blocks=9: the backbone has 4 blocks"):
+        Prefix(tiny, 9, None, ActivationStore(tmp_path, 10**6, print))

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from fl_clients.lamp import json_stream, readers
-from fl_clients.lamp.json_stream import stream_array
+from fl_clients.lamp import readers
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.tasks import content_words, find_task
 from tests.conftest import movie, write_lamp
@@ -140,17 +139,6 @@ def test_what_lies_in_a_folder_decides(tmp_path: Path) -> None:
     assert find_source(tmp_path / "dev_questions.json", MOVIES).path.name == "dev_questions.json"
 
 
-def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "_CHUNK", 7)
-    objects = [{"n": n, "text": "é🙂 \n" * n, "deep": [{"a": [n]}]} for n in range(30)]
-    path = tmp_path / "big.json"
-    path.write_text(" \n" + json.dumps(objects, indent=2, ensure_ascii=False) + "\n ", encoding="utf-8")
-    assert list(stream_array(path)) == objects
-    path.write_text(json.dumps(objects, indent=2)[:-30])
-    with pytest.raises(InputError, match=r"big\.json, line \d+: broken JSON"):
-        list(stream_array(path))
-
-
 def oppu_folder(path: Path, others: Any, targets: Any, golds: Any) -> Path:
     """Write OPPU's three files."""
     path.mkdir(exist_ok=True)
@@ -260,18 +248,6 @@ def test_what_json_allows_and_nothing_can_store_is_named(text: str, message: str
     write_lamp(tmp_path, f"[{question.replace(chr(34) + 'HERE' + chr(34), text)}]", GOLD)
     with pytest.raises(InputError, match=message):
         read(tmp_path)
-
-
-def test_a_mistake_is_found_without_reading_on(tmp_path: Path) -> None:
-    path = tmp_path / "big.json"
-    path.write_text('[{"a": 1 "b": 2},' + '{"c": "' + "x" * 40_000_000 + '"}]')
-    tracemalloc.start()
-    try:
-        with pytest.raises(InputError, match=r"big.json, line 1: broken JSON: Expecting ',' delimiter"):
-            list(stream_array(path))
-        assert tracemalloc.get_traced_memory()[1] < 12e6
-    finally:
-        tracemalloc.stop()
 
 
 def test_one_users_records_may_each_bring_the_profile(tmp_path: Path) -> None:

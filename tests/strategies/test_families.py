@@ -11,6 +11,7 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
@@ -20,6 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from configs.errors import InputError
 from configs.schema import FitConfig
 from fl_clients.activations import ActivationStore
 from fl_clients.backbone import Backbone, fetch, load, read_shape
@@ -103,11 +105,11 @@ def test_shifts_train_and_predict_on_every_family(family: Backbone) -> None:
     assert not torch.allclose(score_labels(Forward(family, None), adapter, PROMPTS, LABELS), bare, atol=1e-3)
 
 
-@pytest.mark.parametrize("positions", ["all", "l2", "f1+l2"])
+@pytest.mark.parametrize(("positions", "site"), [("all", 1), ("l2", 1), ("f1+l2", 0), ("l2", 2)])
 def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
-    family: Backbone, positions: str, tmp_path: Path
+    family: Backbone, positions: str, site: int, tmp_path: Path
 ) -> None:
-    method = PerFit([1], positions, 4, 2, True, "mean", 0)
+    method = PerFit([site], positions, 4, 2, True, "mean", 0)
     adapter = method.client_attach(family.model, family.shape)
     moved = {name: value + 0.1 for name, value in method.server_init(family.shape).items()}
     method.client_load(adapter, moved, None)
@@ -131,6 +133,13 @@ def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
             scores = [score_labels(forward, active, PROMPTS, LABELS) for forward in (plain, kept)]
             torch.testing.assert_close(scores[1], scores[0], rtol=1e-5, atol=1e-5)
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == len(examples) + len(PROMPTS)
+
+
+def test_a_decoder_whose_blocks_are_not_all_attention_is_refused(tmp_path: Path, cache: Path) -> None:
+    Lfm2Config(**LLAMA, layer_types=["conv", "full_attention", "conv"]).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"blocks are not all attention \(conv\)"):
+        read_shape(str(tmp_path))
 
 
 def test_padding_and_shared_prompts_change_nothing_on_any_family(family: Backbone) -> None:

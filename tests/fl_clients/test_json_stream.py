@@ -1,0 +1,34 @@
+"""Reading large JSON arrays one object at a time."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from configs.errors import InputError
+from fl_clients.lamp import json_stream
+from fl_clients.lamp.json_stream import stream_array
+
+
+def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", 7)
+    objects = [{"n": n, "text": "é🙂 \n" * n, "deep": [{"a": [n]}]} for n in range(30)]
+    path = tmp_path / "big.json"
+    path.write_text(" \n" + json.dumps(objects, indent=2, ensure_ascii=False) + "\n ", encoding="utf-8")
+    assert list(stream_array(path)) == objects
+    path.write_text(json.dumps(objects, indent=2)[:-30])
+    with pytest.raises(InputError, match=r"big\.json, line \d+: broken JSON"):
+        list(stream_array(path))
+
+
+def test_a_mistake_is_found_without_reading_on(tmp_path: Path) -> None:
+    path = tmp_path / "big.json"
+    path.write_text('[{"a": 1 "b": 2},' + '{"c": "' + "x" * 40_000_000 + '"}]')
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"big.json, line 1: broken JSON: Expecting ',' delimiter"):
+            list(stream_array(path))
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
