@@ -133,7 +133,7 @@ def readme_commands() -> list[str]:
 
 def test_readme_commands_run(tmp_path: Path) -> None:
     commands = readme_commands()
-    assert len(commands) == 5
+    assert len(commands) == 10
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
     records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
