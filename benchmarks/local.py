@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
-from fl_clients.activations import ActivationStore
+from fl_clients.activations import ActivationStore, fingerprint
 from fl_clients.backbone import Backbone, load
 from fl_clients.batches import Encoder, Example
 from fl_clients.fit import answer_loss
@@ -72,7 +72,9 @@ def _compare(
     prompts = [example.prompt for example in examples[:QUESTIONS]]
     labels = Encoder(find_task("movie_tagging"), backbone.tokenizer).labels
     whole = Forward(backbone, None)
-    kept = Forward(backbone, Prefix(backbone, adapter.frozen_blocks, adapter.suffix, store))
+    kept = Forward(
+        backbone, Prefix(backbone, fingerprint(backbone.model), adapter.frozen_blocks, adapter.suffix, store)
+    )
 
     def step(loss: Callable[[], torch.Tensor]) -> Callable[[], float]:
         def run() -> float:

@@ -30,6 +30,8 @@ class UsersConfig(_Group):
     """Users who train the collective shift (stage 1)."""
     target: int = Field(16, ge=1)
     """Users who are personalised and evaluated (stage 2); unseen in stage 1."""
+    reserved: int = Field(0, ge=0)
+    """Leave so many users out who would be targets: a search for settings must not see who is evaluated later."""
     source: str = "synthetic"
     """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
     select: Literal["random", "paper", "listed"] = "random"
@@ -109,7 +111,9 @@ class EvaluateConfig(_Group):
     """When and how target users are evaluated."""
 
     every: int = Field(0, ge=0)
-    """Evaluate the collective shift on target users every so many rounds; 0: only after stage 1."""
+    """Evaluate target users every so many rounds as well; 0: only after stage 1."""
+    stage: Literal["collective", "personalised"] = "collective"
+    """What is evaluated on the way: the collective shift, or also a personalisation from there, which is not kept."""
     batch_size: int = Field(8, ge=1)
     """Queries scored together."""
     predictions: bool = True

@@ -30,14 +30,17 @@ def train(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Stage 2 on this client."""
     shared, _ = unpack(message.content)
-    return _answer(message, work.personalize(_run_dir(context), _data_dir(context), _partition(context), shared))
+    return _answer(message, work.personalize(_run_dir(context), _data_dir(context), _partition(context), shared, True))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate what the server sent, the bare backbone if nothing."""
-    shared, _ = unpack(message.content)
-    return _answer(message, work.evaluate(_run_dir(context), _data_dir(context), _partition(context), shared))
+    """Evaluate, at the stage the server asks for."""
+    shared, task = unpack(message.content)
+    place = (_run_dir(context), _data_dir(context), _partition(context))
+    if task["stage"] == "personalised":
+        return _answer(message, work.personalize(*place, shared, False))
+    return _answer(message, work.evaluate(*place, shared, task["stage"]))
 
 
 def _answer(message: Message, reply: work.Reply) -> Message:

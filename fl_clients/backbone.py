@@ -16,6 +16,7 @@ import httpx
 import huggingface_hub
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
@@ -142,7 +144,15 @@ def on_meta(config: PreTrainedConfig) -> PreTrainedModel:
 def shape_of(model: PreTrainedModel) -> BackboneShape:
     """Return what methods may know of a model."""
     text = model.config.get_text_config()
-    return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters())
+    blocks = find_blocks(model)
+    home = next(name for name, module in model.named_modules() if module is blocks)
+    linears = {}
+    for name, module in blocks.named_modules():
+        if isinstance(module, nn.Linear):
+            linears[f"{home}.{name}"] = (module.in_features, module.out_features)
+        elif isinstance(module, Conv1D):
+            linears[f"{home}.{name}"] = (module.nx, module.nf)
+    return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters(), linears)
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:

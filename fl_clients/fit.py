@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,46 +14,59 @@ from fl_clients.forward import Forward
 from strategies.method import Adapter, FitResult
 
 
-def fit(
-    forward: Forward,
-    adapter: Adapter,
-    examples: Sequence[Example],
-    settings: FitConfig,
-    seed: int,
-    span: tuple[float, float],
-    parameters: Iterable[nn.Parameter],
-    after_step: Callable[[], None],
-) -> FitResult:
-    """Train `parameters` by AdamW on a client's examples.
+@dataclass(frozen=True)
+class LocalFit:
+    """One client's local training by AdamW, ready to be given to a method."""
 
-    Args:
-        forward: The frozen backbone; its own parameters never change.
-        adapter: Active on the prompts.
-        examples: The client's; at least one.
-        settings: Epochs, batch size, learning rate and so on.
-        seed: Draws the order of examples.
-        span: Where this training lies on the learning-rate schedule, as shares of it: round t of T is
-            ((t−1)/T, t/T), a whole training of its own (0, 1).
-        parameters: The adapter's parameters to train.
-        after_step: Called after every optimiser step.
+    forward: Forward
+    """The frozen backbone; its own parameters never change."""
+    adapter: Adapter
+    """Active on the prompts."""
+    examples: Sequence[Example]
+    """The client's; at least one."""
+    settings: FitConfig
+    """Epochs, batch size, learning rate and so on."""
+    seed: int
+    """Draws the order of examples, and dropout."""
+    span: tuple[float, float] = (0.0, 1.0)
+    """Where this training lies on the learning-rate schedule, as shares of it: round t of T is ((t−1)/T, t/T), a whole
+    training of its own (0, 1)."""
 
-    Raises:
-        FloatingPointError: The loss is not finite.
-    """
-    trained = list(parameters)
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
-    losses: list[float] = []
-    try:
+    def __call__(
+        self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None] = lambda: None, /
+    ) -> FitResult:
+        """Train `parameters`, of the adapter, in place; call `after_step` after every optimiser step.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        trained = list(parameters)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        # Dropout draws from the global generator: seeded here, it depends on no other client.
+        torch.manual_seed(self.seed)
+        self.adapter.train(True)
+        try:
+            losses = self._steps(trained, after_step)
+        finally:
+            self.adapter.train(False)
+            for parameter in trained:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+        return FitResult(len(self.examples), len(losses), losses[0], losses[-1])
+
+    def _steps(self, trained: list[nn.Parameter], after_step: Callable[[], None]) -> list[float]:
+        settings = self.settings
+        optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+        generator = torch.Generator().manual_seed(self.seed)
+        steps = settings.epochs * math.ceil(len(self.examples) / settings.batch_size)
+        losses: list[float] = []
         for _ in range(settings.epochs):
-            for chosen in epoch_batches(examples, settings.batch_size, generator):
-                progress = span[0] + (span[1] - span[0]) * (len(losses) + 0.5) / steps
+            for chosen in epoch_batches(self.examples, settings.batch_size, generator):
+                progress = self.span[0] + (self.span[1] - self.span[0]) * (len(losses) + 0.5) / steps
                 for group in optimizer.param_groups:
                     group["lr"] = settings.lr * rate(progress, settings.warmup)
-                loss = answer_loss(forward, adapter, chosen)
+                loss = answer_loss(self.forward, self.adapter, chosen)
                 losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}; try a lower lr")
@@ -61,11 +75,16 @@ def fit(
                 nn.utils.clip_grad_norm_(trained, settings.clip)
                 optimizer.step()
                 after_step()
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-    return FitResult(len(examples), len(losses), losses[0], losses[-1])
+        return losses
+
+    @torch.no_grad()
+    def loss(self, batches: int, /) -> float:
+        """Return the mean loss over the first so many batches of the first epoch, without dropout."""
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = epoch_batches(self.examples, self.settings.batch_size, generator)[:batches]
+        tokens = [sum(len(example.answer) for example in batch) for batch in chosen]
+        losses = [float(answer_loss(self.forward, self.adapter, batch)) for batch in chosen]
+        return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
 
 
 def rate(progress: float, warmup: float) -> float:

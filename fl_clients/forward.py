@@ -1,7 +1,7 @@
 """How examples go through the backbone: all of it, or only what the adapter can have changed."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,10 +83,13 @@ class Forward:
             cache = given_cache(stand_ins + held(cache)[prefix.frozen_blocks :])
         return Passed(batch, mask, cache, logits, states)
 
-    def continue_with_labels(self, passed: Passed, labels: Sequence[list[int]]) -> torch.Tensor:
+    def continue_with_labels(
+        self, adapter: Adapter | None, passed: Passed, labels: Sequence[list[int]]
+    ) -> torch.Tensor:
         """Return log p(label without its first token | prompt, first token); shape [examples, labels], nats.
 
         Args:
+            adapter: As given to `run`.
             passed: From `run` over questions, with cache and the same labels.
             labels: In tokens, each of at least two.
         """
@@ -97,7 +100,10 @@ class Forward:
         first = passed.batch.position_ids[:, -1:].repeat_interleave(len(labels), dim=0) + 1
         passed.cache.batch_repeat_interleave(len(labels))
         hidden = torch.cat([_known(each.labels) for each in passed.states]) if passed.states else None
-        with self._prefix.resumed(hidden.to(device)) if self._prefix and hidden is not None else nullcontext():
+        with (
+            continuing(adapter, inputs),
+            self._prefix.resumed(hidden.to(device)) if self._prefix and hidden is not None else nullcontext(),
+        ):
             logits = self.backbone.model(
                 input_ids=inputs,
                 attention_mask=torch.cat([mask, real], dim=1),
@@ -133,6 +139,11 @@ class Forward:
         """Stand in for a frozen block's keys and values: masks are sized by the first block's, nobody attends to it."""
         nothing = torch.zeros(rows, 1, length, 1, device=self.backbone.device)
         return nothing, nothing
+
+
+def continuing(adapter: Adapter | None, input_ids: torch.Tensor) -> AbstractContextManager[None]:
+    """Let an adapter act on a pass that goes on after prompts: none of its tokens is one of theirs."""
+    return adapter.active(torch.zeros_like(input_ids, dtype=torch.bool)) if adapter else nullcontext()
 
 
 def _known(tensor: torch.Tensor | None) -> torch.Tensor:

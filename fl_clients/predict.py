@@ -7,7 +7,7 @@ from torch.nn.functional import log_softmax
 from transformers import PreTrainedTokenizerBase
 
 from fl_clients.batches import Example
-from fl_clients.forward import Forward
+from fl_clients.forward import Forward, continuing
 from strategies.method import Adapter
 
 _TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2
@@ -34,7 +34,7 @@ def score_labels(
     passed = forward.run(adapter, questions, 1, with_cache=bool(longer), labels=continued)
     scores = log_softmax(passed.logits[:, -1].float(), dim=-1)[:, [label[0] for label in labels]]
     if longer:
-        scores[:, longer] += forward.continue_with_labels(passed, continued)
+        scores[:, longer] += forward.continue_with_labels(adapter, passed, continued)
     return scores
 
 
@@ -82,9 +82,10 @@ def generate(
         if not open_rows.any():
             break
         mask = torch.cat([mask, torch.ones_like(position)], dim=1)
-        last = backbone.model(
-            input_ids=chosen[:, None], attention_mask=mask, position_ids=position, past_key_values=cache
-        ).logits[:, -1]
+        with continuing(adapter, chosen[:, None]):
+            last = backbone.model(
+                input_ids=chosen[:, None], attention_mask=mask, position_ids=position, past_key_values=cache
+            ).logits[:, -1]
         position = position + 1
     return [str(backbone.tokenizer.decode(answer)).strip() for answer in answers]
 

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from fl_clients.activations import ActivationStore, fingerprint, key_of
+from fl_clients.activations import ActivationStore, key_of
 from fl_clients.backbone import Backbone
 from strategies.adapters.sites import find_blocks
 
@@ -44,11 +44,14 @@ class States:
 class Prefix:
     """The frozen blocks of one backbone, and the store their states are kept in."""
 
-    def __init__(self, backbone: Backbone, frozen_blocks: int, suffix: int | None, store: ActivationStore) -> None:
+    def __init__(
+        self, backbone: Backbone, identity: str, frozen_blocks: int, suffix: int | None, store: ActivationStore
+    ) -> None:
         """Bind to a backbone.
 
         Args:
             backbone: Frozen.
+            identity: The backbone's `fingerprint`.
             frozen_blocks: How many blocks, from the first, the adapter leaves as they are; at least 1.
             suffix: Only the last so many prompt tokens are touched; None: any may be.
             store: Where states are kept.
@@ -61,7 +64,7 @@ class Prefix:
         self._store = store
         if not 0 < frozen_blocks <= len(self._blocks):
             raise ValueError(f"frozen_blocks={frozen_blocks}: the backbone has {len(self._blocks)} blocks")
-        self._identity = (fingerprint(backbone.model), arithmetic(backbone), frozen_blocks)
+        self._identity = (identity, arithmetic(backbone), frozen_blocks)
 
     def states(self, prompt: list[int], answer: list[int], labels: Sequence[list[int]] = ()) -> States:
         """Return the states of an example, from the store or computed and put there.

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from strategies.method import Tensors
 
@@ -28,3 +28,9 @@ def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
     save_file({name: value.contiguous() for name, value in tensors.items()}, scratch)
     scratch.chmod(0o600)
     scratch.replace(path)
+
+
+def read_private(folder: Path, partition: int) -> Tensors:
+    """Return what a user has kept; empty if nothing."""
+    path = private_path(folder, partition)
+    return load_file(path) if path.is_file() else {}

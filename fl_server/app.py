@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class Run:
         # As on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
-        self.shared: Tensors = load_file(folder / "shared.safetensors")
+        self.state: Tensors = load_file(folder / "server.safetensors")
         self.ledger = Ledger(folder)
         self.rounds = TableWriter(folder, "rounds", ROUNDS)
         self.clients_table = TableWriter(folder, "clients", CLIENTS)
@@ -89,6 +90,7 @@ class Run:
         record.wall_s = time.monotonic() - self.started
         record.status = "completed"
         write_run(self.folder, record)
+        (self.folder / "server.safetensors").unlink()
         self._event("completed")
 
     def _stages(self) -> dict[str, list[Statistics]]:
@@ -100,34 +102,38 @@ class Run:
             raise RunFailed(
                 f"cohort={self.config.cohort}: only {len(able)} collective users have an example to train on"
             )
-        per_user = {"base": self._evaluate(0, None)}
-        for round_number in range(1, self.config.rounds + 1):
-            self._round(round_number, able)
-        per_user |= self._personalize()
-        return per_user
+        per_user = self._evaluate(0, "base")
+        if self.method.first_round is not None:
+            for round_number in range(self.method.first_round, self.config.rounds + 1):
+                self._round(round_number, able)
+        return per_user | self._personalize()
+
+    def _cohort(self, number: int, able: list[int]) -> list[int]:
+        """Draw a round's users by the run's seed; in the opening all of them."""
+        if number == 0:
+            return able
+        generator = np.random.default_rng(derive_seed(self.config.seed, "cohort", number))
+        return sorted(int(user) for user in generator.choice(able, size=self.config.cohort, replace=False))
 
     def _round(self, number: int, able: list[int]) -> None:
         started = time.monotonic()
         up, down = self.ledger.round_bytes["up"], self.ledger.round_bytes["down"]
-        generator = np.random.default_rng(derive_seed(self.config.seed, "cohort", number))
-        cohort = sorted(int(user) for user in generator.choice(able, size=self.config.cohort, replace=False))
-        aggregator = self.method.server_aggregator(self.shared)
+        cohort = self._cohort(number, able)
+        aggregator = self.method.server_aggregator(self.state, number)
         losses: list[float] = []
 
         def fold(reply: ClientReply) -> None:
             if reply.error is None:
-                aggregator.add(reply.shared, int(reply.values["examples"]))
+                aggregator.add(reply.user, reply.shared, int(reply.values["examples"]))
                 losses.append(float(reply.values["loss_last"]))
 
-        failures = self._ask(number, "train", cohort, self.shared, fold)
+        failures = self._ask(number, "train", cohort, fold, send=number > 0)
         figures: dict[str, float] = {}
         if not failures:
-            self.shared, aggregation = aggregator.result()
-            self._save_shared()
+            self.state, aggregation = aggregator.result()
+            self._save_state()
             figures |= {f"aggregation.{key}": value for key, value in aggregation.items()}
-            every = self.config.evaluate.every
-            if every and number % every == 0:
-                figures |= metrics(pool(self._evaluate(number, self.shared)))
+            figures |= self._look(number)
         self.rounds.add(
             round=number,
             cohort=len(cohort),
@@ -144,28 +150,36 @@ class Run:
         self._refuse_failures(failures, len(cohort), f"round {number}")
         self._event("round", round=number, rounds=self.config.rounds, loss=float(np.mean(losses)), **figures)
 
-    def _evaluate(self, number: int, shared: Tensors | None) -> list[Statistics]:
-        stage = "base" if shared is None else "collective"
-        collected: list[Statistics] = []
-        failures = self._ask(
-            number,
-            "evaluate",
-            self.targets,
-            shared,
-            lambda reply: collected.append(_statistics(reply, stage)),
-        )
-        self._refuse_failures(failures, len(self.targets), f"evaluation ({stage})")
-        return collected
+    def _look(self, number: int) -> dict[str, float]:
+        """Evaluate on the way, where the config wants it; after the last round the personalisation does."""
+        every = self.config.evaluate.every
+        if not every or not number or number % every or number == self.config.rounds:
+            return {}
+        looked = self._evaluate(number, self.config.evaluate.stage)
+        figures: dict[str, float] = {}
+        for stage, users in looked.items():
+            figures |= {f"{stage}.{key}": value for key, value in metrics(pool(users)).items()}
+        return figures
+
+    def _evaluate(self, number: int, stage: str) -> dict[str, list[Statistics]]:
+        """Evaluate the target users: bare backbone, collective shift, or that and a personalisation in passing."""
+        stages = ["collective", "personalised"] if stage == "personalised" else [stage]
+        return self._ask_targets(number, "evaluate", stages, send=stage != "base", stage=stage)
 
     def _personalize(self) -> dict[str, list[Statistics]]:
-        collected: dict[str, list[Statistics]] = {"collective": [], "personalised": []}
+        return self._ask_targets(self.config.rounds, "personalize", ["collective", "personalised"], send=True)
+
+    def _ask_targets(
+        self, number: int, phase: Phase, stages: list[str], send: bool, **values: object
+    ) -> dict[str, list[Statistics]]:
+        collected: dict[str, list[Statistics]] = {stage: [] for stage in stages}
 
         def take(reply: ClientReply) -> None:
             for stage, users in collected.items():
                 users.append(_statistics(reply, stage))
 
-        failures = self._ask(self.config.rounds, "personalize", self.targets, self.shared, take)
-        self._refuse_failures(failures, len(self.targets), "personalisation")
+        failures = self._ask(number, phase, self.targets, take, send, **values)
+        self._refuse_failures(failures, len(self.targets), f"{phase} ({', '.join(stages)})")
         return collected
 
     def _ask(
@@ -173,8 +187,9 @@ class Run:
         number: int,
         phase: Phase,
         users: list[int],
-        shared: Tensors | None,
         take: Callable[[ClientReply], None],
+        send: bool,
+        **values: object,
     ) -> int:
         """Exchange one task with `users`, record each client, and return how many failed."""
         failures = 0
@@ -187,7 +202,8 @@ class Run:
             take(reply)
             self._event("client", phase=phase, user=reply.user, failed=reply.error is not None)
 
-        self.clients.ask(number, phase, users, shared, note)
+        give = partial(self.method.server_send, self.state) if send else None
+        self.clients.ask(number, phase, users, give, note, **values)
         self.clients_table.flush()
         self.ledger.flush()
         return failures
@@ -225,10 +241,11 @@ class Run:
                 f"{where}: {failures} of {asked} clients failed; their tracebacks are in {self.folder / 'errors.jsonl'}"
             )
 
-    def _save_shared(self) -> None:
-        scratch = self.folder / "shared.safetensors.tmp"
-        save_file(self.shared, scratch)
-        scratch.replace(self.folder / "shared.safetensors")
+    def _save_state(self) -> None:
+        for name, tensors in (("server", self.state), ("shared", self.method.server_send(self.state, None))):
+            scratch = self.folder / f"{name}.safetensors.tmp"
+            save_file(tensors, scratch)
+            scratch.replace(self.folder / f"{name}.safetensors")
 
     def _event(self, event: str, **values: object) -> None:
         append_line(self.folder / "events.jsonl", {"event": event, **values})

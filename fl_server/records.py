@@ -1,7 +1,8 @@
 """The run record: the folder one run leaves in `results/`, a stable interface other tools read.
 
 `config.toml` · `run.json` · `rounds.parquet` · `clients.parquet` · `ledger.parquet` · `predictions.jsonl` ·
-`shared.safetensors` · `private/` · `events.jsonl` (what happened, as it happened) · `errors.jsonl` (failed clients).
+`shared.safetensors` (what a newcomer is sent) · `private/` · `events.jsonl` (what happened, as it happened) ·
+`errors.jsonl` (failed clients). Until a run has completed, `server.safetensors` is the server's state.
 """
 
 import json

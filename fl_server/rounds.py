@@ -77,7 +77,7 @@ class Clients:
             answers[partition] = reply.values
             self._nodes[partition], self._users[node] = node, partition
 
-        self._exchange(0, "rollcall", nodes, None, note, {})
+        self._exchange(0, "rollcall", nodes, None, note, {}, {})
         if sorted(answers) != list(range(expected)):
             raise RunFailed(f"roll call: partitions 0 to {expected - 1} expected, {len(answers)} clients answered")
         return answers
@@ -87,8 +87,9 @@ class Clients:
         round_number: int,
         phase: Phase,
         users: Iterable[int],
-        shared: Tensors | None,
+        send: Callable[[int], Tensors] | None,
         take: Callable[[ClientReply], None],
+        **values: Any,
     ) -> None:
         """Send one task to each of `users` and hand over the replies in the order of `users`.
 
@@ -96,11 +97,12 @@ class Clients:
         memory and gives the same sums whatever order clients answer in.
 
         Args:
-            round_number: 0 outside stage 1.
+            round_number: 0 before stage 1's first round.
             phase: The task.
             users: Partition ids.
-            shared: Tensors to send; None sends none.
+            send: Gives the tensors for one user; None sends none.
             take: Called once per user.
+            values: Plain values of the task.
         """
         order = [self._nodes[user] for user in users]
         waiting: dict[int, ClientReply] = {}
@@ -114,16 +116,17 @@ class Clients:
                 take(waiting.pop(due))
                 due = next(turn, None)
 
-        self._exchange(round_number, phase, order, shared, hand_over, waiting)
+        self._exchange(round_number, phase, order, send, hand_over, waiting, values)
 
     def _exchange(
         self,
         round_number: int,
         phase: Phase,
         nodes: list[int],
-        shared: Tensors | None,
+        send: Callable[[int], Tensors] | None,
         note: Callable[[int, ClientReply], None],
         waiting: Mapping[int, ClientReply],
+        values: Mapping[str, Any],
     ) -> None:
         todo = list(reversed(nodes))
         pending: dict[str, int] = {}
@@ -132,7 +135,8 @@ class Clients:
             while todo and len(pending) + len(waiting) < _WINDOW:
                 node = todo.pop()
                 # A fresh content each time: Flower ties a content to its message.
-                content = pack(shared, {"round": round_number})
+                shared = send(self._users[node]) if send else None
+                content = pack(shared, {"round": round_number, **values})
                 message = Message(content, dst_node_id=node, message_type=_MESSAGE_TYPES[phase])
                 (message_id,) = self._grid.push_messages([message])
                 pending[str(message_id)] = node

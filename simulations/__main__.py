@@ -18,12 +18,15 @@ from fl_clients.lamp.fetch import ADDRESS, fetch_files
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.synthetic.generate import write_synthetic
 from fl_clients.lamp.tasks import find_task
+from simulations.compare import complete, plan, write_comparison
+from simulations.comparison import Run
 from simulations.inspect import inspect_table
 from simulations.params import paper_parity, parameter_table, parity_table
 from simulations.progress import Follower, console
-from simulations.simulate import build_method
+from simulations.simulate import build_method, claim_folder
 from simulations.simulate import simulate as run_simulation
-from simulations.tables import bytes_table, quality_table
+from simulations.tables import bytes_table, comparison_tables, quality_table
+from simulations.tune import tune as run_tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +59,7 @@ _Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
 ]
+_Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
 _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 
 
@@ -80,6 +84,69 @@ def simulate(
     if not quiet:
         screen.print(quality_table(record), bytes_table(record), sep="\n")
         screen.print(f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s")
+
+
+@app.command()
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or folders of run records; dotted overrides."),
+    ],
+    config: Annotated[Path | None, typer.Option("--config", help="An experiment file for all of them.")] = None,
+    seeds: _Seeds = "0,1,2",
+    name: Annotated[str, typer.Option(help="The comparison's folder under --results.")] = "comparison",
+    results: Annotated[Path, typer.Option(help="Where the comparison goes, and where run records are reused.")] = Path(
+        "results"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs of other configs.")] = False,
+) -> None:
+    """Compare methods on the same users, seeds and evaluation: quality, bytes, cost curves.
+
+    Runs what is missing, reuses completed runs of the same config, goes on where it was interrupted. All others are
+    tested against the first method.
+
+    Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
+    """
+    methods = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    screen = console()
+    folder = claim_folder(results, name)
+    if methods and all((Path(method) / "run.json").is_file() for method in methods):
+        if config or overrides:
+            raise InputError("run records are compared as they are; leave --config and overrides out")
+        runs = [Run.read(Path(method)) for method in methods]
+        report = write_comparison(runs, runs[0].method, folder)
+    else:
+        planned = plan(methods, config, overrides, _read_seeds(seeds))
+        with Follower(screen, False) as follower:
+            runs = complete(planned, folder, overwrite, screen.print, follower)
+        report = write_comparison(runs, methods[0], folder)
+    for table in comparison_tables(report):
+        screen.print(table)
+    screen.print(f"{folder} (compare.json, curves.parquet, curves.png, curves.svg)")
+
+
+@app.command()
+def tune(
+    method: Annotated[str, typer.Argument(help="A file in configs/methods/ by name, or module:Class.")],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[key=value]…", help="Dotted overrides.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The experiment to tune for.")] = None,
+    seeds: _Seeds = "0",
+    held_out: Annotated[int, typer.Option(help="Collective users to evaluate on instead of the target users.")] = 8,
+    name: Annotated[str | None, typer.Option(help="The folder under --results; default: tune-METHOD.")] = None,
+    results: Annotated[Path, typer.Option(help="Where it goes.")] = Path("results"),
+) -> None:
+    """Search a method's learning rates, on held-out collective users; the same small search for every method."""
+    screen = console()
+    folder = claim_folder(results, name or f"tune-{method.rpartition(':')[2]}")
+    tuned = run_tune(method, config, words or [], _read_seeds(seeds), held_out, folder, screen.print)
+    table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")
+    for row in tuned.table.itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    screen.print(table)
+    for key, rate in tuned.rates.items():
+        screen.print(f"{key} = {rate:g}" + (" (at the grid's edge)" if key in tuned.at_the_edge else ""))
+    screen.print(f"{folder / 'tune.csv'}")
 
 
 @backbone_app.command("list")
@@ -193,6 +260,13 @@ def bench(
     shape = backbones.read_shape(backbone)
     build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
     run_bench(backbone, blocks, repeats, users, out, console())
+
+
+def _read_seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
 
 
 def _read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:

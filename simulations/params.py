@@ -1,11 +1,9 @@
 """How many parameters a config trains, sends and keeps, from its backbone's config alone; and the paper's tables."""
 
-import warnings
 from dataclasses import dataclass
 
-from peft import LoraConfig, get_peft_model
 from rich.table import Table
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig
 
 from configs.load import CONFIGS, load_config
 from configs.schema import RunConfig
@@ -54,13 +52,13 @@ def parameter_table(config: RunConfig, method: Method, shape: BackboneShape) -> 
     table = Table(title=f"{method.name}, {config.task}, {config.backbone} ({shape.parameters:,} parameters)")
     for title in ("", "parameters", "of the backbone", "fp32"):
         table.add_column(title, justify="right" if title else "left")
-    shared = method.server_init(shape)
+    rows = [("shared, sent back per client and round", method.shared_parameters(shape))]
     parts: dict[str, int] = {}
-    for name, tensor in shared.items():
+    for name, tensor in method.server_init(shape).items():
         part = name.partition(".")[0].replace("_", " ")
         parts[part] = parts.get(part, 0) + tensor.numel()
-    rows = [(f"  {part}", count) for part, count in parts.items()] if len(parts) > 1 else []
-    rows.insert(0, ("shared, each way per client and round", sum(parts.values())))
+    if len(parts) > 1:
+        rows += [(f"  {part}", count) for part, count in parts.items()]
     rows.append(("private, kept by each user", method.private_parameters(shape)))
     for title, count in rows:
         table.add_row(title, f"{count:,}", f"{100 * count / shape.parameters:.4f} %", human_bytes(_FP32 * count))
@@ -70,19 +68,22 @@ def parameter_table(config: RunConfig, method: Method, shape: BackboneShape) -> 
 def paper_parity() -> list[Parity]:
     """Compute the paper's parameter parity on Llama-2-7B from the shipped presets.
 
-    OPPU's stage 1 is LoRA of rank 8 on q, k, v and its stage 2 on q, v (PerFit, appendix D.5.3), counted by `peft`.
+    OPPU's stage 1 is LoRA of rank 8 on q, k, v and its stage 2 on q, v (PerFit, appendix D.5.3).
     """
     shape = shape_of(on_meta(LLAMA_2_7B))
-    oppu = (_lora_parameters(on_meta(LLAMA_2_7B), "qkv"), _lora_parameters(on_meta(LLAMA_2_7B), "qv"))
     rows = []
     for preset in sorted((CONFIGS / "tasks").glob("*.toml")):
-        task = preset.stem
         # The paper's stage 1 counts the collective shift alone.
-        config = load_config(None, ["preset=paper", f"task={task}", "joint_private_init=false"])
-        method = load_method(config.method, config.method_values(), config.settings)
-        shared = sum(tensor.numel() for tensor in method.server_init(shape).values())
-        rows.append(Parity(task, (shared, method.private_parameters(shape)), oppu, shape.parameters))
+        words = ["preset=paper", f"task={preset.stem}", "joint_private_init=false"]
+        configs = [load_config(None, [*words, f"method={name}"]) for name in ("perfit", "oppu")]
+        ours, theirs = (_parameters(config, shape) for config in configs)
+        rows.append(Parity(preset.stem, ours, theirs, shape.parameters))
     return rows
+
+
+def _parameters(config: RunConfig, shape: BackboneShape) -> tuple[int, int]:
+    method = load_method(config.method, config.method_values(), config.settings)
+    return method.shared_parameters(shape), method.private_parameters(shape)
 
 
 def parity_table(rows: list[Parity]) -> Table:
@@ -105,13 +106,3 @@ def average_reductions(rows: list[Parity]) -> tuple[float, float]:
     """Return the mean of all reductions, and the reduction of all parameters pooled, in percent."""
     mean = sum(sum(row.reduction) for row in rows) / (2 * len(rows))
     return mean, 100 * (1 - sum(sum(row.ours) for row in rows) / sum(sum(row.theirs) for row in rows))
-
-
-def _lora_parameters(model: PreTrainedModel, modules: str) -> int:
-    targets = [f"{letter}_proj" for letter in modules]
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers for an attribute by its old name.
-        warnings.simplefilter("ignore", FutureWarning)
-        adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=targets))
-    trainable, _ = adapted.get_nb_trainable_parameters()
-    return int(trainable)

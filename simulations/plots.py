@@ -1,8 +1,10 @@
-"""The two plots of a run record: quality by stage and user, and bytes by round."""
+"""The plots: of a run record quality by stage and user and bytes by round, of a comparison its cost curves."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import pandas as pd
 
 matplotlib.use("Agg")
 
@@ -15,6 +17,7 @@ from strategies.metrics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 _BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def draw(folder: Path) -> list[Path]:
@@ -87,3 +90,33 @@ def _bytes(folder: Path) -> Figure:
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
+
+
+def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> None:
+    """Draw a comparison's cost curves into `curves.png` and `curves.svg`: quality against bytes, a line a method.
+
+    A method that sends no tensors is a dashed level, since it has no place on a logarithmic axis.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    free = {row["method"] for row in report["methods"] if not row["params"]["shared"]}
+    for number, (method, frame) in enumerate(curves.groupby("method", sort=False)):
+        colour = _LINES[number % len(_LINES)]
+        grouped = frame.groupby("round")
+        x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
+        deviation = grouped.value.std().fillna(0)
+        if method in free:
+            axes.axhline(mean.iloc[-1], color=colour, linestyle="--", label=f"{method} (no bytes)")
+            continue
+        axes.plot(x, mean, marker="o", markersize=3, color=colour, label=method)
+        axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(report["base"]["mean"], color=_BASE, linestyle=":", label="bare backbone")
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes so far, all clients, up and down, MB")
+    lower = ", lower is better" if report["lower_is_better"] else ""
+    axes.set_ylabel(f"{report['metric']} of target users after personalisation{lower}")
+    seeds = len(report["seeds"])
+    axes.set_title(f"{report['task']}, {report['backbone']}, {seeds} seed{'s (band: ± one deviation)' * (seeds > 1)}")
+    axes.legend(fontsize=8)
+    for suffix in ("png", "svg"):
+        figure.savefig(folder / f"curves.{suffix}", dpi=150, metadata={"Date": None} if suffix == "svg" else None)

@@ -26,6 +26,7 @@ class Follower:
 
     def __init__(self, console: Console, quiet: bool) -> None:
         """Choose bars for a terminal, lines elsewhere, nothing if quiet."""
+        self._path: Path | None = None
         self._read = 0
         self._bars = None if quiet or not console.is_terminal else _Bars(console)
         self._view: _View | None = None if quiet else self._bars or _Lines()
@@ -46,6 +47,8 @@ class Follower:
     def __call__(self, folder: Path) -> None:
         """Show what happened since the last call; a half-written last line waits for the next."""
         path = folder / "events.jsonl"
+        if path != self._path:
+            self._path, self._read = path, 0
         if self._view is None or not path.is_file():
             return
         with path.open("rb") as file:
@@ -114,7 +117,8 @@ class _Bars:
 
 
 def _round_line(event: dict[str, Any]) -> str:
-    quality = "".join(f", {key} {event[key]:.3f}" for key in ("accuracy", "mae", "rouge1") if key in event)
+    shown = [f"{stage}.{key}" for stage in ("collective", "personalised") for key in ("accuracy", "mae", "rouge1")]
+    quality = "".join(f", {key.replace('.', ' ')} {event[key]:.3f}" for key in shown if key in event)
     return f"round {event['round']} of {event['rounds']}: loss {event['loss']:.3f}{quality}"
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -70,15 +70,11 @@ def simulate(
         KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
     """
     import_path = import_path or []
-    sys.path[:0] = import_path
-    try:
-        shape = read_shape(config.backbone)
-        method = build_method(config, shape)
-    finally:
-        del sys.path[: len(import_path)]
+    shape = read_shape(config.backbone)
+    method = build_method(config, shape, import_path)
     folder = _claim(results, name or _default_name(method, config), overwrite)
     users = build_table(config)
-    asked, config = config, _resolve(config)
+    asked, config = config, resolve(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
@@ -107,22 +103,30 @@ def simulate(
     return record
 
 
-def build_method(config: RunConfig, shape: BackboneShape) -> Method:
+def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
     """Build a config's method and have it check itself against the backbone.
+
+    Args:
+        config: Names the method.
+        shape: The backbone's.
+        import_path: Folders to import methods from, beside what is installed.
 
     Raises:
         InputError: No such task, the method cannot be loaded, or a setting does not fit.
     """
     find_task(config.task)
+    sys.path[:0] = import_path
     try:
         method = load_method(config.method, config.method_values(), config.settings)
         method.check(shape)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
+    finally:
+        del sys.path[: len(import_path)]
     return method
 
 
-def _resolve(config: RunConfig) -> RunConfig:
+def resolve(config: RunConfig) -> RunConfig:
     """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
     backbone = Path(config.backbone).expanduser()
     source = config.users.source
@@ -145,21 +149,31 @@ def _default_name(method: Method, config: RunConfig) -> str:
     return f"{method.name}-{config.task}-seed{config.seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _claim(results: Path, name: str, overwrite: bool) -> Path:
-    """Return the record's folder, checked but not made yet."""
+def claim_folder(results: Path, name: str) -> Path:
+    """Return the folder `name` under `results`, which can be written; it is not made yet.
+
+    Raises:
+        InputError: The name or `results` will not do.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"--name {name!r}: letters, digits, '.', '_' and '-' make a run's name")
+        raise InputError(f"--name {name!r}: letters, digits, '.', '_' and '-' make a name")
     folder = results.expanduser().resolve() / name
-    if folder.exists() and not overwrite:
-        raise InputError(f"--name {name}: {folder} exists; --overwrite replaces it")
-    if folder.exists() and not (folder / "run.json").is_file():
-        raise InputError(f"--name {name}: {folder} is not a run record, so --overwrite leaves it alone")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--results {results}: cannot be made: {error.strerror}") from None
     if not os.access(folder.parent, os.W_OK):
         raise InputError(f"--results {results}: not writable")
+    return folder
+
+
+def _claim(results: Path, name: str, overwrite: bool) -> Path:
+    """Return the record's folder, checked but not made yet."""
+    folder = claim_folder(results, name)
+    if folder.exists() and not overwrite:
+        raise InputError(f"--name {name}: {folder} exists; --overwrite replaces it")
+    if folder.exists() and not (folder / "run.json").is_file():
+        raise InputError(f"--name {name}: {folder} is not a run record, so --overwrite leaves it alone")
     return folder
 
 
@@ -170,9 +184,10 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
     except OSError as error:
         raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
     (folder / "private").mkdir(mode=0o700)
-    shared = method.server_init(shape)
+    state = method.server_init(shape)
     write_config(config, folder / "config.toml")
-    save_file(shared, folder / "shared.safetensors")
+    save_file(state, folder / "server.safetensors")
+    save_file(method.server_send(state, None), folder / "shared.safetensors")
     record = RunRecord(
         name=folder.name,
         method=method.name,
@@ -190,7 +205,7 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
         ),
         oracle=OraclePart(**asdict(users.oracle)) if users.oracle else None,
         params=ParamsPart(
-            shared=sum(tensor.numel() for tensor in shared.values()),
+            shared=method.shared_parameters(shape),
             private=method.private_parameters(shape),
             backbone=shape.parameters,
         ),

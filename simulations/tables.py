@@ -1,4 +1,6 @@
-"""Run records as tables in the terminal."""
+"""Run records and comparisons as tables in the terminal."""
+
+from typing import Any
 
 from rich.table import Table
 
@@ -62,3 +64,66 @@ def human_bytes(number: float) -> str:
             return f"{number:.0f} B" if unit == "B" else f"{number:.2f} {unit}"
         number /= 1000
     return f"{number:.2f} GB"
+
+
+def comparison_tables(report: dict[str, Any]) -> list[Table]:
+    """Quality and bytes of a comparison's methods, and what they cost to train and keep."""
+    return [_comparison_quality(report), _comparison_cost(report)]
+
+
+def _comparison_quality(report: dict[str, Any]) -> Table:
+    metric, reference, seeds = report["metric"], report["reference"], report["seeds"]
+    arrow = " ↓" if report["lower_is_better"] else ""
+    table = Table(title=f"{report['name']}: {report['task']}, {report['backbone']}, seeds {', '.join(map(str, seeds))}")
+    titles = ["", f"{metric}{arrow}", "before personal.", f"against {reference}", "p", "bytes"]
+    titles += [f"to {share}" for share in report["methods"][0]["bytes_to_reach"]]
+    titles.append(f"{metric} at {human_bytes(report['equal_bytes'])}")
+    for title in titles:
+        table.add_column(title, justify="right" if title else "left")
+    table.add_row("bare backbone", _mean(report["base"]), end_section=True)
+    for row in report["methods"]:
+        against = row["against"]
+        apart = (
+            f"{against['difference']:+.3f}{' ≈' if against['within_noise'] else ''}" if against else "",
+            f"{against['p_value']:.3f}" if against else "",
+        )
+        reach = [human_bytes(count) if count is not None else "–" for count in row["bytes_to_reach"].values()]
+        equal = row["quality_at_equal_bytes"]
+        table.add_row(
+            row["method"],
+            _mean(row["quality"]),
+            f"{row['quality_collective']['mean']:.3f}",
+            *apart,
+            human_bytes(row["bytes"]["to_the_end"]),
+            *reach,
+            "–" if equal is None else f"{equal:.3f}",
+        )
+    table.caption = (
+        "mean ± standard deviation over seeds; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
+        f"several methods); to x %: bytes of all clients when x % of {report['best']}'s quality was first seen; "
+        "–: never"
+    )
+    return table
+
+
+def _comparison_cost(report: dict[str, Any]) -> Table:
+    table = Table(title="what a client sends, trains and keeps")
+    for title in ("", "up, a round", "down, a round", "shared", "private", "s, a round", "s, personalisation"):
+        table.add_column(title, justify="right" if title else "left")
+    for row in report["methods"]:
+        seconds = ("–" if value is None else f"{value:.1f}" for value in row["seconds"].values())
+        table.add_row(
+            row["method"],
+            human_bytes(row["bytes"]["per_client_round_up"]),
+            human_bytes(row["bytes"]["per_client_round_down"]),
+            f"{row['params']['shared']:,}",
+            f"{row['params']['private']:,}",
+            *seconds,
+        )
+    table.caption = "shared, private: parameters; s: seconds of local computation, evaluation included in the last"
+    return table
+
+
+def _mean(spread: dict[str, Any]) -> str:
+    deviation = spread["std"]
+    return f"{spread['mean']:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")

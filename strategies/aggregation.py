@@ -17,9 +17,7 @@ import torch
 
 from strategies.adapters.shift import retract
 from strategies.method import Tensors
-
-Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""R [r, d], W [r, d], b [r]."""
+from strategies.shifts import Triple, named, triple
 
 
 class TripleAverage(Protocol):
@@ -57,11 +55,20 @@ class MeanAverage:
         return retract(R, W, b), {"consensus": float(torch.linalg.svdvals(R).min())}
 
 
-class ProcrustesAverage:
-    """R, W, b ← the mean over k of (Q_kR_k, Q_kW_k, Q_kb_k), Q_k = argmin_Q ‖QR_k − R_g‖_F over orthogonal Q.
+def align(R: torch.Tensor, W: torch.Tensor, b: torch.Tensor, frame: torch.Tensor) -> Triple:
+    """Return (QR, QW, Qb), the same function, with Q = argmin ‖QR − R_g‖_F over orthogonal Q; R_g is `frame`.
 
-    ‖QR_k − R_g‖² = 2r − 2 tr(Q R_k R_gᵀ) is least where the trace is greatest: with the SVD R_gR_kᵀ = UΣVᵀ
-    that is Q_k = UVᵀ. No client's function changes, only the frame it is written in; then as `mean`.
+    ‖QR − R_g‖² = 2r − 2 tr(Q R R_gᵀ) is least where the trace is greatest: with the SVD R_gRᵀ = UΣVᵀ that is Q = UVᵀ.
+    """
+    U, _, Vt = torch.linalg.svd(frame @ R.T)
+    Q = U @ Vt
+    return Q @ R, Q @ W, Q @ b
+
+
+class ProcrustesAverage:
+    """R, W, b ← the mean over k of the clients' (Q_kR_k, Q_kW_k, Q_kb_k), each turned into the global frame by `align`.
+
+    No client's function changes, only the frame it is written in; then as `mean`.
     """
 
     def __init__(self, R: torch.Tensor) -> None:
@@ -71,9 +78,7 @@ class ProcrustesAverage:
 
     def add(self, R: torch.Tensor, W: torch.Tensor, b: torch.Tensor, weight: float) -> None:
         """Align one client to the global frame and add it."""
-        U, _, Vt = torch.linalg.svd(self._frame @ R.T)
-        Q = U @ Vt
-        self._mean.add(Q @ R, Q @ W, Q @ b, weight)
+        self._mean.add(*align(R, W, b, self._frame), weight)
 
     def result(self) -> tuple[Triple, dict[str, float]]:
         """Divide and retract."""
@@ -167,6 +172,17 @@ AGGREGATORS: dict[str, Callable[[torch.Tensor], TripleAverage]] = {
 }
 
 
+def find_average(name: str) -> Callable[[torch.Tensor], TripleAverage]:
+    """Return one of `AGGREGATORS`.
+
+    Raises:
+        ValueError: No such aggregation.
+    """
+    if name not in AGGREGATORS:
+        raise ValueError(f"aggregation='{name}': expected one of {', '.join(AGGREGATORS)}")
+    return AGGREGATORS[name]
+
+
 class ShiftAggregator:
     """Folds the replies of one round, shift by shift."""
 
@@ -182,11 +198,11 @@ class ShiftAggregator:
         }
         self._clients = 0
 
-    def add(self, shared: Tensors, num_examples: int) -> None:
+    def add(self, _user: int, shared: Tensors, num_examples: int) -> None:
         """Take one client's reply, weighted by its examples."""
         for prefix, average in self._averages.items():
-            R, W, b = (shared[f"{prefix}.{letter}"].double() for letter in "RWb")
-            average.add(R, W, b, float(num_examples))
+            R, W, b = triple(shared, prefix)
+            average.add(R.double(), W.double(), b.double(), float(num_examples))
         self._clients += 1
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
@@ -200,10 +216,8 @@ class ShiftAggregator:
         tensors: Tensors = {}
         figures: dict[str, float] = {}
         for prefix, average in self._averages.items():
-            triple, own = average.result()
-            tensors |= {
-                f"{prefix}.{letter}": value.float().contiguous() for letter, value in zip("RWb", triple, strict=True)
-            }
+            averaged, own = average.result()
+            tensors |= named(prefix, [value.float().contiguous() for value in averaged])
             for key, value in own.items():
                 figures[key] = figures.get(key, 0.0) + value / len(self._averages)
         return tensors, figures

@@ -3,14 +3,15 @@
 A method is both halves of one way to personalise federatedly. `client_*` runs on a client, `server_*` on the
 server; what they exchange is named tensors. Names say what travels: every tensor in a `shared` mapping is
 called `shared_*`, every one in a `private` mapping `private_*`, and the last dotted part of a name is its
-group in the ledger (`shared_collective.10.R` belongs to group R).
+group in the ledger (`shared_collective.10.R` belongs to group R). The server's state is named tensors too, so that a
+run can be kept and taken up again: those called `shared_*` go to whoever is asked, `server_*` stay where they are.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -32,6 +33,8 @@ class BackboneShape:
     """Number of decoder blocks."""
     parameters: int
     """Number of parameters, tied ones counted once."""
+    linears: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """Inputs n and outputs m of every linear module inside the decoder blocks, by its name in the model."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,40 @@ class FitResult:
 class Fit(Protocol):
     """The one local training loop (fl_clients/fit.py), bound to a client's examples and settings."""
 
-    def __call__(self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None], /) -> FitResult:
+    def __call__(self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None] = ..., /) -> FitResult:
         """Train `parameters` in place; call `after_step` once after every optimiser step."""
+
+    def loss(self, batches: int, /) -> float:
+        """Return the mean loss over so many of the client's batches, nats per answer token, without training."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A collective user's turn to train."""
+
+    round: int
+    """From 1; 0 is the opening of a method that has one."""
+    shared: Tensors
+    """What the server sent; nothing in the opening."""
+    private: Tensors
+    """What this client kept from its last turn; empty the first time."""
+    fit: Fit
+    """In the opening a whole training with stage 2's settings, else this round's part of stage 1's schedule."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a turn leaves."""
+
+    shared: Tensors
+    """Goes back to the server."""
+    fit: FitResult
+    private: Tensors | None = None
+    """Kept for this client's next turn, in place of what was kept before; None keeps that."""
 
 
 class Adapter(Protocol):
-    """A method's trainable module, attached to a frozen backbone."""
+    """A method's trainable part, attached to a frozen backbone."""
 
     frozen_blocks: int
     """How many decoder blocks, from the first, compute the same whatever the adapter holds; a forward hook on the last
@@ -66,23 +97,26 @@ class Adapter(Protocol):
     """The adapter touches only the last so many prompt tokens; None, or no such attribute: it may touch any."""
 
     def active(self, prompt: torch.Tensor) -> AbstractContextManager[None]:
-        """Let the adapter act on forward passes inside the context.
+        """Let the adapter act on the forward pass inside the context.
 
         Args:
             prompt: Boolean mask [batch, length] of the prompt's tokens (no padding, no answer); with a `suffix` of
-                the prompt's end alone, as long as that or longer. A forward pass of another length (one generated
-                token, say) is a continuation of these prompts.
+                the prompt's end alone, as long as that or longer. False everywhere where a prompt is continued from
+                its keys and values.
         """
+
+    def train(self, mode: bool = True, /) -> Any:
+        """Turn dropout and the like on, or off."""
 
 
 class Aggregator(Protocol):
     """Folds clients' replies into the next shared tensors, one at a time."""
 
-    def add(self, shared: Tensors, num_examples: int) -> None:
+    def add(self, user: int, shared: Tensors, num_examples: int) -> None:
         """Take one client's reply. The caller fixes the order, so that sums round the same way always."""
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the next shared tensors and figures about the aggregation worth recording."""
+        """Return the server's next state and figures about the aggregation worth recording."""
 
 
 @runtime_checkable
@@ -91,6 +125,8 @@ class Method(Protocol):
 
     name: str
     """Short name for tables and records."""
+    first_round: int | None
+    """1; 0 if stage 1 opens with a turn of every collective user, for which nothing is sent; None without stage 1."""
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse settings that do not fit the backbone.
@@ -100,25 +136,42 @@ class Method(Protocol):
         """
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return the shared tensors at the start."""
+        """Return the server's state at the start."""
 
-    def server_aggregator(self, shared: Tensors) -> Aggregator:
-        """Return the fold of one round's replies, given the shared tensors that were sent out."""
+    def server_send(self, state: Tensors, user: int | None) -> Tensors:
+        """Return what is sent to `user` (a partition id) when it is asked next; None is a newcomer.
+
+        `travelling(state)` for a method that sends everybody the same.
+        """
+
+    def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
+        """Return the fold of one round's replies."""
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Adapter:
         """Put this method's adapter on a frozen backbone, inactive."""
 
-    def client_train(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-        """Stage 1 on one collective user: train from `shared`, return what travels back."""
+    def client_train(self, adapter: Any, visit: Visit) -> Trained:
+        """Stage 1 on one collective user."""
 
-    def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-        """Stage 2 on one target user: return the private tensors, which never leave the client."""
+    def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult] | None:
+        """Stage 2 on one target user: return the private tensors, which never leave the client.
+
+        None: the method has no personal part, and the shared tensors serve everybody.
+        """
 
     def client_load(self, adapter: Any, shared: Tensors, private: Tensors | None) -> None:
         """Set the adapter for inference; `private=None` means the shared tensors only."""
 
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return how many numbers one collective user sends back in a round."""
+
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return how many numbers one target user keeps."""
+
+
+def travelling(state: Tensors) -> Tensors:
+    """Return those of the server's tensors that go to whoever is asked: all called `shared_*`."""
+    return {name: value for name, value in state.items() if name.startswith("shared_")}
 
 
 def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:

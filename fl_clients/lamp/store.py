@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +90,7 @@ def build_table(config: RunConfig) -> UserTable:
 
 def _synthetic_users(config: RunConfig) -> Path:
     task, users = find_task(config.task), config.users
-    count = users.collective + users.target
+    count = users.reserved + users.collective + users.target
     key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])
     folder = cache_dir() / "synthetic" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.is_dir():
@@ -127,7 +127,8 @@ class _Candidate:
 def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     """Map user ids to their partitions.
 
-    However many collective users there are, the targets are the same, and the first 10 of 100 are the 10.
+    However many collective users there are, the targets are the same, and the first 10 of 100 are the 10. The targets
+    of a config are the first that another config's `users.reserved` leaves out.
     """
     candidates = [
         _Candidate(
@@ -149,8 +150,9 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         if wanted.select == "paper":
             # A stable sort: among equally long histories the seed's order decides.
             shuffled.sort(key=lambda user: -user.history)
-        targets = [user.user_id for user in shuffled[: wanted.target]]
-        taken = set() if wanted.overlap else set(targets)
+        first = [user.user_id for user in shuffled[: wanted.reserved + wanted.target]]
+        targets = first[wanted.reserved :]
+        taken = set(first[: wanted.reserved]) if wanted.overlap else set(first)
         order = _shuffled([user for user in candidates if user.collective], generator)
         collective = [user.user_id for user in order if user.user_id not in taken]
         # As a collective user a target has its history alone.
@@ -234,17 +236,26 @@ def _index(folder: Path) -> pa.Table:
     return pq.read_table(folder / "users.parquet")
 
 
-def open_user(folder: Path, partition: int) -> tuple[list[Pair], list[Pair]]:
-    """Read one user's (history, queries), touching no other user's rows.
+class OpenedUser(NamedTuple):
+    """One user's rows."""
+
+    user_id: str
+    history: list[Pair]
+    queries: list[Pair]
+
+
+def open_user(folder: Path, partition: int) -> OpenedUser:
+    """Read one user, touching no other user's rows.
 
     Raises:
         IndexError: There is no such partition.
     """
-    batch = _index(folder)["batch"][partition].as_py()
+    index = _index(folder)
+    batch = index["batch"][partition].as_py()
     with pa.memory_map(str(folder / "users.arrow")) as file:
         rows = pa.ipc.open_file(file).get_batch(batch).to_pylist()
 
     def pairs(kind: str) -> list[Pair]:
         return [Pair(row["item_id"], row["source"], row["target"]) for row in rows if row["kind"] == kind]
 
-    return pairs("history"), pairs("query")
+    return OpenedUser(index["user_id"][partition].as_py(), pairs("history"), pairs("query"))

@@ -49,6 +49,7 @@ class SiteShifts(nn.Module):
         self.stages = nn.ModuleDict(
             {stage: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites}) for stage, rank in ranks.items()}
         )
+        self.hidden = hidden
         self.positions = positions
         self.frozen_blocks = min(sites) + 1
         self.suffix = positions.last if positions.first == 0 else None
@@ -76,6 +77,9 @@ class SiteShifts(nn.Module):
     @contextmanager
     def active(self, prompt: torch.Tensor) -> Iterator[None]:
         """Let the shifts act on the prompts whose mask [batch, length] is given."""
+        if not prompt.any():
+            yield
+            return
         self._selected = self.positions.select(prompt).unsqueeze(-1)
         try:
             yield
@@ -85,8 +89,7 @@ class SiteShifts(nn.Module):
     def _hook(self, site: str) -> Any:
         def intervene(_block: nn.Module, _args: Any, output: Any) -> Any:
             hidden = output if isinstance(output, torch.Tensor) else output[0]
-            # A pass over generated tokens has another length: it holds no prompt position.
-            if self._selected is None or hidden.shape[:2] != self._selected.shape[:2]:
+            if self._selected is None:
                 return output
             shifted = hidden
             for stage in self.stages:

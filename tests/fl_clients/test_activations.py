@@ -139,11 +139,13 @@ def test_a_backbone_of_other_settings_finds_nothing(tiny: Backbone, tmp_path: Pa
     other = load(str(tmp_path / "other"), "fp32")
     assert fingerprint(other.model) == fingerprint(tiny.model)
     store = ActivationStore(tmp_path / "kept", 10**6, print)
-    hidden = [Prefix(each, 2, None, store).states([5, 6, 7, 8], []).hidden for each in (tiny, other)]
+    hidden = [
+        Prefix(each, fingerprint(each.model), 2, None, store).states([5, 6, 7, 8], []).hidden for each in (tiny, other)
+    ]
     assert len(files(tmp_path / "kept")) == 2
     assert not torch.equal(hidden[0], hidden[1])
 
 
 def test_an_adapter_that_says_more_blocks_than_there_are_is_refused(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen_blocks=9: the backbone has 4 blocks"):
-        Prefix(tiny, 9, None, ActivationStore(tmp_path, 10**6, print))
+        Prefix(tiny, "", 9, None, ActivationStore(tmp_path, 10**6, print))

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from configs.schema import FitConfig
 from fl_clients.backbone import Backbone
 from fl_clients.batches import IGNORED, Encoder, Example, collate, epoch_batches
-from fl_clients.fit import answer_loss, fit, rate
+from fl_clients.fit import LocalFit, answer_loss, rate
 from fl_clients.forward import Forward
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import find_task
@@ -140,7 +140,7 @@ def test_fit_trains_what_it_is_given_and_nothing_else(tiny: Backbone, attached: 
     start = personal[1].clone()
     calls: list[int] = []
     settings = FitConfig(epochs=3, batch_size=2, lr=0.05)
-    result = fit(Forward(tiny, None), attached, EXAMPLES, settings, 1, (0, 1), personal, lambda: calls.append(1))
+    result = LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 1)(personal, lambda: calls.append(1))
     assert (result.examples, result.steps, len(calls)) == (3, 6, 6)
     assert not torch.equal(personal[1], start)
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_client(tiny: Backbone, attached: Si
         attached.shift("personal", "1").b.fill_(math.inf)
     personal = list(attached.shift("personal", "1").parameters())
     with pytest.raises(FloatingPointError, match="at step 1"):
-        fit(Forward(tiny, None), attached, EXAMPLES, FitConfig(), 1, (0, 1), personal, lambda: None)
+        LocalFit(Forward(tiny, None), attached, EXAMPLES, FitConfig(), 1)(personal)
 
 
 def test_schedule_warms_up_and_decays_to_zero() -> None:

@@ -20,7 +20,7 @@ from tests.conftest import movie, tiny_config, write_lamp
 
 def first_queries(overrides: list[str], partitions: range) -> list[str]:
     table = build_table(tiny_config(*overrides))
-    return [open_user(table.folder, partition)[1][0].item_id for partition in partitions]
+    return [open_user(table.folder, partition).queries[0].item_id for partition in partitions]
 
 
 def test_partitions_are_flower_datasets_natural_ones() -> None:
@@ -32,7 +32,7 @@ def test_partitions_are_flower_datasets_natural_ones() -> None:
     by_user = {part[0]["user_id"]: [(row["item_id"], row["target"]) for row in part] for part in theirs}
     assert natural.num_partitions == 9
     for partition in range(9):
-        history, queries = open_user(table.folder, partition)
+        _, history, queries = open_user(table.folder, partition)
         ours = [(pair.item_id, pair.target) for pair in history + queries]
         assert ours == by_user[queries[0].item_id.partition("-")[0]]
 
@@ -93,10 +93,10 @@ def test_overlap_lets_targets_train_on_their_histories_but_not_on_their_question
     assert len({user["user_id"] for user in collective}) == 9
     assert len(both) >= 2
     for user in collective:
-        history, queries = open_user(table.folder, user["partition"])
+        _, history, queries = open_user(table.folder, user["partition"])
         assert len(history) == int(user["user_id"])
         assert len(queries) == (0 if user["user_id"] in both else 1)
-    assert all(len(open_user(table.folder, user["partition"])[1]) == 1 for user in targets)
+    assert all(len(open_user(table.folder, user["partition"]).queries) == 1 for user in targets)
 
 
 def test_users_may_be_listed(tmp_path: Path) -> None:

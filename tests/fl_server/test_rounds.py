@@ -65,7 +65,7 @@ def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple
     clients = Clients(grid, ledger)
     assert sorted(clients.call_roll(5)) == [0, 1, 2, 3, 4]
     replies: list[ClientReply] = []
-    clients.ask(1, "train", users, {"shared_x.1.R": torch.zeros(2, 3)}, replies.append)
+    clients.ask(1, "train", users, lambda _user: {"shared_x.1.R": torch.zeros(2, 3)}, replies.append)
     ledger.flush()
     gather(tmp_path)
     return replies, grid, tmp_path
@@ -133,5 +133,5 @@ def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkey
         nonlocal out
         out -= 1
 
-    clients.ask(1, "train", range(9), {"shared_x.1.R": torch.zeros(1)}, take)
+    clients.ask(1, "train", range(9), lambda _user: {"shared_x.1.R": torch.zeros(1)}, take)
     assert most == 3

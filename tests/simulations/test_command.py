@@ -65,7 +65,7 @@ def test_quiet_prints_nothing(
         (["params", "--paper", "seed=1"], "leave the config and overrides out"),
         (["data", "inspect", ".", "--task", "movie_tagging", "--backbone", "./none"], "no LaMP users here"),
         (["simulate", "rouns=3"], "did you mean 'rounds'?"),
-        (["simulate", "users=3"], "users=3: expected a group of keys (users.collective, users.target, users.source"),
+        (["simulate", "users=3"], "users=3: expected a group of keys (users.collective, users.target, users.reserved"),
         (["simulate", "a.toml", "b.toml"], "one config file at most"),
         (["simulate", "missing.toml"], "missing.toml: there is no such config file"),
         (["simulate", "--nonsense"], "No such option"),

@@ -57,8 +57,8 @@ def test_clients_and_rounds_are_recorded(run: tuple[Path, RunRecord]) -> None:
     ]
     clients = rows(folder, "clients")
     phases = [row["phase"] for row in clients]
-    # Base, then per round a cohort of 3 and 3 targets, then 3 personalised.
-    assert phases == ["evaluate"] * 3 + (["train"] * 3 + ["evaluate"] * 3) * 2 + ["personalize"] * 3
+    # Base, then per round a cohort of 3 and 3 targets, then 3 personalised: that also evaluates the last round.
+    assert phases == (["evaluate"] * 3 + ["train"] * 3) * 2 + ["personalize"] * 3
     assert all(row["user"] < 6 for row in clients if row["phase"] == "train")
     assert all(row["status"] == "ok" and row["peak_memory_bytes"] > 0 for row in clients)
 
@@ -159,6 +159,7 @@ def test_a_user_without_history_is_kept_and_served_by_the_collective_shift(tmp_p
 
 THROWAWAY = '''
 """A method in one file: every client's update is the mean of nothing but a constant."""
+from strategies.method import Trained
 from strategies.perfit import PerFit
 
 
@@ -169,11 +170,12 @@ class Throwaway(PerFit):
         super().__init__(sites, "all", 1, 1, False, "mean", seed)
         self.strength, self.fail = strength, fail
 
-    def client_train(self, adapter, shared, fit):
+    def client_train(self, adapter, visit):
         if self.fail:
             raise ZeroDivisionError("this client cannot")
-        update, result = super().client_train(adapter, shared, fit)
-        return {k: v + self.strength * k.endswith(".b") for k, v in update.items()}, result
+        trained = super().client_train(adapter, visit)
+        moved = {k: v + self.strength * k.endswith(".b") for k, v in trained.shared.items()}
+        return Trained(moved, trained.fit)
 '''
 
 
@@ -243,7 +245,7 @@ def test_a_folder_that_is_no_record_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     with pytest.raises(InputError, match="not a run record"):
         simulate(tiny_config(), "precious", tmp_path, overwrite=True)
-    with pytest.raises(InputError, match="make a run's name"):
+    with pytest.raises(InputError, match="make a name"):
         simulate(tiny_config(), "../up", tmp_path)
 
 

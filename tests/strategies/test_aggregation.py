@@ -140,7 +140,7 @@ def test_aggregator_weights_by_examples_and_names_what_it_was_given() -> None:
     shared = {"shared_x.3.R": R, "shared_x.3.W": R, "shared_x.3.b": torch.zeros(1)}
     aggregator = ShiftAggregator(shared, AGGREGATORS["mean"])
     for shift, examples in ((0.0, 1), (4.0, 3)):
-        aggregator.add({**shared, "shared_x.3.b": torch.tensor([shift])}, examples)
+        aggregator.add(0, {**shared, "shared_x.3.b": torch.tensor([shift])}, examples)
     result, _ = aggregator.result()
     assert result.keys() == shared.keys()
     assert result["shared_x.3.b"].item() == 3.0

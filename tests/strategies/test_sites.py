@@ -111,6 +111,7 @@ def test_unknown_architecture_names_where_blocks_were_looked_for() -> None:
         ({"sites": [3]}, "blocks 0 to 2"),
         ({"sites": [-1]}, "blocks 0 to 2"),
         ({"rank_shared": 17}, "rank.shared=17: the backbone's hidden size is 16"),
+        ({"rank_private": 0}, "rank.private=0"),
     ],
 )
 def test_settings_that_do_not_fit_the_backbone_are_refused(changes: dict[str, object], message: str) -> None:
@@ -123,7 +124,6 @@ def test_settings_that_do_not_fit_the_backbone_are_refused(changes: dict[str, ob
     [
         ({"sites": []}, "sites="),
         ({"sites": [1, 1]}, "sites="),
-        ({"rank_private": 0}, "rank.private=0"),
         ({"aggregation": "median"}, "expected one of mean, procrustes, function"),
         ({"positions": "x3"}, "positions="),
     ],

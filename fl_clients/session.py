@@ -1,0 +1,66 @@
+"""The parts of a client process that every client uses: loaded once, bound to one run."""
+
+import contextlib
+import json
+from functools import lru_cache, partial
+from pathlib import Path
+
+from configs.load import read_resolved
+from configs.schema import RunConfig
+from fl_clients.activations import ActivationStore, activation_folder, fingerprint
+from fl_clients.backbone import Backbone, load, resolve_precision
+from fl_clients.batches import Encoder
+from fl_clients.forward import Forward
+from fl_clients.lamp.tasks import Task, find_task
+from fl_clients.partition import Partition
+from fl_clients.predict import stop_tokens
+from fl_clients.prefix import Prefix
+from strategies.method import Adapter, Method, load_method
+
+
+def open_session(run_dir: Path) -> "Session":
+    """Return this process's session of a run, made the first time."""
+    # Keyed by content: a notebook may run another config under the same name.
+    return _open_session(run_dir, (run_dir / "config.toml").read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _open_session(run_dir: Path, _config: bytes) -> "Session":
+    return Session(run_dir)
+
+
+class Session:
+    """Backbone, adapter, task and settings of one run in this process."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Load what the run record's config names."""
+        self._run_dir = run_dir
+        self.config: RunConfig = read_resolved(run_dir / "config.toml")
+        self.partition = Partition(self.config.partitions, run_dir / ".partitions")
+        self.task: Task = find_task(self.config.task)
+        gpu = self.config.partitions.gpus > 0
+        self.backbone: Backbone = load(self.config.backbone, resolve_precision(self.config.precision, gpu), gpu)
+        limit = self.config.activations_mb * 1_000_000
+        folder = activation_folder() if limit else None
+        # Before the adapter is there: what a method adds to the model is no part of what is frozen.
+        identity = fingerprint(self.backbone.model) if folder else ""
+        self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
+        self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
+        self.plain = Forward(self.backbone, None)
+        self.forward = self.plain
+        # An adapter that does not say what it leaves alone may touch everything.
+        frozen: int = getattr(self.adapter, "frozen_blocks", 0)
+        suffix: int | None = getattr(self.adapter, "suffix", None)
+        if folder and frozen:
+            store = ActivationStore(folder, limit, partial(_note_once, self._run_dir))
+            self.forward = Forward(self.backbone, Prefix(self.backbone, identity, frozen, suffix, store))
+        self.encoder = Encoder(self.task, self.backbone.tokenizer)
+        self.stop = stop_tokens(self.backbone.tokenizer)
+
+
+def _note_once(run_dir: Path, text: str) -> None:
+    """Tell the person who follows the run, in the name of every process that has the same to say."""
+    marker = run_dir / ".partitions" / "activations-note"
+    marker.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError), marker.open("x"), (run_dir / "events.jsonl").open("a") as events:
+        events.write(json.dumps({"event": "note", "text": text}) + "\n")

@@ -1,0 +1,256 @@
+"""What run records say beside each other: quality, bytes, cost curves, and whether a difference is more than noise."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from scipy import stats
+
+from configs.errors import InputError
+from configs.load import read_resolved
+from configs.schema import RunConfig
+from fl_server.records import RunRecord, read_run
+from strategies.metrics import LOWER_IS_BETTER
+
+SHARES = (0.90, 0.95, 0.99)
+"""Shares of the best quality that bytes are counted to."""
+SIGNIFICANCE = 0.05
+_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run record in a comparison."""
+
+    method: str
+    """Its row's name."""
+    folder: Path
+    config: RunConfig
+    record: RunRecord
+
+    @classmethod
+    def read(cls, folder: Path, method: str | None = None) -> "Run":
+        """Read a record; its row is called as its method is unless said otherwise.
+
+        Raises:
+            InputError: No record, or of a run that did not complete.
+        """
+        record = read_run(folder)
+        if record.status != "completed":
+            raise InputError(f"{folder}: this run's status is {record.status}; only completed runs are compared")
+        return cls(method or record.method, folder, read_resolved(folder / "config.toml"), record)
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs that differ in more than their methods.
+
+    Raises:
+        InputError: Names the first difference, and the two records.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("task", "backbone", "precision", "decoding", "cohort"):
+            _refuse_difference(first, run, key, getattr(first.config, key), getattr(run.config, key))
+        for key in ("collective", "target"):
+            ours, theirs = (getattr(each.config.users, key) for each in (first, run))
+            _refuse_difference(first, run, f"users.{key}", ours, theirs)
+    seen: dict[tuple[str, int], Run] = {}
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        seed = run.record.seed
+        if (run.method, seed) in seen:
+            other = seen[run.method, seed].folder
+            raise InputError(f"{other} and {run.folder}: both are {run.method} with seed {seed}")
+        seen[run.method, seed] = run
+        twin = by_seed.setdefault(seed, run)
+        ours, theirs = (each.record.users.data_sha256[:12] for each in (twin, run))
+        _refuse_difference(twin, run, "users (data_sha256)", ours, theirs)
+    seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
+    for run in runs:
+        _refuse_difference(first, run, "seeds", seeds[first.method], seeds[run.method])
+
+
+def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        raise InputError(
+            f"{first.folder} and {run.folder} cannot be compared: {key} is {ours!r} in one and {theirs!r} in the other"
+        )
+
+
+def main_metric(record: RunRecord) -> str:
+    """Return the metric that a comparison is about, the record's first."""
+    return next(iter(record.metrics))
+
+
+def curve(run: Run) -> pd.DataFrame:
+    """Return the target users' quality after personalisation against the bytes spent until then.
+
+    Bytes are those of stage 1's messages up to a round, its opening included, and of what the target users download to
+    be personalised after it, once. Messages that only measure (the bare backbone's evaluation, the statistics that come
+    back) are left out.
+
+    Returns:
+        One row per evaluated round: `method, seed, round, bytes_up, bytes_down, bytes_total`, the same
+        `…_per_client` (mean over all users), `metric, value`.
+    """
+    metric = main_metric(run.record)
+    ledger = pd.read_parquet(run.folder / "ledger.parquet")
+    looks = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in _rows(run, "rounds")]
+    points = [(number, value, "evaluate") for number, value in looks if value is not None]
+    points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
+    training = ledger[ledger.phase == "train"]
+    clients = run.record.users.collective + run.record.users.target
+    rows = []
+    for number, value, phase in points:
+        so_far = training[training["round"] <= number]
+        given = ledger[(ledger.phase == phase) & (ledger["round"] == number) & (ledger.direction == "down")]
+        up = int(so_far[so_far.direction == "up"].message_bytes.sum())
+        down = int(so_far[so_far.direction == "down"].message_bytes.sum() + given.message_bytes.sum())
+        counts = {"bytes_up": up, "bytes_down": down, "bytes_total": up + down}
+        each = {f"{key}_per_client": count / clients for key, count in counts.items()}
+        rows.append({"method": run.method, "seed": run.record.seed, "round": number, **counts, **each, "value": value})
+    frame = pd.DataFrame(rows)
+    frame.insert(frame.columns.get_loc("value"), "metric", metric)  # type: ignore[arg-type]
+    return frame
+
+
+def per_user(run: Run) -> dict[int, float]:
+    """Return the personalised main metric of each target user that has questions, by partition id."""
+    key = f"personalised.{main_metric(run.record)}"
+    chosen = [row for row in _rows(run, "clients") if row["phase"] == "personalize"]
+    values = {row["user"]: dict(row["metrics"]).get(key) for row in chosen}
+    return {user: value for user, value in values.items() if value is not None}
+
+
+def _rows(run: Run, table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(run.folder / f"{table}.parquet").to_pylist()
+    return rows
+
+
+def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Work a comparison out.
+
+    Args:
+        runs: Comparable; every method with the same seeds.
+        reference: The method that all others are tested against.
+
+    Returns:
+        What `compare.json` holds, and all curves, one below the other.
+    """
+    methods = list(dict.fromkeys(run.method for run in runs))
+    curves = pd.concat([curve(run) for run in runs], ignore_index=True)
+    first = runs[0]
+    metric = main_metric(first.record)
+    lower = metric in LOWER_IS_BETTER
+    final = {method: [run.record.metrics[metric] for run in runs if run.method == method] for method in methods}
+    means = {method: float(np.mean(values)) for method, values in final.items()}
+    best = (min if lower else max)(means, key=lambda method: means[method])
+    mean_curves = {method: _mean_curve(curves[curves.method == method]) for method in methods}
+    budget = float(mean_curves[reference].bytes_total.iloc[-1])
+    rows = []
+    for method in methods:
+        own = [run for run in runs if run.method == method]
+        pooled = {
+            stage: [getattr(run.record, field)[metric] for run in own]
+            for stage, field in (("collective", "metrics_collective"), ("personalised", "metrics"))
+        }
+        line = mean_curves[method]
+        rows.append(
+            {
+                "method": method,
+                "quality": _spread(pooled["personalised"]),
+                "quality_collective": _spread(pooled["collective"]),
+                "bytes": {
+                    **{key: float(np.mean([getattr(r.record.bytes, key) for r in own])) for key in _BYTES},
+                    "to_the_end": float(line.bytes_total.iloc[-1]),
+                },
+                "bytes_to_reach": {
+                    f"{share:.0%}": _bytes_to(line, means[best] / share if lower else means[best] * share, lower)
+                    for share in SHARES
+                },
+                "quality_at_equal_bytes": _quality_at(line, budget),
+                "params": {"shared": own[0].record.params.shared, "private": own[0].record.params.private},
+                "seconds": _seconds(own),
+                "against": None if method == reference else _against(own, [r for r in runs if r.method == reference]),
+            }
+        )
+    report = {
+        "schema": 1,
+        "task": first.config.task,
+        "backbone": first.config.backbone,
+        "metric": metric,
+        "lower_is_better": lower,
+        "seeds": sorted({run.record.seed for run in runs}),
+        "users": {"collective": first.record.users.collective, "target": first.record.users.target},
+        "reference": reference,
+        "best": best,
+        "equal_bytes": budget,
+        "base": _spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
+        "methods": rows,
+        "runs": [
+            {"method": r.method, "seed": r.record.seed, "folder": str(r.folder), "commit": r.record.git.get("commit")}
+            for r in runs
+        ],
+    }
+    return report, curves
+
+
+_BYTES = ("per_client_round_up", "per_client_round_down", "payload_up", "payload_down")
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": deviation, "per_seed": values}
+
+
+def _mean_curve(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds, round by round; seeds of one method are evaluated after the same rounds."""
+    return frame.groupby("round", as_index=False)[["bytes_total", "value"]].mean()
+
+
+def _bytes_to(line: pd.DataFrame, wanted: float, lower: bool) -> float | None:
+    """The bytes spent at the first evaluated round whose mean quality is good enough; None if none is."""
+    reached = line[line.value <= wanted] if lower else line[line.value >= wanted]
+    return float(reached.bytes_total.iloc[0]) if len(reached) else None
+
+
+def _quality_at(line: pd.DataFrame, budget: float) -> float | None:
+    """The mean quality at the last evaluated round within the budget; None if the first is beyond it."""
+    within = line[line.bytes_total <= budget * (1 + 1e-3)]  # random ids make messages differ by some bytes
+    return float(within.value.iloc[-1]) if len(within) else None
+
+
+def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
+    """Seconds of local computation: mean of one client's turn in a round, and of one target user's stage 2."""
+    tables = [pd.read_parquet(run.folder / "clients.parquet") for run in runs]
+    clients = pd.concat(tables, ignore_index=True)
+    means = {phase: float(clients[clients.phase == phase].wall_s.mean()) for phase in ("train", "personalize")}
+    return {phase: None if math.isnan(mean) else mean for phase, mean in means.items()}
+
+
+def _against(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
+    """Compare two methods user by user: a paired sign-flip permutation test of the mean difference, two-sided."""
+    differences: list[float] = []
+    theirs = {run.record.seed: per_user(run) for run in reference}
+    for run in own:
+        twin = theirs[run.record.seed]
+        differences += [value - twin[user] for user, value in per_user(run).items()]
+    values = np.array(differences)
+    if not values.any():
+        p_value = 1.0
+    else:
+        test = stats.permutation_test(
+            (values,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
+        )
+        p_value = float(test.pvalue)
+    return {
+        "difference": float(values.mean()),
+        "p_value": p_value,
+        "pairs": len(values),
+        "within_noise": p_value >= SIGNIFICANCE,
+    }

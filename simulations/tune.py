@@ -1,0 +1,109 @@
+"""`fedperfit tune`: the learning rates of a method, by one small search that is the same for every method.
+
+First stage 1's rate with stage 2's as configured, then stage 2's with the best of stage 1's. Judged by what comparisons
+are about, the main metric after personalisation, on users held out of the collective ones: the config's own target
+users take no part.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from configs.errors import InputError
+from configs.schema import RunConfig
+from fl_clients.backbone import read_shape
+from simulations.compare import Planned, complete, plan
+from simulations.comparison import Run, main_metric, per_user
+from simulations.simulate import build_method
+from strategies.metrics import LOWER_IS_BETTER
+
+GRID = (3e-4, 1e-3, 3e-3, 1e-2)
+"""The rates tried."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found."""
+
+    rates: dict[str, float]
+    """The best rate of each stage that has one, by config key."""
+    at_the_edge: list[str]
+    """Those at an end of the grid: the best may lie beyond."""
+    table: pd.DataFrame
+    """One row per setting tried: `local_lr, personal_lr, metric, value, standard_error, users`."""
+
+
+def tune(
+    method: str,
+    toml: Path | None,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    held_out: int,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Tuned:
+    """Search a method's learning rates; runs completed before are reused.
+
+    Args:
+        method: A name or an object reference.
+        toml: The experiment whose collective users are taken.
+        overrides: `key=value`.
+        seeds: Every setting is run with each of them.
+        held_out: So many of the collective users are personalised and evaluated instead.
+        folder: Where runs and `tune.csv` go.
+        say: Told what is done.
+
+    Raises:
+        InputError: A setting is wrong, or there are too few users.
+        RunFailed: A run failed.
+    """
+    first = plan([method], toml, overrides, seeds)[0].config
+    users = first.users
+    if users.select == "listed":
+        raise InputError("users.select='listed': tune draws the users it holds out itself; use random or paper")
+    if not 0 < held_out < users.collective:
+        raise InputError(f"--held-out {held_out}: expected 1 to {users.collective - 1} of the collective users")
+    fixed = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
+    fixed += [f"users.collective={users.collective - held_out}", "evaluate.every=0"]
+    fixed.append(f"cohort={min(first.cohort, users.collective - held_out)}")
+    shape = read_shape(first.backbone)
+    built = build_method(first, shape)
+    keys = ["local.lr"] if built.first_round is not None else []
+    keys += ["personal.lr"] if built.private_parameters(shape) else []
+    rates: dict[str, float] = {}
+    tried: dict[tuple[float, float], tuple[float, float, str, float, float, int]] = {}
+    for key in keys:
+        scores: dict[float, float] = {}
+        for rate in GRID:
+            words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: rate}.items())]
+            planned = [_named(each) for each in plan([method], toml, words, seeds)]
+            runs = complete(planned, folder, False, say)
+            metric, value, error, count = _score(runs)
+            setting = planned[0].config
+            row = (setting.local.lr, setting.personal.lr, metric, value, error, count)
+            tried[row[:2]] = row
+            scores[rate] = value * (-1 if metric in LOWER_IS_BETTER else 1)
+        rates[key] = max(scores, key=lambda rate: scores[rate])
+    table = pd.DataFrame(
+        tried.values(), columns=["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
+    return Tuned(rates, [key for key, rate in rates.items() if rate in (GRID[0], GRID[-1])], table)
+
+
+def _named(planned: Planned) -> Planned:
+    config: RunConfig = planned.config
+    return replace(planned, name=f"{config.local.lr:g}-{config.personal.lr:g}-seed{config.seed}")
+
+
+def _score(runs: Sequence[Run]) -> tuple[str, float, float, int]:
+    """Return the metric, its mean over seeds, the standard error over users, and how many those are."""
+    metric = main_metric(runs[0].record)
+    users = [value for run in runs for value in per_user(run).values()]
+    error = float(np.std(users, ddof=1) / math.sqrt(len(users))) if len(users) > 1 else math.nan
+    return metric, float(np.mean([run.record.metrics[metric] for run in runs])), error, len(users)

@@ -1,0 +1,148 @@
+"""Low-rank adapters on linear modules, by `peft`; several on one module add up."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from strategies.method import Tensors
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One adapter: on every adapted weight, ΔW = (α/r)·BA with A ∈ ℝ^{r×n}, B ∈ ℝ^{m×r}."""
+
+    rank: int
+    """r."""
+    alpha: int
+    """α."""
+    dropout: float
+    """Share of an adapter's inputs that training drops."""
+    modules: tuple[str, ...]
+    """Names of the adapted linear modules, as the model has them."""
+
+
+class LoraAdapters:
+    """Named adapters on a frozen model; those in `use` act, together, inside `active`, on every token.
+
+    Beside them the base weights themselves may be replaced, `add_to_base`, for methods that merge what they averaged.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Mapping[str, Lora], frozen_blocks: int) -> None:
+        """Put the adapters on `model`, doing nothing yet.
+
+        Args:
+            model: Frozen; its adapted linear modules are wrapped by peft's.
+            adapters: By name.
+            frozen_blocks: How many first blocks no adapter touches.
+        """
+        self.frozen_blocks = frozen_blocks
+        for name, lora in adapters.items():
+            config = LoraConfig(
+                r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.modules)
+            )
+            with warnings.catch_warnings():
+                # peft warns of a second adapter on one model, and asks transformers for an attribute by its old name.
+                warnings.simplefilter("ignore")
+                inject_adapter_in_model(config, model, name)
+        self._layers: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+        }
+        self._modules_of = {name: lora.modules for name, lora in adapters.items()}
+        self._base: dict[str, torch.Tensor] = {}
+        for parameter in self.trainable(*adapters):
+            parameter.requires_grad_(False)
+        self.use()
+        self._enable(False)
+        self.train(False)
+
+    def trainable(self, *names: str, letters: str = "AB") -> list[nn.Parameter]:
+        """Return the parameters of adapters, only A or only B if asked."""
+        return [
+            self._factor(name, module, letter).weight
+            for name in names
+            for module in self._modules_of[name]
+            for letter in letters
+        ]
+
+    @torch.no_grad()
+    def load(self, name: str, tensors: Tensors, prefix: str, letters: str = "AB") -> None:
+        """Copy `<prefix>.<module>.A` [r, n] and `.B` [m, r] into an adapter."""
+        for module in self._modules_of[name]:
+            for letter in letters:
+                self._factor(name, module, letter).weight.copy_(tensors[f"{prefix}.{module}.{letter}"])
+
+    def state(self, name: str, prefix: str, letters: str = "AB") -> Tensors:
+        """Return an adapter's factors, named as in `load`."""
+        return {
+            f"{prefix}.{module}.{letter}": self._factor(name, module, letter).weight.detach().cpu().clone()
+            for module in self._modules_of[name]
+            for letter in letters
+        }
+
+    def use(self, *names: str) -> None:
+        """Choose the adapters that act."""
+        for layer in self._layers.values():
+            # peft's own setter would also decide what is trained.
+            layer._active_adapter = list(names)
+
+    @torch.no_grad()
+    def add_to_base(self, changes: Mapping[str, torch.Tensor]) -> None:
+        """Let the adapted modules' own weights be W + change inside `active`, [m, n] each; {} takes all back."""
+        self._base = {}
+        for module, change in changes.items():
+            layer = self._layers[module].get_base_layer()
+            weight = layer.weight
+            # transformers' Conv1D keeps its weight as n×m.
+            turned = change if isinstance(layer, nn.Linear) else change.T
+            self._base[module] = (weight.float() + turned.to(weight.device)).to(weight.dtype)
+
+    @contextmanager
+    def active(self, _prompt: torch.Tensor) -> Iterator[None]:
+        """Let the chosen adapters act, on all tokens."""
+        own = {module: self._layers[module].get_base_layer().weight for module in self._base}
+        for module, weight in own.items():
+            self._layers[module].get_base_layer().weight = nn.Parameter(self._base[module], requires_grad=False)
+            assert weight.shape == self._base[module].shape
+        self._enable(True)
+        try:
+            yield
+        finally:
+            self._enable(False)
+            for module, weight in own.items():
+                self._layers[module].get_base_layer().weight = weight
+
+    def train(self, mode: bool = True) -> None:
+        """Turn dropout on or off."""
+        for layer in self._layers.values():
+            for dropout in layer.lora_dropout.values():
+                dropout.train(mode)
+
+    def _enable(self, enabled: bool) -> None:
+        for layer in self._layers.values():
+            # peft's `enable_adapters` would also turn gradients of every adapter on.
+            layer._disable_adapters = not enabled
+
+    def _factor(self, name: str, module: str, letter: str) -> Any:
+        layer = self._layers[module]
+        return (layer.lora_A if letter == "A" else layer.lora_B)[name]
+
+
+def find_modules(linears: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
+    """Return the linear modules whose name ends with one of `targets`, in the model's order.
+
+    Raises:
+        ValueError: A target is not there.
+    """
+    linears = list(linears)
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in linears):
+            known = sorted({name.rpartition(".")[2] for name in linears})
+            raise ValueError(f"no module '{target}' in the backbone (its linear modules: {', '.join(known)})")
+    return tuple(name for name in linears if name.rpartition(".")[2] in set(targets))

@@ -1,0 +1,178 @@
+"""FDLoRA: a personal and a global LoRA per client, learned apart and fused by a gradient-free search.
+
+Qi et al., arXiv 2406.07925, Algorithm 1. Its learning rates, outer rate and momentum, rank, modules and H are not
+known; configs/methods/fdlora.toml says what is taken instead, and from where.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import nevergrad
+import numpy as np
+import torch
+from torch import nn
+
+from configs.seeds import derive_seed
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import COLLECTIVE, PRIVATE, SHARED, LoraSettings
+from strategies.method import Aggregator, BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+
+_FUSION = "private_fusion.w"
+_LIMIT = 1.5
+
+
+class FdLora:
+    """W ← W + (α/r)(w₁B_s + w₂B_p)(w₁A_s + w₂A_p), θ_s = (A_s, B_s) global, θ_p = (A_p, B_p) and w the user's own.
+
+    1. In the opening every client trains θ_p; 2. θ_s ← their mean; 3. each round a client starts at θ_s and trains, and
+    the server steps by SGD with Nesterov momentum along the mean of θ_s − θ_s,i; every H rounds the client keeps what
+    it trained as θ_p. 4. AdaFusion searches w. A target user comes late: it downloads θ_s once, trains θ_p, and fuses.
+    """
+
+    name = "fdlora"
+    first_round = 0
+
+    def __init__(
+        self,
+        rank: int,
+        alpha: int,
+        dropout: float,
+        targets: list[str],
+        blocks: list[int],
+        sync_every: int,
+        outer_lr: float,
+        outer_momentum: float,
+        fusion_trials: int,
+        fusion_batches: int,
+        fusion_penalty: float,
+        seed: int,
+    ) -> None:
+        """Take the settings; those not below are `LoraSettings`.
+
+        Args:
+            sync_every: H.
+            outer_lr: Of the server's steps.
+            outer_momentum: Of the server's steps.
+            fusion_trials: How many w the search may try; it begins with θ_s alone, θ_p alone and half of each.
+            fusion_batches: Local batches that a trial's loss is taken over.
+            fusion_penalty: λ; a trial minimises loss + λ·mean|w|.
+        """
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        for key, value, least in (
+            ("sync_every", sync_every, 1),
+            ("fusion_trials", fusion_trials, 3),
+            ("fusion_batches", fusion_batches, 1),
+        ):
+            if value < least:
+                raise ValueError(f"settings.{key}={value}: expected at least {least}")
+        self.sync_every = sync_every
+        self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
+        self.fusion_trials, self.fusion_batches, self.fusion_penalty = fusion_trials, fusion_batches, fusion_penalty
+        self.seed = seed
+        self._begin: Tensors = {}
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return A from the seed, B = 0: where every θ_p begins too."""
+        return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
+
+    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
+        """Return θ_s."""
+        return travelling(state)
+
+    def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
+        """Return the mean of θ_p for the opening, then the outer optimiser."""
+        return OuterStep(state, self.outer_lr, self.outer_momentum) if round_number else TensorMean(state)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on."""
+        adapter = self.lora.on(backbone)
+        self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, COLLECTIVE)
+        return lora.attach(model, {COLLECTIVE: adapter})
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Train θ_p in the opening, then a copy of θ_s."""
+        if visit.round == 0:
+            private, result = self._train_personal(adapter, visit.fit)
+            return Trained(adapter.state(COLLECTIVE, SHARED), result, private)
+        trained = lora.train_shared(adapter, visit)
+        sync = visit.round % self.sync_every == 0
+        return Trained(trained.shared, trained.fit, adapter.state(COLLECTIVE, PRIVATE) if sync else None)
+
+    def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Train θ_p and fuse it with θ_s."""
+        private, result = self._train_personal(adapter, fit)
+        return private | {_FUSION: self._fuse(adapter, shared, private, fit)}, result
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, private: Tensors | None) -> None:
+        """Set the fused adapter, θ_s where there is nothing to fuse."""
+        w = private[_FUSION] if private else torch.tensor([1.0, 0.0])
+        adapter.load(COLLECTIVE, fused(shared, private or self._begin, w), SHARED)
+        adapter.use(COLLECTIVE)
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return P, of A and B."""
+        return lora.parameters(self.lora.on(backbone), backbone)
+
+    def private_parameters(self, backbone: BackboneShape) -> int:
+        """Return P + 2."""
+        return lora.parameters(self.lora.on(backbone), backbone) + 2
+
+    def _train_personal(self, adapter: LoraAdapters, fit: Fit) -> tuple[Tensors, FitResult]:
+        adapter.load(COLLECTIVE, self._begin, PRIVATE)
+        adapter.use(COLLECTIVE)
+        result = fit(adapter.trainable(COLLECTIVE))
+        return adapter.state(COLLECTIVE, PRIVATE), result
+
+    def _fuse(self, adapter: LoraAdapters, shared: Tensors, private: Tensors, fit: Fit) -> torch.Tensor:
+        """AdaFusion: search w in [−1.5, 1.5]² for the least loss + λ·mean|w|."""
+
+        def objective(w: np.ndarray) -> float:
+            adapter.load(COLLECTIVE, fused(shared, private, torch.from_numpy(w).float()), SHARED)
+            return fit.loss(self.fusion_batches) + self.fusion_penalty * float(np.abs(w).mean())
+
+        space = nevergrad.p.Array(init=[0.5, 0.5]).set_bounds(-_LIMIT, _LIMIT)
+        space.random_state.seed(derive_seed(self.seed, "fusion") % 2**32)
+        search = nevergrad.optimizers.NGOpt(parametrization=space, budget=self.fusion_trials)
+        for begin in ([1.0, 0.0], [0.0, 1.0], [0.5, 0.5]):
+            search.suggest(np.array(begin))
+        with warnings.catch_warnings():
+            # Small budgets make nevergrad's choice of optimiser complain of itself.
+            warnings.simplefilter("ignore")
+            best = search.minimize(objective).value
+        return torch.from_numpy(np.asarray(best)).float()
+
+
+def fused(shared: Tensors, private: Tensors, w: torch.Tensor) -> Tensors:
+    """Return w₁θ_s + w₂θ_p, A and B each by itself, named as θ_s."""
+    return {name: w[0] * value + w[1] * private[name.replace(SHARED, PRIVATE, 1)] for name, value in shared.items()}
+
+
+class OuterStep:
+    """θ_s ← θ_s − η(g + μv), v ← μv + g, g = Σp_k(θ_s − θ_s,k): SGD with Nesterov momentum, as PyTorch writes it."""
+
+    def __init__(self, state: Tensors, lr: float, momentum: float) -> None:
+        """Start a round; `lr` is η, `momentum` μ."""
+        self._state, self._lr, self._momentum = state, lr, momentum
+        self._mean = TensorMean(state)
+
+    def add(self, user: int, shared: Tensors, num_examples: int) -> None:
+        """Take one client's θ_s,k."""
+        self._mean.add(user, shared, num_examples)
+
+    def result(self) -> tuple[Tensors, Mapping[str, float]]:
+        """Step."""
+        mean, _ = self._mean.result()
+        state = dict(self._state)
+        for name, value in travelling(self._state).items():
+            home = name.replace("shared_", "server_momentum_", 1)
+            gradient = value - mean[name]
+            velocity = self._momentum * state[home] + gradient if home in state else gradient
+            state[home] = velocity
+            state[name] = value - self._lr * (gradient + self._momentum * velocity)
+        return state, {}

@@ -1,0 +1,107 @@
+"""FedEx-LoRA: A and B are averaged as in FedIT, and what that average misses of the mean of BA goes into the weights.
+
+Singhal et al., ACL 2025 (arXiv 2410.09432). No personal part.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from strategies import lora, stacking
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+
+
+class FedexLora:
+    """W ← W + (α/r)B̄Ā + Σ_t (α/r)(Σ_k p_kB_kA_k − B̄Ā)⁽ᵗ⁾."""
+
+    name = "fedex-lora"
+    first_round = 1
+
+    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+        """Take the settings; see `LoraSettings`."""
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.seed = seed
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return A from the seed, B = 0."""
+        return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
+
+    def server_send(self, state: Tensors, user: int | None) -> Tensors:
+        """Return Ā, B̄ and the residuals that `user` lacks."""
+        return travelling(state) | stacking.missing(state, user)
+
+    def server_aggregator(self, state: Tensors, round_number: int) -> "MeanAndResidual":
+        """Return the means, and the residual in factors."""
+        return MeanAndResidual(state, round_number, self.lora.alpha / self.lora.rank)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on."""
+        return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Merge the residuals that came, train A and B from the means."""
+        kept = stacking.merge(visit.shared, visit.private)
+        stacking.set_base(adapter, kept)
+        trained = lora.train_shared(adapter, visit)
+        return Trained(trained.shared, trained.fit, kept)
+
+    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
+        """Return nothing: there is no personal part."""
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
+        """Set the weights with the residuals merged, and the mean adapter on them."""
+        stacking.set_base(adapter, stacking.merge(shared, {}))
+        adapter.load(COLLECTIVE, shared, SHARED)
+        adapter.use(COLLECTIVE)
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return P, of A and B."""
+        return lora.parameters(self.lora.on(backbone), backbone)
+
+    def private_parameters(self, _backbone: BackboneShape) -> int:
+        """Return 0: what a client keeps is what it was sent."""
+        return 0
+
+
+class MeanAndResidual:
+    """Ā, B̄ and the residual Σp_kB_kA_k − B̄Ā as a product of rank (K−1)r.
+
+    Σp_k(B_k − B̄) = 0, so the residual is Σ_k p_k(B_k − B̄)A_k and also Σ_k p_k(B_k − B̄)(A_k − A_K), in which the last
+    client K has no part: the A_k − A_K below each other, the p_k(B_k − B̄) side by side.
+    """
+
+    def __init__(self, state: Tensors, round_number: int, scale: float) -> None:
+        """Start a round; `scale` is α/r."""
+        self._mean = TensorMean(state)
+        self._round, self._scale = round_number, scale
+        self._clients: list[tuple[int, Tensors, int]] = []
+
+    def add(self, user: int, shared: Tensors, num_examples: int) -> None:
+        """Take one client's factors."""
+        self._mean.add(user, shared, num_examples)
+        self._clients.append((user, shared, num_examples))
+
+    def result(self) -> tuple[Tensors, Mapping[str, float]]:
+        """Divide, and factor the residual."""
+        state, _ = self._mean.result()
+        total = sum(examples for _, _, examples in self._clients)
+        *others, (_, last, _) = self._clients
+        changes: Tensors = {}
+        for name in last if others else ():
+            module = name.removeprefix(f"{SHARED}.")
+            if name.endswith(".A"):
+                rows = [shared[name].double() - last[name] for _, shared, _ in others]
+                changes[module] = torch.cat(rows)
+            else:
+                columns = [self._scale * n / total * (shared[name].double() - state[name]) for _, shared, n in others]
+                changes[module] = torch.cat(columns, dim=1)
+        users = [user for user, _, _ in self._clients]
+        return stacking.push(state, self._round, changes, users), {}

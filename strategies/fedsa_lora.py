@@ -1,0 +1,89 @@
+"""FedSA-LoRA: A and B are trained, A alone travels, B is every client's own.
+
+Guo et al., ICLR 2025 (arXiv 2410.01463).
+"""
+
+import torch
+from torch import nn
+
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import COLLECTIVE, PRIVATE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+
+
+class FedsaLora:
+    """W ← W + (α/r)B_iA.
+
+    A newcomer, whom the paper does not have, starts from the averaged A and B = 0, trains both as any client does in
+    its turn, and keeps both. Without a personal part, B = 0 leaves the bare backbone.
+    """
+
+    name = "fedsa-lora"
+    first_round = 1
+
+    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+        """Take the settings; see `LoraSettings`."""
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.seed = seed
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return A from the seed."""
+        begin = lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
+        return {name: value for name, value in begin.items() if name.endswith(".A")}
+
+    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
+        """Return the same A for everybody."""
+        return travelling(state)
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
+        """Return the mean of A."""
+        return TensorMean(state)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on."""
+        return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Train A and the client's own B; A goes back, B stays."""
+        self._set(adapter, visit.shared, visit.private)
+        result = visit.fit(adapter.trainable(COLLECTIVE))
+        sent = adapter.state(COLLECTIVE, SHARED, letters="A")
+        return Trained(sent, result, adapter.state(COLLECTIVE, PRIVATE, letters="B"))
+
+    def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Train A and B, keep both."""
+        self._set(adapter, shared, {})
+        result = fit(adapter.trainable(COLLECTIVE))
+        return adapter.state(COLLECTIVE, PRIVATE), result
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, private: Tensors | None) -> None:
+        """Set the user's own A and B, else the shared A and B = 0."""
+        if private:
+            adapter.load(COLLECTIVE, private, PRIVATE)
+            adapter.use(COLLECTIVE)
+        else:
+            self._set(adapter, shared, {})
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return |A|."""
+        return sum(tensor.numel() for tensor in self.server_init(backbone).values())
+
+    def private_parameters(self, backbone: BackboneShape) -> int:
+        """Return P, a newcomer's A and B."""
+        return lora.parameters(self.lora.on(backbone), backbone)
+
+    def _set(self, adapter: LoraAdapters, shared: Tensors, private: Tensors) -> None:
+        adapter.load(COLLECTIVE, shared, SHARED, letters="A")
+        if private:
+            adapter.load(COLLECTIVE, private, PRIVATE, letters="B")
+        else:
+            with torch.no_grad():
+                for parameter in adapter.trainable(COLLECTIVE, letters="B"):
+                    parameter.zero_()
+        adapter.use(COLLECTIVE)

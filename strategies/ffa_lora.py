@@ -1,0 +1,71 @@
+"""FFA-LoRA: A stays at its seed, so that only B is trained and travels, and the mean of BA is exact.
+
+Sun et al., ICLR 2024 (arXiv 2403.12313). No personal part.
+"""
+
+from torch import nn
+
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+
+
+class FfaLora:
+    """W ← W + (α/r)BA₀, A₀ from the run's seed at both ends."""
+
+    name = "ffa-lora"
+    first_round = 1
+
+    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+        """Take the settings; see `LoraSettings`."""
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.seed = seed
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return B = 0."""
+        return {name: value for name, value in self._start(backbone).items() if name.endswith(".B")}
+
+    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
+        """Return the same B for everybody."""
+        return travelling(state)
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
+        """Return the mean of B."""
+        return TensorMean(state)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on, A₀ in it for good."""
+        adapter = lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
+        adapter.load(COLLECTIVE, self._start(backbone), SHARED)
+        return adapter
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Train B."""
+        self.client_load(adapter, visit.shared, None)
+        result = visit.fit(adapter.trainable(COLLECTIVE, letters="B"))
+        return Trained(adapter.state(COLLECTIVE, SHARED, letters="B"), result)
+
+    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
+        """Return nothing: there is no personal part."""
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
+        """Set B."""
+        adapter.load(COLLECTIVE, shared, SHARED, letters="B")
+        adapter.use(COLLECTIVE)
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return |B|."""
+        return sum(tensor.numel() for tensor in self.server_init(backbone).values())
+
+    def private_parameters(self, _backbone: BackboneShape) -> int:
+        """Return 0."""
+        return 0
+
+    def _start(self, backbone: BackboneShape) -> Tensors:
+        return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)

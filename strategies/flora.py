@@ -1,0 +1,109 @@
+"""FLoRA: clients' adapters are stacked, not averaged, so that the sum of their products is exact.
+
+Wang et al., NeurIPS 2024 (arXiv 2409.05976). Every round the clients merge the stacked product into their weights and
+begin new adapters. No personal part.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from strategies import lora, stacking
+from strategies.adapters.lora import LoraAdapters
+from strategies.lora import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit
+
+
+class Flora:
+    """W ← W + Σ_t Σ_k p_k (α/r)B_k⁽ᵗ⁾A_k⁽ᵗ⁾."""
+
+    name = "flora"
+    first_round = 1
+
+    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+        """Take the settings; see `LoraSettings`."""
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.seed = seed
+        self._shape: BackboneShape | None = None
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, _backbone: BackboneShape) -> Tensors:
+        """Return nothing: there is no round yet."""
+        return {}
+
+    def server_send(self, state: Tensors, user: int | None) -> Tensors:
+        """Return the stacks that `user` lacks."""
+        return stacking.missing(state, user)
+
+    def server_aggregator(self, state: Tensors, round_number: int) -> "Stack":
+        """Return the stack of the clients' factors."""
+        return Stack(state, round_number, self.lora.alpha / self.lora.rank)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on."""
+        self._shape = backbone
+        return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Merge what came, train a new adapter, send it."""
+        assert self._shape is not None
+        kept = stacking.merge(visit.shared, visit.private)
+        stacking.set_base(adapter, kept)
+        begin = lora.start(self.lora.on(self._shape), self._shape, SHARED, self.seed, COLLECTIVE, visit.round)
+        adapter.load(COLLECTIVE, begin, SHARED)
+        adapter.use(COLLECTIVE)
+        result = visit.fit(adapter.trainable(COLLECTIVE))
+        return Trained(adapter.state(COLLECTIVE, SHARED), result, kept)
+
+    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
+        """Return nothing: there is no personal part."""
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
+        """Set the weights with everything merged, and no adapter on them."""
+        stacking.set_base(adapter, stacking.merge(shared, {}))
+        adapter.use()
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return P, of A and B."""
+        return lora.parameters(self.lora.on(backbone), backbone)
+
+    def private_parameters(self, _backbone: BackboneShape) -> int:
+        """Return 0: what a client keeps is what it was sent."""
+        return 0
+
+
+class Stack:
+    """ΔW = Σ_k p_k (α/r)B_kA_k as one product: the A_k below each other, the p_k (α/r)B_k side by side."""
+
+    def __init__(self, state: Tensors, round_number: int, scale: float) -> None:
+        """Start a round; `scale` is α/r."""
+        self._state, self._round, self._scale = state, round_number, scale
+        self._clients: list[tuple[int, Tensors, int]] = []
+
+    def add(self, user: int, shared: Tensors, num_examples: int) -> None:
+        """Take one client's factors."""
+        self._clients.append((user, shared, num_examples))
+
+    def result(self) -> tuple[Tensors, Mapping[str, float]]:
+        """Stack them.
+
+        Raises:
+            ValueError: No client replied.
+        """
+        total = sum(examples for _, _, examples in self._clients)
+        if not total:
+            raise ValueError("a round without a single reply cannot be aggregated")
+        changes: Tensors = {}
+        for name in self._clients[0][1]:
+            module = name.removeprefix(f"{SHARED}.")
+            if name.endswith(".A"):
+                changes[module] = torch.cat([shared[name] for _, shared, _ in self._clients])
+            else:
+                weighted = [self._scale * examples / total * shared[name] for _, shared, examples in self._clients]
+                changes[module] = torch.cat(weighted, dim=1)
+        users = [user for user, _, _ in self._clients]
+        return stacking.push(self._state, self._round, changes, users), {}

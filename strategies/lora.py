@@ -1,0 +1,105 @@
+"""What the methods built on LoRA share: settings, starts, and the plain turn of a client.
+
+LoRA (Hu et al., ICLR 2022) as `peft` does it. One adapter's factors are called `<prefix>.<module>.A` and `.B`; where
+they travel the prefix is `shared_lora`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from configs.seeds import derive_seed
+from strategies.adapters.lora import Lora, LoraAdapters, find_modules
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
+
+COLLECTIVE, PERSONAL = "collective", "personal"
+SHARED, PRIVATE = "shared_lora", "private_lora"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Where adapters go and how large they are."""
+
+    rank: int
+    """r."""
+    alpha: int
+    """α; ΔW is scaled by α/r."""
+    dropout: float
+    """Share of an adapter's inputs that training drops."""
+    targets: tuple[str, ...]
+    """Last parts of the adapted modules' names, such as q_proj."""
+    blocks: tuple[int, ...]
+    """Adapted decoder blocks; empty: all."""
+
+    def on(self, backbone: BackboneShape) -> Lora:
+        """Return the adapter for a backbone.
+
+        Raises:
+            ValueError: The settings do not fit it.
+        """
+        if self.rank < 1:
+            raise ValueError(f"settings.rank={self.rank}: expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"settings.dropout={self.dropout}: expected at least 0 and below 1")
+        if not self.targets:
+            raise ValueError("settings.targets=[]: expected at least one module name")
+        for block in self.blocks:
+            if not 0 <= block < backbone.blocks:
+                raise ValueError(f"settings.blocks={list(self.blocks)}: the backbone has 0 to {backbone.blocks - 1}")
+        try:
+            found = find_modules(backbone.linears, self.targets)
+        except ValueError as error:
+            raise ValueError(f"settings.targets: {error}") from None
+        chosen = tuple(name for name in found if not self.blocks or block_of(name) in self.blocks)
+        return Lora(self.rank, self.alpha, self.dropout, chosen)
+
+
+def block_of(module: str) -> int:
+    """Return the number of the decoder block that a linear module's name stands in."""
+    return next(int(part) for part in module.split(".") if part.isdigit())
+
+
+def attach(model: nn.Module, adapters: dict[str, Lora]) -> LoraAdapters:
+    """Put adapters on a model; the blocks below all of them stay frozen."""
+    return LoraAdapters(model, adapters, min(block_of(name) for lora in adapters.values() for name in lora.modules))
+
+
+def start(lora: Lora, backbone: BackboneShape, prefix: str, seed: int, *names: str | int) -> Tensors:
+    """Return LoRA's start, from a seed: A uniform within ±1/√n as `peft` draws it, B = 0.
+
+    Args:
+        lora: The adapter.
+        backbone: The modules' sizes.
+        prefix: Of the tensors' names.
+        seed: The run's.
+        names: What the start is for.
+    """
+    tensors: Tensors = {}
+    for module in lora.modules:
+        inputs, outputs = backbone.linears[module]
+        generator = torch.Generator().manual_seed(derive_seed(seed, "start", *names, module))
+        uniform = torch.rand(lora.rank, inputs, generator=generator, dtype=torch.float64)
+        tensors[f"{prefix}.{module}.A"] = ((2 * uniform - 1) / inputs**0.5).float()
+        tensors[f"{prefix}.{module}.B"] = torch.zeros(outputs, lora.rank)
+    return tensors
+
+
+def parameters(lora: Lora, backbone: BackboneShape) -> int:
+    """Return P = Σ r(m + n) over the adapted modules."""
+    return sum(lora.rank * sum(backbone.linears[module]) for module in lora.modules)
+
+
+def train_shared(adapter: LoraAdapters, visit: Visit) -> Trained:
+    """One turn in which A and B both travel: load, train, send back."""
+    adapter.load(COLLECTIVE, visit.shared, SHARED)
+    adapter.use(COLLECTIVE)
+    result = visit.fit(adapter.trainable(COLLECTIVE))
+    return Trained(adapter.state(COLLECTIVE, SHARED), result)
+
+
+def train_personal(adapter: LoraAdapters, begin: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+    """Train the personal adapter from `begin`, beside whatever else acts."""
+    adapter.load(PERSONAL, begin, PRIVATE)
+    result = fit(adapter.trainable(PERSONAL))
+    return adapter.state(PERSONAL, PRIVATE), result

@@ -1,0 +1,64 @@
+"""LoRA-C, which is FedIT: one LoRA for all, learned by federated averaging of A and of B; no personal part.
+
+FedIT: Zhang et al., ICASSP 2024; the name LoRA-C is PerFit's (appendix D.5.3).
+"""
+
+from torch import nn
+
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+
+
+class LoraC:
+    """W ← W + (α/r)BA, the same A and B for everybody."""
+
+    name = "lora-c"
+    first_round = 1
+
+    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+        """Take the settings; see `LoraSettings`."""
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.seed = seed
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return A from the seed, B = 0."""
+        return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
+
+    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
+        """Return the same A and B for everybody."""
+        return travelling(state)
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
+        """Return the mean of A and the mean of B."""
+        return TensorMean(state)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on."""
+        return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Train A and B."""
+        return lora.train_shared(adapter, visit)
+
+    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
+        """Return nothing: there is no personal part."""
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
+        """Set A and B."""
+        adapter.load(COLLECTIVE, shared, SHARED)
+        adapter.use(COLLECTIVE)
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return P, of A and B."""
+        return lora.parameters(self.lora.on(backbone), backbone)
+
+    def private_parameters(self, _backbone: BackboneShape) -> int:
+        """Return 0."""
+        return 0

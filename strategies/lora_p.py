@@ -1,0 +1,66 @@
+"""LoRA-P: every user trains a LoRA alone; nothing ever travels. The name is PerFit's (appendix D.5.3)."""
+
+from torch import nn
+
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import PERSONAL, PRIVATE, LoraSettings
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
+
+
+class LoraP:
+    """W ← W + (α/r)B_iA_i, from a start that follows from the seed."""
+
+    name = "lora-p"
+    first_round = None
+
+    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+        """Take the settings; see `LoraSettings`."""
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.seed = seed
+        self._begin: Tensors = {}
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.lora.on(backbone)
+
+    def server_init(self, _backbone: BackboneShape) -> Tensors:
+        """Return nothing."""
+        return {}
+
+    def server_send(self, _state: Tensors, _user: int | None) -> Tensors:
+        """Return nothing."""
+        return {}
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
+        """Never called: there is no stage 1."""
+        return TensorMean(state)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put the adapter on."""
+        adapter = self.lora.on(backbone)
+        self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, PERSONAL)
+        return lora.attach(model, {PERSONAL: adapter})
+
+    def client_train(self, _adapter: LoraAdapters, _visit: Visit) -> Trained:
+        """Never called: there is no stage 1."""
+        raise NotImplementedError("LoRA-P has no stage 1")
+
+    def client_personalize(self, adapter: LoraAdapters, _shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Train A_i and B_i."""
+        adapter.use(PERSONAL)
+        return lora.train_personal(adapter, self._begin, fit)
+
+    def client_load(self, adapter: LoraAdapters, _shared: Tensors, private: Tensors | None) -> None:
+        """Set A_i and B_i; without them the bare backbone is left."""
+        adapter.load(PERSONAL, private or self._begin, PRIVATE)
+        adapter.use(PERSONAL)
+
+    def shared_parameters(self, _backbone: BackboneShape) -> int:
+        """Return 0."""
+        return 0
+
+    def private_parameters(self, backbone: BackboneShape) -> int:
+        """Return P."""
+        return lora.parameters(self.lora.on(backbone), backbone)

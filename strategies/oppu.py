@@ -1,0 +1,82 @@
+"""OPPU, federated: a LoRA learned together, fixed, and a personal LoRA trained on top of it.
+
+OPPU: Tan et al., EMNLP 2024 (arXiv 2402.04401), with the modules and ranks of PerFit's appendix D.5.3.
+"""
+
+from torch import nn
+
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.averaging import TensorMean
+from strategies.lora import COLLECTIVE, PERSONAL, PRIVATE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+
+
+class Oppu:
+    """W ← W + (α/r)BA + (α/r)B_iA_i: BA averaged over users as in LoRA-C, B_iA_i the user's own."""
+
+    name = "oppu"
+    first_round = 1
+
+    def __init__(
+        self,
+        rank: int,
+        alpha: int,
+        dropout: float,
+        targets: list[str],
+        private_targets: list[str],
+        blocks: list[int],
+        seed: int,
+    ) -> None:
+        """Take the settings; see `LoraSettings`. `private_targets` are the personal adapter's modules."""
+        self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.personal = LoraSettings(rank, alpha, dropout, tuple(private_targets), tuple(blocks))
+        self.seed = seed
+        self._begin: Tensors = {}
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse modules that are not there."""
+        self.collective.on(backbone)
+        self.personal.on(backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return A from the seed, B = 0."""
+        return lora.start(self.collective.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
+
+    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
+        """Return the same A and B for everybody."""
+        return travelling(state)
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
+        """Return the mean of A and the mean of B."""
+        return TensorMean(state)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
+        """Put both adapters on."""
+        personal = self.personal.on(backbone)
+        self._begin = lora.start(personal, backbone, PRIVATE, self.seed, PERSONAL)
+        return lora.attach(model, {COLLECTIVE: self.collective.on(backbone), PERSONAL: personal})
+
+    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+        """Train A and B."""
+        return lora.train_shared(adapter, visit)
+
+    def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Train A_i and B_i beside the fixed A and B."""
+        adapter.load(COLLECTIVE, shared, SHARED)
+        adapter.use(COLLECTIVE, PERSONAL)
+        return lora.train_personal(adapter, self._begin, fit)
+
+    def client_load(self, adapter: LoraAdapters, shared: Tensors, private: Tensors | None) -> None:
+        """Set A and B, and A_i and B_i where there are any."""
+        adapter.load(COLLECTIVE, shared, SHARED)
+        adapter.load(PERSONAL, private or self._begin, PRIVATE)
+        adapter.use(COLLECTIVE, *([PERSONAL] if private else []))
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return P, of A and B."""
+        return lora.parameters(self.collective.on(backbone), backbone)
+
+    def private_parameters(self, backbone: BackboneShape) -> int:
+        """Return P of the personal adapter."""
+        return lora.parameters(self.personal.on(backbone), backbone)

@@ -1,0 +1,77 @@
+"""ReFT-C: one shift for all, learned by federated averaging; what LoRA-C is to LoRA. No personal part.
+
+ReFT: Wu et al., NeurIPS 2024 (arXiv 2404.03592). One φ of the two stages' ranks together, so that as many parameters
+are trained as PerFit's stage 1 trains.
+"""
+
+from torch import nn
+
+from strategies import shifts
+from strategies.adapters.positions import Positions
+from strategies.adapters.sites import SiteShifts
+from strategies.aggregation import ShiftAggregator, find_average
+from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+
+_STAGE, _SHARED = "collective", "shared_collective"
+
+
+class ReftC:
+    """h ↦ φ(h) at every site, φ of rank r⁽¹⁾ + r⁽²⁾, the same for everybody."""
+
+    name = "reft-c"
+    first_round = 1
+
+    def __init__(
+        self, sites: list[int], positions: str, rank_shared: int, rank_private: int, aggregation: str, seed: int
+    ) -> None:
+        """Take the settings; see `PerFit`."""
+        self.sites = shifts.checked_sites(sites)
+        self.positions = Positions.parse(positions)
+        self.rank = rank_shared + rank_private
+        self.average = find_average(aggregation)
+        self.seed = seed
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse a site beyond the last block and a rank above d."""
+        shifts.check_fit(self.sites, [("rank.shared + rank.private", self.rank)], backbone)
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return the identity at every site."""
+        state: Tensors = {}
+        for site in self.sites:
+            begin = shifts.identity(self.rank, backbone.hidden, self.seed, _STAGE, site)
+            state |= shifts.named(f"{_SHARED}.{site}", begin)
+        return state
+
+    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
+        """Return the same R, W, b for everybody."""
+        return travelling(state)
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
+        """Return the fold over (R, W, b) that `aggregation` names."""
+        return ShiftAggregator(state, self.average)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
+        """Put φ on every site."""
+        return SiteShifts(model, self.sites, self.positions, backbone.hidden, {_STAGE: self.rank})
+
+    def client_train(self, adapter: SiteShifts, visit: Visit) -> Trained:
+        """Train φ."""
+        self.client_load(adapter, visit.shared, None)
+        result = shifts.train(adapter, [_STAGE], visit.fit)
+        return Trained(shifts.state(adapter, _STAGE, _SHARED), result)
+
+    def client_personalize(self, _adapter: SiteShifts, _shared: Tensors, _fit: Fit) -> None:
+        """Return nothing: there is no personal part."""
+
+    def client_load(self, adapter: SiteShifts, shared: Tensors, _private: Tensors | None) -> None:
+        """Set φ."""
+        shifts.load(adapter, _STAGE, shared, _SHARED)
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return L(2rd + r), r = r⁽¹⁾ + r⁽²⁾."""
+        return shifts.parameters(self.sites, self.rank, backbone.hidden)
+
+    def private_parameters(self, _backbone: BackboneShape) -> int:
+        """Return 0."""
+        return 0

@@ -1,0 +1,100 @@
+"""What the methods built on low-rank shifts share: checks, starts, training with retraction, names."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from configs.seeds import derive_seed
+from strategies.adapters.shift import random_orthonormal
+from strategies.adapters.sites import SiteShifts
+from strategies.method import BackboneShape, Fit, FitResult, Tensors
+
+Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""R [r, d], W [r, d], b [r]."""
+
+
+def checked_sites(sites: list[int]) -> list[int]:
+    """Return the sites in order.
+
+    Raises:
+        ValueError: None, or one twice.
+    """
+    if not sites or len(set(sites)) != len(sites):
+        raise ValueError(f"sites={sites}: expected at least one block, each named once")
+    return sorted(sites)
+
+
+def check_fit(sites: list[int], ranks: Iterable[tuple[str, int]], backbone: BackboneShape) -> None:
+    """Refuse a site beyond the last block and a rank above d.
+
+    Args:
+        sites: Decoder blocks.
+        ranks: Each with the config key it comes from.
+        backbone: To fit.
+
+    Raises:
+        ValueError: Names the key.
+    """
+    for site in sites:
+        if not 0 <= site < backbone.blocks:
+            raise ValueError(f"sites={sites}: the backbone has blocks 0 to {backbone.blocks - 1}")
+    for key, rank in ranks:
+        if rank < 1:
+            raise ValueError(f"{key}={rank}: expected at least 1")
+        if rank > backbone.hidden:
+            raise ValueError(f"{key}={rank}: the backbone's hidden size is {backbone.hidden}")
+
+
+def identity(rank: int, hidden: int, seed: int, *names: str | int) -> Triple:
+    """Return R a random orthonormal basis, W = R, b = 0: φ is the identity.
+
+    Args:
+        rank: r.
+        hidden: d.
+        seed: The run's.
+        names: What the start is for.
+    """
+    R = random_orthonormal(rank, hidden, torch.Generator().manual_seed(derive_seed(seed, "start", *names)))
+    return R, R.clone(), torch.zeros(len(R))
+
+
+def named(prefix: str, triple: Sequence[torch.Tensor]) -> Tensors:
+    """Name R, W, b as they travel: `<prefix>.R` and so on."""
+    return {f"{prefix}.{letter}": value for letter, value in zip("RWb", triple, strict=True)}
+
+
+def triple(tensors: Tensors, prefix: str) -> Triple:
+    """Return what `named` named."""
+    return tensors[f"{prefix}.R"], tensors[f"{prefix}.W"], tensors[f"{prefix}.b"]
+
+
+def state(adapter: SiteShifts, stage: str, prefix: str) -> Tensors:
+    """Return one stage's shifts as `<prefix>.<site>.R` and so on."""
+    tensors: Tensors = {}
+    for site in adapter.sites():
+        shift = adapter.shift(stage, site)
+        values = [value.detach().cpu().clone() for value in (shift.R, shift.W, shift.b)]
+        tensors |= named(f"{prefix}.{site}", values)
+    return tensors
+
+
+def load(adapter: SiteShifts, stage: str, tensors: Tensors, prefix: str) -> None:
+    """Set one stage's shifts from what `state` gave."""
+    for site in adapter.sites():
+        adapter.shift(stage, site).load(*triple(tensors, f"{prefix}.{site}"))
+
+
+def train(adapter: SiteShifts, stages: Iterable[str], fit: Fit) -> FitResult:
+    """Train the shifts of some stages; R is brought back to orthonormal rows after every step."""
+    shifts = [adapter.shift(stage, site) for stage in stages for site in adapter.sites()]
+
+    def retract_all() -> None:
+        for shift in shifts:
+            shift.retract()
+
+    return fit([parameter for shift in shifts for parameter in shift.parameters()], retract_all)
+
+
+def parameters(sites: list[int], rank: int, hidden: int) -> int:
+    """Return L(2rd + r)."""
+    return len(sites) * (2 * rank * hidden + rank)
