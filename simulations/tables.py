@@ -67,41 +67,45 @@ def human_bytes(number: float) -> str:
 
 
 def comparison_tables(report: dict[str, Any]) -> list[Table]:
-    """Quality and bytes of a comparison's methods, and what they cost to train and keep."""
-    return [_comparison_quality(report), _comparison_cost(report)]
+    """Quality of a comparison's methods, the bytes it took, and what a client sends, trains and keeps."""
+    return [_comparison_quality(report), _comparison_bytes(report), _comparison_cost(report)]
 
 
 def _comparison_quality(report: dict[str, Any]) -> Table:
-    metric, reference, seeds = report["metric"], report["reference"], report["seeds"]
+    seeds = ", ".join(map(str, report["seeds"]))
+    table = Table(title=f"{report['name']}: {report['task']}, {report['backbone']}, seeds {seeds}")
     arrow = " ↓" if report["lower_is_better"] else ""
-    table = Table(title=f"{report['name']}: {report['task']}, {report['backbone']}, seeds {', '.join(map(str, seeds))}")
-    titles = ["", f"{metric}{arrow}", "before personal.", f"against {reference}", "p", "bytes"]
-    titles += [f"to {share}" for share in report["methods"][0]["bytes_to_reach"]]
-    titles.append(f"{metric} at {human_bytes(report['equal_bytes'])}")
+    titles = ("", f"{report['metric']}{arrow}", "before stage 2", f"against {report['reference']}", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
     table.add_row("bare backbone", _mean(report["base"]), end_section=True)
     for row in report["methods"]:
-        against = row["against"]
-        apart = (
-            f"{against['difference']:+.3f}{' ≈' if against['within_noise'] else ''}" if against else "",
-            f"{against['p_value']:.3f}" if against else "",
-        )
-        reach = [human_bytes(count) if count is not None else "–" for count in row["bytes_to_reach"].values()]
-        equal = row["quality_at_equal_bytes"]
-        table.add_row(
-            row["method"],
-            _mean(row["quality"]),
-            f"{row['quality_collective']['mean']:.3f}",
-            *apart,
-            human_bytes(row["bytes"]["to_the_end"]),
-            *reach,
-            "–" if equal is None else f"{equal:.3f}",
-        )
+        cells = [_mean(row["quality"]), _mean(row["quality_collective"])]
+        if against := row["against"]:
+            noise = " ≈" if against["within_noise"] else ""
+            cells += [f"{against['difference']:+.3f}{noise}", f"{against['p_value']:.4f}"]
+        table.add_row(row["method"], *cells)
     table.caption = (
         "mean ± standard deviation over seeds; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
-        f"several methods); to x %: bytes of all clients when x % of {report['best']}'s quality was first seen; "
-        "–: never"
+        "several methods)"
+    )
+    return table
+
+
+def _comparison_bytes(report: dict[str, Any]) -> Table:
+    table = Table(title="bytes of all clients, both ways")
+    budget = human_bytes(report["equal_bytes"])
+    titles = ["", "in all", *(f"to {share}" for share in report["methods"][0]["bytes_to_reach"])]
+    for title in (*titles, f"{report['metric']} at {budget}"):
+        table.add_column(title, justify="right" if title else "left")
+    for row in report["methods"]:
+        reach = [human_bytes(count) if count is not None else "–" for count in row["bytes_to_reach"].values()]
+        equal = row["quality_at_equal_bytes"]
+        total = human_bytes(row["bytes"]["to_the_end"])
+        table.add_row(row["method"], total, *reach, "–" if equal is None else f"{equal:.3f}")
+    table.caption = (
+        f"to x %: when x % of {report['best']}'s quality was first seen; at {budget}: the last quality seen within what "
+        f"{report['reference']} takes in all; –: not within this run"
     )
     return table
 

@@ -132,9 +132,13 @@ class FdLora:
     def _fuse(self, adapter: LoraAdapters, shared: Tensors, private: Tensors, fit: Fit) -> torch.Tensor:
         """AdaFusion: search w in [−1.5, 1.5]² for the least loss + λ·mean|w|."""
 
-        def objective(w: np.ndarray) -> float:
-            adapter.load(COLLECTIVE, fused(shared, private, torch.from_numpy(w).float()), SHARED)
-            return fit.loss(self.fusion_batches) + self.fusion_penalty * float(np.abs(w).mean())
+        tried: list[tuple[float, torch.Tensor]] = []
+
+        def objective(point: np.ndarray) -> float:
+            w = torch.from_numpy(point).float()
+            adapter.load(COLLECTIVE, fused(shared, private, w), SHARED)
+            tried.append((fit.loss(self.fusion_batches) + self.fusion_penalty * float(w.abs().mean()), w))
+            return tried[-1][0]
 
         space = nevergrad.p.Array(init=[0.5, 0.5]).set_bounds(-_LIMIT, _LIMIT)
         space.random_state.seed(derive_seed(self.seed, "fusion") % 2**32)
@@ -144,8 +148,9 @@ class FdLora:
         with warnings.catch_warnings():
             # Small budgets make nevergrad's choice of optimiser complain of itself.
             warnings.simplefilter("ignore")
-            best = search.minimize(objective).value
-        return torch.from_numpy(np.asarray(best)).float()
+            search.minimize(objective)
+        # What the search recommends need not be the best it saw.
+        return min(tried, key=lambda trial: trial[0])[1]
 
 
 def fused(shared: Tensors, private: Tensors, w: torch.Tensor) -> Tensors:

@@ -1,0 +1,195 @@
+"""Comparisons: what is run, reused and refused, bytes by hand, and what counts as noise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from configs.errors import InputError, RunFailed
+from simulations import compare as module
+from simulations.compare import complete, first_difference, plan, write_comparison
+from simulations.comparison import Run, _against, _bytes_to, _quality_at, curve, per_user
+from simulations.simulate import simulate
+from simulations.tune import tune
+from tests.conftest import TINY, tiny_config
+
+pytestmark = pytest.mark.integration
+METHODS = ["perfit", "lora-c", "lora-p"]
+
+
+def quiet(_text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, list[Run]]:
+    folder = tmp_path_factory.mktemp("results") / "first"
+    planned = plan(METHODS, None, [*TINY, "rounds=4"], [0, 1])
+    runs = complete(planned, folder, False, quiet)
+    write_comparison(runs, "perfit", folder)
+    return folder, runs
+
+
+def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:
+    folder, runs = compared
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"{m}-seed{s}" for m in METHODS for s in (0, 1)} | {
+        "compare.json",
+        "curves.parquet",
+        "curves.png",
+        "curves.svg",
+    }
+    report = json.loads((folder / "compare.json").read_text())
+    assert [row["method"] for row in report["methods"]] == METHODS
+    quality = report["methods"][1]["quality"]
+    values = [run.record.metrics["accuracy"] for run in runs if run.method == "lora-c"]
+    assert quality["per_seed"] == values
+    assert quality["mean"] == pytest.approx(np.mean(values))
+    assert quality["std"] == pytest.approx(np.std(values, ddof=1))
+    assert report["methods"][0]["against"] is None
+
+
+def test_a_curves_bytes_are_stage_ones_and_one_download_a_target_user(compared: tuple[Path, list[Run]]) -> None:
+    folder, runs = compared
+    line = curve(runs[0])
+    # Four rounds, looked at after 1, 2 and 3; the last is the personalisation itself.
+    assert line["round"].tolist() == [1, 2, 3, 4]
+    ledger = pd.read_parquet(runs[0].folder / "ledger.parquet")
+    train = ledger[ledger.phase == "train"].pivot_table("message_bytes", "round", "direction", "sum")
+    targets = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")].message_bytes.sum()
+    assert line.bytes_up.tolist() == train.up.cumsum().tolist()
+    assert line.bytes_down.iloc[-1] == train.down.sum() + targets
+    assert line.bytes_total_per_client.iloc[-1] == line.bytes_total.iloc[-1] / 9
+    written = pd.read_parquet(folder / "curves.parquet")
+    assert list(written.columns[:3]) == ["method", "seed", "round"]
+    assert len(written) == 2 * (4 + 4 + 1)
+
+
+def test_completed_runs_are_reused_also_from_beside(
+    compared: tuple[Path, list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, runs = compared
+    monkeypatch.setattr(module, "simulate", None)
+    words = [*TINY, "rounds=4", "engine=ray", "activations_mb=0"]
+    again = complete(plan(METHODS, None, words, [0, 1]), folder.parent / "second", False, quiet)
+    assert [run.folder for run in again] == [run.folder for run in runs]
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(["perfit", "lora-c"], None, [*TINY, "rounds=1"], [0])
+    done: list[str] = []
+
+    def stop_at_the_second(config: object, name: str, *args: object, **options: object) -> object:
+        done.append(name)
+        if done == ["perfit-seed0", "lora-c-seed0"]:
+            raise KeyboardInterrupt
+        return simulate(config, name, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "simulate", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        complete(planned, tmp_path / "x", False, quiet)
+    complete(planned, tmp_path / "x", False, quiet)
+    assert done == ["perfit-seed0", "lora-c-seed0", "lora-c-seed0"]
+
+
+def test_a_failed_run_is_named_and_never_compared(tmp_path: Path) -> None:
+    planned = plan(["perfit"], None, [*TINY, "rounds=1", "local.lr=1e30", "local.epochs=9"], [0])
+    with pytest.raises(RunFailed, match="perfit-seed0: round 1: 3 of 3 clients failed"):
+        complete(planned, tmp_path / "x", False, quiet)
+    with pytest.raises(InputError, match="this run's status is failed"):
+        Run.read(tmp_path / "x" / "perfit-seed0")
+
+
+def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list[Run]]) -> None:
+    folder, _ = compared
+    with pytest.raises(InputError, match=r"local\.lr is 0\.005 there, 0\.5 here"):
+        complete(plan(["perfit"], None, [*TINY, "rounds=4", "local.lr=0.5"], [0]), folder, False, quiet)
+
+
+@pytest.mark.parametrize(
+    ("methods", "words", "seeds", "message"),
+    [
+        (["perfit", "opu"], [], [0], "did you mean 'oppu'"),
+        (["perfit", "perfit"], [], [0], "method perfit stands there twice"),
+        (["perfit"], [], [1, 0, 1], "seed 1 stands there twice"),
+        ([], [], [0], "at least one method"),
+        (["perfit", "oppu"], ["sites=[9]"], [0], "perfit: sites"),
+        (["oppu"], ['settings.targets=["c_attn"]'], [0], "oppu: settings.targets: no module 'c_attn'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(
+    methods: list[str], words: list[str], seeds: list[int], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(methods, None, [*TINY, *words], seeds)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["users.synthetic.history=9"], "users (data_sha256)"),
+        (["users.target=4"], "users.target is 3 in one and 4 in the other"),
+        (["cohort=2"], "cohort"),
+        (["decoding=paper"], "decoding is 'deterministic' in one and 'paper' in the other"),
+        (["seed=5"], "seeds is [0] in one and [5] in the other"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_method_are_refused(
+    compared: tuple[Path, list[Run]], words: list[str], message: str, tmp_path: Path
+) -> None:
+    _, runs = compared
+    simulate(tiny_config("rounds=1", "method=lora-c", *words), "other", tmp_path)
+    with pytest.raises(InputError) as caught:
+        write_comparison([runs[0], Run.read(tmp_path / "other")], "perfit", tmp_path / "x")
+    assert message in str(caught.value)
+
+
+def test_bytes_to_a_quality_and_quality_at_bytes_by_hand() -> None:
+    line = pd.DataFrame({"bytes_total": [10.0, 20.0, 30.0], "value": [0.5, 0.7, 0.6]})
+    assert _bytes_to(line, 0.6, lower=False) == 20
+    assert _bytes_to(line, 0.8, lower=False) is None
+    assert _bytes_to(line, 0.5, lower=True) == 10
+    assert _quality_at(line, 29) == 0.7
+    assert _quality_at(line, 9) is None
+
+
+def test_the_paired_test_equals_scipys_on_the_same_differences(
+    compared: tuple[Path, list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, runs = compared
+    ours, theirs = ([run for run in runs if run.method == method] for method in ("lora-c", "perfit"))
+    scores = {("lora-c", 0): [0.5, 0.75, 1.0], ("lora-c", 1): [0.5, 0.25, 1.0]}
+    scores |= {("perfit", 0): [0.25, 0.25, 0.5], ("perfit", 1): [0.0, 0.0, 0.5]}
+    monkeypatch.setattr(
+        "simulations.comparison.per_user", lambda run: dict(enumerate(scores[run.method, run.record.seed]))
+    )
+    found = _against(ours, theirs)
+    # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.
+    assert found["difference"] == pytest.approx(2.5 / 6)
+    assert found["p_value"] == pytest.approx(2 / 64)
+    assert (found["pairs"], found["within_noise"]) == (6, False)
+    assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
+    assert _against(theirs, theirs)["p_value"] == 1.0
+
+
+def test_configs_are_the_same_but_for_what_changes_no_number() -> None:
+    assert first_difference(tiny_config(), tiny_config("engine=ray", "partitions.cpus=1")) is None
+    assert first_difference(tiny_config(), tiny_config("personal.epochs=3")) == "personal.epochs is 2 there, 3 here"
+
+
+def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
+    tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
+    assert tuned.table.columns.tolist() == ["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
+    assert tuned.table.local_lr.tolist() == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert list(tuned.rates) == ["local.lr"]
+    best = tuned.table.sort_values("value", ascending=False, kind="stable").iloc[0]
+    assert tuned.rates["local.lr"] == best.local_lr
+    run = Run.read(next((tmp_path / "tuned").glob("*/run.json")).parent)
+    assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
+    assert len(per_user(run)) == 2
+    with pytest.raises(InputError, match="--held-out 6"):
+        tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)

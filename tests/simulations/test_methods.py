@@ -1,0 +1,97 @@
+"""Every shipped method through a whole federation: bytes as METHODS.md's closed forms have them, privacy, watching."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from configs.load import CONFIGS
+from fl_server.records import RunRecord
+from simulations.simulate import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+
+COLLECTIVE, ROUNDS = 3, 2
+"""K and T: everybody takes part in every round."""
+# tiny: d = 16, 4 blocks, k and v give 8 of 16. LoRA of rank 2 on q, k, v: |A| = 4·2·(16·3), |B| = 4·2·(16 + 8 + 8).
+A, B = 4 * 2 * 48, 4 * 2 * 32
+P = A + B
+PRIVATE_P = 4 * 2 * ((16 + 16) + (16 + 8))
+SITES = 2
+SHIFT = SITES * (2 * 4 * 16 + 4)
+PERSONAL_SHIFT = SITES * (2 * 2 * 16 + 2)
+BOTH_SHIFTS = SITES * (2 * 6 * 16 + 6)
+LORA = ("settings.rank=2", "settings.alpha=4")
+
+# METHODS.md, section 2, in numbers: up per client and round; down per client in round 1 and in round 2; private.
+FORMS: dict[str, tuple[int, int, int, int]] = {
+    "perfit": (SHIFT + PERSONAL_SHIFT, SHIFT + PERSONAL_SHIFT, SHIFT + PERSONAL_SHIFT, PERSONAL_SHIFT),
+    "reft-c": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, 0),
+    "fedreft": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS),
+    "lora-c": (P, P, P, 0),
+    "lora-p": (0, 0, 0, PRIVATE_P),
+    "oppu": (P, P, P, PRIVATE_P),
+    "fdlora": (P, P, P, P + 2),
+    "ffa-lora": (B, B, B, 0),
+    "fedsa-lora": (A, A, A, P),
+    # The stack of round 1 has rank Σr_k = 6. As factors q takes 6·32, k and v 6·24 = 144 each, more than their 128.
+    "flora": (P, 0, 4 * (6 * 32 + 128 + 128), 0),
+    # The residual has rank (K − 1)r = 4: factors of q take 4·32 and of k and v 4·24; beside them Ā and B̄.
+    "fedex-lora": (P, P, P + 4 * 4 * (32 + 24 + 24), 0),
+}
+
+
+def run(method: str, results: Path, *words: str) -> RunRecord:
+    lora = LORA if "lora" in method or method == "oppu" else ()
+    own = (f"method={method}", f"users.collective={COLLECTIVE}", f"cohort={COLLECTIVE}", f"rounds={ROUNDS}")
+    return simulate(tiny_config(*own, *lora, "local.epochs=1", *words), method, results)
+
+
+def test_every_shipped_method_has_its_closed_form_here() -> None:
+    assert set(FORMS) == {path.stem for path in (CONFIGS / "methods").glob("*.toml")}
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
+    up, first, second, private = FORMS[method]
+    record = run(method, tmp_path)
+    ledger = pd.read_parquet(tmp_path / method / "ledger.parquet")
+    sums = ledger[ledger.phase == "train"].groupby(["round", "direction"]).payload_bytes.sum().to_dict()
+    expected = {(1, "up"): up, (2, "up"): up, (1, "down"): first, (2, "down"): second} if up else {}
+    if method == "fdlora":
+        # The opening: every θ_p goes up, nothing comes down. With the last θ_s a client has 2bP(T + 1) in all.
+        expected |= {(0, "up"): P, (0, "down"): 0}
+    assert sums == {key: 4 * COLLECTIVE * count for key, count in expected.items()}
+    assert record.params.shared == up
+    assert record.params.private == private
+    kept = load_file(tmp_path / method / "private" / "4.safetensors") if private else {}
+    assert sum(tensor.numel() for tensor in kept.values()) == private
+    assert ledger[ledger.phase.isin(["personalize"]) & (ledger.direction == "up")].payload_bytes.sum() == 0
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_watching_a_training_does_not_change_it(method: str, tmp_path: Path) -> None:
+    bare = run(method, tmp_path / "bare")
+    watched = run(method, tmp_path / "watched", "evaluate.every=1", "evaluate.stage=personalised")
+    assert (watched.metrics, watched.metrics_collective) == (bare.metrics, bare.metrics_collective)
+    names = sorted(path.relative_to(tmp_path / "bare") for path in (tmp_path / "bare").glob("*/**/*.safetensors"))
+    assert names
+    for name in names:
+        assert (tmp_path / "watched" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes(), name
+    lines = [
+        json.loads(line) for line in (tmp_path / "watched" / method / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) == 3 * 3 * 4
+    looked = pd.read_parquet(tmp_path / "watched" / method / "rounds.parquet")
+    if method != "lora-p":
+        assert "personalised.accuracy" in dict(looked[looked["round"] == 1].metrics.iloc[0])
+
+
+def test_fdloras_clients_keep_what_they_trained_and_sync_it(tmp_path: Path) -> None:
+    run("fdlora", tmp_path / "never", "settings.sync_every=9")
+    run("fdlora", tmp_path / "last", "settings.sync_every=2")
+    kept, synced = (load_file(tmp_path / name / "fdlora" / "private" / "0.safetensors") for name in ("never", "last"))
+    assert kept.keys() == synced.keys()
+    assert not all(bool((kept[name] == synced[name]).all()) for name in kept)

@@ -1,0 +1,208 @@
+"""What servers make of clients' LoRA factors: exact where a method promises it, against Flower, PyTorch and NumPy."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from flwr.server.strategy.aggregate import aggregate
+
+from strategies import stacking
+from strategies.averaging import TensorMean
+from strategies.fdlora import FdLora, OuterStep, fused
+from strategies.fedex_lora import FedexLora
+from strategies.fedreft import FedReft, geometric_median_weights
+from strategies.flora import Flora
+from strategies.method import BackboneShape, FitResult, Tensors
+
+MODULE = "model.layers.0.q_proj"
+SHAPE = BackboneShape(6, 2, 1000, {MODULE: (6, 5), "model.layers.1.v_proj": (6, 3)})
+EXAMPLES = (1, 2, 5)
+SETTINGS = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "blocks": [], "seed": 0}
+
+
+def clients(begin: Tensors, seed: int = 0) -> list[Tensors]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {name: value + torch.randn(value.shape, generator=generator) for name, value in begin.items()} for _ in EXAMPLES
+    ]
+
+
+def mean_product(replies: list[Tensors], module: str) -> np.ndarray:
+    """Σp_k (α/r)B_kA_k in float64, α/r = 2."""
+    parts = [
+        n
+        / sum(EXAMPLES)
+        * 2
+        * reply[f"shared_lora.{module}.B"].double().numpy()
+        @ reply[f"shared_lora.{module}.A"].double().numpy()
+        for n, reply in zip(EXAMPLES, replies, strict=True)
+    ]
+    return np.sum(parts, axis=0)
+
+
+def test_fedits_average_equals_flowers() -> None:
+    begin = FedexLora(**SETTINGS).server_init(SHAPE)
+    replies, mean = clients(begin), TensorMean(begin)
+    for reply, n in zip(replies, EXAMPLES, strict=True):
+        mean.add(0, reply, n)
+    ours, _ = mean.result()
+    theirs = aggregate([([t.numpy() for t in reply.values()], n) for reply, n in zip(replies, EXAMPLES, strict=True)])
+    for name, expected in zip(begin, theirs, strict=True):
+        np.testing.assert_allclose(ours[name].numpy(), expected, atol=1e-6)
+
+
+def run_round(method: Flora | FedexLora, state: Tensors, number: int, replies: list[Tensors]) -> Tensors:
+    aggregator = method.server_aggregator(state, number)
+    for user, (reply, n) in enumerate(zip(replies, EXAMPLES, strict=True)):
+        aggregator.add(user, reply, n)
+    return aggregator.result()[0]
+
+
+def test_fedex_loras_reconstruction_equals_the_exact_mean_of_ba() -> None:
+    method = FedexLora(**SETTINGS)
+    begin = method.server_init(SHAPE)
+    replies = clients(begin)
+    state = run_round(method, begin, 1, replies)
+    sent = method.server_send(state, None)
+    base = stacking.merge(sent, {})
+    for module in SHAPE.linears:
+        adapter = 2 * sent[f"shared_lora.{module}.B"] @ sent[f"shared_lora.{module}.A"]
+        whole = adapter + base[f"private_base.{module}.W"]
+        np.testing.assert_allclose(whole.numpy(), mean_product(replies, module), atol=1e-5)
+    # Factored: the residual's rank is (K−1)r = 4; v_proj's factors (4·9) would be larger than the weight (18).
+    assert state[f"server_stack.1.{MODULE}.A"].shape == (4, 6)
+    assert f"shared_base.{MODULE}.W" in sent
+
+
+def test_floras_stack_equals_the_weighted_sum_of_ba() -> None:
+    method = Flora(**SETTINGS)
+    begin = FedexLora(**SETTINGS).server_init(SHAPE)
+    replies = clients(begin)
+    state = run_round(method, method.server_init(SHAPE), 1, replies)
+    kept = stacking.merge(method.server_send(state, None), {})
+    for module in SHAPE.linears:
+        np.testing.assert_allclose(kept[f"private_base.{module}.W"].numpy(), mean_product(replies, module), atol=1e-5)
+
+
+def test_a_client_is_sent_the_rounds_it_lacks_and_ends_where_a_newcomer_does() -> None:
+    method = Flora(**SETTINGS)
+    begin = FedexLora(**SETTINGS).server_init(SHAPE)
+    states = [method.server_init(SHAPE)]
+    for number in (1, 2, 3):
+        states.append(run_round(method, states[-1], number, clients(begin, number)))
+    # User 1 trains in rounds 1 to 3, and so is sent rounds 1 and 2 before; then it lacks round 3 alone.
+    assert {int(value) for name, value in states[3].items() if name.startswith("server_seen")} == {2}
+    kept: Tensors = {}
+    for before, _ in pairwise(states):
+        kept = stacking.merge(method.server_send(before, 1), kept)
+    kept = stacking.merge(method.server_send(states[3], 1), kept)
+    newcomer = stacking.merge(method.server_send(states[3], None), {})
+    for name, value in newcomer.items():
+        torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-5)
+
+
+def test_factors_travel_while_they_are_smaller_than_their_product() -> None:
+    state = stacking.push({}, 1, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
+    assert set(stacking.missing(state, 7)) == {f"shared_base.{MODULE}.A", f"shared_base.{MODULE}.B"}
+    # Rank 4: 4·6 + 5·4 = 44 numbers against 5·6 = 30.
+    state = stacking.push(state, 2, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
+    sent = stacking.missing(state, 7)
+    assert list(sent) == [f"shared_base.{MODULE}.W"]
+    assert torch.equal(sent[f"shared_base.{MODULE}.W"], torch.full((5, 6), 4.0))
+
+
+def test_fdloras_outer_step_equals_pytorchs_nesterov_sgd() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch.optim.SGD([parameter], lr=0.7, momentum=0.5, nesterov=True)
+    state = {"shared_lora.x.A": parameter.detach().clone()}
+    for client in (torch.tensor([0.5, -1.0]), torch.tensor([0.0, 3.0]), torch.tensor([2.0, 2.0])):
+        parameter.grad = parameter.detach() - client
+        step = OuterStep(state, 0.7, 0.5)
+        step.add(0, {"shared_lora.x.A": client}, 3)
+        state = step.result()[0]
+        optimizer.step()
+        torch.testing.assert_close(state["shared_lora.x.A"], parameter.detach())
+
+
+def test_fusion_by_hand_merges_a_and_b_each_by_itself() -> None:
+    shared = {"shared_lora.x.A": torch.tensor([[1.0]]), "shared_lora.x.B": torch.tensor([[2.0]])}
+    private = {"private_lora.x.A": torch.tensor([[10.0]]), "private_lora.x.B": torch.tensor([[20.0]])}
+    merged = fused(shared, private, torch.tensor([0.5, 0.1]))
+    assert [float(value) for value in merged.values()] == [1.5, 3.0]
+
+
+class Bowl:
+    """A fit whose loss is least where the fused A is 7: at w = (0.5, 0.65) among others."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.value = 0.0
+
+    def __call__(self, _parameters: object, _after_step: object = None) -> FitResult:
+        return FitResult(1, 1, 1.0, 1.0)
+
+    def loss(self, _batches: int) -> float:
+        self.asked.append((self.value - 7) ** 2)
+        return self.asked[-1]
+
+
+class OneNumber:
+    """An adapter that is one number."""
+
+    def __init__(self, fit: Bowl) -> None:
+        self.fit = fit
+
+    def load(self, _name: str, tensors: Tensors, _prefix: str) -> None:
+        self.fit.value = float(next(iter(tensors.values())))
+
+
+def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
+    settings = {"sync_every": 5, "outer_lr": 1.0, "outer_momentum": 0.5}
+    fusion = {"fusion_trials": 30, "fusion_batches": 1, "fusion_penalty": 0.0}
+    method = FdLora(**SETTINGS, **settings, **fusion)
+    shared, private = {"shared_lora.x.A": torch.tensor([1.0])}, {"private_lora.x.A": torch.tensor([10.0])}
+    results = []
+    for _ in range(2):
+        fit = Bowl()
+        w = method._fuse(OneNumber(fit), shared, private, fit)  # type: ignore[arg-type]
+        # θ_s alone is (1−7)², θ_p alone (10−7)², half of each (5.5−7)².
+        assert sorted(fit.asked[:3]) == [2.25, 9.0, 36.0]
+        assert len(fit.asked) == 30
+        assert (float(w[0] + 10 * w[1]) - 7) ** 2 == pytest.approx(min(fit.asked))
+        assert min(fit.asked) < 2.25
+        assert w.abs().max() <= 1.5
+        results.append(w)
+    assert torch.equal(*results)
+
+
+def test_the_geometric_median_by_hand() -> None:
+    # Of three points on a line the middle one, of a square's corners the centre; one far point moves it little.
+    line = geometric_median_weights(torch.tensor([[0.0], [1.0], [100.0]]).double())
+    assert float(line @ torch.tensor([0.0, 1.0, 100.0]).double()) == pytest.approx(1.0, abs=1e-3)
+    square = torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]]).double()
+    assert (geometric_median_weights(square) @ square).tolist() == pytest.approx([1.0, 1.0])
+    assert geometric_median_weights(torch.ones(3, 2).double()).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_fedreft_sends_each_client_the_median_of_all_others() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    state = method.server_init(SHAPE)
+    start = method.server_send(state, 0)
+    assert torch.equal(start["shared_median.0.R"], state["server_start.0.R"])
+    aggregator = method.server_aggregator(state, 1)
+    own = {
+        user: {
+            name.replace("shared_median", "shared_own"): value + (user + 1.0) * name.endswith(".b")
+            for name, value in start.items()
+        }
+        for user in (0, 1)
+    }
+    for user, shared in own.items():
+        aggregator.add(user, shared, 1)
+    state, _ = aggregator.result()
+    # Two clients: the other one's shift, b moved by 1 and by 2.
+    for user, b in ((0, 2.0), (1, 1.0)):
+        assert method.server_send(state, user)["shared_median.0.b"].tolist() == pytest.approx([b, b], abs=1e-5)
+    # For a newcomer all of them: on a line between two points every point is a median, here the mean.
+    assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.5, 1.5], abs=1e-5)
