@@ -104,8 +104,8 @@ def _comparison_bytes(report: dict[str, Any]) -> Table:
         total = human_bytes(row["bytes"]["to_the_end"])
         table.add_row(row["method"], total, *reach, "–" if equal is None else f"{equal:.3f}")
     table.caption = (
-        f"to x %: when x % of {report['best']}'s quality was first seen; at {budget}: the last quality seen within what "
-        f"{report['reference']} takes in all; –: not within this run"
+        f"to x %: when x % of {report['best']}'s quality was first seen; at {budget}: the last quality seen within "
+        f"what {report['reference']} takes in all; –: not within this run"
     )
     return table
 

@@ -68,7 +68,8 @@ def tune(
     if not 0 < held_out < users.collective:
         raise InputError(f"--held-out {held_out}: expected 1 to {users.collective - 1} of the collective users")
     fixed = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
-    fixed += [f"users.collective={users.collective - held_out}", "evaluate.every=0"]
+    # Looked at after the last round alone, by the personalisation.
+    fixed += [f"users.collective={users.collective - held_out}", f"evaluate.every={first.rounds}"]
     fixed.append(f"cohort={min(first.cohort, users.collective - held_out)}")
     shape = read_shape(first.backbone)
     built = build_method(first, shape)
