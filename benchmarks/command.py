@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.local import VARIANTS, Row, local_rows, matrix_peak
-from benchmarks.processes import splits
+from benchmarks.local import PLAIN, Row, local_rows, matrix_peak
+from benchmarks.processes import pyreft_step, splits
 from configs.errors import InputError
 from configs.load import load_config
 from configs.paths import cache_dir
@@ -24,7 +24,9 @@ from simulations.simulate import simulate
 matplotlib.use("Agg")
 
 
-def bench(backbone: str, sites: list[int], repeats: int, users: int, out: Path, console: Console) -> dict[str, Any]:
+def bench(
+    backbone: str, sites: list[int], repeats: int, users: int, pyreft: Path | None, out: Path, console: Console
+) -> dict[str, Any]:
     """Measure everything, one after the other, and write it down.
 
     Args:
@@ -32,6 +34,7 @@ def bench(backbone: str, sites: list[int], repeats: int, users: int, out: Path, 
         sites: Decoder blocks of the shifts.
         repeats: Repetitions of each step and evaluation.
         users: Of the whole simulation; 0 leaves it out.
+        pyreft: The Python of an environment that has pyreft, to measure its step too.
         out: Folder for `bench.json` and `bench.png`; made if missing.
         console: Where tables go.
     """
@@ -45,11 +48,19 @@ def bench(backbone: str, sites: list[int], repeats: int, users: int, out: Path, 
         report: dict[str, Any] = {"backbone": backbone, "sites": sites, "torch": torch.__version__}
         report["matrix_gflops"] = {precision: matrix_peak(precision) for precision in ("fp32", "bf16")}
         report["local"] = local_rows(backbone, sites, repeats)
+        if pyreft:
+            report["pyreft"] = pyreft_step(pyreft, backbone, sites, repeats)
     finally:
         torch.set_num_threads(threads)
     _write(report, out)
     _plot(report["local"]).savefig(out / "bench.png", dpi=150)
     console.print(_local_table(report["local"], report["matrix_gflops"]))
+    if pyreft:
+        ours = next(row["seconds"] for row in reversed(report["local"]) if row["work"] == "step, f7+l7, fp32")
+        theirs = report["pyreft"]["seconds"]
+        console.print(
+            f"a step of pyreft (f7+l7, one shift of rank 36 a site): {theirs:.3f} s, {theirs / ours:.2f} × ours"
+        )
     report["splits"] = splits(backbone, sites[0], threads, 10.0)
     _write(report, out)
     console.print(_splits_table(report["splits"]))
@@ -102,18 +113,20 @@ def _local_table(rows: list[Row], peaks: dict[str, float]) -> Table:
     table = Table(
         title="one client's local work, one thread; plain: hooks on the whole model, all logits, nothing kept"
     )
-    for title in ("work", "variant", "s", "times faster", "by FLOPs", "of peak", "value"):
+    for title in ("work", "variant", "s", "times faster", "by FLOPs", "of peak", "in products", "value"):
         table.add_column(title, justify="left" if title in ("work", "variant") else "right")
     for row in rows:
+        if row["variant"] == PLAIN:
+            table.add_section()
         table.add_row(
-            f"{row['work']}, {row['positions']}, {row['precision']}",
+            row["work"] if row["variant"] == PLAIN else "",
             row["variant"],
             f"{row['seconds']:.3f}",
             f"{row['times_faster']:.2f}",
             f"{row['times_fewer_flop']:.2f}",
             f"{row['gflop'] / row['seconds'] / peaks[row['precision']]:.0%}",
+            f"{row['in_matrix_products']:.0%}",
             f"{row['value']:.5f}",
-            end_section=row["variant"] == VARIANTS[-1],
         )
     return table
 
@@ -139,12 +152,13 @@ def _simulation_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _plot(rows: list[Row]) -> Figure:
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     for axes, work in zip(figure.subplots(1, 2), ("step", "evaluation"), strict=True):
-        chosen = [row for row in rows if row["work"] == work and row["variant"] != "plain"]
-        names = [f"{row['positions']}, {row['precision']}\n{row['variant']}" for row in chosen]
+        chosen = [row for row in rows if row["work"].startswith(work) and row["variant"] != PLAIN]
+        names = [f"{row['work'].partition(', ')[2]}\n{row['variant']}" for row in chosen]
         axes.barh(names, [row["times_faster"] for row in chosen], color="#0072B2")
         axes.axvline(1, color="black", linewidth=1)
         axes.set_title(f"{work}: times faster than plain")
         axes.tick_params(labelsize=6)
+        axes.invert_yaxis()
     return figure

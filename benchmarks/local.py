@@ -1,4 +1,4 @@
-"""Local work of a PerFit client, ours against the plain baseline, side by side in one run.
+"""A client's local work, ours against the plain baseline, side by side in one run.
 
 Same examples, sites, positions, number format and threads; every variant's loss stands beside its time, since a fast
 wrong answer is none. Times are medians over repetitions that take turns, so that a busy moment hits all of them.
@@ -8,14 +8,17 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
+from configs.load import load_config
 from fl_clients.activations import ActivationStore, fingerprint
 from fl_clients.backbone import Backbone, load
 from fl_clients.batches import Encoder, Example
@@ -25,18 +28,22 @@ from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import score_labels
 from fl_clients.prefix import Prefix
 from strategies.adapters.sites import find_blocks
+from strategies.lora import COLLECTIVE
+from strategies.method import Adapter, load_method
 from strategies.perfit import PerFit
 
 EXAMPLES, TOKENS, ANSWER, QUESTIONS = 16, 100, 5, 8
 POSITIONS = ("f7+l7", "l7", "all")
-VARIANTS = ("plain", "ours, nothing kept", "ours")
-"""Nothing kept: logits only where labels are, and labels that share their prompt's computation."""
+PLAIN, WHOLE = "plain", "logits at labels, prompts shared"
+HIDDEN, KEYS = "and hidden states kept", "and keys and values kept"
+
+_PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten._scaled_dot_product")
 
 Row = dict[str, Any]
 
 
 def local_rows(name: str, sites: list[int], repeats: int) -> list[Row]:
-    """Measure steps and evaluations.
+    """Measure steps and evaluations, each saving added to the one before.
 
     Args:
         name: The backbone.
@@ -44,21 +51,23 @@ def local_rows(name: str, sites: list[int], repeats: int) -> list[Row]:
         repeats: Repetitions; the first of each variant is not counted.
 
     Returns:
-        One row per work, positions, number format and variant: seconds, ratio to plain, loss or score, GFLOP.
+        One row per work, number format and variant: seconds, ratio to plain, loss or score, GFLOP, share of the time in
+        matrix products.
     """
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
+        store = ActivationStore(Path(folder), 10**10, print)
         for precision in ("fp32", "bf16"):
             backbone = load(name, "bf16" if precision == "bf16" else "fp32")
             # bf16 is a question of the number format alone: one choice of positions tells.
             for positions in POSITIONS if precision == "fp32" else POSITIONS[:1]:
-                store = ActivationStore(Path(folder), 10**10, print)
-                rows += _compare(backbone, precision, sites, positions, store, repeats)
+                rows += _shift_rows(backbone, f"{positions}, {precision}", sites, positions, store, repeats)
+            rows += _lora_rows(backbone, f"LoRA, {precision}", repeats)
     return rows
 
 
-def _compare(
-    backbone: Backbone, precision: str, sites: list[int], positions: str, store: ActivationStore, repeats: int
+def _shift_rows(
+    backbone: Backbone, title: str, sites: list[int], positions: str, store: ActivationStore, repeats: int
 ) -> list[Row]:
     for block in find_blocks(backbone.model):
         block._forward_hooks.clear()
@@ -67,14 +76,43 @@ def _compare(
     # Away from the identity, so that a variant which forgets the shift has another loss.
     start = {key: value + 0.01 * key.endswith("b") for key, value in method.server_init(backbone.shape).items()}
     method.client_load(adapter, start, None)
-    trained = [parameter.requires_grad_(True) for parameter in adapter.parameters()]
+    identity = fingerprint(backbone.model)
+
+    def kept(suffix: int | None) -> Forward:
+        return Forward(backbone, Prefix(backbone, identity, adapter.frozen_blocks, suffix, store))
+
+    forwards = {WHOLE: Forward(backbone, None), HIDDEN: kept(None)}
+    if adapter.suffix:
+        forwards[KEYS] = kept(adapter.suffix)
+    return _rows(backbone, title, adapter, list(adapter.parameters()), forwards, repeats)
+
+
+def _lora_rows(backbone: Backbone, title: str, repeats: int) -> list[Row]:
+    """LoRA-C's client; plain is what one writes with `peft`: the whole model, all logits."""
+    for block in find_blocks(backbone.model):
+        block._forward_hooks.clear()
+    config = load_config(None, ["method=lora-c"])
+    # Without dropout, so that variants have the same loss.
+    method = load_method(config.method, config.method_values(), {**config.settings, "dropout": 0.0})
+    adapter: Any = method.client_attach(backbone.model, backbone.shape)
+    method.client_load(adapter, method.server_init(backbone.shape), None)
+    forwards = {WHOLE: Forward(backbone, None)}
+    return _rows(backbone, title, adapter, adapter.trainable(COLLECTIVE), forwards, repeats)
+
+
+def _rows(
+    backbone: Backbone,
+    title: str,
+    adapter: Adapter,
+    trained: Sequence[nn.Parameter],
+    forwards: dict[str, Forward],
+    repeats: int,
+) -> list[Row]:
+    for parameter in trained:
+        parameter.requires_grad_(True)
     examples = random_examples(backbone)
     prompts = [example.prompt for example in examples[:QUESTIONS]]
     labels = Encoder(find_task("movie_tagging"), backbone.tokenizer).labels
-    whole = Forward(backbone, None)
-    kept = Forward(
-        backbone, Prefix(backbone, fingerprint(backbone.model), adapter.frozen_blocks, adapter.suffix, store)
-    )
 
     def step(loss: Callable[[], torch.Tensor]) -> Callable[[], float]:
         def run() -> float:
@@ -84,40 +122,65 @@ def _compare(
 
         return run
 
+    def steps(forward: Forward) -> Callable[[], float]:
+        return step(lambda: answer_loss(forward, adapter, examples))
+
+    def scores(forward: Forward) -> Callable[[], float]:
+        return lambda: score_labels(forward, adapter, prompts, labels).mean().item()
+
     work: dict[str, dict[str, Callable[[], float]]] = {
-        "step": {
-            VARIANTS[0]: step(lambda: plain.loss(backbone, adapter, examples)),
-            VARIANTS[1]: step(lambda: answer_loss(whole, adapter, examples)),
-            VARIANTS[2]: step(lambda: answer_loss(kept, adapter, examples)),
-        },
-        "evaluation": {
-            VARIANTS[0]: lambda: plain.score_labels(backbone, adapter, prompts, labels).mean().item(),
-            VARIANTS[1]: lambda: score_labels(whole, adapter, prompts, labels).mean().item(),
-            VARIANTS[2]: lambda: score_labels(kept, adapter, prompts, labels).mean().item(),
-        },
+        "step": {PLAIN: step(lambda: plain.loss(backbone, adapter, examples))}
+        | {name: steps(forward) for name, forward in forwards.items()},
+        "evaluation": {PLAIN: lambda: plain.score_labels(backbone, adapter, prompts, labels).mean().item()}
+        | {name: scores(forward) for name, forward in forwards.items()},
     }
-    rows = []
+    rows: list[Row] = []
     for kind, variants in work.items():
         seconds, values = _take_turns(variants, repeats)
+        gflop = {variant: _gflop(run) for variant, run in variants.items()}
         for variant, run in variants.items():
-            with FlopCounterMode(display=False) as counter:
-                run()
             rows.append(
                 {
-                    "work": kind,
-                    "precision": precision,
-                    "positions": positions,
+                    "work": f"{kind}, {title}",
+                    "precision": "bf16" if "bf16" in title else "fp32",
                     "variant": variant,
                     "seconds": seconds[variant],
-                    "times_faster": seconds[VARIANTS[0]] / seconds[variant],
-                    "gflop": counter.get_total_flops() / 1e9,
-                    "times_fewer_flop": 0.0,
+                    "times_faster": seconds[PLAIN] / seconds[variant],
+                    "gflop": gflop[variant],
+                    "times_fewer_flop": gflop[PLAIN] / gflop[variant],
+                    "in_matrix_products": _share_in_products(run),
                     "value": values[variant],
                 }
             )
-        for row in rows[-len(variants) :]:
-            row["times_fewer_flop"] = rows[-len(variants)]["gflop"] / row["gflop"]
     return rows
+
+
+def _gflop(run: Callable[[], float]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 1e9
+
+
+class _ProductTime(TorchDispatchMode):
+    """Adds up the seconds that matrix products take, attention's among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        started = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        if str(func).startswith(_PRODUCTS):
+            self.seconds += time.perf_counter() - started
+        return result
+
+
+def _share_in_products(run: Callable[[], float]) -> float:
+    started = time.perf_counter()
+    with _ProductTime() as products:
+        run()
+    return float(products.seconds) / (time.perf_counter() - started)
 
 
 def random_examples(backbone: Backbone) -> list[Example]:

@@ -3,7 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+from benchmarks.local import random_examples
+from configs.errors import InputError
+from fl_clients.backbone import find, load
 
 
 def run_together(backbone: str, site: int, processes: int, threads: int, seconds: float) -> list[dict[str, Any]]:
@@ -57,6 +62,42 @@ def splits(backbone: str, site: int, cores: int, seconds: float) -> list[dict[st
             }
         )
     return rows
+
+
+def pyreft_step(python: Path, backbone: str, sites: list[int], repeats: int) -> dict[str, float]:
+    """Measure a step of pyreft on the examples that ours has, one thread, positions f7+l7, both ranks in one shift.
+
+    Args:
+        python: Of an environment that has pyreft and a transformers it works with.
+        backbone: A name the config takes.
+        sites: Decoder blocks.
+        repeats: Repetitions.
+
+    Returns:
+        `seconds` of a step and its `loss`, which is another than ours: pyreft draws its own start.
+
+    Raises:
+        InputError: pyreft does not run there.
+    """
+    examples = random_examples(load(backbone, "fp32"))
+    work = {
+        "model": str(find(backbone)),
+        "tokens": [example.prompt + example.answer for example in examples],
+        "prompt": len(examples[0].prompt),
+        "sites": sites,
+        "rank": 36,
+        "first": 7,
+        "last": 7,
+        "repeats": repeats,
+        "threads": 1,
+    }
+    command = [str(python), str(Path(__file__).with_name("pyreft_step.py"))]
+    done = subprocess.run(command, input=json.dumps(work), capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(f"--pyreft {python}: pyreft's step does not run there: {reason}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def _line(child: "subprocess.Popen[str]") -> str:

@@ -246,6 +246,7 @@ def bench(
     sites: Annotated[str, typer.Option(help="Decoder blocks of the shifts, comma-separated.")] = "14,15",
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each step and evaluation.")] = 3,
     users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation, at least 10; 0: none.")] = 100,
+    pyreft: Annotated[Path | None, typer.Option(help="A Python with pyreft, to measure its step too.")] = None,
     out: Annotated[Path, typer.Option(help="Where bench.json and bench.png go.")] = Path("results/bench"),
 ) -> None:
     """Measure local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
@@ -259,7 +260,7 @@ def bench(
         raise InputError(f"--users {users}: expected at least 10, or 0")
     shape = backbones.read_shape(backbone)
     build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
-    run_bench(backbone, blocks, repeats, users, out, console())
+    run_bench(backbone, blocks, repeats, users, pyreft, out, console())
 
 
 def _read_seeds(text: str) -> list[int]:
