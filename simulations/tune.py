@@ -21,7 +21,7 @@ from simulations.comparison import Run, main_metric, per_user
 from simulations.simulate import build_method
 from strategies.metrics import LOWER_IS_BETTER
 
-GRID = (3e-4, 1e-3, 3e-3, 1e-2)
+GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 """The rates tried."""
 
 

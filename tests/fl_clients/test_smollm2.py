@@ -70,8 +70,8 @@ def test_bf16_changes_losses_and_quality_within_bounds() -> None:
             "cohort=1",
             "users.collective=1",
             "users.target=1",
-            "users.synthetic.history=32",
-            "users.synthetic.queries=32",
+            "users.synthetic.history=8",
+            "users.synthetic.queries=6",
         ],
     )
     task = find_task(config.task)

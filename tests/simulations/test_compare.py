@@ -184,7 +184,7 @@ def test_configs_are_the_same_but_for_what_changes_no_number() -> None:
 def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
     tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
     assert tuned.table.columns.tolist() == ["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
-    assert tuned.table.local_lr.tolist() == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert tuned.table.local_lr.tolist() == [1e-3, 3e-3, 1e-2, 3e-2]
     assert list(tuned.rates) == ["local.lr"]
     best = tuned.table.sort_values("value", ascending=False, kind="stable").iloc[0]
     assert tuned.rates["local.lr"] == best.local_lr
