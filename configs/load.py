@@ -19,7 +19,7 @@ Table = dict[str, Any]
 def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Merge defaults ← method preset ← task preset ← TOML file ← dotted overrides.
 
-    With `preset = "paper"` the presets' `[paper]` tables come in after the presets themselves.
+    With `preset = "paper"` `configs/paper.toml` and the presets' `[paper]` tables come in after the presets themselves.
 
     Args:
         toml: An experiment file; `None` starts from the defaults.
@@ -37,7 +37,9 @@ def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunC
         presets.append(read_toml(task_preset))
     papers = [preset.pop("paper", {}) for preset in presets]
     merged: Table = {}
-    for part in [*presets, *(papers if own.get("preset") == "paper" else [])]:
+    if own.get("preset") == "paper":
+        presets += [read_toml(CONFIGS / "paper.toml"), *papers]
+    for part in presets:
         merged = _merge(merged, part)
     merged = _merge(merged, {key: value for key, value in own.items() if key != "method" or ":" in method})
     try:
@@ -46,15 +48,27 @@ def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunC
         raise InputError(_explain(error)) from None
 
 
+def import_folders(toml: Path | None = None, overrides: Sequence[str] = ()) -> list[str]:
+    """Return where a config's method may be imported from beside what is installed: its TOML files' folders."""
+    own = _merge(read_toml(toml) if toml else {}, _parse_overrides(overrides))
+    method = str(own.get("method", ""))
+    files = [*([toml] if toml else []), *([Path(method)] if method.endswith(".toml") else [])]
+    return list(dict.fromkeys(str(file.resolve().parent) for file in files))
+
+
 def _method_preset(method: str) -> Table:
-    preset = CONFIGS / "methods" / f"{method}.toml"
-    if not preset.is_file():
-        known = sorted(path.stem for path in preset.parent.glob("*.toml"))
+    if method.endswith(".toml"):
+        preset = read_toml(Path(method))
+        if ":" not in str(preset.get("method")):
+            raise InputError(f'{method}: expected method = "module:Class" in it')
+        return preset
+    known = sorted(path.stem for path in (CONFIGS / "methods").glob("*.toml"))
+    if method not in known:
         raise InputError(
             f"method: unknown method '{method}'{nearest(method, known)} "
-            f"(known: {', '.join(known)}, or an object reference 'module:Class')"
+            f"(known: {', '.join(known)}, a TOML file, or an object reference 'module:Class')"
         )
-    return read_toml(preset)
+    return read_toml(CONFIGS / "methods" / f"{method}.toml")
 
 
 def read_toml(path: Path) -> Table:

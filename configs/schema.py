@@ -152,12 +152,13 @@ class RunConfig(_Group):
     """One run, complete: what `config.toml` in a run record holds."""
 
     method: str = "perfit"
-    """A file in `configs/methods/` by name, or an object reference `module:Class`."""
+    """A file in `configs/methods/` by name, the path of another TOML like those, or an object reference
+    `module:Class`."""
     settings: dict[str, Any] = {}
     """Constructor arguments of the method that have no key of their own here."""
     preset: Literal["default", "paper"] = "default"
     """`default`: settings chosen on the default backbone; `paper`: PerFit's Table 9 and training settings, made for
-    Llama-2-7B, from the `[paper]` tables of the method's and the task's TOML."""
+    Llama-2-7B, from `configs/paper.toml` and the `[paper]` tables of the method's and the task's TOML."""
     task: str = "movie_tagging"
     """A task of fl_clients/lamp/tasks.py."""
     backbone: str = "smollm2-135m"

@@ -1,4 +1,4 @@
-"""What a client keeps: its private tensors, one safetensors file per user, never sent anywhere."""
+"""What a client keeps on its disk, one safetensors file per user: private tensors, and what it kept from its turns."""
 
 import os
 from pathlib import Path
@@ -17,11 +17,11 @@ def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
     """Write a user's private tensors: whole or not at all, readable by the owner alone.
 
     Raises:
-        ValueError: A tensor's name does not begin with `private_`.
+        ValueError: A tensor's name begins neither with `private_` nor with `kept_`.
     """
     for name in tensors:
-        if not name.startswith("private_"):
-            raise ValueError(f"tensor '{name}' is not private: names in the private store begin with private_")
+        if not name.startswith(("private_", "kept_")):
+            raise ValueError(f"tensor '{name}' is not private: names in the private store begin with private_ or kept_")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = private_path(folder, partition)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")

@@ -17,7 +17,7 @@ from fl_clients.fit import LocalFit
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.store import open_user
 from fl_clients.private_store import read_private, write_private
-from fl_clients.questions import ask_questions, questions_cut
+from fl_clients.questions import answer_questions, judge_answers, questions_cut
 from fl_clients.session import Session, open_session
 from strategies.method import FitResult, Tensors, Visit
 from strategies.metrics import Statistics
@@ -52,8 +52,8 @@ def train(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span)
     visit = Visit(round_number, shared, read_private(run_dir / "private", partition), local_fit)
     trained = session.method.client_train(session.adapter, visit)
-    if trained.private is not None:
-        write_private(run_dir / "private", partition, trained.private)
+    if trained.kept is not None:
+        write_private(run_dir / "private", partition, trained.kept)
     return Reply(trained.shared, {**_fit_values(trained.fit, examples), **_finish(session, started)}, {})
 
 
@@ -75,7 +75,8 @@ def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, 
     user = open_user(data_dir, partition)
     record = run_dir if keep else None
     session.method.client_load(session.adapter, shared, None)
-    numbers = ask_questions(session, record, partition, user.user_id, user.queries, "collective")
+    answers = answer_questions(session, user.user_id, user.queries, "collective")
+    numbers = judge_answers(session, record, partition, user.queries, answers, "collective")
     values: dict[str, Any] = {"status": "ok" if user.history else "no_history", "examples": 0, "steps": 0}
     if user.history:
         settings = session.config.personal
@@ -88,8 +89,9 @@ def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, 
             if keep:
                 write_private(run_dir / "private", partition, private)
             session.method.client_load(session.adapter, shared, private)
+            answers = answer_questions(session, user.user_id, user.queries, "personalised")
             values = _fit_values(result, examples)
-    numbers |= ask_questions(session, record, partition, user.user_id, user.queries, "personalised")
+    numbers |= judge_answers(session, record, partition, user.queries, answers, "personalised")
     values["questions_cut"] = questions_cut(session, user.queries)
     return Reply(None, {**values, **_finish(session, started)}, numbers)
 
@@ -102,7 +104,8 @@ def evaluate(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, sta
     base = stage == "base"
     if not base:
         session.method.client_load(session.adapter, shared, None)
-    numbers = ask_questions(session, run_dir if base else None, partition, user.user_id, user.queries, stage)
+    answers = answer_questions(session, user.user_id, user.queries, stage)
+    numbers = judge_answers(session, run_dir if base else None, partition, user.queries, answers, stage)
     cut = questions_cut(session, user.queries)
     values = {"status": "ok", "examples": len(user.queries), "steps": 0, "questions_cut": cut}
     return Reply(None, {**values, **_finish(session, started)}, numbers)

@@ -202,7 +202,15 @@ class Run:
             take(reply)
             self._event("client", phase=phase, user=reply.user, failed=reply.error is not None)
 
-        give = partial(self.method.server_send, self.state) if send else None
+        give: Callable[[int], Tensors] | None = None
+        if send and phase == "train":
+            give = partial(self.method.server_send, self.state)
+        elif send:
+            newcomers = self.method.server_send(self.state, None)  # target users have never been there
+
+            def give(_user: int) -> Tensors:
+                return newcomers
+
         self.clients.ask(number, phase, users, give, note, **values)
         self.clients_table.flush()
         self.ledger.flush()

@@ -72,8 +72,8 @@ class Ledger:
 def total_bytes(folder: Path) -> BytesPart:
     """Sum a gathered ledger.
 
-    Up, down and total hold every message of the run. The figures per client and round are means over stage-1
-    training messages.
+    Up, down and total hold every message of the run. The figures per client and round are means over stage 1's
+    messages; its opening, where there is one, is no round.
     """
     table = pq.read_table(folder / "ledger.parquet")
 
@@ -83,7 +83,7 @@ def total_bytes(folder: Path) -> BytesPart:
     def mean(direction: Direction) -> float:
         chosen = pc.and_(
             pc.and_(pc.equal(table["direction"], direction), pc.equal(table["phase"], "train")),
-            pc.greater(table["message_bytes"], 0),
+            pc.and_(pc.greater(table["message_bytes"], 0), pc.greater(table["round"], 0)),
         )
         return float(pc.mean(table.filter(chosen)["message_bytes"]).as_py() or 0.0)
 

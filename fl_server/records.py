@@ -1,8 +1,9 @@
 """The run record: the folder one run leaves in `results/`, a stable interface other tools read.
 
-`config.toml` · `run.json` · `rounds.parquet` · `clients.parquet` · `ledger.parquet` · `predictions.jsonl` ·
-`shared.safetensors` (what a newcomer is sent) · `private/` · `events.jsonl` (what happened, as it happened) ·
-`errors.jsonl` (failed clients). Until a run has completed, `server.safetensors` is the server's state.
+`config.toml` · `run.json` · `users.parquet` (which user is which partition) · `rounds.parquet` · `clients.parquet` ·
+`ledger.parquet` · `predictions.jsonl` · `shared.safetensors` (what a newcomer is sent) · `private/` · `events.jsonl`
+(what happened, as it happened) · `errors.jsonl` (failed clients). Until a run has completed, `server.safetensors` is
+the server's state.
 """
 
 import json

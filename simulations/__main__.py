@@ -1,26 +1,20 @@
 """The `fedperfit` command."""
 
-import enum
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from configs.errors import InputError, RunFailed
-from configs.load import load_config
+from configs.load import import_folders, load_config
 from configs.schema import RunConfig
 from fl_clients import backbone as backbones
-from fl_clients.lamp.fetch import ADDRESS, fetch_files
-from fl_clients.lamp.readers import find_source
-from fl_clients.lamp.synthetic.generate import write_synthetic
-from fl_clients.lamp.tasks import find_task
+from simulations.assets import backbone_app, data_app
 from simulations.compare import complete, plan, write_comparison
 from simulations.comparison import Run
-from simulations.inspect import inspect_table
 from simulations.params import paper_parity, parameter_table, parity_table
 from simulations.progress import Follower, console
 from simulations.simulate import build_method, claim_folder
@@ -38,21 +32,10 @@ app = typer.Typer(
     help="Federated learning of personalised language models: simulate, measure every byte, compare.",
     epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
 )
-backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
-data_app = typer.Typer(
-    no_args_is_help=True, help="LaMP users: fetch the official ones, make synthetic ones, look into any."
-)
 app.add_typer(backbone_app, name="backbone")
 app.add_typer(data_app, name="data")
 
 _INTERRUPTED = 130
-
-
-class Split(enum.Enum):
-    """How LaMP's official files are split."""
-
-    user = "user"
-    time = "time"
 
 
 _Words = Annotated[
@@ -60,7 +43,6 @@ _Words = Annotated[
     typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
 ]
 _Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
-_Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 
 
 @app.command()
@@ -77,7 +59,7 @@ def simulate(
     """
     config, toml = _read_words(words)
     screen = console()
-    import_path = [str(toml.resolve().parent)] if toml else []
+    import_path = import_folders(toml, [word for word in words or [] if "=" in word])
     with Follower(screen, quiet) as follower:
         record = run_simulation(config, name, results, overwrite, import_path, follower)
     folder = results.expanduser().resolve() / record.name
@@ -93,12 +75,12 @@ def compare(
         typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or folders of run records; dotted overrides."),
     ],
     config: Annotated[Path | None, typer.Option("--config", help="An experiment file for all of them.")] = None,
-    seeds: _Seeds = "0,1,2",
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: 0,1,2.")] = None,
     name: Annotated[str, typer.Option(help="The comparison's folder under --results.")] = "comparison",
     results: Annotated[Path, typer.Option(help="Where the comparison goes, and where run records are reused.")] = Path(
         "results"
     ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs of other configs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Reuse nothing, run everything anew.")] = False,
 ) -> None:
     """Compare methods on the same users, seeds and evaluation: quality, bytes, cost curves.
 
@@ -111,16 +93,16 @@ def compare(
     overrides = [word for word in words if "=" in word]
     screen = console()
     folder = claim_folder(results, name)
-    if methods and all((Path(method) / "run.json").is_file() for method in methods):
-        if config or overrides:
-            raise InputError("run records are compared as they are; leave --config and overrides out")
+    if any(Path(method).is_dir() for method in methods):
+        if config or overrides or seeds:
+            raise InputError("run records are compared as they are; leave --config, --seeds and overrides out")
         runs = [Run.read(Path(method)) for method in methods]
         report = write_comparison(runs, runs[0].method, folder)
     else:
-        planned = plan(methods, config, overrides, _read_seeds(seeds))
+        planned = plan(methods, config, overrides, _read_seeds(seeds or "0,1,2"))
         with Follower(screen, False) as follower:
             runs = complete(planned, folder, overwrite, screen.print, follower)
-        report = write_comparison(runs, methods[0], folder)
+        report = write_comparison(runs, planned[0].method, folder)
     for table in comparison_tables(report):
         screen.print(table)
     screen.print(f"{folder} (compare.json, curves.parquet, curves.png, curves.svg)")
@@ -147,81 +129,6 @@ def tune(
     for key, rate in tuned.rates.items():
         screen.print(f"{key} = {rate:g}" + (" (at the grid's edge)" if key in tuned.at_the_edge else ""))
     screen.print(f"{folder / 'tune.csv'}")
-
-
-@backbone_app.command("list")
-def backbone_list() -> None:
-    """List the built-in backbones and whether they are in the cache."""
-    table = Table("name", "what it is", "fetched")
-    for name, text in backbones.BUILT_IN.items():
-        table.add_row(name, text, "yes" if backbones.is_fetched(name) else "no")
-    console().print(table)
-
-
-@backbone_app.command("fetch")
-def backbone_fetch(
-    name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
-) -> None:
-    """Fetch a built-in backbone into the cache folder."""
-    print(backbones.fetch(name))
-
-
-@data_app.command("synth")
-def data_synth(
-    task: _Task,
-    users: Annotated[int, typer.Option(min=1, help="How many users.")],
-    out: Annotated[Path, typer.Option(help="The folder to write into.")],
-    seed: Annotated[int, typer.Option(min=0, help="The first n of more users are the same n.")] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[key=value]…", help="history, queries, deviation, noise, as in users.synthetic."),
-    ] = None,
-) -> None:
-    """Write synthetic users in official LaMP format, with the best reachable score beside them."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: expected a new or empty folder")
-    chosen = load_config(None, [f"users.synthetic.{setting}" for setting in settings or []]).users.synthetic
-    try:
-        write_synthetic(find_task(task), users, seed, chosen, out)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
-    print(f"{users} users in {out}")
-
-
-@data_app.command("inspect")
-def data_inspect(
-    path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
-    task: _Task,
-    backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
-) -> None:
-    """Check LaMP files and print what is in them."""
-    console().print(inspect_table(find_source(path, find_task(task)), backbone))
-
-
-@data_app.command("fetch")
-def data_fetch(
-    task: _Task,
-    split: Annotated[Split, typer.Option(help="user: other users in dev than in train; time: the same, dev later.")],
-    out: Annotated[Path | None, typer.Option(help="The folder to write into; default: lamp/TASK-SPLIT.")] = None,
-    address: Annotated[str, typer.Option(help="Where LaMP is served.")] = ADDRESS,
-) -> None:
-    """Download the official LaMP files; an interrupted download goes on where it stopped."""
-    folder = out or Path("lamp") / f"{task}-{split.value}"
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console()) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def report(name: str, done: int, total: int | None) -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(name)
-            progress.update(bars[name], completed=done, total=total)
-
-        try:
-            files = fetch_files(find_task(task), split.value, folder, report, address)
-        except OSError as error:
-            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
-    for file in files:
-        print(file)
 
 
 @app.command()

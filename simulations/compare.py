@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from configs.errors import InputError, RunFailed
-from configs.load import load_config, read_resolved
+from configs.load import import_folders, load_config, read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
+from fl_clients.lamp.store import build_table
 from fl_server.records import read_run
-from simulations.comparison import Run, check_comparable, compare_runs
+from simulations.comparison import Run, check_comparable, compare_runs, difference_in_evaluation
 from simulations.plots import draw_curves
 from simulations.simulate import build_method, resolve, simulate
 
@@ -25,42 +28,72 @@ class Planned:
     """One run of a comparison."""
 
     method: str
+    """Its row's name."""
     name: str
     config: RunConfig
+    data_sha256: str
+    """Of its users."""
     import_path: list[str]
     """Folders that the method may be imported from, as in `simulate`."""
 
 
 def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], seeds: Sequence[int]) -> list[Planned]:
-    """Make every config of a comparison, and check it, before any work.
+    """Make every config of a comparison, and check it and its users, before any work.
 
     The target users are evaluated personalised on the way, `evaluate.every` the config's, else about four times.
 
+    Args:
+        methods: As in the config's `method`.
+        toml: An experiment for all of them.
+        overrides: `key=value` for all of them.
+        seeds: Each method runs with each.
+
     Raises:
-        InputError: A method, key or seed is wrong, or twice there.
+        InputError: A method, key or seed is wrong or twice there, or the methods would not be evaluated alike.
     """
     for kind, given in (("method", methods), ("seed", seeds)):
-        if twice := next((value for value in given if list(given).count(value) > 1), None):
-            raise InputError(f"{kind} {twice} stands there twice")
+        for value in given:
+            if list(given).count(value) > 1:
+                raise InputError(f"{kind} {value} stands there twice")
         if not given:
             raise InputError(f"expected at least one {kind}")
-    import_path = [str(toml.resolve().parent)] if toml else []
+    for word in overrides:
+        if (key := word.partition("=")[0].strip()) in ("method", "seed"):
+            raise InputError(f"{word}: a comparison takes its {key}s by themselves, not as overrides")
     planned = []
+    tables: dict[str, str] = {}
     for method in methods:
+        words = ["evaluate.stage=personalised", *overrides, f"method={method}"]
+        label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
         for seed in seeds:
-            words = ["evaluate.stage=personalised", *overrides, f"method={method}", f"seed={seed}"]
-            config = load_config(toml, words)
-            if not config.evaluate.every:
-                every = max(1, config.rounds // _LOOKS)
-                config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": every})})
-            planned.append(Planned(method, f"{method.rpartition(':')[2]}-seed{seed}", resolve(config), import_path))
-    shape = read_shape(planned[0].config.backbone)
+            config = resolve(_with_looks(load_config(toml, [*words, f"seed={seed}"])))
+            if config.evaluate.stage != "personalised":
+                raise InputError("evaluate.stage=collective: comparisons are about the quality after personalisation")
+            _check_method(method, config, import_folders(toml, words))
+            key = json.dumps([config.users.model_dump(), config.task, seed])
+            if key not in tables:
+                tables[key] = build_table(config).sha256
+            planned.append(Planned(label, f"{label}-seed{seed}", config, tables[key], import_folders(toml, words)))
     for each in planned:
-        try:
-            build_method(each.config, shape, import_path)
-        except InputError as error:
-            raise InputError(f"{each.method}: {error}") from None
+        if difference := difference_in_evaluation(planned[0].config, each.config):
+            key, ours, theirs = difference
+            pair = f"{planned[0].method} and {each.method}"
+            raise InputError(f"{pair} cannot be compared: {key} is {ours!r} in one and {theirs!r} in the other")
     return planned
+
+
+def _with_looks(config: RunConfig) -> RunConfig:
+    if config.evaluate.every:
+        return config
+    every = max(1, config.rounds // _LOOKS)
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": every})})
+
+
+def _check_method(method: str, config: RunConfig, import_path: Sequence[str]) -> None:
+    try:
+        build_method(config, read_shape(config.backbone), import_path)
+    except InputError as error:
+        raise InputError(f"{method}: {error}") from None
 
 
 def complete(
@@ -74,28 +107,48 @@ def complete(
 
     Args:
         planned: What shall be there.
-        folder: Where new run records go. Completed ones of the same config in it or beside it are used.
-        overwrite: Replace completed records of another config in `folder`.
+        folder: Where new run records go. Completed ones of the same config and users in it or beside it are used.
+        overwrite: Use none, run everything anew.
         say: Told what is done.
         watch: As in `simulate`.
 
     Raises:
-        InputError: `folder` holds runs of another config.
+        InputError: `folder` is a run record, holds runs of another config, or is being worked in.
         RunFailed: A run failed; those completed before are kept and used the next time.
     """
-    found = {each.name: _find(each, folder, overwrite) for each in planned}
-    runs = []
-    for number, each in enumerate(planned, 1):
-        there = found[each.name]
-        say(f"{number} of {len(planned)}: {each.name}" + (f", reused from {there}" if there else ""))
-        if there is None:
-            there = folder / each.name
-            try:
-                simulate(each.config, each.name, folder, overwrite=True, import_path=each.import_path, watch=watch)
-            except RunFailed as error:
-                raise RunFailed(f"{each.name}: {error}") from None
-        runs.append(Run.read(there, each.method))
-    return runs
+    if (folder / "run.json").is_file():
+        raise InputError(f"{folder} is a run record; choose another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            found = {} if overwrite else {each.name: _find(each, folder) for each in planned}
+            return [
+                _one(each, found.get(each.name), folder, f"{number} of {len(planned)}", say, watch)
+                for number, each in enumerate(planned, 1)
+            ]
+    except Timeout:
+        raise InputError(f"{folder}: another command works in it; wait, or choose another --name") from None
+
+
+def _one(
+    planned: Planned,
+    there: Path | None,
+    folder: Path,
+    place: str,
+    say: Callable[[str], None],
+    watch: Callable[[Path], None],
+) -> Run:
+    say(f"{place}: {planned.name}" + (f", reused from {there}" if there else ""))
+    if there is None:
+        there = folder / planned.name
+        try:
+            simulate(planned.config, planned.name, folder, overwrite=True, import_path=planned.import_path, watch=watch)
+        except RunFailed as error:
+            raise RunFailed(f"{planned.name}: {error}") from None
+        except KeyboardInterrupt:
+            say("interrupted; the same command goes on from here")
+            raise
+    return Run.read(there, planned.method)
 
 
 def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[str, Any]:
@@ -116,21 +169,23 @@ def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[
     return report
 
 
-def _find(planned: Planned, folder: Path, overwrite: bool) -> Path | None:
-    """Return a completed record of the same config: in the comparison's folder, else anywhere beside it."""
+def _find(planned: Planned, folder: Path) -> Path | None:
+    """Return a completed record of the same config and users: in the comparison's folder, else anywhere beside it."""
     own = folder / planned.name
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
     for place in places:
         if not (place / "run.json").is_file() or not (place / "config.toml").is_file():
             continue
         try:
-            completed = read_run(place).status == "completed"
+            record = read_run(place)
             other = first_difference(read_resolved(place / "config.toml"), planned.config)
         except InputError:
             continue  # of another version
-        if completed and other is None:
+        if record.users.data_sha256 != planned.data_sha256:
+            other = other or "its users have changed since"
+        if record.status == "completed" and other is None:
             return place
-        if completed and place == own and not overwrite:
+        if record.status == "completed" and place == own:
             raise InputError(f"{own} is of another config ({other}); choose another --name, or --overwrite")
     return None
 

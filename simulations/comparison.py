@@ -21,6 +21,17 @@ SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality that bytes are counted to."""
 SIGNIFICANCE = 0.05
 _RESAMPLES = 9999
+_ALIKE = (
+    "task",
+    "backbone",
+    "precision",
+    "decoding",
+    "cohort",
+    "users.collective",
+    "users.target",
+    "personal.max_tokens",
+)
+"""Config keys in which compared runs must not differ; rounds may, since curves are read at bytes."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
     """
     first = runs[0]
     for run in runs[1:]:
-        for key in ("task", "backbone", "precision", "decoding", "cohort"):
-            _refuse_difference(first, run, key, getattr(first.config, key), getattr(run.config, key))
-        for key in ("collective", "target"):
-            ours, theirs = (getattr(each.config.users, key) for each in (first, run))
-            _refuse_difference(first, run, f"users.{key}", ours, theirs)
+        if difference := difference_in_evaluation(first.config, run.config):
+            _refuse_difference(first, run, *difference)
     seen: dict[tuple[str, int], Run] = {}
     by_seed: dict[int, Run] = {}
     for run in runs:
@@ -73,6 +81,20 @@ def check_comparable(runs: Sequence[Run]) -> None:
     seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
     for run in runs:
         _refuse_difference(first, run, "seeds", seeds[first.method], seeds[run.method])
+
+
+def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, Any, Any] | None:
+    """Return the first key, with both values, in which two configs would not be evaluated alike; None if in none."""
+    for key in _ALIKE:
+        values = []
+        for config in (ours, theirs):
+            value: Any = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            values.append(value)
+        if values[0] != values[1]:
+            return key, values[0], values[1]
+    return None
 
 
 def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: object) -> None:
@@ -165,15 +187,13 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
                 "method": method,
                 "quality": _spread(pooled["personalised"]),
                 "quality_collective": _spread(pooled["collective"]),
-                "bytes": {
-                    **{key: float(np.mean([getattr(r.record.bytes, key) for r in own])) for key in _BYTES},
-                    "to_the_end": float(line.bytes_total.iloc[-1]),
-                },
+                "bytes": {key: float(np.mean([getattr(r.record.bytes, key) for r in own])) for key in _BYTES}
+                | {"in_all": float(line.bytes_total.iloc[-1])},
                 "bytes_to_reach": {
                     f"{share:.0%}": _bytes_to(line, means[best] / share if lower else means[best] * share, lower)
                     for share in SHARES
                 },
-                "quality_at_equal_bytes": _quality_at(line, budget),
+                "quality_at_equal_bytes": _quality_at(curves[curves.method == method], budget),
                 "params": {"shared": own[0].record.params.shared, "private": own[0].record.params.private},
                 "seconds": _seconds(own),
                 "against": None if method == reference else _against(own, [r for r in runs if r.method == reference]),
@@ -200,7 +220,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     return report, curves
 
 
-_BYTES = ("per_client_round_up", "per_client_round_down", "payload_up", "payload_down")
+_BYTES = ("per_client_round_up", "per_client_round_down")
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -219,28 +239,40 @@ def _bytes_to(line: pd.DataFrame, wanted: float, lower: bool) -> float | None:
     return float(reached.bytes_total.iloc[0]) if len(reached) else None
 
 
-def _quality_at(line: pd.DataFrame, budget: float) -> float | None:
-    """The mean quality at the last evaluated round within the budget; None if the first is beyond it."""
-    within = line[line.bytes_total <= budget * (1 + 1e-3)]  # random ids make messages differ by some bytes
-    return float(within.value.iloc[-1]) if len(within) else None
+def _quality_at(curves: pd.DataFrame, budget: float) -> dict[str, Any] | None:
+    """Each seed's quality at the last evaluated round within the budget; None if a first one is beyond it."""
+    values = []
+    for _, line in curves.groupby("seed"):
+        within = line[line.bytes_total <= budget * (1 + 1e-3)]  # random ids make messages differ by some bytes
+        if not len(within):
+            return None
+        values.append(float(within.value.iloc[-1]))
+    return _spread(values)
 
 
 def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
     """Seconds of local computation: mean of one client's turn in a round, and of one target user's stage 2."""
     tables = [pd.read_parquet(run.folder / "clients.parquet") for run in runs]
     clients = pd.concat(tables, ignore_index=True)
+    clients = clients[clients["round"] > 0]
     means = {phase: float(clients[clients.phase == phase].wall_s.mean()) for phase in ("train", "personalize")}
     return {phase: None if math.isnan(mean) else mean for phase, mean in means.items()}
 
 
 def _against(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
-    """Compare two methods user by user: a paired sign-flip permutation test of the mean difference, two-sided."""
-    differences: list[float] = []
+    """Compare two methods user by user: a paired sign-flip permutation test of the mean difference, two-sided.
+
+    A user who is there with several seeds is one user: its differences are averaged first.
+    """
+    differences: dict[tuple[object, ...], list[float]] = {}
     theirs = {run.record.seed: per_user(run) for run in reference}
     for run in own:
-        twin = theirs[run.record.seed]
-        differences += [value - twin[user] for user, value in per_user(run).items()]
-    values = np.array(differences)
+        names = _user_ids(run)
+        for user, value in per_user(run).items():
+            # Synthetic users of another seed are other people, whatever they are called.
+            person = (run.record.seed, user) if run.record.users.source == "synthetic" else (names[user],)
+            differences.setdefault(person, []).append(value - theirs[run.record.seed][user])
+    values = np.array([np.mean(each) for each in differences.values()])
     if not values.any():
         p_value = 1.0
     else:
@@ -251,6 +283,10 @@ def _against(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
     return {
         "difference": float(values.mean()),
         "p_value": p_value,
-        "pairs": len(values),
+        "users": len(values),
         "within_noise": p_value >= SIGNIFICANCE,
     }
+
+
+def _user_ids(run: Run) -> dict[int, str]:
+    return {row["partition"]: row["user_id"] for row in _rows(run, "users")}

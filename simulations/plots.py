@@ -108,7 +108,8 @@ def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> N
         if method in free:
             axes.axhline(mean.iloc[-1], color=colour, linestyle="--", label=f"{method} (no bytes)")
             continue
-        axes.plot(x, mean, marker="o", markersize=3, color=colour, label=method)
+        marker, dashes = ("s", "-.") if number >= len(_LINES) else ("o", "-")
+        axes.plot(x, mean, marker=marker, markersize=3, linestyle=dashes, color=colour, label=method)
         axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(report["base"]["mean"], color=_BASE, linestyle=":", label="bare backbone")
     axes.set_xscale("log")

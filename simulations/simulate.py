@@ -85,10 +85,12 @@ def simulate(
         launch(config, folder, users.folder, import_path, lambda: watch(folder))
         gather(folder)
     except KeyboardInterrupt:
-        _end(folder, "cancelled", "interrupted")
+        if (folder / "run.json").is_file():
+            _end(folder, "cancelled", "interrupted")
         raise
     except BaseException as error:
-        _end(folder, "failed", str(error) or repr(error))
+        if (folder / "run.json").is_file():
+            _end(folder, "failed", str(error) or repr(error))
         raise
     finally:
         torch.set_num_threads(threads)
@@ -184,6 +186,7 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
     except OSError as error:
         raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
     (folder / "private").mkdir(mode=0o700)
+    shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
     state = method.server_init(shape)
     write_config(config, folder / "config.toml")
     save_file(state, folder / "server.safetensors")

@@ -101,8 +101,8 @@ def _comparison_bytes(report: dict[str, Any]) -> Table:
     for row in report["methods"]:
         reach = [human_bytes(count) if count is not None else "–" for count in row["bytes_to_reach"].values()]
         equal = row["quality_at_equal_bytes"]
-        total = human_bytes(row["bytes"]["to_the_end"])
-        table.add_row(row["method"], total, *reach, "–" if equal is None else f"{equal:.3f}")
+        total = human_bytes(row["bytes"]["in_all"])
+        table.add_row(row["method"], total, *reach, "–" if equal is None else _mean(equal))
     table.caption = (
         f"to x %: when x % of {report['best']}'s quality was first seen; at {budget}: the last quality seen within "
         f"what {report['reference']} takes in all; –: not within this run"

@@ -5,6 +5,7 @@ are about, the main metric after personalisation, on users held out of the colle
 users take no part.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from configs.errors import InputError
+from configs.errors import InputError, RunFailed
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from simulations.compare import Planned, complete, plan
@@ -59,7 +60,7 @@ def tune(
 
     Raises:
         InputError: A setting is wrong, or there are too few users.
-        RunFailed: A run failed.
+        RunFailed: A run failed for another reason than a rate at which the loss is not finite.
     """
     first = plan([method], toml, overrides, seeds)[0].config
     users = first.users
@@ -82,12 +83,17 @@ def tune(
         for rate in GRID:
             words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: rate}.items())]
             planned = [_named(each) for each in plan([method], toml, words, seeds)]
-            runs = complete(planned, folder, False, say)
-            metric, value, error, count = _score(runs)
             setting = planned[0].config
+            try:
+                metric, value, error, count = _score(complete(planned, folder, False, say))
+            except RunFailed as failure:
+                if not _diverged(folder, planned):
+                    raise
+                say(f"{failure}: the rate is too high")
+                metric, value, error, count = "", math.nan, math.nan, 0
             row = (setting.local.lr, setting.personal.lr, metric, value, error, count)
             tried[row[:2]] = row
-            scores[rate] = value * (-1 if metric in LOWER_IS_BETTER else 1)
+            scores[rate] = -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1)
         rates[key] = max(scores, key=lambda rate: scores[rate])
     table = pd.DataFrame(
         tried.values(), columns=["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
@@ -99,7 +105,17 @@ def tune(
 
 def _named(planned: Planned) -> Planned:
     config: RunConfig = planned.config
-    return replace(planned, name=f"{config.local.lr:g}-{config.personal.lr:g}-seed{config.seed}")
+    name = f"{config.local.lr:g}-{config.personal.lr:g}-seed{config.seed}"
+    return replace(planned, name=name.replace("+", ""))
+
+
+def _diverged(folder: Path, planned: Sequence[Planned]) -> bool:
+    """Tell whether clients failed since their loss was not finite, and for nothing else."""
+    found = []
+    for path in (folder / each.name / "errors.jsonl" for each in planned):
+        if path.is_file():
+            found += [json.loads(line)["traceback"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return bool(found) and all("FloatingPointError" in each for each in found)
 
 
 def _score(runs: Sequence[Run]) -> tuple[str, float, float, int]:

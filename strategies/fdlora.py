@@ -16,7 +16,7 @@ from configs.seeds import derive_seed
 from strategies import lora
 from strategies.adapters.lora import LoraAdapters
 from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, PRIVATE, SHARED, LoraSettings
+from strategies.lora import COLLECTIVE, KEPT, PRIVATE, SHARED, LoraSettings
 from strategies.method import Aggregator, BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
 
 _FUSION = "private_fusion.w"
@@ -67,6 +67,12 @@ class FdLora:
         ):
             if value < least:
                 raise ValueError(f"settings.{key}={value}: expected at least {least}")
+        if not outer_lr > 0:
+            raise ValueError(f"settings.outer_lr={outer_lr}: expected more than 0")
+        if not 0 <= outer_momentum < 1:
+            raise ValueError(f"settings.outer_momentum={outer_momentum}: expected at least 0 and below 1")
+        if fusion_penalty < 0:
+            raise ValueError(f"settings.fusion_penalty={fusion_penalty}: expected at least 0")
         self.sync_every = sync_every
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
         self.fusion_trials, self.fusion_batches, self.fusion_penalty = fusion_trials, fusion_batches, fusion_penalty
@@ -98,11 +104,11 @@ class FdLora:
     def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
         """Train θ_p in the opening, then a copy of θ_s."""
         if visit.round == 0:
-            private, result = self._train_personal(adapter, visit.fit)
-            return Trained(adapter.state(COLLECTIVE, SHARED), result, private)
+            _, result = self._train_personal(adapter, visit.fit)
+            return Trained(adapter.state(COLLECTIVE, SHARED), result, adapter.state(COLLECTIVE, KEPT))
         trained = lora.train_shared(adapter, visit)
         sync = visit.round % self.sync_every == 0
-        return Trained(trained.shared, trained.fit, adapter.state(COLLECTIVE, PRIVATE) if sync else None)
+        return Trained(trained.shared, trained.fit, adapter.state(COLLECTIVE, KEPT) if sync else None)
 
     def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train θ_p and fuse it with θ_s."""

@@ -48,7 +48,7 @@ class FedexLora:
 
     def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
         """Merge the residuals that came, train A and B from the means."""
-        kept = stacking.merge(visit.shared, visit.private)
+        kept = stacking.merge(visit.shared, visit.kept)
         stacking.set_base(adapter, kept)
         trained = lora.train_shared(adapter, visit)
         return Trained(trained.shared, trained.fit, kept)

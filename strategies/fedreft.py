@@ -18,7 +18,7 @@ from strategies.adapters.sites import SiteShifts
 from strategies.aggregation import align
 from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
 
-_STAGE, _SENT, _OWN = "personal", "shared_median", "private_own"
+_STAGE, _SENT, _KEPT, _OWN = "personal", "shared_median", "kept_own", "private_own"
 _START, _USER = "server_start", "server_user"
 _ITERATIONS, _TOLERANCE = 100, 1e-9
 
@@ -87,11 +87,11 @@ class FedReft:
 
     def client_train(self, adapter: SiteShifts, visit: Visit) -> Trained:
         """Mix the others' shift into the own one, train, send it and keep it."""
-        received = {name.replace(_SENT, _OWN): value for name, value in visit.shared.items()}
-        mixed = self._mix(adapter, visit.private, received, visit.fit) if visit.private else received
-        shifts.load(adapter, _STAGE, mixed, _OWN)
+        received = {name.replace(_SENT, _KEPT): value for name, value in visit.shared.items()}
+        mixed = self._mix(adapter, visit.kept, received, visit.fit) if visit.kept else received
+        shifts.load(adapter, _STAGE, mixed, _KEPT)
         result = shifts.train(adapter, [_STAGE], visit.fit)
-        return Trained(shifts.state(adapter, _STAGE, "shared_own"), result, shifts.state(adapter, _STAGE, _OWN))
+        return Trained(shifts.state(adapter, _STAGE, "shared_own"), result, shifts.state(adapter, _STAGE, _KEPT))
 
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train a newcomer's shift from the geometric median of all."""
@@ -117,15 +117,15 @@ class FedReft:
     def _mix(self, adapter: SiteShifts, own: Tensors, received: Tensors, fit: Fit) -> Tensors:
         losses = []
         for tensors in (own, received):
-            shifts.load(adapter, _STAGE, tensors, _OWN)
+            shifts.load(adapter, _STAGE, tensors, _KEPT)
             losses.append(fit.loss(self.loss_batches))
         weight = losses[0] / sum(losses) if sum(losses) else 0.5
         mixed: Tensors = {}
         for site in self.sites:
-            R, W, b = shifts.triple(received, f"{_OWN}.{site}")
-            turned = align(*shifts.triple(own, f"{_OWN}.{site}"), R)
+            R, W, b = shifts.triple(received, f"{_KEPT}.{site}")
+            turned = align(*shifts.triple(own, f"{_KEPT}.{site}"), R)
             pairs = zip((R, W, b), turned, strict=True)
-            mixed |= shifts.named(f"{_OWN}.{site}", retract(*(weight * a + (1 - weight) * c for a, c in pairs)))
+            mixed |= shifts.named(f"{_KEPT}.{site}", retract(*(weight * a + (1 - weight) * c for a, c in pairs)))
         return mixed
 
     def _point(self, state: Tensors, prefix: str) -> torch.Tensor:

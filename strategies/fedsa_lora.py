@@ -51,7 +51,7 @@ class FedsaLora:
 
     def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
         """Train A and the client's own B; A goes back, B stays."""
-        self._set(adapter, visit.shared, visit.private)
+        self._set(adapter, visit.shared, visit.kept)
         result = visit.fit(adapter.trainable(COLLECTIVE))
         sent = adapter.state(COLLECTIVE, SHARED, letters="A")
         return Trained(sent, result, adapter.state(COLLECTIVE, PRIVATE, letters="B"))

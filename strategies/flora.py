@@ -51,7 +51,7 @@ class Flora:
     def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
         """Merge what came, train a new adapter, send it."""
         assert self._shape is not None
-        kept = stacking.merge(visit.shared, visit.private)
+        kept = stacking.merge(visit.shared, visit.kept)
         stacking.set_base(adapter, kept)
         begin = lora.start(self.lora.on(self._shape), self._shape, SHARED, self.seed, COLLECTIVE, visit.round)
         adapter.load(COLLECTIVE, begin, SHARED)

@@ -14,7 +14,7 @@ from strategies.adapters.lora import Lora, LoraAdapters, find_modules
 from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
 
 COLLECTIVE, PERSONAL = "collective", "personal"
-SHARED, PRIVATE = "shared_lora", "private_lora"
+SHARED, KEPT, PRIVATE = "shared_lora", "kept_lora", "private_lora"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class LoraSettings:
         """
         if self.rank < 1:
             raise ValueError(f"settings.rank={self.rank}: expected at least 1")
+        if self.alpha < 1:
+            raise ValueError(f"settings.alpha={self.alpha}: expected at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"settings.dropout={self.dropout}: expected at least 0 and below 1")
         if not self.targets:

@@ -1,10 +1,11 @@
 """The seam of the project: what a method must offer, in tensors, adapters and a `fit` handed to it.
 
-A method is both halves of one way to personalise federatedly. `client_*` runs on a client, `server_*` on the
-server; what they exchange is named tensors. Names say what travels: every tensor in a `shared` mapping is
-called `shared_*`, every one in a `private` mapping `private_*`, and the last dotted part of a name is its
-group in the ledger (`shared_collective.10.R` belongs to group R). The server's state is named tensors too, so that a
-run can be kept and taken up again: those called `shared_*` go to whoever is asked, `server_*` stay where they are.
+A method is both halves of one way to personalise federatedly. `client_*` runs on a client, `server_*` on the server;
+what they exchange is named tensors, and names say what travels. Every tensor in a message is called `shared_*`;
+`private_*` never leaves its client; `kept_*` stays on a client's disk but has been sent or received. The last dotted
+part of a name is its group in the ledger (`shared_collective.10.R` belongs to group R). The server's state is named
+tensors too, so that a run can be kept and taken up again: those called `shared_*` go to whoever is asked, `server_*`
+stay where they are.
 """
 
 import importlib
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from configs.errors import nearest
@@ -69,7 +71,7 @@ class Visit:
     """From 1; 0 is the opening of a method that has one."""
     shared: Tensors
     """What the server sent; nothing in the opening."""
-    private: Tensors
+    kept: Tensors
     """What this client kept from its last turn; empty the first time."""
     fit: Fit
     """In the opening a whole training with stage 2's settings, else this round's part of stage 1's schedule."""
@@ -82,7 +84,7 @@ class Trained:
     shared: Tensors
     """Goes back to the server."""
     fit: FitResult
-    private: Tensors | None = None
+    kept: Tensors | None = None
     """Kept for this client's next turn, in place of what was kept before; None keeps that."""
 
 
@@ -198,8 +200,19 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
         if key not in parameters:
             own = [name for name in parameters if name not in values]
             raise ValueError(f"settings.{key}: {reference} takes {', '.join(own) or 'no settings'}{nearest(key, own)}")
+        expected = parameters[key].annotation
+        if expected is not inspect.Parameter.empty:
+            _check_type(f"settings.{key}", settings[key], expected)
     chosen = {key: value for key, value in values.items() if key in parameters}
     method = factory(**{**chosen, **settings})
     if not isinstance(method, Method):
         raise ValueError(f"method '{reference}' lacks a part of strategies.method.Method")
     return method
+
+
+def _check_type(key: str, value: Any, expected: Any) -> None:
+    try:
+        TypeAdapter(expected, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(f"{key}={value!r}: {problem[0].lower()}{problem[1:]}") from None

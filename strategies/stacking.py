@@ -16,7 +16,7 @@ from strategies.adapters.lora import LoraAdapters
 from strategies.method import Tensors
 
 _STACK, _SEEN = "server_stack", "server_seen"
-_SENT, _KEPT = "shared_base", "private_base"
+_SENT, _KEPT = "shared_base", "kept_base"
 
 
 def push(state: Tensors, round_number: int, changes: Tensors, users: Iterable[int]) -> Tensors:
@@ -53,7 +53,7 @@ def missing(state: Tensors, user: int | None) -> Tensors:
 
 
 def merge(sent: Tensors, kept: Tensors) -> Tensors:
-    """Return what a client keeps after it was sent something: `private_base.<module>.W`, [m, n]."""
+    """Return what a client keeps after it was sent something: `kept_base.<module>.W`, [m, n]."""
     merged = {name: value for name, value in kept.items() if name.startswith(f"{_KEPT}.")}
     for name, value in sent.items():
         kind, _, rest = name.partition(".")

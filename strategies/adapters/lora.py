@@ -57,6 +57,8 @@ class LoraAdapters:
         self._modules_of = {name: lora.modules for name, lora in adapters.items()}
         self._base: dict[str, torch.Tensor] = {}
         for parameter in self.trainable(*adapters):
+            # peft makes them in the model's number format; adapters are fp32 whatever that is.
+            parameter.data = parameter.data.float()
             parameter.requires_grad_(False)
         self.use()
         self._enable(False)

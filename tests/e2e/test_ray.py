@@ -133,7 +133,7 @@ def readme_commands() -> list[str]:
 
 def test_readme_commands_run(tmp_path: Path) -> None:
     commands = readme_commands()
-    assert len(commands) == 10
+    assert len(commands) == 12
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
     records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
@@ -152,6 +152,9 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             words = [word.replace(named, str(ours)) for word in words]
         if words[0] == "simulate":
             words += [*small, "--results", str(tmp_path)]
+        elif words[0] in ("compare", "tune"):
+            few = ["users.collective=12", "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
+            words += [*small, *few]
         elif words == ["bench"]:
             quick = ["--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "10"]
             words += [*quick, "--out", str(tmp_path / "bench")]

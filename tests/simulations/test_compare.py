@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from scipy import stats
 
 from configs.errors import InputError, RunFailed
@@ -14,7 +15,7 @@ from simulations.compare import complete, first_difference, plan, write_comparis
 from simulations.comparison import Run, _against, _bytes_to, _quality_at, curve, per_user
 from simulations.simulate import simulate
 from simulations.tune import tune
-from tests.conftest import TINY, tiny_config
+from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.integration
 METHODS = ["perfit", "lora-c", "lora-p"]
@@ -37,6 +38,7 @@ def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> 
     folder, runs = compared
     names = {path.name for path in folder.iterdir()}
     assert names == {f"{m}-seed{s}" for m in METHODS for s in (0, 1)} | {
+        ".lock",
         "compare.json",
         "curves.parquet",
         "curves.png",
@@ -114,9 +116,16 @@ def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list
     [
         (["perfit", "opu"], [], [0], "did you mean 'oppu'"),
         (["perfit", "perfit"], [], [0], "method perfit stands there twice"),
-        (["perfit"], [], [1, 0, 1], "seed 1 stands there twice"),
+        (["perfit"], [], [0, 1, 0], "seed 0 stands there twice"),
         ([], [], [0], "at least one method"),
         (["perfit", "oppu"], ["sites=[9]"], [0], "perfit: sites"),
+        (["perfit"], ["seed=3"], [0], "seed=3: a comparison takes its seeds by themselves"),
+        (["perfit"], ["evaluate.stage=collective"], [0], "the quality after personalisation"),
+        (["lora-c"], ["settings.rank=eight"], [0], "lora-c: settings.rank='eight': input should be a valid integer"),
+        (["lora-c"], ["settings.rank=2.5"], [0], "settings.rank=2.5: input should be a valid integer"),
+        (["lora-c"], ["settings.targets=q_proj"], [0], "settings.targets='q_proj': input should be a valid list"),
+        (["lora-c"], ["settings.alpha=0"], [0], "settings.alpha=0: expected at least 1"),
+        (["../tasks/movie_tagging"], [], [0], "unknown method"),
         (["oppu"], ['settings.targets=["c_attn"]'], [0], "oppu: settings.targets: no module 'c_attn'"),
     ],
 )
@@ -153,8 +162,11 @@ def test_bytes_to_a_quality_and_quality_at_bytes_by_hand() -> None:
     assert _bytes_to(line, 0.6, lower=False) == 20
     assert _bytes_to(line, 0.8, lower=False) is None
     assert _bytes_to(line, 0.5, lower=True) == 10
-    assert _quality_at(line, 29) == 0.7
-    assert _quality_at(line, 9) is None
+    seeds = pd.concat([line.assign(seed=0), line.assign(seed=1, value=line.value + 0.1)])
+    found = _quality_at(seeds, 29)
+    assert found
+    assert found["per_seed"] == pytest.approx([0.7, 0.8])
+    assert _quality_at(seeds, 9) is None
 
 
 def test_the_paired_test_equals_scipys_on_the_same_differences(
@@ -171,14 +183,73 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(
     # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.
     assert found["difference"] == pytest.approx(2.5 / 6)
     assert found["p_value"] == pytest.approx(2 / 64)
-    assert (found["pairs"], found["within_noise"]) == (6, False)
+    assert (found["users"], found["within_noise"]) == (6, False)
     assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
     assert _against(theirs, theirs)["p_value"] == 1.0
+    # Were the users real and the same with both seeds, they would be three people: of 2³ patterns two are as extreme.
+    for run in (*ours, *theirs):
+        monkeypatch.setattr(run.record.users, "source", "lamp")
+    monkeypatch.setattr("simulations.comparison._user_ids", lambda _run: {0: "ann", 1: "ben", 2: "cy"})
+    assert _against(ours, theirs)["p_value"] == pytest.approx(2 / 8)
 
 
 def test_configs_are_the_same_but_for_what_changes_no_number() -> None:
     assert first_difference(tiny_config(), tiny_config("engine=ray", "partitions.cpus=1")) is None
     assert first_difference(tiny_config(), tiny_config("personal.epochs=3")) == "personal.epochs is 2 there, 3 here"
+
+
+def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "halved_method.py").write_text(
+        "from strategies.lora_c import LoraC\n\nclass Halved(LoraC):\n    name = 'halved'\n"
+    )
+    settings = 'rank = 2\nalpha = 2\ndropout = 0.0\ntargets = ["q_proj"]\nblocks = []\n'
+    (tmp_path / "small.toml").write_text(f'method = "halved_method:Halved"\n[settings]\n{settings}')
+    planned = plan(["perfit", str(tmp_path / "small.toml")], None, [*TINY, "rounds=1"], [0])
+    assert [each.method for each in planned] == ["perfit", "small"]
+    runs = complete(planned, tmp_path / "x", False, quiet)
+    # q of 4 blocks: 2·(16 + 16) each.
+    assert runs[1].record.params.shared == 4 * 2 * 32
+    report = write_comparison(runs, "perfit", tmp_path / "x")
+    assert [row["method"] for row in report["methods"]] == ["perfit", "small"]
+
+
+def test_methods_that_would_be_evaluated_otherwise_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    settings = 'rank = 2\nalpha = 2\ndropout = 0.0\ntargets = ["q_proj"]\nblocks = []\n'
+    (tmp_path / "other.toml").write_text(
+        f'method = "strategies.lora_c:LoraC"\ndecoding = "paper"\n[settings]\n{settings}'
+    )
+    with pytest.raises(InputError, match="decoding is 'deterministic' in one and 'paper' in the other"):
+        plan(["perfit", str(tmp_path / "other.toml")], None, TINY, [0])
+    words = [*TINY, "preset=paper"]
+    assert {each.config.decoding for each in plan(["lora-c", "oppu"], None, words, [0])} == {"paper"}
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with FileLock(tmp_path / "x" / ".lock"), pytest.raises(InputError, match="another command works in it"):
+        complete(plan(["perfit"], None, TINY, [0]), tmp_path / "x", False, quiet)
+
+
+def test_a_run_of_users_that_have_changed_since_is_not_reused(tmp_path: Path) -> None:
+    def films(genre: str) -> None:
+        golds = [{"id": str(n), "output": genre} for n in range(9)]
+        write_lamp(tmp_path / "films", [movie(str(n), f"Film {n}.") for n in range(9)], golds)
+
+    words = [*TINY, f"users.source={tmp_path / 'films'}", "rounds=1"]
+    films("comedy")
+    complete(plan(["perfit"], None, words, [0]), tmp_path / "x", False, quiet)
+    films("action")
+    with pytest.raises(InputError, match="its users have changed since"):
+        complete(plan(["perfit"], None, words, [0]), tmp_path / "x", False, quiet)
+
+
+def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.tune.GRID", (1e-3, 1e30))
+    tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
+    assert tuned.rates == {"local.lr": 1e-3}
+    assert tuned.table.value.isna().tolist() == [False, True]
 
 
 def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every shipped method through a whole federation: bytes as METHODS.md's closed forms have them, privacy, watching."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from configs.load import CONFIGS
 from fl_server.records import RunRecord
 from simulations.simulate import simulate
+from strategies import wire
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -69,6 +71,30 @@ def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
     kept = load_file(tmp_path / method / "private" / "4.safetensors") if private else {}
     assert sum(tensor.numel() for tensor in kept.values()) == private
     assert ledger[ledger.phase.isin(["personalize"]) & (ledger.direction == "up")].payload_bytes.sum() == 0
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_private_stays_private_no_message_carries_a_private_tensor(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    original = wire.message_to_proto
+
+    def spy(message: Any) -> Any:
+        proto = original(message)
+        seen.append(proto.SerializeToString())
+        return proto
+
+    monkeypatch.setattr(wire, "message_to_proto", spy)
+    run(method, tmp_path, "settings.sync_every=1" if method == "fdlora" else "seed=0")
+    tensors = [item for file in (tmp_path / method / "private").iterdir() for item in load_file(file).items()]
+    private = [value.numpy().tobytes() for name, value in tensors if name.startswith("private_")]
+    # What is all zeros, or a single number, is found anywhere.
+    private = [content for content in private if len(content) > 16 and any(content)]
+    assert bool(private) == bool(FORMS[method][3])
+    everything = b"\n".join(seen)
+    assert not [content for content in private if content in everything]
+    assert {name.partition("_")[0] for name, _ in tensors} <= {"private", "kept"}
 
 
 @pytest.mark.parametrize("method", FORMS)

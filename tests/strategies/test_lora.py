@@ -152,6 +152,16 @@ def test_labels_are_scored_with_the_adapter_on_their_own_tokens_too(backbone: Ba
     assert float(scored[0, 1]) == pytest.approx(float(logs.gather(1, torch.tensor(label)[:, None]).sum()), abs=1e-4)
 
 
+def test_adapters_are_fp32_on_a_bf16_backbone(cache: object) -> None:
+    backbone = load("tiny", "bf16")
+    ours = method()
+    adapter = ours.client_attach(backbone.model, backbone.shape)
+    fit = LocalFit(Forward(backbone, None), adapter, EXAMPLES, FitConfig(batch_size=4), 0)
+    trained = ours.client_train(adapter, Visit(1, ours.server_init(backbone.shape), {}, fit))
+    assert {tensor.dtype for tensor in trained.shared.values()} == {torch.float32}
+    assert backbone.model.dtype == torch.bfloat16
+
+
 def test_blocks_below_the_lowest_adapted_one_are_frozen(backbone: Backbone) -> None:
     ours = method(blocks=(2, 3))
     adapter = ours.client_attach(backbone.model, backbone.shape)

@@ -68,7 +68,7 @@ def test_fedex_loras_reconstruction_equals_the_exact_mean_of_ba() -> None:
     base = stacking.merge(sent, {})
     for module in SHAPE.linears:
         adapter = 2 * sent[f"shared_lora.{module}.B"] @ sent[f"shared_lora.{module}.A"]
-        whole = adapter + base[f"private_base.{module}.W"]
+        whole = adapter + base[f"kept_base.{module}.W"]
         np.testing.assert_allclose(whole.numpy(), mean_product(replies, module), atol=1e-5)
     # Factored: the residual's rank is (K−1)r = 4; v_proj's factors (4·9) would be larger than the weight (18).
     assert state[f"server_stack.1.{MODULE}.A"].shape == (4, 6)
@@ -82,7 +82,7 @@ def test_floras_stack_equals_the_weighted_sum_of_ba() -> None:
     state = run_round(method, method.server_init(SHAPE), 1, replies)
     kept = stacking.merge(method.server_send(state, None), {})
     for module in SHAPE.linears:
-        np.testing.assert_allclose(kept[f"private_base.{module}.W"].numpy(), mean_product(replies, module), atol=1e-5)
+        np.testing.assert_allclose(kept[f"kept_base.{module}.W"].numpy(), mean_product(replies, module), atol=1e-5)
 
 
 def test_a_client_is_sent_the_rounds_it_lacks_and_ends_where_a_newcomer_does() -> None:

@@ -1,0 +1,109 @@
+"""The commands `fedperfit backbone …` and `fedperfit data …`: what a run needs before it starts."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from configs.errors import InputError
+from configs.load import load_config
+from fl_clients import backbone as backbones
+from fl_clients.lamp.fetch import ADDRESS, fetch_files
+from fl_clients.lamp.readers import find_source
+from fl_clients.lamp.synthetic.generate import write_synthetic
+from fl_clients.lamp.tasks import find_task
+from simulations.inspect import inspect_table
+from simulations.progress import console
+
+backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="LaMP users: fetch the official ones, make synthetic ones, look into any."
+)
+
+
+class Split(enum.Enum):
+    """How LaMP's official files are split."""
+
+    user = "user"
+    time = "time"
+
+
+_Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
+
+
+@backbone_app.command("list")
+def backbone_list() -> None:
+    """List the built-in backbones and whether they are in the cache."""
+    table = Table("name", "what it is", "fetched")
+    for name, text in backbones.BUILT_IN.items():
+        table.add_row(name, text, "yes" if backbones.is_fetched(name) else "no")
+    console().print(table)
+
+
+@backbone_app.command("fetch")
+def backbone_fetch(
+    name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
+) -> None:
+    """Fetch a built-in backbone into the cache folder."""
+    print(backbones.fetch(name))
+
+
+@data_app.command("synth")
+def data_synth(
+    task: _Task,
+    users: Annotated[int, typer.Option(min=1, help="How many users.")],
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    seed: Annotated[int, typer.Option(min=0, help="The first n of more users are the same n.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]…", help="history, queries, deviation, noise, as in users.synthetic."),
+    ] = None,
+) -> None:
+    """Write synthetic users in official LaMP format, with the best reachable score beside them."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: expected a new or empty folder")
+    chosen = load_config(None, [f"users.synthetic.{setting}" for setting in settings or []]).users.synthetic
+    try:
+        write_synthetic(find_task(task), users, seed, chosen, out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+    print(f"{users} users in {out}")
+
+
+@data_app.command("inspect")
+def data_inspect(
+    path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
+    task: _Task,
+    backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
+) -> None:
+    """Check LaMP files and print what is in them."""
+    console().print(inspect_table(find_source(path, find_task(task)), backbone))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    task: _Task,
+    split: Annotated[Split, typer.Option(help="user: other users in dev than in train; time: the same, dev later.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write into; default: lamp/TASK-SPLIT.")] = None,
+    address: Annotated[str, typer.Option(help="Where LaMP is served.")] = ADDRESS,
+) -> None:
+    """Download the official LaMP files; an interrupted download goes on where it stopped."""
+    folder = out or Path("lamp") / f"{task}-{split.value}"
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console()) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(name: str, done: int, total: int | None) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name)
+            progress.update(bars[name], completed=done, total=total)
+
+        try:
+            files = fetch_files(find_task(task), split.value, folder, report, address)
+        except OSError as error:
+            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
+    for file in files:
+        print(file)
