@@ -87,7 +87,7 @@ def read_toml(path: Path) -> Table:
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config; `load_config(path)` gives it back unchanged."""
-    path.write_text(tomli_w.dumps(config.model_dump(mode="json")), encoding="utf-8")
+    path.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
 
 
 def read_resolved(path: Path) -> RunConfig:

@@ -42,6 +42,10 @@ class UsersConfig(_Group):
     """User ids in order, for `select = "listed"`."""
     target_ids: list[str] = []
     """User ids in order, for `select = "listed"`."""
+    group: int = Field(0, ge=0)
+    """Which of the disjoint groups of `collective` users, in the order that the seed gives; 0 is the first."""
+    target_history: int | None = Field(None, ge=0)
+    """Target users bring only the first so many items of their histories; all without it."""
     overlap: bool = False
     """Target users may be collective users too, with their histories and never their questions; else nobody is both."""
     synthetic: SyntheticConfig = SyntheticConfig()
@@ -57,6 +61,8 @@ class UsersConfig(_Group):
 
     @model_validator(mode="after")
     def _lists_fit(self) -> "UsersConfig":
+        if self.select == "listed" and (self.group or self.reserved):
+            raise ValueError("group and reserved are for users that are drawn, not for select='listed'")
         for key, ids, count in (
             ("collective", self.collective_ids, self.collective),
             ("target", self.target_ids, self.target),
@@ -168,6 +174,8 @@ class RunConfig(_Group):
     engine: Literal["ray", "inline"] = "ray"
     """`ray`: Flower SuperLink and Ray actors; `inline`: this process, one client after the other."""
     users: UsersConfig = UsersConfig()
+    start_from: str = ""
+    """A completed run record whose shared tensors are taken in place of stage 1, which is left out."""
     rounds: int = Field(8, ge=1)
     """Rounds of stage 1."""
     cohort: int = Field(8, ge=1)

@@ -103,7 +103,7 @@ class Run:
                 f"cohort={self.config.cohort}: only {len(able)} collective users have an example to train on"
             )
         per_user = self._evaluate(0, "base")
-        if self.method.first_round is not None:
+        if self.method.first_round is not None and not self.config.start_from:
             for round_number in range(self.method.first_round, self.config.rounds + 1):
                 self._round(round_number, able)
         return per_user | self._personalize()
@@ -206,7 +206,7 @@ class Run:
         if send and phase == "train":
             give = partial(self.method.server_send, self.state)
         elif send:
-            newcomers = self.method.server_send(self.state, None)  # target users have never been there
+            newcomers = self._newcomers()  # target users have never been there
 
             def give(_user: int) -> Tensors:
                 return newcomers
@@ -249,8 +249,12 @@ class Run:
                 f"{where}: {failures} of {asked} clients failed; their tracebacks are in {self.folder / 'errors.jsonl'}"
             )
 
+    def _newcomers(self) -> Tensors:
+        """What a newcomer is sent; taken from another run, the state is just that."""
+        return self.state if self.config.start_from else self.method.server_send(self.state, None)
+
     def _save_state(self) -> None:
-        for name, tensors in (("server", self.state), ("shared", self.method.server_send(self.state, None))):
+        for name, tensors in (("server", self.state), ("shared", self._newcomers())):
             scratch = self.folder / f"{name}.safetensors.tmp"
             save_file(tensors, scratch)
             scratch.replace(self.folder / f"{name}.safetensors")

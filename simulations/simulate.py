@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError, RunFailed
-from configs.load import write_config
+from configs.load import read_resolved, write_config
 from configs.paths import cache_dir
 from configs.schema import RunConfig
 from fl_clients.activations import activation_folder
@@ -38,7 +38,7 @@ from fl_server.records import (
 )
 from simulations import plots
 from simulations.launch import launch
-from strategies.method import BackboneShape, Method, load_method
+from strategies.method import BackboneShape, Method, Tensors, load_method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
 
@@ -72,13 +72,19 @@ def simulate(
     import_path = import_path or []
     shape = read_shape(config.backbone)
     method = build_method(config, shape, import_path)
+    asked, config = config, resolve(config)
+    state = method.server_init(shape)
+    shared = method.server_send(state, None)
+    if config.start_from:
+        state = shared = _take_shared(Path(config.start_from), method, config)
     folder = _claim(results, name or _default_name(method, config), overwrite)
     users = build_table(config)
-    asked, config = config, resolve(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
         _start_record(folder, config, method, shape, users)
+        save_file(state, folder / "server.safetensors")
+        save_file(shared, folder / "shared.safetensors")
         if asked.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
@@ -128,6 +134,31 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     return method
 
 
+def _take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
+    """Return the shared tensors of a completed run of the same method on the same backbone.
+
+    Raises:
+        InputError: They would not fit.
+    """
+    run = read_run(record)
+    if run.status != "completed":
+        raise InputError(f"start_from: {record} did not complete ({run.status})")
+    theirs = read_resolved(record / "config.toml")
+    for key, ours, other in (
+        ("method", method.name, run.method),
+        ("backbone", config.backbone, theirs.backbone),
+        ("settings of the method", _fitting(config), _fitting(theirs)),
+    ):
+        if ours != other:
+            raise InputError(f"start_from: {record} does not fit: {key} is {other!r} there, {ours!r} here")
+    return load_file(record / "shared.safetensors")
+
+
+def _fitting(config: RunConfig) -> dict[str, Any]:
+    """The values that decide which tensors a method has and what they mean, and the seed that starts derive from."""
+    return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
+
+
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
     backbone = Path(config.backbone).expanduser()
@@ -137,6 +168,7 @@ def resolve(config: RunConfig) -> RunConfig:
     )
     return config.model_copy(
         update={
+            "start_from": str(Path(config.start_from).expanduser().resolve()) if config.start_from else "",
             "backbone": config.backbone
             if config.backbone in BUILT_IN or not backbone.is_dir()
             else str(backbone.resolve()),
@@ -187,10 +219,7 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
         raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
     (folder / "private").mkdir(mode=0o700)
     shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
-    state = method.server_init(shape)
     write_config(config, folder / "config.toml")
-    save_file(state, folder / "server.safetensors")
-    save_file(method.server_send(state, None), folder / "shared.safetensors")
     record = RunRecord(
         name=folder.name,
         method=method.name,

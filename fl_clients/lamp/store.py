@@ -69,7 +69,7 @@ def build_table(config: RunConfig) -> UserTable:
     root = cache_dir() / "users"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        index = _write(source, roles, config.users.collective, Path(scratch))
+        index = _write(source, roles, config.users, Path(scratch))
         digests = []
         for name in ("users.arrow", "users.parquet"):
             with (Path(scratch) / name).open("rb") as file:
@@ -90,7 +90,7 @@ def build_table(config: RunConfig) -> UserTable:
 
 def _synthetic_users(config: RunConfig) -> Path:
     task, users = find_task(config.task), config.users
-    count = users.reserved + users.collective + users.target
+    count = users.reserved + users.collective * (users.group + 1) + users.target
     key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])
     folder = cache_dir() / "synthetic" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.is_dir():
@@ -157,13 +157,15 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         collective = [user.user_id for user in order if user.user_id not in taken]
         # As a collective user a target has its history alone.
         idle = {user.user_id for user in candidates if not user.history} & set(targets)
-        collective = [user_id for user_id in collective if user_id not in idle][: wanted.collective]
+        collective = [user_id for user_id in collective if user_id not in idle]
+        collective = collective[wanted.group * wanted.collective :][: wanted.collective]
     for key, have, want in (
         ("users.target", len(targets), wanted.target),
         ("users.collective", len(collective), wanted.collective),
     ):
         if have < want:
-            raise InputError(f"{key}={want}: {source.path} has {have} users for that")
+            group = f" in users.group={wanted.group}" if key == "users.collective" and wanted.group else ""
+            raise InputError(f"{key}={want}: {source.path} has {have} users for that{group}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)
@@ -189,20 +191,25 @@ def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -
     return wanted.collective_ids[: wanted.collective], wanted.target_ids[: wanted.target]
 
 
-def _write(source: Source, roles: dict[str, list[int]], collective: int, folder: Path) -> pa.Table:
+def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, folder: Path) -> pa.Table:
     rows: list[tuple[int, str, int, int, int, int, int]] = []
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, _ROWS) as writer:
         for user in source.users():
             for partition in roles.get(user.user_id, []):
                 # A target's questions are never trained on, also where it is a collective user too.
-                both = len(roles[user.user_id]) > 1 and partition < collective
+                both = len(roles[user.user_id]) > 1 and partition < users.collective
                 own = replace(user, queries=[]) if both else user
+                if users.target_history is not None and partition >= users.collective:
+                    own = replace(own, history=own.history[: users.target_history])
                 writer.write_batch(_batch(own))
                 sizes = (len(own.history), len(own.queries), own.leaks, own.skipped)
                 rows.append((partition, own.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
+    longest = max(history for partition, _, _, history, *_ in rows if partition >= users.collective)
+    if users.target_history is not None and longest < users.target_history:
+        raise InputError(f"users.target_history={users.target_history}: no target user has more than {longest} items")
     columns = list(zip(*rows, strict=True))
     names = ("partition", "user_id", "batch", "history", "queries", "leaks", "skipped")
     index = pa.table(dict(zip(names, map(list, columns), strict=True)))

@@ -1,0 +1,66 @@
+"""Newcomers to a shift that is there already: another run's shared tensors in place of stage 1."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from configs.errors import InputError
+from simulations.simulate import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+METHODS = ["perfit", "oppu", "fdlora", "flora", "fedreft", "lora-p"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_ends_where_the_run_itself_ended(method: str, tmp_path: Path) -> None:
+    words = [f"method={method}", *(["settings.rank=2"] if "lora" in method or method == "oppu" else [])]
+    whole = simulate(tiny_config(*words), "whole", tmp_path)
+    again = simulate(tiny_config(*words, f"start_from={tmp_path / 'whole'}"), "again", tmp_path)
+    assert (again.metrics, again.metrics_collective) == (whole.metrics, whole.metrics_collective)
+    for name in ("shared.safetensors", "predictions.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    ledgers = [pd.read_parquet(tmp_path / name / "ledger.parquet") for name in ("whole", "again")]
+    assert "train" not in set(ledgers[1].phase)
+    downloads = [frame[(frame.phase == "personalize") & (frame.direction == "down")] for frame in ledgers]
+    assert downloads[0].payload_bytes.sum() == downloads[1].payload_bytes.sum()
+
+
+def test_newcomers_bring_as_much_history_as_is_said(tmp_path: Path) -> None:
+    simulate(tiny_config(), "whole", tmp_path)
+    for items in (0, 3):
+        words = [f"start_from={tmp_path / 'whole'}", f"users.target_history={items}"]
+        record = simulate(tiny_config(*words), f"h{items}", tmp_path)
+        clients = pd.read_parquet(tmp_path / f"h{items}" / "clients.parquet")
+        assert set(clients[clients.phase == "personalize"].examples) == {items}
+        assert pd.read_parquet(tmp_path / f"h{items}" / "users.parquet").history.tolist() == [8] * 6 + [items] * 3
+        if not items:
+            assert record.metrics == record.metrics_collective
+    with pytest.raises(InputError, match=r"users\.target_history=9: no target user has more than 8 items"):
+        simulate(tiny_config("users.target_history=9"), "too-many", tmp_path)
+
+
+def test_groups_are_disjoint_and_the_targets_stay(tmp_path: Path) -> None:
+    tables = []
+    for group in (0, 1):
+        simulate(tiny_config(f"users.group={group}", "rounds=1"), f"g{group}", tmp_path)
+        tables.append(pd.read_parquet(tmp_path / f"g{group}" / "users.parquet").user_id)
+    assert not set(tables[0][:6]) & set(tables[1][:6])
+    assert tables[0][6:].tolist() == tables[1][6:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=reft-c"], "method is 'perfit' there, 'reft-c' here"),
+        (["rank.shared=3"], "settings of the method"),
+        (["seed=1"], "settings of the method"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    simulate(tiny_config("rounds=1"), "whole", tmp_path)
+    with pytest.raises(InputError) as caught:
+        simulate(tiny_config(*words, f"start_from={tmp_path / 'whole'}"), "other", tmp_path)
+    assert message in str(caught.value)
+    assert not (tmp_path / "other").exists()
