@@ -13,6 +13,9 @@ from configs.load import import_folders, load_config
 from configs.schema import RunConfig
 from fl_clients import backbone as backbones
 from simulations.assets import backbone_app, data_app
+from simulations.cold_start import Question
+from simulations.cold_start import cold_start as run_cold_start
+from simulations.cold_start_report import write_report
 from simulations.compare import complete, plan, write_comparison
 from simulations.comparison import Run
 from simulations.params import paper_parity, parameter_table, parity_table
@@ -131,6 +134,43 @@ def tune(
     screen.print(f"{folder / 'tune.csv'}")
 
 
+@app.command("cold-start")
+def cold_start(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[key=value]…", help="Dotted overrides.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="An experiment file for all runs.")] = None,
+    collective: Annotated[str, typer.Option(help="Numbers of collective users, nested.")] = "10,100",
+    methods: Annotated[str, typer.Option(help="All are tested against the first.")] = "perfit,oppu",
+    tasks: Annotated[str, typer.Option(help="Default: the config's.")] = "",
+    seeds: _Seeds = "0,1,2",
+    history: Annotated[str, typer.Option(help="Items newcomers bring, beside none and all.")] = "",
+    epochs: Annotated[str, typer.Option(help="Epochs newcomers train, beside the config's.")] = "",
+    compositions: Annotated[int, typer.Option(min=0, help="Groups of the smallest number of collective users.")] = 0,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Train on each task, use on each other.")] = False,
+    name: Annotated[str, typer.Option(help="The folder under --results.")] = "cold-start",
+    results: Annotated[Path, typer.Option(help="Where it goes.")] = Path("results"),
+) -> None:
+    """How many users must take part before a newcomer is served well, and at what cost in bytes?
+
+    Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
+    """
+    screen = console()
+    folder = claim_folder(results, name)
+    question = Question(
+        collective=_read_numbers("--collective", collective),
+        methods=[word for word in methods.split(",") if word],
+        tasks=[word for word in tasks.split(",") if word],
+        seeds=_read_seeds(seeds),
+        history=_read_numbers("--history", history, or_all=True),
+        epochs=_read_numbers("--epochs", epochs),
+        compositions=compositions,
+        transfer=transfer,
+    )
+    rows, runs = run_cold_start(question, config, words or [], folder, screen.print)
+    for table in write_report(rows, runs, folder):
+        screen.print(table)
+    screen.print(f"{folder} (cold_start.csv, cold_start.json, plots)")
+
+
 @app.command()
 def params(
     words: _Words = None,
@@ -175,6 +215,14 @@ def _read_seeds(text: str) -> list[int]:
         return [int(seed) for seed in text.split(",")]
     except ValueError:
         raise InputError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
+
+
+def _read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
+    words = [word for word in text.split(",") if word and not (or_all and word == "all")]
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise InputError(f"{option} {text}: expected whole numbers such as 10,100") from None
 
 
 def _read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:

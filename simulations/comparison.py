@@ -141,11 +141,12 @@ def curve(run: Run) -> pd.DataFrame:
     return frame
 
 
-def per_user(run: Run) -> dict[int, float]:
-    """Return the personalised main metric of each target user that has questions, by partition id."""
+def per_user(run: Run) -> dict[str, float]:
+    """Return the personalised main metric of each target user that has questions, by user id."""
     key = f"personalised.{main_metric(run.record)}"
+    names = {row["partition"]: row["user_id"] for row in _rows(run, "users")}
     chosen = [row for row in _rows(run, "clients") if row["phase"] == "personalize"]
-    values = {row["user"]: dict(row["metrics"]).get(key) for row in chosen}
+    values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
     return {user: value for user, value in values.items() if value is not None}
 
 
@@ -174,6 +175,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     best = (min if lower else max)(means, key=lambda method: means[method])
     mean_curves = {method: _mean_curve(curves[curves.method == method]) for method in methods}
     budget = float(mean_curves[reference].bytes_total.iloc[-1])
+    theirs = [run for run in runs if run.method == reference]
     rows = []
     for method in methods:
         own = [run for run in runs if run.method == method]
@@ -185,8 +187,8 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
         rows.append(
             {
                 "method": method,
-                "quality": _spread(pooled["personalised"]),
-                "quality_collective": _spread(pooled["collective"]),
+                "quality": spread(pooled["personalised"]),
+                "quality_collective": spread(pooled["collective"]),
                 "bytes": {key: float(np.mean([getattr(r.record.bytes, key) for r in own])) for key in _BYTES}
                 | {"in_all": float(line.bytes_total.iloc[-1])},
                 "bytes_to_reach": {
@@ -196,7 +198,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
                 "quality_at_equal_bytes": _quality_at(curves[curves.method == method], budget),
                 "params": {"shared": own[0].record.params.shared, "private": own[0].record.params.private},
                 "seconds": _seconds(own),
-                "against": None if method == reference else _against(own, [r for r in runs if r.method == reference]),
+                "against": None if method == reference else paired_test(own, theirs),
             }
         )
     report = {
@@ -210,7 +212,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
         "reference": reference,
         "best": best,
         "equal_bytes": budget,
-        "base": _spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
+        "base": spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
         "methods": rows,
         "runs": [
             {"method": r.method, "seed": r.record.seed, "folder": str(r.folder), "commit": r.record.git.get("commit")}
@@ -223,7 +225,8 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
 _BYTES = ("per_client_round_up", "per_client_round_down")
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def spread(values: list[float]) -> dict[str, Any]:
+    """Return mean, standard deviation over seeds (None of one seed) and the values themselves."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": deviation, "per_seed": values}
 
@@ -247,7 +250,7 @@ def _quality_at(curves: pd.DataFrame, budget: float) -> dict[str, Any] | None:
         if not len(within):
             return None
         values.append(float(within.value.iloc[-1]))
-    return _spread(values)
+    return spread(values)
 
 
 def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
@@ -259,18 +262,21 @@ def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
     return {phase: None if math.isnan(mean) else mean for phase, mean in means.items()}
 
 
-def _against(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
-    """Compare two methods user by user: a paired sign-flip permutation test of the mean difference, two-sided.
+def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
+    """Compare two lists of runs user by user: a paired sign-flip permutation test of the mean difference, two-sided.
 
     A user who is there with several seeds is one user: its differences are averaged first.
+
+    Args:
+        own: One run a seed.
+        reference: As many, with the same seeds and target users.
     """
     differences: dict[tuple[object, ...], list[float]] = {}
     theirs = {run.record.seed: per_user(run) for run in reference}
     for run in own:
-        names = _user_ids(run)
         for user, value in per_user(run).items():
             # Synthetic users of another seed are other people, whatever they are called.
-            person = (run.record.seed, user) if run.record.users.source == "synthetic" else (names[user],)
+            person = (run.record.seed, user) if run.record.users.source == "synthetic" else (user,)
             differences.setdefault(person, []).append(value - theirs[run.record.seed][user])
     values = np.array([np.mean(each) for each in differences.values()])
     if not values.any():
@@ -286,7 +292,3 @@ def _against(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
         "users": len(values),
         "within_noise": p_value >= SIGNIFICANCE,
     }
-
-
-def _user_ids(run: Run) -> dict[int, str]:
-    return {row["partition"]: row["user_id"] for row in _rows(run, "users")}

@@ -17,7 +17,7 @@ from strategies.metrics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 _BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def draw(folder: Path) -> list[Path]:
@@ -101,14 +101,14 @@ def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> N
     axes = figure.subplots()
     free = {row["method"] for row in report["methods"] if not row["params"]["shared"]}
     for number, (method, frame) in enumerate(curves.groupby("method", sort=False)):
-        colour = _LINES[number % len(_LINES)]
+        colour = LINES[number % len(LINES)]
         grouped = frame.groupby("round")
         x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
         deviation = grouped.value.std().fillna(0)
         if method in free:
             axes.axhline(mean.iloc[-1], color=colour, linestyle="--", label=f"{method} (no bytes)")
             continue
-        marker, dashes = ("s", "-.") if number >= len(_LINES) else ("o", "-")
+        marker, dashes = ("s", "-.") if number >= len(LINES) else ("o", "-")
         axes.plot(x, mean, marker=marker, markersize=3, linestyle=dashes, color=colour, label=method)
         axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(report["base"]["mean"], color=_BASE, linestyle=":", label="bare backbone")

@@ -133,7 +133,7 @@ def readme_commands() -> list[str]:
 
 def test_readme_commands_run(tmp_path: Path) -> None:
     commands = readme_commands()
-    assert len(commands) == 12
+    assert len(commands) == 13
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
     records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
@@ -155,6 +155,9 @@ def test_readme_commands_run(tmp_path: Path) -> None:
         elif words[0] in ("compare", "tune"):
             few = ["users.collective=12", "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
             words += [*small, *few]
+        elif words[0] == "cold-start":
+            words = ["4,12" if word == "10,100" else "2,all" if word == "0,5,all" else word for word in words]
+            words += [*small, "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
         elif words == ["bench"]:
             quick = ["--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "10"]
             words += [*quick, "--out", str(tmp_path / "bench")]

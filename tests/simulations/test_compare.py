@@ -12,7 +12,7 @@ from scipy import stats
 from configs.errors import InputError, RunFailed
 from simulations import compare as module
 from simulations.compare import complete, first_difference, plan, write_comparison
-from simulations.comparison import Run, _against, _bytes_to, _quality_at, curve, per_user
+from simulations.comparison import Run, _bytes_to, _quality_at, curve, paired_test, per_user
 from simulations.simulate import simulate
 from simulations.tune import tune
 from tests.conftest import TINY, movie, tiny_config, write_lamp
@@ -177,20 +177,20 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(
     scores = {("lora-c", 0): [0.5, 0.75, 1.0], ("lora-c", 1): [0.5, 0.25, 1.0]}
     scores |= {("perfit", 0): [0.25, 0.25, 0.5], ("perfit", 1): [0.0, 0.0, 0.5]}
     monkeypatch.setattr(
-        "simulations.comparison.per_user", lambda run: dict(enumerate(scores[run.method, run.record.seed]))
+        "simulations.comparison.per_user",
+        lambda run: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
     )
-    found = _against(ours, theirs)
+    found = paired_test(ours, theirs)
     # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.
     assert found["difference"] == pytest.approx(2.5 / 6)
     assert found["p_value"] == pytest.approx(2 / 64)
     assert (found["users"], found["within_noise"]) == (6, False)
     assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
-    assert _against(theirs, theirs)["p_value"] == 1.0
+    assert paired_test(theirs, theirs)["p_value"] == 1.0
     # Were the users real and the same with both seeds, they would be three people: of 2³ patterns two are as extreme.
     for run in (*ours, *theirs):
         monkeypatch.setattr(run.record.users, "source", "lamp")
-    monkeypatch.setattr("simulations.comparison._user_ids", lambda _run: {0: "ann", 1: "ben", 2: "cy"})
-    assert _against(ours, theirs)["p_value"] == pytest.approx(2 / 8)
+    assert paired_test(ours, theirs)["p_value"] == pytest.approx(2 / 8)
 
 
 def test_configs_are_the_same_but_for_what_changes_no_number() -> None:

@@ -1,0 +1,103 @@
+"""Pictures of a cold-start experiment, and which of its rows they show."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from simulations.comparison import spread
+from simulations.plots import LINES
+from strategies.metrics import LOWER_IS_BETTER
+
+matplotlib.use("Agg")
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of runs with all history, the config's epochs, their own task and the first group."""
+    own = (rows.task == rows.trained_on) & (rows.group == 0) & rows.history.isna()
+    return rows[own & rows.bytes_total.notna()]
+
+
+def transfers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of runs whose shift was trained on another task."""
+    return rows[rows.task != rows.trained_on]
+
+
+def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
+    """Return quality by how much history newcomers bring: `0`, the numbers tried, `all`."""
+    plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
+    own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
+    final = own[own.history.isna() & own.bytes_total.notna()]
+    levels: dict[str, Any] = {"0": spread(final.value_collective.tolist())}
+    for items, part in own[own.history.notna()].groupby("history"):
+        levels[f"{items:g}"] = spread(part.value.tolist())
+    return levels | {"all": spread(final.value.tolist())}
+
+
+def transfer_matrix(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return quality by the task the shift was trained on (rows) and used on (columns), mean over seeds."""
+    most = rows.collective.max()
+    whole = rows.history.isna() & (rows.group == 0) & (rows.method == method) & (rows.collective == most)
+    own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
+    matrix: pd.DataFrame = own.pivot_table("value", "trained_on", "task", "mean", sort=False)
+    return matrix
+
+
+def draw(rows: pd.DataFrame, folder: Path) -> None:
+    """Draw `cold_start-<task>.png` for every task, and `transfer.png` where there are transfers."""
+    chosen = main_rows(rows)
+    for task, part in chosen.groupby("task", sort=False):
+        figure = Figure(figsize=(13, 4), layout="constrained")
+        by_number, by_bytes, by_items = figure.subplots(1, 3)
+        for number, (method, own) in enumerate(part.groupby("method", sort=False)):
+            colour = LINES[number % len(LINES)]
+            _line(by_number, own, "collective", str(method), colour)
+            if own.shared_parameters.any():
+                spent = own.groupby("collective")[["bytes_total", "value"]].mean()
+                by_bytes.plot(spent.bytes_total / 1e6, spent.value, marker="o", color=colour, label=method)
+            most = own.collective.max()
+            levels = by_history(rows, task, method, most)
+            values = [level["mean"] for level in levels.values()]
+            by_items.plot(list(levels), values, marker="o", color=colour, label=method)
+        metric = part.metric.iloc[0]
+        by_number.set_xscale("log")
+        by_number.set_xlabel("collective users")
+        by_bytes.set_xscale("log")
+        by_bytes.set_xlabel("bytes, all clients, MB")
+        by_items.set_xlabel("items of history a newcomer brings")
+        for axes in (by_number, by_bytes, by_items):
+            axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
+        by_number.legend(fontsize=8)
+        figure.suptitle(f"{task}: target users after personalisation (band: ± one deviation over seeds)")
+        figure.savefig(folder / f"cold_start-{task}.png", dpi=150)
+    if len(transfers(rows)):
+        _heat_maps(rows).savefig(folder / "transfer.png", dpi=150)
+
+
+def _line(axes: Axes, own: pd.DataFrame, key: str, label: str, colour: str) -> None:
+    grouped = own.groupby(key).value
+    mean, deviation = grouped.mean(), grouped.std().fillna(0)
+    axes.plot(mean.index, mean, marker="o", color=colour, label=label)
+    axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+
+
+def _heat_maps(rows: pd.DataFrame) -> Figure:
+    methods = list(dict.fromkeys(rows.method))
+    figure = Figure(figsize=(5 * len(methods), 4), layout="constrained")
+    for axes, method in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods, strict=True):
+        matrix = transfer_matrix(rows, method)
+        # Columns are other tasks, with other metrics: each is coloured by itself.
+        scaled = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
+        axes.imshow(scaled, cmap="viridis")
+        for (row, column), value in np.ndenumerate(matrix.to_numpy()):
+            if not math.isnan(value):
+                axes.text(column, row, f"{value:.3f}", ha="center", va="center", color="white", fontsize=8)
+        axes.set_xticks(range(matrix.shape[1]), list(matrix.columns), rotation=30, ha="right", fontsize=7)
+        axes.set_yticks(range(matrix.shape[0]), list(matrix.index), fontsize=7)
+        axes.set_title(f"{method}: trained on (row), used on (column)", fontsize=9)
+    return figure

@@ -1,0 +1,212 @@
+"""Cold start: who is among whom, what starts from what, and every figure of the tables again by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from simulations import cold_start as module
+from simulations.__main__ import app
+from simulations.cold_start import Question, cold_start
+from simulations.cold_start_plots import transfer_matrix
+from simulations.cold_start_report import write_report
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.integration
+WORDS = [word for word in TINY if not word.startswith(("users.collective", "users.target"))] + ["users.target=4"]
+ASKED = Question(
+    collective=[4, 2],
+    methods=["perfit", "lora-c"],
+    tasks=["movie_tagging", "product_rating"],
+    seeds=[0, 1],
+    history=[0, 3],
+    epochs=[1],
+    compositions=3,
+    transfer=True,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "cold-start"
+    rows, runs = cold_start(ASKED, None, WORDS, folder, print)
+    write_report(rows, runs, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "cold_start.csv")
+
+
+def users(folder: Path, name: str) -> list[str]:
+    ids: list[str] = pd.read_parquet(folder / name / "users.parquet").user_id.tolist()
+    return ids
+
+
+def test_every_question_has_its_runs(folder: Path, rows: pd.DataFrame) -> None:
+    # Two tasks, methods and seeds: 16 runs of 2 and 4 users, 16 of two further groups, and from each of the first 16
+    # one with 3 items and one with 1 epoch; from each of the 8 with 4 users one for the other task.
+    assert len(rows) == 16 + 16 + 2 * 16 + 8
+    assert all((folder / name / "run.json").is_file() for name in rows.folder)
+    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".json", ".png", ""}
+    assert (folder / "transfer.png").is_file()
+
+
+def test_the_few_are_among_the_many_and_targets_are_always_the_same(folder: Path) -> None:
+    few, many = (users(folder, f"movie_tagging-perfit-{count}-seed0") for count in (2, 4))
+    assert few[:2] == many[:2]
+    assert few[2:] == many[4:]
+    other = users(folder, "movie_tagging-perfit-2-group1-seed0")
+    assert not set(other[:2]) & set(few[:2])
+    assert other[2:] == few[2:]
+    assert users(folder, "movie_tagging-lora-c-4-seed0") == many
+
+
+def test_a_row_says_what_its_run_record_says(folder: Path, rows: pd.DataFrame) -> None:
+    row = rows.set_index("folder").loc["movie_tagging-perfit-4-seed1"]
+    record = json.loads((folder / "movie_tagging-perfit-4-seed1" / "run.json").read_text())
+    assert row.value == pytest.approx(record["metrics"]["accuracy"], rel=1e-5)
+    assert row.worst_decile == pytest.approx(record["per_user"]["accuracy"]["p10"], rel=1e-5)
+    # Four target users with equally long histories: each is a quarter, and quarters average to the whole.
+    assert row[["q1", "q2", "q3", "q4"]].mean() == pytest.approx(row.value, rel=1e-5)
+    ledger = pd.read_parquet(folder / "movie_tagging-perfit-4-seed1" / "ledger.parquet")
+    down = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")]
+    assert row.newcomer_bytes == pytest.approx(down.message_bytes.sum() / 4)
+    # 8 items in batches of 4, 2 epochs.
+    assert row.newcomer_steps == 4
+
+
+def test_quarters_go_by_history_and_ties_by_partition(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = module.Run.read(folder / "movie_tagging-perfit-2-seed0")
+    lengths = pd.DataFrame({"partition": range(7), "history": [9, 9, 5, 1, 5, 20, 3]})
+    scores = {2: 0.5, 3: 0.1, 4: 0.6, 5: 1.0, 6: 0.2}
+    clients = pd.DataFrame(
+        {
+            "phase": ["personalize"] * 6 + ["train"],
+            "user": [2, 3, 4, 5, 6, 1, 0],
+            "metrics": [*([("personalised.accuracy", scores[user])] for user in (2, 3, 4, 5, 6)), [], []],
+        }
+    )
+    monkeypatch.setattr(module.pd, "read_parquet", lambda path: lengths if path.name == "users.parquet" else clients)
+    # By history: 3 (1 item), 6 (3), 2 (5), 4 (5), 5 (20); user 1 has no questions. 5·1/4 = 1, 5·2/4 = 2, 5·3/4 = 3.
+    assert module._quartiles(run, "accuracy") == {
+        "q1": 0.1,
+        "q2": 0.2,
+        "q3": 0.5,
+        "q4": pytest.approx((0.6 + 1.0) / 2),
+    }
+
+
+def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, rows: pd.DataFrame) -> None:
+    for suffix in ("history3", "epochs1", "to-product_rating"):
+        name = f"movie_tagging-perfit-4-seed0-{suffix}"
+        assert "train" not in set(pd.read_parquet(folder / name / "ledger.parquet").phase)
+        tensors = [
+            (folder / each / "shared.safetensors").read_bytes() for each in (name, "movie_tagging-perfit-4-seed0")
+        ]
+        assert tensors[0] == tensors[1]
+    moved = rows.set_index("folder").loc["movie_tagging-perfit-4-seed0-to-product_rating"]
+    assert (moved.trained_on, moved.task, moved.metric) == ("movie_tagging", "product_rating", "mae")
+    # The rate is the method's, whatever the task; ranks are the shift's.
+    pair = [module.Run.read(folder / name).config for name in (moved.name, "movie_tagging-perfit-4-seed0")]
+    assert pair[0].personal.lr == pair[1].personal.lr
+    assert pair[0].rank == pair[1].rank
+
+
+def test_the_report_follows_from_the_rows(folder: Path, rows: pd.DataFrame) -> None:
+    report = json.loads((folder / "cold_start.json").read_text())
+    main = rows[rows.history.isna() & (rows.epochs == 2) & (rows.group == 0) & (rows.task == rows.trained_on)]
+    own = main[(main.task == "movie_tagging") & (main.method == "perfit")]
+
+    first = report["fewest_against_most"][0]
+    assert (first["fewest"], first["most"]) == (
+        {"method": "perfit", "collective": 2},
+        {"method": "perfit", "collective": 4},
+    )
+    difference = own[own.collective == 2].value.mean() - own[own.collective == 4].value.mean()
+    # Four target users with four questions each: the mean over users is the pooled accuracy.
+    assert first["difference"] == pytest.approx(difference, abs=1e-5)
+
+    newcomers = {(n["task"], n["method"], n["collective"]): n for n in report["newcomers"]}
+    newcomer = newcomers["movie_tagging", "perfit", 2]
+    two = own[own.collective == 2]
+    assert newcomer["by_history"]["0"]["mean"] == pytest.approx(two.value_collective.mean(), rel=1e-5)
+    assert newcomer["by_history"]["all"]["mean"] == newcomer["final"]["mean"]
+    assert list(newcomer["by_history"]) == ["0", "3", "all"]
+    assert newcomer["epochs_tried"] == [1, 2]
+
+    groups = rows[(rows.task == "movie_tagging") & (rows.method == "perfit") & (rows.collective == 2)]
+    groups = groups[groups.history.isna() & (groups.epochs == 2)].groupby("group").value.mean()
+    composition = report["compositions"][0]
+    assert composition["groups"] == 3
+    assert composition["variance"] == pytest.approx(np.var(groups, ddof=1), abs=1e-6)
+    assert (composition["lowest"], composition["highest"]) == pytest.approx((groups.min(), groups.max()), rel=1e-5)
+
+
+def test_the_matrix_has_the_shifts_task_in_rows(rows: pd.DataFrame) -> None:
+    matrix = transfer_matrix(rows, "perfit")
+    moved = rows[(rows.trained_on == "movie_tagging") & (rows.task == "product_rating") & (rows.method == "perfit")]
+    assert matrix.loc["movie_tagging", "product_rating"] == pytest.approx(moved.value.mean())
+    home = rows[(rows.collective == 4) & (rows.method == "perfit") & (rows.task == "product_rating")]
+    home = home[(home.trained_on == home.task) & home.history.isna() & (home.epochs == 2)]
+    assert matrix.loc["product_rating", "product_rating"] == pytest.approx(home.value.mean())
+
+
+def test_asked_again_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulations.compare.simulate", None)
+    rows, _ = cold_start(ASKED, None, WORDS, folder, print)
+    assert len(rows) == 72
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--collective", "2,2"], "--collective: 2 stands there twice"),
+        (["--collective", "0,2"], "--collective 0: expected at least 1"),
+        (["--collective", "2,many"], "--collective 2,many: expected whole numbers"),
+        (["--collective", "2", "--methods", ""], "--methods: expected at least one"),
+        (["--collective", "2", "--methods", "perfit,perfit"], "--methods: perfit stands there twice"),
+        (["--collective", "2", "--methods", "perfits"], "perfit"),
+        (["--collective", "2", "--history", "99,all"], "users.target_history=99: no target user has more than 8 items"),
+        (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
+        (["--collective", "2", "users.overlap=true"], "newcomers apart: no users.overlap"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(app, ["cold-start", "--results", str(tmp_path), *options, *WORDS], catch_exceptions=False)
+    assert message in str(caught.value)
+    assert not list(tmp_path.glob("*/*/run.json"))
+
+
+def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
+    from tests.conftest import movie, write_lamp
+
+    source = write_lamp(
+        tmp_path / "lamp",
+        [movie(str(number)) for number in range(6)],
+        [{"id": str(number), "output": "comedy"} for number in range(6)],
+    )
+    question = Question([2, 9], ["perfit"], [], [0], [], [], 0, False)
+    words = [*WORDS, f"users.source={source}"]
+    with pytest.raises(InputError, match="6"):
+        cold_start(question, None, words, tmp_path / "x", print)
+
+
+def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = module.load_config
+
+    def other_backbone(toml: Path | None, words: list[str]) -> object:
+        config = load(toml, words)
+        other = config.task == "product_rating" and "cohort=2" in words
+        return config.model_copy(update={"backbone": "smollm2-135m"}) if other else config
+
+    monkeypatch.setattr(module, "load_config", other_backbone)
+    question = Question([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
+    with pytest.raises(InputError, match="movie_tagging has backbone 'tiny', product_rating 'smollm2-135m'"):
+        cold_start(question, None, WORDS, tmp_path / "x", print)
