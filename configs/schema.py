@@ -154,6 +154,30 @@ class PartitionsConfig(_Group):
         return self
 
 
+class FaultsConfig(_Group):
+    """What becomes of clients that fail and of updates that cannot be right."""
+
+    retries: int = Field(2, ge=0)
+    """How often a client that failed is asked again."""
+    client_seconds: float = Field(3600, gt=0)
+    """Longest time for one task of one client, after which its worker process is ended and it is asked again
+    (`engine = "ray"`)."""
+    min_replies: int | None = Field(None, ge=1)
+    """Updates a round must have; it goes on without clients that fail for good and without rejected updates, and the
+    record says which. By default one for each user of the cohort: the run fails."""
+    max_norm_ratio: float = Field(100, gt=1)
+    """An update whose step is more than so many times as long as the cohort's median is rejected."""
+
+
+class RobustConfig(_Group):
+    """How a round's updates are guarded before they are averaged."""
+
+    rule: Literal["none", "clip", "median", "trimmed_mean", "krum"] = "none"
+    """See strategies/robust.py."""
+    share: float = Field(0.2, ge=0, lt=0.5)
+    """Share of clients that `trimmed_mean` and `krum` guard against."""
+
+
 class RunConfig(_Group):
     """One run, complete: what `config.toml` in a run record holds."""
 
@@ -200,9 +224,13 @@ class RunConfig(_Group):
     """Room in the cache folder for hidden states of the frozen part of the backbone, kept for every run and process;
     0 computes them anew each time."""
     partitions: PartitionsConfig = PartitionsConfig()
+    faults: FaultsConfig = FaultsConfig()
+    robust: RobustConfig = RobustConfig()
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RunConfig":
+        if self.faults.min_replies and self.faults.min_replies > self.cohort:
+            raise ValueError(f"faults.min_replies={self.faults.min_replies} is more than cohort={self.cohort}")
         if self.cohort > self.users.collective:
             raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}")
         return self

@@ -30,7 +30,7 @@ def train(message: Message, context: Context) -> Message:
 def personalize(message: Message, context: Context) -> Message:
     """Stage 2 on this client."""
     shared, _ = unpack(message.content)
-    return _answer(message, work.personalize(_run_dir(context), _data_dir(context), _partition(context), shared, True))
+    return _answer(message, work.personalize_once(_run_dir(context), _data_dir(context), _partition(context), shared))
 
 
 @app.evaluate()

@@ -19,18 +19,38 @@ def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
     Raises:
         ValueError: A tensor's name begins neither with `private_` nor with `kept_`.
     """
+    _write(private_path(folder, partition), tensors)
+
+
+def write_kept(folder: Path, partition: int, round_number: int, tensors: Tensors) -> None:
+    """Write what a collective user keeps from a round's turn, as `write_private` does.
+
+    The turn before stays until the next: a round whose server was killed is done again, from what it began with.
+    """
+    _write(folder / f"{int(partition)}.round{round_number}.safetensors", tensors)
+    turns = _turns(folder, partition)
+    for older in sorted(turns)[:-2]:
+        turns[older].unlink()
+
+
+def read_kept(folder: Path, partition: int, round_number: int) -> Tensors:
+    """Return what a user kept from its last turn before a round; empty if nothing."""
+    turns = _turns(folder, partition)
+    before = [turn for turn in turns if turn < round_number]
+    return load_file(turns[max(before)]) if before else {}
+
+
+def _turns(folder: Path, partition: int) -> dict[int, Path]:
+    paths = folder.glob(f"{int(partition)}.round*.safetensors")
+    return {int(path.name.split(".")[1].removeprefix("round")): path for path in paths}
+
+
+def _write(path: Path, tensors: Tensors) -> None:
     for name in tensors:
         if not name.startswith(("private_", "kept_")):
             raise ValueError(f"tensor '{name}' is not private: names in the private store begin with private_ or kept_")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = private_path(folder, partition)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({name: value.contiguous() for name, value in tensors.items()}, scratch)
     scratch.chmod(0o600)
     scratch.replace(path)
-
-
-def read_private(folder: Path, partition: int) -> Tensors:
-    """Return what a user has kept; empty if nothing."""
-    path = private_path(folder, partition)
-    return load_file(path) if path.is_file() else {}

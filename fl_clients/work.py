@@ -4,6 +4,8 @@ Nothing outlives a task but the backbone and the adapter, which every client of 
 itself has put into its private store.
 """
 
+import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from fl_clients.batches import Example
 from fl_clients.fit import LocalFit
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.store import open_user
-from fl_clients.private_store import read_private, write_private
+from fl_clients.private_store import read_kept, write_kept, write_private
 from fl_clients.questions import answer_questions, judge_answers, questions_cut
 from fl_clients.session import Session, open_session
 from strategies.method import FitResult, Tensors, Visit
@@ -30,6 +32,19 @@ class Reply:
     shared: Tensors | None
     values: dict[str, Any]
     numbers: Statistics
+
+
+def personalize_once(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> Reply:
+    """Stage 2, for good: asked again, by a run that was taken up again, the client answers what it answered then."""
+    path = run_dir / ".personalised" / f"{int(partition)}.json"
+    if path.is_file():
+        return Reply(None, **json.loads(path.read_text(encoding="utf-8")))
+    reply = personalize(run_dir, data_dir, partition, shared, True)
+    path.parent.mkdir(exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps({"values": reply.values, "numbers": reply.numbers}), encoding="utf-8")
+    scratch.replace(path)
+    return reply
 
 
 def roll_call(data_dir: Path, partition: int) -> Reply:
@@ -50,10 +65,10 @@ def train(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_
     examples = _encode(session, user.history + user.queries, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span)
-    visit = Visit(round_number, shared, read_private(run_dir / "private", partition), local_fit)
+    visit = Visit(round_number, shared, read_kept(run_dir / "private", partition, round_number), local_fit)
     trained = session.method.client_train(session.adapter, visit)
     if trained.kept is not None:
-        write_private(run_dir / "private", partition, trained.kept)
+        write_kept(run_dir / "private", partition, round_number, trained.kept)
     return Reply(trained.shared, {**_fit_values(trained.fit, examples), **_finish(session, started)}, {})
 
 

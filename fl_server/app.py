@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,23 +11,17 @@ import numpy as np
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from configs.errors import RunFailed
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
-from fl_server.ledger import Ledger, Phase, total_bytes
-from fl_server.records import (
-    CLIENTS,
-    ROUNDS,
-    TableWriter,
-    append_line,
-    gather,
-    read_run,
-    write_run,
-)
+from fl_server.ledger import Phase, count_faults, total_bytes
+from fl_server.recorder import Recorder, statistics
+from fl_server.records import append_line, clean, gather, read_run, settle_private, write_run
 from fl_server.rounds import ClientReply, Clients
+from fl_server.updates import Updates
 from strategies.method import Method, Tensors, load_method
 from strategies.metrics import Statistics, metrics, pool
 
@@ -51,24 +46,20 @@ class Run:
     """One run of a method over the clients of a grid."""
 
     def __init__(self, folder: Path, grid: Grid) -> None:
-        """Read the record's config and starting tensors, and open its tables."""
+        """Read the record's config, and its checkpoint."""
         self.folder = folder
-        self.started = time.monotonic()
         self.config: RunConfig = read_resolved(folder / "config.toml")
         # As on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
-        self.state: Tensors = load_file(folder / "server.safetensors")
-        self.ledger = Ledger(folder)
-        self.rounds = TableWriter(folder, "rounds", ROUNDS)
-        self.clients_table = TableWriter(folder, "clients", CLIENTS)
-        self.clients = Clients(grid, self.ledger)
-        self.targets = list(
-            range(self.config.users.collective, self.config.users.collective + self.config.users.target)
-        )
+        self.recorder = Recorder(folder)
+        self.state: Tensors = self.recorder.state
+        self.clients = Clients(grid, self.recorder.ledger, self.config.faults.retries, self._note_retry)
+        users = self.config.users
+        self.targets = list(range(users.collective, users.collective + users.target))
 
     def complete(self) -> None:
-        """Do the whole run.
+        """Do the whole run, or what is left of it.
 
         Raises:
             RunFailed: Clients did not answer, or failed.
@@ -76,37 +67,41 @@ class Run:
         try:
             per_user = self._stages()
         finally:
-            for table in (self.ledger, self.rounds, self.clients_table):
-                table.flush()
+            self.recorder.flush()
         # Every client has answered, so nothing is being written any more.
         gather(self.folder)
+        settle_private(self.folder / "private")
         record = read_run(self.folder)
         pooled = {stage: metrics(pool(users)) for stage, users in per_user.items()}
-        record.metrics_base = pooled["base"]
+        record.metrics_base = self.recorder.checkpoint.metrics_base or {}
         record.metrics_collective = pooled["collective"]
         record.metrics = pooled["personalised"]
         record.per_user = _spread([metrics(statistics) for statistics in per_user["personalised"]])
         record.bytes = total_bytes(self.folder)
-        record.wall_s = time.monotonic() - self.started
-        record.status = "completed"
+        record.retries, record.left_out = count_faults(self.folder)
+        record.wall_s = self.recorder.wall_s
+        record.status, record.error = "completed", None
         write_run(self.folder, record)
-        (self.folder / "server.safetensors").unlink()
-        self._event("completed")
+        clean(self.folder)
+        self.recorder.event("completed")
 
     def _stages(self) -> dict[str, list[Statistics]]:
-        answers = self.clients.call_roll(self.config.users.collective + self.config.users.target)
-        able = [
-            user for user in range(self.config.users.collective) if answers[user]["history"] + answers[user]["queries"]
-        ]
+        done = self.recorder.checkpoint
+        users = self.config.users
+        answers = self.clients.call_roll(users.collective + users.target, enter=not done.parts)
+        able = [user for user in range(users.collective) if answers[user]["history"] + answers[user]["queries"]]
         if len(able) < self.config.cohort:
             raise RunFailed(
                 f"cohort={self.config.cohort}: only {len(able)} collective users have an example to train on"
             )
-        per_user = self._evaluate(0, "base")
+        if done.metrics_base is None:
+            base = metrics(pool(self._evaluate(0, "base")["base"]))
+            self.recorder.commit(self.state, metrics_base=base)
         if self.method.first_round is not None and not self.config.start_from:
-            for round_number in range(self.method.first_round, self.config.rounds + 1):
+            first = self.method.first_round if done.round is None else done.round + 1
+            for round_number in range(first, self.config.rounds + 1):
                 self._round(round_number, able)
-        return per_user | self._personalize()
+        return self._personalize()
 
     def _cohort(self, number: int, able: list[int]) -> list[int]:
         """Draw a round's users by the run's seed; in the opening all of them."""
@@ -117,38 +112,63 @@ class Run:
 
     def _round(self, number: int, able: list[int]) -> None:
         started = time.monotonic()
-        up, down = self.ledger.round_bytes["up"], self.ledger.round_bytes["down"]
+        ledger = self.recorder.ledger
+        up, down = ledger.round_bytes["up"], ledger.round_bytes["down"]
         cohort = self._cohort(number, able)
         aggregator = self.method.server_aggregator(self.state, number)
-        losses: list[float] = []
+        updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust)
+        replies: list[ClientReply] = []
 
-        def fold(reply: ClientReply) -> None:
+        def take(reply: ClientReply) -> None:
             if reply.error is None:
-                aggregator.add(reply.user, reply.shared, int(reply.values["examples"]))
-                losses.append(float(reply.values["loss_last"]))
+                updates.take(reply.user, reply.shared, int(reply.values["examples"]))
+            # Only figures stay in memory.
+            replies.append(replace(reply, shared={}))
 
-        failures = self._ask(number, "train", cohort, fold, send=number > 0)
+        self._ask(number, "train", cohort, take, send=number > 0)
+        accepted = updates.fold()
+        failed = [reply.user for reply in replies if reply.error]
+        for reply in replies:
+            self.recorder.client(number, "train", reply, updates.rejected.get(reply.user))
+        losses = [float(reply.values["loss_last"]) for reply in replies if not reply.error]
         figures: dict[str, float] = {}
-        if not failures:
+        enough = accepted >= (self.config.faults.min_replies or len(cohort))
+        if enough:
             self.state, aggregation = aggregator.result()
-            self._save_state()
             figures |= {f"aggregation.{key}": value for key, value in aggregation.items()}
             figures |= self._look(number)
-        self.rounds.add(
+        loss = float(np.mean(losses)) if losses else None
+        self.recorder.round(
             round=number,
             cohort=len(cohort),
-            replies=len(cohort) - failures,
-            failures=failures,
-            retries=0,
+            replies=len(cohort) - len(failed),
+            failures=len(failed),
+            rejected=len(updates.rejected),
+            retries=sum(len(reply.attempts) - (reply.error is not None) for reply in replies),
             seconds=time.monotonic() - started,
-            bytes_up=self.ledger.round_bytes["up"] - up,
-            bytes_down=self.ledger.round_bytes["down"] - down,
-            loss=float(np.mean(losses)) if losses else None,
+            bytes_up=ledger.round_bytes["up"] - up,
+            bytes_down=ledger.round_bytes["down"] - down,
+            loss=loss,
             metrics=list(figures.items()),
         )
-        self.rounds.flush()
-        self._refuse_failures(failures, len(cohort), f"round {number}")
-        self._event("round", round=number, rounds=self.config.rounds, loss=float(np.mean(losses)), **figures)
+        if failed or updates.rejected:
+            self.recorder.event("left_out", round=number, failed=failed, rejected=updates.rejected)
+        if not enough:
+            raise RunFailed(self._explain(number, len(cohort), failed, updates.rejected))
+        self._save_shared()
+        self.recorder.commit(self.state, round=number)
+        self.recorder.event("round", round=number, rounds=self.config.rounds, loss=loss, **figures)
+
+    def _explain(self, number: int, asked: int, failed: list[int], rejected: dict[int, str]) -> str:
+        words = []
+        if failed:
+            errors = self.folder / "errors.jsonl"
+            words.append(f"{len(failed)} of {asked} clients failed; their tracebacks are in {errors}")
+        words += [f"the update of user {user} was rejected: {why}" for user, why in list(rejected.items())[:3]]
+        if len(rejected) > 3:
+            words.append(f"{len(rejected) - 3} more were")
+        needed = self.config.faults.min_replies or asked
+        return f"round {number}: {'; '.join(words)} (faults.min_replies: {needed} updates needed)"
 
     def _look(self, number: int) -> dict[str, float]:
         """Evaluate on the way, where the config wants it; after the last round the personalisation does."""
@@ -173,13 +193,21 @@ class Run:
         self, number: int, phase: Phase, stages: list[str], send: bool, **values: object
     ) -> dict[str, list[Statistics]]:
         collected: dict[str, list[Statistics]] = {stage: [] for stage in stages}
+        failed: list[int] = []
 
         def take(reply: ClientReply) -> None:
+            self.recorder.client(number, phase, reply)
+            if reply.error:
+                failed.append(reply.user)
             for stage, users in collected.items():
-                users.append(_statistics(reply, stage))
+                users.append(statistics(reply, stage))
 
-        failures = self._ask(number, phase, self.targets, take, send, **values)
-        self._refuse_failures(failures, len(self.targets), f"{phase} ({', '.join(stages)})")
+        self._ask(number, phase, self.targets, take, send, **values)
+        if failed:
+            raise RunFailed(
+                f"{phase} ({', '.join(stages)}): {len(failed)} of {len(self.targets)} clients failed; "
+                f"their tracebacks are in {self.folder / 'errors.jsonl'}"
+            )
         return collected
 
     def _ask(
@@ -190,17 +218,13 @@ class Run:
         take: Callable[[ClientReply], None],
         send: bool,
         **values: object,
-    ) -> int:
-        """Exchange one task with `users`, record each client, and return how many failed."""
-        failures = 0
-        self._event("phase", phase=phase, round=number, total=len(users))
+    ) -> None:
+        """Exchange one task with `users`."""
+        self.recorder.event("phase", phase=phase, round=number, total=len(users))
 
         def note(reply: ClientReply) -> None:
-            nonlocal failures
-            self._record_client(number, phase, reply)
-            failures += reply.error is not None
             take(reply)
-            self._event("client", phase=phase, user=reply.user, failed=reply.error is not None)
+            self.recorder.event("client", phase=phase, user=reply.user, failed=reply.error is not None)
 
         give: Callable[[int], Tensors] | None = None
         if send and phase == "train":
@@ -212,60 +236,19 @@ class Run:
                 return newcomers
 
         self.clients.ask(number, phase, users, give, note, **values)
-        self.clients_table.flush()
-        self.ledger.flush()
-        return failures
 
-    def _record_client(self, number: int, phase: Phase, reply: ClientReply) -> None:
-        values = reply.values
-        own = {
-            f"{stage}.{key}": value
-            for stage in ("base", "collective", "personalised")
-            for key, value in metrics(_statistics(reply, stage)).items()
-        }
-        self.clients_table.add(
-            round=number,
-            phase=phase,
-            user=reply.user,
-            examples=values.get("examples"),
-            examples_cut=values.get("examples_cut"),
-            questions_cut=values.get("questions_cut"),
-            steps=values.get("steps"),
-            loss_first=values.get("loss_first"),
-            loss_last=values.get("loss_last"),
-            wall_s=values.get("wall_s"),
-            partition=values.get("partition_name"),
-            peak_memory_bytes=values.get("peak_memory_bytes"),
-            status="failed" if reply.error else values.get("status", "ok"),
-            metrics=list(own.items()),
-        )
-        if reply.error:
-            error = {"round": number, "phase": phase, "user": reply.user, "traceback": reply.error}
-            append_line(self.folder / "errors.jsonl", error)
-
-    def _refuse_failures(self, failures: int, asked: int, where: str) -> None:
-        if failures:
-            raise RunFailed(
-                f"{where}: {failures} of {asked} clients failed; their tracebacks are in {self.folder / 'errors.jsonl'}"
-            )
+    def _note_retry(self, user: int, error: str) -> None:
+        text = f"user {user} failed and is asked again: {error.strip().splitlines()[-1][:200]}"
+        self.recorder.event("note", text=text)
 
     def _newcomers(self) -> Tensors:
         """What a newcomer is sent; taken from another run, the state is just that."""
         return self.state if self.config.start_from else self.method.server_send(self.state, None)
 
-    def _save_state(self) -> None:
-        for name, tensors in (("server", self.state), ("shared", self._newcomers())):
-            scratch = self.folder / f"{name}.safetensors.tmp"
-            save_file(tensors, scratch)
-            scratch.replace(self.folder / f"{name}.safetensors")
-
-    def _event(self, event: str, **values: object) -> None:
-        append_line(self.folder / "events.jsonl", {"event": event, **values})
-
-
-def _statistics(reply: ClientReply, stage: str) -> Statistics:
-    prefix = f"{stage}."
-    return {key.removeprefix(prefix): values for key, values in reply.numbers.items() if key.startswith(prefix)}
+    def _save_shared(self) -> None:
+        scratch = self.folder / "shared.safetensors.tmp"
+        save_file(self._newcomers(), scratch)
+        scratch.replace(self.folder / "shared.safetensors")
 
 
 def _spread(users: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -15,9 +15,9 @@ Phase = Literal["rollcall", "train", "personalize", "evaluate"]
 class Ledger:
     """Writes `ledger.parquet` while messages pass."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the ledger of a run record."""
-        self._table = TableWriter(folder, "ledger", LEDGER)
+    def __init__(self, folder: Path, keep: int = 0) -> None:
+        """Open the ledger of a run record; `keep` as in `TableWriter`."""
+        self.table = TableWriter(folder, "ledger", LEDGER, keep)
         self.round_bytes: dict[Direction, int] = {"up": 0, "down": 0}
 
     def enter(
@@ -49,7 +49,7 @@ class Ledger:
             sums[0] += elements
             sums[1] += payload
         for number, ((group, dtype), (elements, payload)) in enumerate((groups or {("", ""): [0, 0]}).items()):
-            self._table.add(
+            self.table.add(
                 round=round_number,
                 phase=phase,
                 direction=direction,
@@ -63,10 +63,6 @@ class Ledger:
                 dtype=dtype,
             )
         self.round_bytes[direction] += message_bytes
-
-    def flush(self) -> None:
-        """Write what was entered so far."""
-        self._table.flush()
 
 
 def total_bytes(folder: Path) -> BytesPart:
@@ -97,3 +93,11 @@ def total_bytes(folder: Path) -> BytesPart:
         per_client_round_up=mean("up"),
         per_client_round_down=mean("down"),
     )
+
+
+def count_faults(folder: Path) -> tuple[int, int]:
+    """Return from a gathered record how often clients were asked again, and how many updates were left out."""
+    clients = pq.read_table(folder / "clients.parquet", columns=["retries"])
+    rounds = pq.read_table(folder / "rounds.parquet", columns=["failures", "rejected"])
+    left_out = sum(int(pc.sum(rounds[key]).as_py() or 0) for key in ("failures", "rejected"))
+    return int(pc.sum(clients["retries"]).as_py() or 0), left_out

@@ -2,8 +2,8 @@
 
 `config.toml` · `run.json` · `users.parquet` (which user is which partition) · `rounds.parquet` · `clients.parquet` ·
 `ledger.parquet` · `predictions.jsonl` · `shared.safetensors` (what a newcomer is sent) · `private/` · `events.jsonl`
-(what happened, as it happened) · `errors.jsonl` (failed clients). Until a run has completed, `server.safetensors` is
-the server's state.
+(what happened, as it happened) · `errors.jsonl` (failed clients). Until a run has completed, `.checkpoint/` says how
+far it is (fl_server/checkpoint.py), and other folders with dots hold what tables and predictions are made of.
 """
 
 import json
@@ -26,6 +26,7 @@ ROUNDS = pa.schema(
         ("cohort", pa.int32()),
         ("replies", pa.int32()),
         ("failures", pa.int32()),
+        ("rejected", pa.int32()),
         ("retries", pa.int32()),
         ("seconds", pa.float64()),
         ("bytes_up", pa.int64()),
@@ -49,6 +50,7 @@ CLIENTS = pa.schema(
         ("partition", pa.string()),
         ("peak_memory_bytes", pa.int64()),
         ("status", pa.string()),
+        ("retries", pa.int32()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
 )
@@ -140,6 +142,8 @@ class RunRecord(_Part):
     versions: dict[str, str] = {}
     git: dict[str, str | bool | None] = {}
     resumed: int = 0
+    retries: int = 0
+    left_out: int = 0
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -165,22 +169,50 @@ def write_run(folder: Path, record: RunRecord) -> None:
     scratch.replace(folder / "run.json")
 
 
+def begin_again(folder: Path) -> None:
+    """Note in a record that its run is taken up again."""
+    record = read_run(folder)
+    record.status, record.error, record.resumed = "running", None, record.resumed + 1
+    write_run(folder, record)
+    append_line(folder / "events.jsonl", {"event": "resumed"})
+
+
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append one JSON line, stamped with the time in seconds since the epoch."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), **value}, ensure_ascii=False) + "\n")
+    line = json.dumps({"time": round(time.time(), 3), **value}, ensure_ascii=False)
+    with path.open("ab") as file:
+        # One write to a file opened for appending is one line, whoever else writes and is killed.
+        file.write(line.encode() + b"\n")
+
+
+def end_line(path: Path) -> None:
+    """End a line that a killed process left half written, so that the next stands by itself; readers pass it over."""
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
 
 
 class TableWriter:
     """A table that grows by parts, each readable once written, so that a killed run keeps what it recorded."""
 
-    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
-        """Begin the table `name` of the run record `folder`; `gather` makes `<name>.parquet` of the parts."""
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, keep: int = 0) -> None:
+        """Open the table `name` of the run record `folder`; `gather` makes `<name>.parquet` of the parts.
+
+        Args:
+            folder: The run record.
+            name: One of `TABLES`.
+            schema: Its columns.
+            keep: So many parts of a run that is taken up again stay, the others go.
+        """
         self._schema = schema
         self._parts = folder / f".{name}"
-        self._parts.mkdir()
+        self._parts.mkdir(exist_ok=True)
+        for path in self._parts.iterdir():
+            if path.suffix != ".parquet" or int(path.stem) >= keep:
+                path.unlink()
         self._rows: list[dict[str, Any]] = []
-        self._written = 0
+        self.written = keep
+        """Parts written."""
 
     def add(self, **row: Any) -> None:
         """Add one row; columns left out are null."""
@@ -190,17 +222,17 @@ class TableWriter:
 
     def flush(self) -> None:
         """Write the rows added so far as a part."""
-        if self._rows or not self._written:
+        if self._rows:
             scratch = self._parts / "part.tmp"
             pq.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), scratch)
-            scratch.replace(self._parts / f"{self._written:06}.parquet")
-            self._rows, self._written = [], self._written + 1
+            scratch.replace(self._parts / f"{self.written:06}.parquet")
+            self._rows, self.written = [], self.written + 1
 
 
 def gather(folder: Path) -> None:
-    """Make the record's tables and predictions of their parts, and remove the parts and working folders.
+    """Make the record's tables and predictions of their parts, which stay for a run that is taken up again.
 
-    To be called when no process of the run writes any more; nothing to do the second time.
+    To be called when no process of the run writes any more.
     """
     for name, schema in TABLES.items():
         parts = folder / f".{name}"
@@ -208,9 +240,31 @@ def gather(folder: Path) -> None:
             with pq.ParquetWriter(folder / f"{name}.parquet", schema) as writer:
                 for path in sorted(parts.glob("*.parquet")):
                     writer.write_table(pq.read_table(path, schema=schema))
-            shutil.rmtree(parts)
     _gather_predictions(folder)
     shutil.rmtree(folder / ".partitions", ignore_errors=True)
+
+
+def settle_private(private: Path) -> None:
+    """Make what each user kept from its last turn (`<partition>.round<n>.safetensors`) its file, its only one.
+
+    To be called when no client writes any more.
+    """
+    for path in private.glob("*.tmp"):  # of clients that were killed
+        path.unlink()
+    turns: dict[str, dict[int, Path]] = {}
+    for path in private.glob("*.round*.safetensors"):
+        user, number = path.name.removesuffix(".safetensors").split(".round")
+        turns.setdefault(user, {})[int(number)] = path
+    for user, own in turns.items():
+        own.pop(max(own)).replace(private / f"{user}.safetensors")
+        for path in own.values():
+            path.unlink()
+
+
+def clean(folder: Path) -> None:
+    """Remove what only a run that is taken up again would need."""
+    for name in (*TABLES, "predictions", "personalised", "checkpoint", "updates"):
+        shutil.rmtree(folder / f".{name}", ignore_errors=True)
 
 
 def _gather_predictions(folder: Path) -> None:
@@ -226,4 +280,3 @@ def _gather_predictions(folder: Path) -> None:
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as merged:
         for path in sorted(parts.glob("*.jsonl"), key=place):
             merged.write(path.read_text(encoding="utf-8"))
-    shutil.rmtree(parts)

@@ -1,20 +1,27 @@
-"""One exchange with many clients: messages out, replies in as they come, every byte entered, nothing lost."""
+"""One exchange with many clients: messages out, replies in as they come, every byte entered, nothing lost.
+
+A client that fails is asked again, a bounded number of times. The ledger has one message down and one up for every task
+a client did, or failed for good: an attempt that died with its worker process is the simulation's, not the method's.
+"""
 
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from configs.errors import RunFailed
-from fl_server.ledger import Direction, Ledger, Phase
+from fl_server.ledger import Ledger, Phase
 from strategies.method import Tensors
 from strategies.wire import SHARED, array_bytes, message_bytes, pack, take_numbers, unpack
 
 _POLL_S = 0.05
+_PAUSE_S = 2.0
+"""Before a client is asked again whose worker died: Ray takes seconds to start another. Doubles each time."""
 _WINDOW = 64
 """Messages out, or in and waiting for their turn, at a time: bounds what the driver holds."""
 
@@ -35,24 +42,60 @@ class ClientReply:
     values: dict[str, Any]
     numbers: dict[str, list[float]]
     error: str | None
-    """The client's traceback where it failed; everything else is empty then."""
+    """The client's traceback where it failed for good; everything else is empty then."""
+    attempts: tuple[str, ...] = ()
+    """Tracebacks of all attempts that failed."""
+
+
+@dataclass
+class _Asked:
+    """One client's task under way."""
+
+    node: int
+    size: int = 0
+    """Bytes of the message sent."""
+    arrays: list[tuple[str, int, int, str]] = field(default_factory=list)
+    """Its tensors, as the ledger takes them."""
+    attempts: list[str] = field(default_factory=list)
+    due: float = 0.0
+    """When it may be asked again."""
 
 
 class Clients:
     """The clients of a run, reached by partition id."""
 
-    def __init__(self, grid: Grid, ledger: Ledger) -> None:
-        """Use `grid` and enter every message into `ledger`; `call_roll` finds out who is there."""
+    def __init__(
+        self,
+        grid: Grid,
+        ledger: Ledger,
+        retries: int = 0,
+        on_retry: Callable[[int, str], None] = lambda _user, _error: None,
+    ) -> None:
+        """Reach clients; `call_roll` finds out who is there.
+
+        Args:
+            grid: Flower's.
+            ledger: Every message is entered there.
+            retries: How often a client that failed is asked again.
+            on_retry: Told the user and the traceback at once.
+        """
         self._grid = grid
         self._ledger = ledger
+        self._retries = retries
+        self._on_retry = on_retry
         self._nodes: dict[int, int] = {}
         self._users: dict[int, int] = {}
 
-    def call_roll(self, expected: int, timeout: float = 300.0) -> dict[int, dict[str, Any]]:
+    def call_roll(self, expected: int, enter: bool = True, timeout: float = 300.0) -> dict[int, dict[str, Any]]:
         """Wait for every node, and ask each who it is.
 
         Flower registers nodes while the server already runs, and node ids are random: without this, round 1
         would draw from whoever happens to be there.
+
+        Args:
+            expected: How many clients there are.
+            enter: Enter the messages into the ledger; a run that is taken up again has them already.
+            timeout: Seconds to wait for all to connect.
 
         Returns:
             The answers by partition id.
@@ -68,7 +111,8 @@ class Clients:
         self._users = dict.fromkeys(nodes, -1)
         answers: dict[int, dict[str, Any]] = {}
 
-        def note(node: int, reply: ClientReply) -> None:
+        def note(asked: _Asked, message: Message, reply: ClientReply) -> None:
+            node = asked.node
             if reply.error:
                 raise RunFailed(f"roll call: a client failed: {reply.error}")
             partition = int(reply.values["partition"])
@@ -76,6 +120,8 @@ class Clients:
                 raise RunFailed(f"roll call: two clients hold partition {partition}")
             answers[partition] = reply.values
             self._nodes[partition], self._users[node] = node, partition
+            if enter:
+                self._enter(0, "rollcall", asked, message)
 
         self._exchange(0, "rollcall", nodes, None, note, {}, {})
         if sorted(answers) != list(range(expected)):
@@ -105,15 +151,17 @@ class Clients:
             values: Plain values of the task.
         """
         order = [self._nodes[user] for user in users]
-        waiting: dict[int, ClientReply] = {}
+        waiting: dict[int, tuple[_Asked, Message, ClientReply]] = {}
         turn = iter(order)
         due = next(turn, None)
 
-        def hand_over(node: int, reply: ClientReply) -> None:
+        def hand_over(asked: _Asked, message: Message, reply: ClientReply) -> None:
             nonlocal due
-            waiting[node] = reply
+            waiting[asked.node] = (asked, message, reply)
             while due is not None and due in waiting:
-                take(waiting.pop(due))
+                asked, message, reply = waiting.pop(due)
+                self._enter(round_number, phase, asked, message)
+                take(reply)
                 due = next(turn, None)
 
         self._exchange(round_number, phase, order, send, hand_over, waiting, values)
@@ -124,46 +172,52 @@ class Clients:
         phase: Phase,
         nodes: list[int],
         send: Callable[[int], Tensors] | None,
-        note: Callable[[int, ClientReply], None],
-        waiting: Mapping[int, ClientReply],
+        note: Callable[[_Asked, Message, ClientReply], None],
+        waiting: Mapping[int, object],
         values: Mapping[str, Any],
     ) -> None:
-        todo = list(reversed(nodes))
-        pending: dict[str, int] = {}
-        unnamed: dict[int, Message] = {}
-        while todo or pending:
-            while todo and len(pending) + len(waiting) < _WINDOW:
-                node = todo.pop()
+        todo = [_Asked(node) for node in reversed(nodes)]
+        again: list[_Asked] = []
+        pending: dict[str, _Asked] = {}
+        while todo or again or pending:
+            # Those to be asked again were counted in when they were asked first, and come first.
+            todo += (ready := [asked for asked in again if asked.due <= time.monotonic()])
+            again = [asked for asked in again if asked not in ready]
+            while todo and len(pending) + len(again) + len(waiting) < _WINDOW:
+                asked = todo.pop()
                 # A fresh content each time: Flower ties a content to its message.
-                shared = send(self._users[node]) if send else None
+                shared = send(self._users[asked.node]) if send else None
                 content = pack(shared, {"round": round_number, **values})
-                message = Message(content, dst_node_id=node, message_type=_MESSAGE_TYPES[phase])
+                message = Message(content, dst_node_id=asked.node, message_type=_MESSAGE_TYPES[phase])
                 (message_id,) = self._grid.push_messages([message])
-                pending[str(message_id)] = node
-                # Entered once it has its id; in the roll call, once the client has said which partition it is.
-                if phase == "rollcall":
-                    unnamed[node] = message
-                else:
-                    self._enter(round_number, phase, "down", self._users[node], message)
+                pending[str(message_id)] = asked
+                # Once it has its id it weighs what it will weigh.
+                asked.size, asked.arrays = message_bytes(message), array_bytes(message)
             replies = list(self._grid.pull_messages(list(pending)))
             for reply in replies:
-                node = pending.pop(str(reply.metadata.reply_to_message_id))
-                answer = self._read(node, reply)
-                user = int(answer.values.get("partition", -1)) if node in unnamed else answer.user
-                if node in unnamed:
-                    self._enter(round_number, phase, "down", user, unnamed.pop(node))
-                self._enter(round_number, phase, "up", user, reply)
-                note(node, answer)
+                asked = pending.pop(str(reply.metadata.reply_to_message_id))
+                answer = self._read(asked, reply)
+                if answer.error and len(asked.attempts) <= self._retries:
+                    died = reply.error.code == ErrorCode.UNKNOWN
+                    asked.due = time.monotonic() + (_PAUSE_S * 2 ** (len(asked.attempts) - 1) if died else 0.0)
+                    again.append(asked)
+                    self._on_retry(answer.user, answer.error)
+                else:
+                    note(asked, reply, answer)
             if not replies:
                 time.sleep(_POLL_S)
 
-    def _read(self, node: int, reply: Message) -> ClientReply:
-        user = self._users[node]
+    def _read(self, asked: _Asked, reply: Message) -> ClientReply:
+        user = self._users[asked.node]
         if reply.has_error():
             reason = re.sub(r"\x1b\[[0-9;]*m", "", str(reply.error.reason))
-            return ClientReply(user, {}, {}, {}, f"(code {reply.error.code}) {reason}")
+            error = f"(code {reply.error.code}) {reason}"
+            asked.attempts.append(error)
+            return ClientReply(user, {}, {}, {}, error, tuple(asked.attempts))
         shared, values = unpack(reply.content)
-        return ClientReply(user, shared, values, take_numbers(reply.content), None)
+        return ClientReply(user, shared, values, take_numbers(reply.content), None, tuple(asked.attempts))
 
-    def _enter(self, round_number: int, phase: Phase, direction: Direction, user: int, message: Message) -> None:
-        self._ledger.enter(round_number, phase, direction, user, SHARED, array_bytes(message), message_bytes(message))
+    def _enter(self, round_number: int, phase: Phase, asked: _Asked, reply: Message) -> None:
+        user = self._users[asked.node]
+        self._ledger.enter(round_number, phase, "down", user, SHARED, asked.arrays, asked.size)
+        self._ledger.enter(round_number, phase, "up", user, SHARED, array_bytes(reply), message_bytes(reply))

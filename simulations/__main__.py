@@ -21,6 +21,7 @@ from simulations.comparison import Run
 from simulations.params import paper_parity, parameter_table, parity_table
 from simulations.progress import Follower, console
 from simulations.simulate import build_method, claim_folder
+from simulations.simulate import resume as resume_simulation
 from simulations.simulate import simulate as run_simulation
 from simulations.tables import bytes_table, comparison_tables, quality_table
 from simulations.tune import tune as run_tune
@@ -54,17 +55,26 @@ def simulate(
     name: Annotated[str | None, typer.Option(help="The run record's name; default: method, task, seed, time.")] = None,
     results: Annotated[Path, typer.Option(help="Where run records go.")] = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record of that name.")] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="NAME", help="Take up a run that did not complete.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run one simulation and write its run record.
 
     Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
     """
-    config, toml = _read_words(words)
     screen = console()
-    import_path = import_folders(toml, [word for word in words or [] if "=" in word])
-    with Follower(screen, quiet) as follower:
-        record = run_simulation(config, name, results, overwrite, import_path, follower)
+    if resume:
+        if words or name or overwrite:
+            raise InputError(f"--resume {resume}: the run goes on with its own config and name; leave the rest out")
+        with Follower(screen, quiet) as follower:
+            record = resume_simulation(resume, results, follower)
+    else:
+        config, toml = _read_words(words)
+        import_path = import_folders(toml, [word for word in words or [] if "=" in word])
+        with Follower(screen, quiet) as follower:
+            record = run_simulation(config, name, results, overwrite, import_path, follower)
     folder = results.expanduser().resolve() / record.name
     if not quiet:
         screen.print(quality_table(record), bytes_table(record), sep="\n")

@@ -14,10 +14,11 @@ from configs.load import import_folders, load_config, read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import build_table
+from fl_server.checkpoint import load_checkpoint
 from fl_server.records import read_run
 from simulations.comparison import Run, check_comparable, compare_runs, difference_in_evaluation
 from simulations.plots import draw_curves
-from simulations.simulate import build_method, resolve, simulate
+from simulations.simulate import build_method, resolve, resume, simulate
 
 _LOOKS = 4
 """How often the target users are evaluated on the way, where the config leaves that open."""
@@ -123,7 +124,7 @@ def complete(
         with FileLock(folder / ".lock", timeout=0):
             found = {} if overwrite else {each.name: _find(each, folder) for each in planned}
             return [
-                _one(each, found.get(each.name), folder, f"{number} of {len(planned)}", say, watch)
+                _one(each, found.get(each.name), folder, overwrite, f"{number} of {len(planned)}", say, watch)
                 for number, each in enumerate(planned, 1)
             ]
     except Timeout:
@@ -134,6 +135,7 @@ def _one(
     planned: Planned,
     there: Path | None,
     folder: Path,
+    overwrite: bool,
     place: str,
     say: Callable[[str], None],
     watch: Callable[[Path], None],
@@ -142,13 +144,28 @@ def _one(
     if there is None:
         there = folder / planned.name
         try:
-            simulate(planned.config, planned.name, folder, overwrite=True, import_path=planned.import_path, watch=watch)
+            if not overwrite and _began(planned, there):
+                say(f"going on where {there} was interrupted")
+                resume(planned.name, folder, watch)
+            else:
+                simulate(planned.config, planned.name, folder, True, planned.import_path, watch)
         except RunFailed as error:
             raise RunFailed(f"{planned.name}: {error}") from None
         except KeyboardInterrupt:
             say("interrupted; the same command goes on from here")
             raise
     return Run.read(there, planned.method)
+
+
+def _began(planned: Planned, place: Path) -> bool:
+    """Tell whether a run of this very config was interrupted there and can be taken up again."""
+    try:
+        record, (checkpoint, _) = read_run(place), load_checkpoint(place)
+        other = first_difference(read_resolved(place / "config.toml"), planned.config)
+    except InputError:
+        return False
+    same = other is None and record.users.data_sha256 == planned.data_sha256
+    return same and record.status in ("running", "cancelled") and checkpoint.round is not None
 
 
 def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[str, Any]:

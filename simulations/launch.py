@@ -26,6 +26,7 @@ import fl_server.app
 from configs.errors import RunFailed
 from configs.paths import cache_dir
 from configs.schema import PartitionsConfig, RunConfig
+from fl_server.records import append_line, begin_again, end_line, read_run
 from simulations.inline_grid import run_inline
 from simulations.processes import (
     MARK,
@@ -39,6 +40,9 @@ from simulations.processes import (
 
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _HEALTH_S, _GRACE_S, _PORT_TRIES = 60.0, 5.0, 5
+_RELAUNCHES = 2
+"""How often SuperLink and Ray are started anew for a run after they died under it."""
+_MARK_FILE = ".mark"
 
 
 def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:
@@ -63,7 +67,32 @@ def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[s
         finally:
             del sys.path[: len(import_path)]
         return
-    _Simulation(run_dir, import_path).run(config.partitions, nodes, run_config, tick)
+    for left in reversed(range(_RELAUNCHES + 1)):
+        try:
+            _Simulation(run_dir, import_path).run(config.partitions, nodes, run_config, tick)
+            problem = f"the run ended without a word; see {run_dir / 'engine.log'}"
+        except RunFailed as error:
+            problem = str(error)
+        if read_run(run_dir).status != "running":
+            return
+        if not left:
+            raise RunFailed(problem)
+        end_line(run_dir / "events.jsonl")
+        append_line(
+            run_dir / "events.jsonl", {"event": "note", "text": f"{problem}; going on from the last checkpoint"}
+        )
+        begin_again(run_dir)
+
+
+def end_leftovers(run_dir: Path) -> None:
+    """End what a killed run left running.
+
+    Raises:
+        RunFailed: Something could not be ended.
+    """
+    mark = run_dir / _MARK_FILE
+    if mark.is_file() and (left := Family(mark.read_text()).end()):
+        raise RunFailed(f"processes {left} of the killed run could not be ended")
 
 
 class _Simulation:
@@ -73,6 +102,7 @@ class _Simulation:
         self._log = run_dir / "engine.log"
         mark = uuid.uuid4().hex
         self._family = Family(mark)
+        (run_dir / _MARK_FILE).write_text(mark)
         # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
         self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -131,7 +161,7 @@ class _Simulation:
     def _submit(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
         bundle = self._home / "app"
         bundle.mkdir()
-        components = {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.app:app"}
+        components = {"serverapp": "fl_server.app:app", "clientapp": "simulations.ray_client:app"}
         flower = {"publisher": "fedperfit", "components": components, "config": run_config}
         project = {
             "name": "fedperfit",

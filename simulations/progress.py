@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: bars on a terminal, plain lines elsewhere, both from `events.jsonl`."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -57,7 +58,9 @@ class Follower:
                 if not line.endswith(b"\n"):
                     break
                 self._read += len(line)
-                self._view.show(json.loads(line))
+                # A line that a killed process left half written is passed over.
+                with contextlib.suppress(json.JSONDecodeError):
+                    self._view.show(json.loads(line))
 
 
 class _Lines:

@@ -7,14 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError, RunFailed
@@ -25,6 +26,7 @@ from fl_clients.activations import activation_folder
 from fl_clients.backbone import BUILT_IN, read_shape, resolve_precision
 from fl_clients.lamp.store import UserTable, build_table
 from fl_clients.lamp.tasks import find_task
+from fl_server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fl_server.ledger import total_bytes
 from fl_server.records import (
     OraclePart,
@@ -32,12 +34,14 @@ from fl_server.records import (
     RunRecord,
     UsersPart,
     append_line,
+    begin_again,
+    end_line,
     gather,
     read_run,
     write_run,
 )
 from simulations import plots
-from simulations.launch import launch
+from simulations.launch import end_leftovers, launch
 from strategies.method import BackboneShape, Method, Tensors, load_method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
@@ -79,15 +83,71 @@ def simulate(
         state = shared = _take_shared(Path(config.start_from), method, config)
     folder = _claim(results, name or _default_name(method, config), overwrite)
     users = build_table(config)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.partitions.cpus_per_client)
-    try:
+    with _held(folder):
         _start_record(folder, config, method, shape, users)
-        save_file(state, folder / "server.safetensors")
         save_file(shared, folder / "shared.safetensors")
+        save_checkpoint(folder, Checkpoint(import_path=[str(Path(each).resolve()) for each in import_path]), state)
         if asked.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
+        return _run(folder, config, users, import_path, watch)
+
+
+def resume(
+    name: str, results: Path = Path("results"), watch: Callable[[Path], None] = lambda _folder: None
+) -> RunRecord:
+    """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
+
+    Args:
+        name: The record's.
+        results: Where it is.
+        watch: As in `simulate`.
+
+    Raises:
+        InputError: There is no such record, it has completed or is being run, or its users are not there any more.
+        RunFailed: The run did not complete this time either.
+        KeyboardInterrupt: As in `simulate`.
+    """
+    folder = claim_folder(results, name)
+    record = read_run(folder)
+    if record.status == "completed":
+        raise InputError(f"--resume {name}: this run has completed")
+    with _held(folder):
+        checkpoint, _ = load_checkpoint(folder)
+        end_leftovers(folder)
+        config = read_resolved(folder / "config.toml")
+        build_method(config, read_shape(config.backbone), checkpoint.import_path)
+        users = build_table(config)
+        if users.sha256 != record.users.data_sha256:
+            raise InputError(f"--resume {name}: the data of {config.users.source} have changed since the run began")
+        for lines in ("events.jsonl", "errors.jsonl"):
+            end_line(folder / lines)
+        begin_again(folder)
+        return _run(folder, config, users, checkpoint.import_path, watch)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other commands from working in a record; the lock stands beside it, since the record may be replaced."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder}: another command works in it") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _run(
+    folder: Path, config: RunConfig, users: UserTable, import_path: list[str], watch: Callable[[Path], None]
+) -> RunRecord:
+    """Run what the checkpoint leaves to do, and close the record."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.partitions.cpus_per_client)
+    try:
         launch(config, folder, users.folder, import_path, lambda: watch(folder))
         gather(folder)
     except KeyboardInterrupt:

@@ -186,6 +186,8 @@ def find_average(name: str) -> Callable[[torch.Tensor], TripleAverage]:
 class ShiftAggregator:
     """Folds the replies of one round, shift by shift."""
 
+    per_user = False
+
     def __init__(self, shared: Tensors, average: Callable[[torch.Tensor], TripleAverage]) -> None:
         """Start a round.
 
@@ -193,6 +195,7 @@ class ShiftAggregator:
             shared: The tensors sent out; those named `*.R` say which shifts there are.
             average: One of `AGGREGATORS`.
         """
+        self.expected = shared
         self._averages = {
             name.removesuffix(".R"): average(value.double()) for name, value in shared.items() if name.endswith(".R")
         }

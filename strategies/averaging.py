@@ -10,10 +10,13 @@ from strategies.method import Tensors, travelling
 class TensorMean:
     """Every `shared_*` tensor ← Σp_k of the clients', p_k ∝ num_examples, summed in float64."""
 
+    per_user = False
+
     def __init__(self, state: Tensors) -> None:
         """Start a round from the server's state; what does not travel stays as it is."""
         self._state = state
-        self._sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in travelling(state).items()}
+        self.expected = travelling(state)
+        self._sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self.expected.items()}
         self._weight = 0.0
 
     def add(self, _user: int, shared: Tensors, num_examples: int) -> None:

@@ -167,10 +167,13 @@ def fused(shared: Tensors, private: Tensors, w: torch.Tensor) -> Tensors:
 class OuterStep:
     """θ_s ← θ_s − η(g + μv), v ← μv + g, g = Σp_k(θ_s − θ_s,k): SGD with Nesterov momentum, as PyTorch writes it."""
 
+    per_user = False
+
     def __init__(self, state: Tensors, lr: float, momentum: float) -> None:
         """Start a round; `lr` is η, `momentum` μ."""
         self._state, self._lr, self._momentum = state, lr, momentum
         self._mean = TensorMean(state)
+        self.expected = self._mean.expected
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
         """Take one client's θ_s,k."""

@@ -78,9 +78,12 @@ class MeanAndResidual:
     client K has no part: the A_k − A_K below each other, the p_k(B_k − B̄) side by side.
     """
 
+    per_user = True
+
     def __init__(self, state: Tensors, round_number: int, scale: float) -> None:
         """Start a round; `scale` is α/r."""
         self._mean = TensorMean(state)
+        self.expected = self._mean.expected
         self._round, self._scale = round_number, scale
         self._clients: list[tuple[int, Tensors, int]] = []
 

@@ -136,10 +136,15 @@ class FedReft:
 class LastShifts:
     """Keeps every client's last shift, written in the start's frame: the function is the client's own."""
 
+    per_user = True
+
     def __init__(self, state: Tensors) -> None:
         """Start a round."""
         self._state = dict(state)
         self._replies = 0
+        self.expected = {
+            name.replace(_START, "shared_own"): value for name, value in state.items() if name.startswith(_START)
+        }
 
     def add(self, user: int, shared: Tensors, _num_examples: int) -> None:
         """Take one client's shift in place of its last."""

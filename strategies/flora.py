@@ -14,6 +14,8 @@ from strategies.adapters.lora import LoraAdapters
 from strategies.lora import COLLECTIVE, SHARED, LoraSettings
 from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit
 
+_START = "server_start"
+
 
 class Flora:
     """W ← W + Σ_t Σ_k p_k (α/r)B_k⁽ᵗ⁾A_k⁽ᵗ⁾."""
@@ -31,9 +33,9 @@ class Flora:
         """Refuse modules that are not there."""
         self.lora.on(backbone)
 
-    def server_init(self, _backbone: BackboneShape) -> Tensors:
-        """Return nothing: there is no round yet."""
-        return {}
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return the adapters that round 1 begins with; there is no stack yet."""
+        return lora.start(self.lora.on(backbone), backbone, _START, self.seed, COLLECTIVE, 1)
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return the stacks that `user` lacks."""
@@ -79,9 +81,13 @@ class Flora:
 class Stack:
     """ΔW = Σ_k p_k (α/r)B_kA_k as one product: the A_k below each other, the p_k (α/r)B_k side by side."""
 
+    per_user = True
+
     def __init__(self, state: Tensors, round_number: int, scale: float) -> None:
         """Start a round; `scale` is α/r."""
         self._state, self._round, self._scale = state, round_number, scale
+        starts = {name: value for name, value in state.items() if name.startswith(_START)}
+        self.expected = {name.replace(_START, SHARED, 1): value for name, value in starts.items()}
         self._clients: list[tuple[int, Tensors, int]] = []
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:

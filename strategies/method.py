@@ -114,6 +114,12 @@ class Adapter(Protocol):
 class Aggregator(Protocol):
     """Folds clients' replies into the next shared tensors, one at a time."""
 
+    expected: Tensors
+    """What a reply holds: names, shapes, dtypes, and where clients begin or began their training. The length of a
+    client's step is taken from there."""
+    per_user: bool
+    """The outcome keeps clients apart: rules that make one update of all (strategies/robust.py) do not apply."""
+
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
         """Take one client's reply. The caller fixes the order, so that sums round the same way always."""
 

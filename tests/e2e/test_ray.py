@@ -169,7 +169,7 @@ def test_readme_commands_run(tmp_path: Path) -> None:
 
 def test_the_app_bundle_of_a_checkout_leaves_results_and_tests_out() -> None:
     flower = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert flower["components"] == {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.app:app"}
+    assert flower["components"] == {"serverapp": "fl_server.app:app", "clientapp": "simulations.ray_client:app"}
     assert {"results/**", "tests/**"} <= set(flower["fab-exclude"])
 
 

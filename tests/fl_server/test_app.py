@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from configs.load import write_config
 from fl_server.app import Run
+from fl_server.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import tiny_config
 
 
 def test_the_server_computes_with_the_configured_threads(tmp_path: Path) -> None:
     # Sums split over threads round differently: in float64 the function average of 20 clients at d = 576 does.
     write_config(tiny_config("partitions.cpus_per_client=1"), tmp_path / "config.toml")
-    save_file({}, tmp_path / "server.safetensors")
+    save_checkpoint(tmp_path, Checkpoint(), {})
     nowhere: Any = None
     torch.set_num_threads(2)
     Run(tmp_path, nowhere)

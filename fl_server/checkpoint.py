@@ -1,0 +1,73 @@
+"""Where a run stands, so that it can be taken up again whenever its processes were killed.
+
+Everything is written beside and renamed, so that a reader finds a whole checkpoint or the one before. Table parts
+written after a checkpoint belong to work that will be done again, and are left out when the tables are opened again.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+
+from configs.errors import InputError
+from strategies.method import Tensors
+
+_FOLDER = ".checkpoint"
+
+
+class Checkpoint(BaseModel):
+    """What is done."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    import_path: list[str] = []
+    """Where the method may be imported from, beside what is installed."""
+    round: int | None = None
+    """Last round of stage 1 whose state is the one kept; None before the first."""
+    parts: dict[str, int] = {}
+    """Parts of each table that belong to what is done; none before the roll call."""
+    metrics_base: dict[str, float] | None = None
+    """The bare backbone's, once it has been evaluated."""
+    wall_s: float = 0.0
+    """Seconds the run had taken."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: Tensors) -> None:
+    """Put a checkpoint in the place of the one before.
+
+    Args:
+        folder: The run record.
+        checkpoint: What is done.
+        state: The server's, after that.
+    """
+    home = folder / _FOLDER
+    home.mkdir(exist_ok=True)
+    path = _state_path(home, checkpoint)
+    scratch = home / "state.tmp"
+    save_file(state, scratch)
+    scratch.replace(path)
+    scratch = home / "checkpoint.tmp"
+    scratch.write_text(checkpoint.model_dump_json(), encoding="utf-8")
+    scratch.replace(home / "checkpoint.json")
+    for old in home.glob("state-*.safetensors"):
+        if old != path:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
+    """Return a run's checkpoint and the server's state.
+
+    Raises:
+        InputError: There is none.
+    """
+    home = folder / _FOLDER
+    try:
+        checkpoint = Checkpoint.model_validate_json((home / "checkpoint.json").read_text(encoding="utf-8"))
+        return checkpoint, load_file(_state_path(home, checkpoint))
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{folder}: nothing to go on from: {error}") from None
+
+
+def _state_path(home: Path, checkpoint: Checkpoint) -> Path:
+    done = "start" if checkpoint.round is None else str(checkpoint.round)
+    return home / f"state-{done}.safetensors"

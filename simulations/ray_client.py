@@ -1,0 +1,43 @@
+"""The ClientApp as Ray runs it: a worker process that dies is replaced, and none works on one task for ever.
+
+Flower 1.41 puts a dead actor back among the idle ones, where it fails whatever it is given from then on. Ray starts an
+actor again if its class says so; Flower's does not, and no setting of Flower's reaches that option. Flower imports the
+ClientApp before it makes actors, so this module can put a class that does in the place of Flower's.
+"""
+
+import faulthandler
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import ray
+from flwr.app import Context
+from flwr.simulation.ray_transport import ray_actor
+
+from configs.load import read_resolved
+from fl_clients.app import app
+
+__all__ = ["app"]
+
+
+@ray.remote(max_restarts=-1)
+class RestartedActor(ray_actor.VirtualClientEngineActor):
+    """Flower's actor, started again by Ray when its process dies; the task under way fails."""
+
+
+setattr(ray_actor, "ClientAppActor", RestartedActor)  # noqa: B010 (to mypy a class is no variable)
+
+
+@app.lifespan()
+def limited(context: Context) -> Iterator[None]:
+    """End this process if one task exceeds `faults.client_seconds`: nothing less ends a hang in native code."""
+    faulthandler.dump_traceback_later(_limit(str(context.run_config["run-dir"])), exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@lru_cache(maxsize=1)
+def _limit(run_dir: str) -> float:
+    return read_resolved(Path(run_dir) / "config.toml").faults.client_seconds

@@ -1,0 +1,34 @@
+"""What two runs have in common that are the same run: everything but time and Flower's random ids."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from fl_server.records import read_run
+
+_TIMES = {"seconds", "wall_s", "peak_memory_bytes", "partition", "message_bytes", "bytes_up", "bytes_down", "retries"}
+
+
+def table(folder: Path, name: str) -> list[dict[str, Any]]:
+    rows = pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return sorted(({k: v for k, v in row.items() if k not in _TIMES} for row in rows), key=repr)
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Compare tensors, predictions and files bit by bit, tables row by row, and what `run.json` says."""
+    names = {path.relative_to(folder) for folder in (found, expected) for path in files(folder)}
+    for name in names:
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+    for name in ("users", "rounds", "clients", "ledger"):
+        assert table(found, name) == table(expected, name), name
+    ours, theirs = read_run(found), read_run(expected)
+    for key in ("status", "error", "metrics", "metrics_base", "metrics_collective", "per_user", "params", "left_out"):
+        assert getattr(ours, key) == getattr(theirs, key), key
+    assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
+    # Nothing of the way there is left lying about.
+    assert not [path for path in found.iterdir() if path.name.startswith(".") and path.name != ".mark"]
+
+
+def files(folder: Path) -> list[Path]:
+    return [folder / "shared.safetensors", folder / "predictions.jsonl", *(folder / "private").iterdir()]

@@ -1,0 +1,206 @@
+"""Runs that are killed and taken up again: the same run in the end, whenever it was."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from configs.errors import InputError, RunFailed
+from fl_clients import work
+from fl_server.records import read_run
+from simulations.__main__ import app
+from simulations.compare import complete, plan
+from simulations.simulate import resume, simulate
+from tests.conftest import TINY, movie, tiny_config, write_lamp
+from tests.same import assert_same_run
+
+pytestmark = pytest.mark.integration
+METHODS = ["perfit", "fedsa-lora"]
+_WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"]}
+
+
+def words(method: str) -> list[str]:
+    # A look on the way and two turns of some users: everything that is written gets written.
+    return [*_WORDS[method], "rounds=3", "evaluate.every=1", "evaluate.stage=personalised"]
+
+
+def killed(method: str, results: str, cache: str, at: int, torn: bool) -> None:
+    """Run `simulate` and die at the `at`-th file that is put in its place: just before, or with half of it written."""
+    os.environ["FEDPERFIT_CACHE"] = cache
+    put, count = Path.replace, 0
+
+    def replace(self: Path, target: Any) -> Path:
+        nonlocal count
+        count += 1
+        if count == at:
+            if torn:
+                os.truncate(self, self.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(self, target)
+
+    Path.replace = replace  # type: ignore[method-assign,assignment]
+    simulate(tiny_config(*words(method)), "killed", Path(results))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("whole")
+
+    def get(method: str) -> Path:
+        if not (folder / method).exists():
+            simulate(tiny_config(*words(method)), method, folder)
+        return folder / method
+
+    return get
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("at", "torn"), [(n, bool(n % 2)) for n in (5, 9, 14, 20, 25, 29, 33, 34)])
+def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
+    method: str, at: int, torn: bool, whole: Callable[[str], Path], cache: Path, tmp_path: Path
+) -> None:
+    # A fork server has everything loaded and no threads yet.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.simulations.test_resume"])
+    child = context.Process(target=killed, args=(method, str(tmp_path), str(cache), at, torn))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL, f"fewer than {at} files were put in place"
+    record = resume("killed", tmp_path)
+    assert record.resumed == 1
+    assert_same_run(tmp_path / "killed", whole(method))
+
+
+def happened(folder: Path, what: str) -> bool:
+    events = folder / "events.jsonl"
+    return events.is_file() and what in events.read_text()
+
+
+def interrupted(tmp_path: Path, *more: str, after: str = '"round", "round": 1') -> Path:
+    """A run that was interrupted after its first round."""
+
+    def stop(folder: Path) -> None:
+        if happened(folder, after):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny_config(*more), "stopped", tmp_path, watch=stop)
+    assert read_run(tmp_path / "stopped").status == "cancelled"
+    return tmp_path / "stopped"
+
+
+def test_an_interrupted_run_and_one_interrupted_again_go_on(tmp_path: Path) -> None:
+    folder = interrupted(tmp_path)
+    with (folder / "events.jsonl").open("a") as events:
+        events.write('{"event": "clie')  # as a kill leaves it
+
+    def stop(_folder: Path) -> None:
+        if happened(folder, "personalize"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resume("stopped", tmp_path, stop)
+    assert resume("stopped", tmp_path).resumed == 2
+    simulate(tiny_config(), "whole", tmp_path)
+    assert_same_run(folder, tmp_path / "whole")
+    events = []
+    for line in (folder / "events.jsonl").read_text().splitlines():
+        if not line.startswith('{"event": "clie'):
+            events.append(json.loads(line)["event"])
+    assert events.count("resumed") == 2
+    assert events.count("round") == 2
+
+
+def test_who_is_personalised_is_not_personalised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted(tmp_path, after='"client", "phase": "personalize"')
+    first = folder / "private" / "6.safetensors"
+    written = first.stat().st_mtime_ns
+    asked: list[int] = []
+    personalize = work.personalize
+
+    def note(*args: Any) -> work.Reply:
+        asked.append(args[2])
+        return personalize(*args)
+
+    monkeypatch.setattr(work, "personalize", note)
+    resume("stopped", tmp_path)
+    assert 6 not in asked
+    assert asked[-1] == 8
+    assert first.stat().st_mtime_ns == written
+
+
+def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(["perfit"], None, [*TINY, "rounds=3"], [0])
+
+    def stop(folder: Path) -> None:
+        if happened(folder, '"round", "round": 2'):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        complete(planned, tmp_path / "x", False, print, stop)
+    (run,) = complete(planned, tmp_path / "x", False, print)
+    assert run.record.resumed == 1
+    # Another config under the same name begins anew.
+    with pytest.raises(KeyboardInterrupt):
+        complete(plan(["perfit"], None, [*TINY, "rounds=3"], [1]), tmp_path / "y", False, print, stop)
+    (other,) = complete(plan(["perfit"], None, [*TINY, "rounds=4"], [1]), tmp_path / "y", False, print)
+    assert other.record.resumed == 0
+
+
+def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run record"):
+        resume("nothing", tmp_path)
+    films = [movie(str(number)) for number in range(9)]
+    golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
+    source = write_lamp(tmp_path / "lamp", films, golds)
+    folder = interrupted(tmp_path, f"users.source={source}")
+    with (
+        FileLock(tmp_path / ".stopped.lock"),
+        pytest.raises(InputError, match="another command works in it"),
+    ):
+        resume("stopped", tmp_path)
+    films[0]["profile"][0]["description"] = "Another film."
+    write_lamp(tmp_path / "lamp", films, golds)
+    with pytest.raises(InputError, match="have changed since the run began"):
+        resume("stopped", tmp_path)
+    films[0]["profile"][0]["description"] = "Joke 0."
+    write_lamp(tmp_path / "lamp", films, golds)
+    checkpoint = folder / ".checkpoint" / "checkpoint.json"
+    saved = checkpoint.read_text()
+    checkpoint.write_text(saved[:20])
+    with pytest.raises(InputError, match="nothing to go on from"):
+        resume("stopped", tmp_path)
+    checkpoint.write_text(saved)
+    resume("stopped", tmp_path)
+    with pytest.raises(InputError, match="this run has completed"):
+        resume("stopped", tmp_path)
+    refused = CliRunner().invoke(app, ["simulate", "--resume", "stopped", "seed=1"])
+    assert "leave the rest out" in str(refused.exception)
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    put, left = Path.replace, 15
+
+    def replace(self: Path, target: Any) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise full
+        return put(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises((RunFailed, OSError), match=r"No space left|failed"):
+            simulate(tiny_config(), "full", tmp_path)
+    resume("full", tmp_path)
+    simulate(tiny_config(), "whole", tmp_path)
+    assert_same_run(tmp_path / "full", tmp_path / "whole")
