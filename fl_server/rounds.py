@@ -211,6 +211,8 @@ class Clients:
         user = self._users[asked.node]
         if reply.has_error():
             reason = re.sub(r"\x1b\[[0-9;]*m", "", str(reply.error.reason))
+            if reply.error.code == ErrorCode.UNKNOWN:
+                reason = f"the worker process ended (killed, out of memory, or over faults.client_seconds): {reason}"
             error = f"(code {reply.error.code}) {reason}"
             asked.attempts.append(error)
             return ClientReply(user, {}, {}, {}, error, tuple(asked.attempts))

@@ -1,0 +1,106 @@
+"""Faults that really happen, on Ray: processes killed, tasks that hang. Every run ends as the undisturbed one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs.load import load_config
+from fl_server.records import read_run
+from simulations.simulate import resume, simulate
+from tests.conftest import TINY
+from tests.e2e.test_ray import left_over
+from tests.same import assert_same_run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+RAY = [word for word in TINY if word != "engine=inline"]
+
+
+def faulty(folder: Path, *faults: str) -> list[str]:
+    (folder / "markers").mkdir()
+    toml = folder / "faulty.toml"
+    settings = f"faults = {json.dumps(faults)}\nmarkers = {json.dumps(str(folder / 'markers'))}\n"
+    toml.write_text(f'method = "tests.e2e.faulty:Faulty"\n[settings]\n{settings}')
+    return [str(toml), *RAY, "rounds=3", "local.lr=5e-3", "personal.lr=8e-3"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    toml, *words = faulty(folder)
+    simulate(load_config(Path(toml), [*words, "engine=inline"]), "run", folder, import_path=[str(ROOT)])
+    return folder / "run"
+
+
+def on_ray(folder: Path, words: list[str], watch: Callable[[Path], None] = lambda _folder: None) -> Path:
+    toml, *overrides = words
+    simulate(load_config(Path(toml), overrides), "run", folder, import_path=[str(ROOT)], watch=watch)
+    return folder / "run"
+
+
+def errors_of(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "errors.jsonl").read_text().splitlines()]
+
+
+def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, undisturbed: Path) -> None:
+    words = faulty(tmp_path, "die@round2", "raise@round3", "hang@personalize")
+    folder = on_ray(tmp_path, [*words, "faults.client_seconds=6"])
+    assert_same_run(folder, undisturbed)
+    record = read_run(folder)
+    errors = {(each["phase"], each["round"]): str(each["traceback"]) for each in errors_of(folder)}
+    assert record.retries == len(errors_of(folder)) >= 3
+    assert record.resumed == 0
+    assert "the worker process ended" in errors["train", 2]
+    assert "ConnectionError: only this once" in errors["train", 3] or "only this once" in errors["train", 3]
+    assert "over faults.client_seconds" in errors["personalize", 3]
+
+
+def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, undisturbed: Path) -> None:
+    words = faulty(tmp_path, "pause@round2", "die@personalize")
+    paused = tmp_path / "markers" / "round2"
+    killed: list[int] = []
+
+    def kill_superlink(_folder: Path) -> None:
+        if paused.exists() and not killed:
+            for child in psutil.Process().children(recursive=True):
+                if any("flower-superlink" in part for part in child.cmdline()[:2]):
+                    killed.append(child.pid)
+                    child.kill()
+
+    folder = on_ray(tmp_path, words, kill_superlink)
+    assert killed
+    assert_same_run(folder, undisturbed)
+    assert read_run(folder).resumed == 1
+    assert {each["phase"] for each in errors_of(folder)} == {"personalize"}
+
+
+def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: Path, undisturbed: Path) -> None:
+    words = faulty(tmp_path, "pause@round2")
+    mark = f"{os.getpid()}9"
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "simulations", "simulate", *words, "--name", "run", "--results", str(tmp_path)],
+        env={**os.environ, "FEDPERFIT_TEST": mark, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "markers" / "round2").exists():
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline, "round 2 was not reached"
+        time.sleep(0.2)
+    driver.kill()
+    driver.wait()
+    assert read_run(tmp_path / "run").status == "running"
+    record = resume("run", tmp_path)
+    assert (record.status, record.resumed) == ("completed", 1)
+    assert_same_run(tmp_path / "run", undisturbed)
+    assert left_over(int(mark)) == []
