@@ -102,7 +102,8 @@ class _Simulation:
         self._log = run_dir / "engine.log"
         mark = uuid.uuid4().hex
         self._family = Family(mark)
-        (run_dir / _MARK_FILE).write_text(mark)
+        self._mark_file = run_dir / _MARK_FILE
+        self._mark_file.write_text(mark)
         # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
         self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -135,6 +136,7 @@ class _Simulation:
         finally:
             with undisturbed():
                 left = self._family.end()
+                self._mark_file.unlink(missing_ok=True)
                 adopt_orphans(False)
                 shutil.rmtree(self._home, ignore_errors=True)
         if left:

@@ -43,6 +43,7 @@ from fl_server.records import (
 from simulations import plots
 from simulations.launch import end_leftovers, launch
 from strategies.method import BackboneShape, Method, Tensors, load_method
+from strategies.robust import POOLING
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
 
@@ -187,6 +188,9 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     try:
         method = load_method(config.method, config.method_values(), config.settings)
         method.check(shape)
+        pooling = config.robust.rule in POOLING and method.first_round is not None
+        if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
+            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates apart")
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
     finally:

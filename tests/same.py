@@ -27,7 +27,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert getattr(ours, key) == getattr(theirs, key), key
     assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
     # Nothing of the way there is left lying about.
-    assert not [path for path in found.iterdir() if path.name.startswith(".") and path.name != ".mark"]
+    assert not [path for path in found.iterdir() if path.name.startswith(".")]
 
 
 def files(folder: Path) -> list[Path]:

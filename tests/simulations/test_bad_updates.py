@@ -1,0 +1,151 @@
+"""Clients that send what they should not: named, counted, never averaged; and attackers among honest clients."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.errors import InputError, RunFailed
+from fl_clients import work
+from fl_server.records import read_run
+from simulations.simulate import simulate
+from strategies.method import Tensors
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+Tamper = Callable[[Tensors, Tensors, int], None]
+"""What is sent, what was received, the round."""
+
+
+@pytest.fixture
+def tamper(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int], Tamper], None]:
+    honest = work.train
+
+    def install(users: set[int], change: Tamper) -> None:
+        def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int) -> work.Reply:
+            reply = honest(run_dir, data_dir, user, shared, number)
+            if user in users and reply.shared is not None:
+                change(reply.shared, shared, number)
+            return reply
+
+        monkeypatch.setattr(work, "train", train)
+
+    return install
+
+
+def poison(shared: Tensors, _received: Tensors, _number: int) -> None:
+    shared["shared_collective.1.b"][0] = math.nan
+
+
+def explode(shared: Tensors, received: Tensors, _number: int) -> None:
+    for name in ("shared_collective.1.W", "shared_collective.1.b"):
+        shared[name] = received[name] + 1e4 * (shared[name] - received[name])
+
+
+def test_a_poisoned_update_fails_the_run_and_names_the_user(
+    tamper: Callable[[set[int], Tamper], None], tmp_path: Path
+) -> None:
+    tamper({2}, poison)
+    with pytest.raises(
+        RunFailed, match=r"the update of user 2 was rejected: tensor 'shared_collective.1.b' is not fin"
+    ):
+        simulate(tiny_config("cohort=6"), "run", tmp_path)
+    assert read_run(tmp_path / "run").status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [(poison, "tensor 'shared_collective.1.b' is not finite"), (explode, "its step's norm")],
+)
+def test_where_fewer_will_do_the_run_goes_on_without_it_as_if_it_had_not_been_asked(
+    change: Tamper, why: str, tamper: Callable[[set[int], Tamper], None], tmp_path: Path
+) -> None:
+    config = tiny_config("cohort=6", "faults.min_replies=4", "rounds=1")
+    seen: list[Tensors] = []
+    tamper({0, 1, 3, 4, 5}, lambda shared, _received, _number: seen.append(dict(shared)))
+    simulate(config, "honest", tmp_path)
+    tamper({2}, change)
+    record = simulate(config, "run", tmp_path)
+    assert (record.status, record.left_out) == ("completed", 1)
+    rows = {row["user"]: row for row in pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()}
+    assert rows[2]["status"].startswith(f"rejected: {why}")
+    assert {rows[user]["status"] for user in (0, 1, 3, 4, 5)} == {"ok"}
+    (first,) = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
+    assert (first["replies"], first["failures"], first["rejected"]) == (6, 0, 1)
+    b = load_file(tmp_path / "run" / "shared.safetensors")["shared_collective.1.b"]
+    assert torch.isfinite(b).all()
+    # All have eight items and no answered questions, so all weigh the same; b as sent, before the retraction's S.
+    mean = torch.stack([each["shared_collective.1.b"] for each in seen]).mean(0)
+    assert torch.allclose(b, mean, atol=1e-3)
+
+
+def test_a_client_that_fails_for_good_is_left_out_where_fewer_will_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    honest = work.train
+
+    def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int) -> work.Reply:
+        if user == 2:
+            raise MemoryError("this device has none")
+        return honest(run_dir, data_dir, user, shared, number)
+
+    monkeypatch.setattr(work, "train", train)
+    record = simulate(tiny_config("cohort=6", "faults.min_replies=5"), "run", tmp_path)
+    assert (record.status, record.left_out, record.retries) == ("completed", 2, 4)
+    rows = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
+    assert [row["user"] for row in rows if row["status"] == "failed"] == [2, 2]
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "clip"])
+def test_a_rule_ends_with_orthonormal_r(rule: str, tmp_path: Path) -> None:
+    simulate(tiny_config("cohort=6", f"robust.rule={rule}"), "run", tmp_path)
+    for name, R in load_file(tmp_path / "run" / "shared.safetensors").items():
+        if name.endswith(".R"):
+            assert float((R @ R.T - torch.eye(len(R))).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex-lora", "fedreft"])
+def test_a_pooling_rule_does_not_fit_methods_that_keep_clients_apart(method: str, tmp_path: Path) -> None:
+    small = [] if method == "fedreft" else ["settings.rank=2"]
+    with pytest.raises(InputError, match=r"robust\.rule='median': .* keeps clients' updates apart"):
+        simulate(tiny_config(f"method={method}", "robust.rule=median", *small), "run", tmp_path)
+
+
+def flip(shared: Tensors, received: Tensors, _number: int) -> None:
+    for name, value in shared.items():
+        shared[name] = received[name] if name.endswith(".R") else received[name] - 10 * (value - received[name])
+
+
+def noise(shared: Tensors, _received: Tensors, number: int) -> None:
+    generator = torch.Generator().manual_seed(number)
+    for name, value in shared.items():
+        if not name.endswith(".R"):
+            shared[name] = value + 5 * torch.randn(value.shape, generator=generator)
+
+
+@pytest.mark.parametrize("attack", [flip, noise])
+def test_a_fifth_of_attackers_hurts_the_mean_and_not_the_rules(
+    attack: Tamper, tamper: Callable[[set[int], Tamper], None], tmp_path: Path
+) -> None:
+    def learned(name: str, attackers: set[int], rule: str) -> float:
+        """How far the honest users' loss fell, before they trained, from the first round to the last."""
+        tamper(attackers, attack)
+        words = ["users.collective=10", "cohort=10", "rounds=5", "local.lr=0.03", "personal.epochs=1"]
+        config = tiny_config(*words, "faults.max_norm_ratio=1e6", f"robust.rule={rule}")
+        simulate(config, name, tmp_path)
+        rows = pq.read_table(tmp_path / name / "clients.parquet").to_pylist()
+        by_round = [
+            [row["loss_first"] for row in rows if (row["phase"], row["round"]) == ("train", n) and row["user"] >= 2]
+            for n in (1, 5)
+        ]
+        return sum(by_round[0]) / 8 - sum(by_round[1]) / 8
+
+    clean = learned("clean", set(), "none")
+    assert clean > 0.03
+    assert learned("hurt", {0, 1}, "none") < 0.8 * clean
+    for rule in ("clip", "median", "trimmed_mean", "krum"):
+        assert learned(rule, {0, 1}, rule) > 0.9 * clean, rule
