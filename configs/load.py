@@ -17,7 +17,7 @@ Table = dict[str, Any]
 
 
 def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Merge defaults ← method preset ← task preset ← TOML file ← dotted overrides.
+    """Merge defaults ← method preset ← task preset ← devices preset ← TOML file ← dotted overrides.
 
     With `preset = "paper"` `configs/paper.toml` and the presets' `[paper]` tables come in after the presets themselves.
 
@@ -35,6 +35,8 @@ def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunC
     presets = [_method_preset(method)] if ":" not in method else []
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
+    if isinstance(devices := own.get("devices"), dict) and devices.get("preset"):
+        presets.append({"devices": _devices_preset(str(devices["preset"]))})
     papers = [preset.pop("paper", {}) for preset in presets]
     merged: Table = {}
     if own.get("preset") == "paper":
@@ -69,6 +71,17 @@ def _method_preset(method: str) -> Table:
             f"(known: {', '.join(known)}, a TOML file, or an object reference 'module:Class')"
         )
     return read_toml(CONFIGS / "methods" / f"{method}.toml")
+
+
+def _devices_preset(name: str) -> Table:
+    if name.endswith(".toml"):
+        return read_toml(Path(name))
+    known = sorted(path.stem for path in (CONFIGS / "devices").glob("*.toml"))
+    if name not in known:
+        raise InputError(
+            f"devices.preset: unknown preset '{name}'{nearest(name, known)} (known: {', '.join(known)}, or a TOML file)"
+        )
+    return read_toml(CONFIGS / "devices" / f"{name}.toml")
 
 
 def read_toml(path: Path) -> Table:

@@ -3,11 +3,10 @@
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from configs.conditions import DevicesConfig, FaultsConfig, RobustConfig
+from configs.group import Group as _Group
 
 
 class SyntheticConfig(_Group):
@@ -38,9 +37,9 @@ class UsersConfig(_Group):
     """Who is what: `random` by the seed; `paper`: the users with the longest histories are targets (synthetic ones are
     all equally long) and the collective users are drawn from the rest; `listed`: the first of `collective_ids` and
     `target_ids`."""
-    collective_ids: list[str] = []
+    collective_ids: list[str] = Field([])
     """User ids in order, for `select = "listed"`."""
-    target_ids: list[str] = []
+    target_ids: list[str] = Field([])
     """User ids in order, for `select = "listed"`."""
     group: int = Field(0, ge=0)
     """Which of the disjoint groups of `collective` users, in the order that the seed gives; 0 is the first."""
@@ -154,37 +153,13 @@ class PartitionsConfig(_Group):
         return self
 
 
-class FaultsConfig(_Group):
-    """What becomes of clients that fail and of updates that cannot be right."""
-
-    retries: int = Field(2, ge=0)
-    """How often a client that failed is asked again."""
-    client_seconds: float = Field(3600, gt=0)
-    """Longest time for one task of one client, after which its worker process is ended and it is asked again
-    (`engine = "ray"`)."""
-    min_replies: int | None = Field(None, ge=1)
-    """Updates a round must have; it goes on without clients that fail for good and without rejected updates, and the
-    record says which. By default one for each user of the cohort: the run fails."""
-    max_norm_ratio: float = Field(100, gt=1)
-    """An update whose step is more than so many times as long as the cohort's median is rejected."""
-
-
-class RobustConfig(_Group):
-    """How a round's updates are guarded before they are averaged."""
-
-    rule: Literal["none", "clip", "median", "trimmed_mean", "krum"] = "none"
-    """See strategies/robust.py."""
-    share: float = Field(0.2, ge=0, lt=0.5)
-    """Share of clients that `trimmed_mean` and `krum` guard against."""
-
-
 class RunConfig(_Group):
     """One run, complete: what `config.toml` in a run record holds."""
 
     method: str = "perfit"
     """A file in `configs/methods/` by name, the path of another TOML like those, or an object reference
     `module:Class`."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field({})
     """Constructor arguments of the method that have no key of their own here."""
     preset: Literal["default", "paper"] = "default"
     """`default`: settings chosen on the default backbone; `paper`: PerFit's Table 9 and training settings, made for
@@ -206,7 +181,7 @@ class RunConfig(_Group):
     """Collective users per round."""
     aggregation: str = "mean"
     """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/aggregation.py)."""
-    sites: list[int] = [10, 12]
+    sites: list[int] = Field([10, 12])
     """Decoder blocks whose output is intervened on, counted from 0."""
     positions: str = "all"
     """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7` or `all`."""
@@ -226,6 +201,7 @@ class RunConfig(_Group):
     partitions: PartitionsConfig = PartitionsConfig()
     faults: FaultsConfig = FaultsConfig()
     robust: RobustConfig = RobustConfig()
+    devices: DevicesConfig = DevicesConfig()
 
     @model_validator(mode="after")
     def _fit_together(self) -> "RunConfig":

@@ -17,7 +17,8 @@ from configs.errors import RunFailed
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
-from fl_server.ledger import Phase, count_faults, total_bytes
+from fl_server.devices import Closed, Devices, Turn
+from fl_server.ledger import Phase, count_faults, simulated_seconds, total_bytes
 from fl_server.recorder import Recorder, statistics
 from fl_server.records import append_line, clean, gather, read_run, settle_private, write_run
 from fl_server.rounds import ClientReply, Clients
@@ -55,6 +56,7 @@ class Run:
         self.recorder = Recorder(folder)
         self.state: Tensors = self.recorder.state
         self.clients = Clients(grid, self.recorder.ledger, self.config.faults.retries, self._note_retry)
+        self.devices = Devices(self.config.devices, self.config.seed) if self.config.devices.classes else None
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
 
@@ -79,6 +81,7 @@ class Run:
         record.per_user = _spread([metrics(statistics) for statistics in per_user["personalised"]])
         record.bytes = total_bytes(self.folder)
         record.retries, record.left_out = count_faults(self.folder)
+        record.simulated_s = simulated_seconds(self.folder)
         record.wall_s = self.recorder.wall_s
         record.status, record.error = "completed", None
         write_run(self.folder, record)
@@ -107,8 +110,11 @@ class Run:
         """Draw a round's users by the run's seed; in the opening all of them."""
         if number == 0:
             return able
+        size = self.config.cohort
+        if self.devices:
+            able, size = self.devices.available(number, able), self.devices.asked(size)
         generator = np.random.default_rng(derive_seed(self.config.seed, "cohort", number))
-        return sorted(int(user) for user in generator.choice(able, size=self.config.cohort, replace=False))
+        return sorted(int(user) for user in generator.choice(able, size=min(size, len(able)), replace=False))
 
     def _round(self, number: int, able: list[int]) -> None:
         started = time.monotonic()
@@ -126,14 +132,22 @@ class Run:
             replies.append(replace(reply, shared={}))
 
         self._ask(number, "train", cohort, take, send=number > 0)
-        accepted = updates.fold()
         failed = [reply.user for reply in replies if reply.error]
+        closed = self._close(number, replies)
+        accepted = updates.fold(closed.lost if closed else {})
+        why = {user: f"rejected: {fault}" for user, fault in updates.rejected.items()} | (closed.lost if closed else {})
         for reply in replies:
-            self.recorder.client(number, "train", reply, updates.rejected.get(reply.user))
-        losses = [float(reply.values["loss_last"]) for reply in replies if not reply.error]
+            user = reply.user
+            self.clients.enter(number, "train", reply, arrived=closed is None or user not in closed.lost)
+            device = self.devices.device(user).name if self.devices else None
+            came = closed.finished.get(user) if closed else None
+            self.recorder.client(number, "train", reply, why.get(user), device, came)
+        losses = [float(reply.values["loss_last"]) for reply in replies if reply.user not in why and not reply.error]
         figures: dict[str, float] = {}
-        enough = accepted >= (self.config.faults.min_replies or len(cohort))
-        if enough:
+        needed = self._needed(len(cohort))
+        if abandoned := bool(closed) and accepted < needed:
+            self.recorder.event("note", text=f"round {number} is abandoned: {accepted} of {needed} updates came")
+        if accepted >= needed:
             self.state, aggregation = aggregator.result()
             figures |= {f"aggregation.{key}": value for key, value in aggregation.items()}
             figures |= self._look(number)
@@ -141,19 +155,20 @@ class Run:
         self.recorder.round(
             round=number,
             cohort=len(cohort),
-            replies=len(cohort) - len(failed),
+            replies=len(cohort) - len(failed) - (len(closed.lost) if closed else 0),
             failures=len(failed),
             rejected=len(updates.rejected),
             retries=sum(len(reply.attempts) - (reply.error is not None) for reply in replies),
             seconds=time.monotonic() - started,
+            simulated_s=closed.seconds if closed else None,
             bytes_up=ledger.round_bytes["up"] - up,
             bytes_down=ledger.round_bytes["down"] - down,
             loss=loss,
             metrics=list(figures.items()),
         )
         if failed or updates.rejected:
-            self.recorder.event("left_out", round=number, failed=failed, rejected=updates.rejected)
-        if not enough:
+            self.recorder.event("note", text=self._explain(number, len(cohort), failed, updates.rejected))
+        if accepted < needed and not abandoned:
             raise RunFailed(self._explain(number, len(cohort), failed, updates.rejected))
         self._save_shared()
         self.recorder.commit(self.state, round=number)
@@ -167,8 +182,24 @@ class Run:
         words += [f"the update of user {user} was rejected: {why}" for user, why in list(rejected.items())[:3]]
         if len(rejected) > 3:
             words.append(f"{len(rejected) - 3} more were")
-        needed = self.config.faults.min_replies or asked
-        return f"round {number}: {'; '.join(words)} (faults.min_replies: {needed} updates needed)"
+        return f"round {number}: {'; '.join(words)} (faults.min_replies: {self._needed(asked)} updates needed)"
+
+    def _needed(self, asked: int) -> int:
+        """How many updates a round must have."""
+        if self.config.faults.min_replies:
+            return self.config.faults.min_replies
+        return self.devices.enough(self.config.cohort) if self.devices else asked
+
+    def _close(self, number: int, replies: list[ClientReply]) -> Closed | None:
+        """Play the round on the simulated devices, where there are any."""
+        if not self.devices:
+            return None
+        turns = [
+            Turn(reply.user, reply.down.size, reply.up.size, int(reply.values["steps"]))
+            for reply in replies
+            if not reply.error
+        ]
+        return self.devices.close(number, turns, self.config.cohort if number else len(turns))
 
     def _look(self, number: int) -> dict[str, float]:
         """Evaluate on the way, where the config wants it; after the last round the personalisation does."""
@@ -196,6 +227,7 @@ class Run:
         failed: list[int] = []
 
         def take(reply: ClientReply) -> None:
+            self.clients.enter(number, phase, reply)
             self.recorder.client(number, phase, reply)
             if reply.error:
                 failed.append(reply.user)

@@ -1,5 +1,6 @@
 """The ledger: one row per message, direction and tensor group; the only source of any number of bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Ledger:
         direction: Direction,
         user: int,
         record: str,
-        arrays: list[tuple[str, int, int, str]],
+        arrays: Sequence[tuple[str, int, int, str]],
         message_bytes: int,
     ) -> None:
         """Enter one message.
@@ -101,3 +102,9 @@ def count_faults(folder: Path) -> tuple[int, int]:
     rounds = pq.read_table(folder / "rounds.parquet", columns=["failures", "rejected"])
     left_out = sum(int(pc.sum(rounds[key]).as_py() or 0) for key in ("failures", "rejected"))
     return int(pc.sum(clients["retries"]).as_py() or 0), left_out
+
+
+def simulated_seconds(folder: Path) -> float | None:
+    """Return stage 1's time by the virtual clock; None where there was none."""
+    seconds = pc.sum(pq.read_table(folder / "rounds.parquet", columns=["simulated_s"])["simulated_s"]).as_py()
+    return None if seconds is None else float(seconds)

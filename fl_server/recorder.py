@@ -61,11 +61,28 @@ class Recorder:
         """Add a row to `rounds.parquet`."""
         self._rounds.add(**row)
 
-    def client(self, number: int, phase: Phase, reply: ClientReply, rejected: str | None = None) -> None:
-        """Add one client's task to `clients.parquet`, and its tracebacks to `errors.jsonl`."""
+    def client(
+        self,
+        number: int,
+        phase: Phase,
+        reply: ClientReply,
+        left_out: str | None = None,
+        device: str | None = None,
+        simulated_s: float | None = None,
+    ) -> None:
+        """Add one client's task to `clients.parquet`, and its tracebacks to `errors.jsonl`.
+
+        Args:
+            number: The round.
+            phase: The task.
+            reply: The client's.
+            left_out: Why what it sent was not averaged.
+            device: The class of its device.
+            simulated_s: When its reply came, by the virtual clock.
+        """
         values = reply.values
         own = {f"{stage}.{key}": value for stage in STAGES for key, value in metrics(statistics(reply, stage)).items()}
-        status = f"rejected: {rejected}" if rejected else values.get("status", "ok")
+        status = left_out or values.get("status", "ok")
         self._clients.add(
             round=number,
             phase=phase,
@@ -81,6 +98,8 @@ class Recorder:
             peak_memory_bytes=values.get("peak_memory_bytes"),
             status="failed" if reply.error else status,
             retries=len(reply.attempts) - (reply.error is not None),
+            device=device,
+            simulated_s=simulated_s,
             metrics=list(own.items()),
         )
         for attempt, error in enumerate(reply.attempts, 1):

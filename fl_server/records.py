@@ -29,6 +29,7 @@ ROUNDS = pa.schema(
         ("rejected", pa.int32()),
         ("retries", pa.int32()),
         ("seconds", pa.float64()),
+        ("simulated_s", pa.float64()),
         ("bytes_up", pa.int64()),
         ("bytes_down", pa.int64()),
         ("loss", pa.float64()),
@@ -51,6 +52,8 @@ CLIENTS = pa.schema(
         ("peak_memory_bytes", pa.int64()),
         ("status", pa.string()),
         ("retries", pa.int32()),
+        ("device", pa.string()),
+        ("simulated_s", pa.float64()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
 )
@@ -144,6 +147,7 @@ class RunRecord(_Part):
     resumed: int = 0
     retries: int = 0
     left_out: int = 0
+    simulated_s: float | None = None
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -7,7 +7,7 @@ a client did, or failed for good: an attempt that died with its worker process i
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Message
@@ -34,6 +34,21 @@ _MESSAGE_TYPES: dict[Phase, str] = {
 
 
 @dataclass(frozen=True)
+class Weight:
+    """What the ledger takes of a message."""
+
+    size: int = 0
+    """Bytes, serialised."""
+    arrays: tuple[tuple[str, int, int, str], ...] = ()
+    """Name, elements, bytes and dtype of each tensor."""
+
+    @staticmethod
+    def of(message: Message) -> "Weight":
+        """Weigh a message that has its id."""
+        return Weight(message_bytes(message), tuple(array_bytes(message)))
+
+
+@dataclass(frozen=True)
 class ClientReply:
     """One client's answer."""
 
@@ -45,6 +60,10 @@ class ClientReply:
     """The client's traceback where it failed for good; everything else is empty then."""
     attempts: tuple[str, ...] = ()
     """Tracebacks of all attempts that failed."""
+    down: Weight = Weight()
+    """The message to the client."""
+    up: Weight = Weight()
+    """The client's message."""
 
 
 @dataclass
@@ -52,10 +71,7 @@ class _Asked:
     """One client's task under way."""
 
     node: int
-    size: int = 0
-    """Bytes of the message sent."""
-    arrays: list[tuple[str, int, int, str]] = field(default_factory=list)
-    """Its tensors, as the ledger takes them."""
+    down: Weight = Weight()
     attempts: list[str] = field(default_factory=list)
     due: float = 0.0
     """When it may be asked again."""
@@ -111,8 +127,7 @@ class Clients:
         self._users = dict.fromkeys(nodes, -1)
         answers: dict[int, dict[str, Any]] = {}
 
-        def note(asked: _Asked, message: Message, reply: ClientReply) -> None:
-            node = asked.node
+        def note(node: int, reply: ClientReply) -> None:
             if reply.error:
                 raise RunFailed(f"roll call: a client failed: {reply.error}")
             partition = int(reply.values["partition"])
@@ -121,7 +136,7 @@ class Clients:
             answers[partition] = reply.values
             self._nodes[partition], self._users[node] = node, partition
             if enter:
-                self._enter(0, "rollcall", asked, message)
+                self.enter(0, "rollcall", replace(reply, user=partition))
 
         self._exchange(0, "rollcall", nodes, None, note, {}, {})
         if sorted(answers) != list(range(expected)):
@@ -137,7 +152,7 @@ class Clients:
         take: Callable[[ClientReply], None],
         **values: Any,
     ) -> None:
-        """Send one task to each of `users` and hand over the replies in the order of `users`.
+        """Send one task to each of `users` and hand over the replies in the order of `users`; who takes one enters it.
 
         A reply is handed over as soon as all before it are in, so folding replies in this order needs little
         memory and gives the same sums whatever order clients answer in.
@@ -151,20 +166,25 @@ class Clients:
             values: Plain values of the task.
         """
         order = [self._nodes[user] for user in users]
-        waiting: dict[int, tuple[_Asked, Message, ClientReply]] = {}
+        waiting: dict[int, ClientReply] = {}
         turn = iter(order)
         due = next(turn, None)
 
-        def hand_over(asked: _Asked, message: Message, reply: ClientReply) -> None:
+        def hand_over(node: int, reply: ClientReply) -> None:
             nonlocal due
-            waiting[asked.node] = (asked, message, reply)
+            waiting[node] = reply
             while due is not None and due in waiting:
-                asked, message, reply = waiting.pop(due)
-                self._enter(round_number, phase, asked, message)
-                take(reply)
+                take(waiting.pop(due))
                 due = next(turn, None)
 
         self._exchange(round_number, phase, order, send, hand_over, waiting, values)
+
+    def enter(self, round_number: int, phase: Phase, reply: ClientReply, arrived: bool = True) -> None:
+        """Enter a client's messages into the ledger; a reply that never arrived is not in it."""
+        record = (reply.user, SHARED)
+        self._ledger.enter(round_number, phase, "down", *record, reply.down.arrays, reply.down.size)
+        if arrived:
+            self._ledger.enter(round_number, phase, "up", *record, reply.up.arrays, reply.up.size)
 
     def _exchange(
         self,
@@ -172,7 +192,7 @@ class Clients:
         phase: Phase,
         nodes: list[int],
         send: Callable[[int], Tensors] | None,
-        note: Callable[[_Asked, Message, ClientReply], None],
+        note: Callable[[int, ClientReply], None],
         waiting: Mapping[int, object],
         values: Mapping[str, Any],
     ) -> None:
@@ -191,8 +211,7 @@ class Clients:
                 message = Message(content, dst_node_id=asked.node, message_type=_MESSAGE_TYPES[phase])
                 (message_id,) = self._grid.push_messages([message])
                 pending[str(message_id)] = asked
-                # Once it has its id it weighs what it will weigh.
-                asked.size, asked.arrays = message_bytes(message), array_bytes(message)
+                asked.down = Weight.of(message)
             replies = list(self._grid.pull_messages(list(pending)))
             for reply in replies:
                 asked = pending.pop(str(reply.metadata.reply_to_message_id))
@@ -203,7 +222,7 @@ class Clients:
                     again.append(asked)
                     self._on_retry(answer.user, answer.error)
                 else:
-                    note(asked, reply, answer)
+                    note(asked.node, answer)
             if not replies:
                 time.sleep(_POLL_S)
 
@@ -215,11 +234,7 @@ class Clients:
                 reason = f"the worker process ended (killed, out of memory, or over faults.client_seconds): {reason}"
             error = f"(code {reply.error.code}) {reason}"
             asked.attempts.append(error)
-            return ClientReply(user, {}, {}, {}, error, tuple(asked.attempts))
+            return ClientReply(user, {}, {}, {}, error, tuple(asked.attempts), asked.down, Weight.of(reply))
         shared, values = unpack(reply.content)
-        return ClientReply(user, shared, values, take_numbers(reply.content), None, tuple(asked.attempts))
-
-    def _enter(self, round_number: int, phase: Phase, asked: _Asked, reply: Message) -> None:
-        user = self._users[asked.node]
-        self._ledger.enter(round_number, phase, "down", user, SHARED, asked.arrays, asked.size)
-        self._ledger.enter(round_number, phase, "up", user, SHARED, array_bytes(reply), message_bytes(reply))
+        numbers = take_numbers(reply.content)
+        return ClientReply(user, shared, values, numbers, None, tuple(asked.attempts), asked.down, Weight.of(reply))

@@ -1,13 +1,13 @@
 """One round's updates: checked as they come, put aside on disk, judged beside each other, folded in their order."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from statistics import median
 
 from safetensors.torch import load_file, save_file
 
-from configs.schema import FaultsConfig, RobustConfig
+from configs.conditions import FaultsConfig, RobustConfig
 from strategies.method import Aggregator, Tensors
 from strategies.robust import Update, apply_rule, find_fault, step_norm
 
@@ -44,8 +44,15 @@ class Updates:
         save_file({name: value.contiguous() for name, value in shared.items()}, self._path(user))
         self._norms[user], self._examples[user] = step_norm(shared, expected), examples
 
-    def fold(self) -> int:
-        """Reject what is far beyond the others, give the rest to the aggregator, and return how many those are."""
+    def fold(self, lost: Collection[int] = ()) -> int:
+        """Reject what is far beyond the others, give the rest to the aggregator, and return how many those are.
+
+        Args:
+            lost: Users whose updates never arrived.
+        """
+        for user in lost:
+            self._norms.pop(user, None)
+            self.rejected.pop(user, None)
         if self._norms:
             usual = median(self._norms.values())
             for user, norm in list(self._norms.items()):

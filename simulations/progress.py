@@ -122,7 +122,8 @@ class _Bars:
 def _round_line(event: dict[str, Any]) -> str:
     shown = [f"{stage}.{key}" for stage in ("collective", "personalised") for key in ("accuracy", "mae", "rouge1")]
     quality = "".join(f", {key.replace('.', ' ')} {event[key]:.3f}" for key in shown if key in event)
-    return f"round {event['round']} of {event['rounds']}: loss {event['loss']:.3f}{quality}"
+    loss = f"loss {event['loss']:.3f}" if event["loss"] is not None else "nobody's update came"
+    return f"round {event['round']} of {event['rounds']}: {loss}{quality}"
 
 
 def console() -> Console:

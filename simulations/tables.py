@@ -54,6 +54,10 @@ def bytes_table(record: RunRecord) -> Table:
     table.add_row("in all", human_bytes(counted.up), human_bytes(counted.down))
     table.add_row("  of it tensors", human_bytes(counted.payload_up), human_bytes(counted.payload_down))
     table.caption = f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
+    if record.simulated_s is not None:
+        table.caption += f"; stage 1 took {record.simulated_s:,.0f} simulated seconds"
+    if record.left_out:
+        table.caption += f"; {record.left_out} updates failed or were rejected (clients.parquet says whose)"
     return table
 
 

@@ -65,7 +65,12 @@ def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple
     clients = Clients(grid, ledger)
     assert sorted(clients.call_roll(5)) == [0, 1, 2, 3, 4]
     replies: list[ClientReply] = []
-    clients.ask(1, "train", users, lambda _user: {"shared_x.1.R": torch.zeros(2, 3)}, replies.append)
+
+    def take(reply: ClientReply) -> None:
+        clients.enter(1, "train", reply)
+        replies.append(reply)
+
+    clients.ask(1, "train", users, lambda _user: {"shared_x.1.R": torch.zeros(2, 3)}, take)
     ledger.table.flush()
     gather(tmp_path)
     return replies, grid, tmp_path

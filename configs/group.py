@@ -1,0 +1,9 @@
+"""What every group of config keys is: frozen, and refusing keys it does not know."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Group(BaseModel):
+    """A group of keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

@@ -1,0 +1,73 @@
+"""The virtual clock by hand, and the same world for everybody."""
+
+from collections import Counter
+
+import pytest
+
+from configs.conditions import DeviceClass, DevicesConfig
+from fl_server.devices import Devices, Turn
+
+# 1 Mbit/s up, 8 down, two steps a second: 1 MB up takes 8 s, 1 MB down 1 s.
+PLAIN = DeviceClass(name="plain", share=1, steps_per_second=2, up_mbit=1, down_mbit=8)
+
+
+def world(seed: int = 0, plain: DeviceClass = PLAIN, **settings: object) -> Devices:
+    return Devices(DevicesConfig(classes=[plain], **settings), seed)  # type: ignore[arg-type]
+
+
+def turns(*steps: int) -> list[Turn]:
+    return [Turn(user, 1_000_000, 500_000, each) for user, each in enumerate(steps)]
+
+
+def test_a_turn_takes_download_training_and_upload() -> None:
+    # 1 s down, 6/2 = 3 s of training, 4 s up.
+    closed = world().close(1, turns(6), 1)
+    assert closed.finished == {0: 8.0}
+    assert closed.seconds == 8.0
+
+
+def test_the_first_replies_close_a_round() -> None:
+    closed = world(over_selection=0.5).close(1, turns(20, 4, 12), 2)
+    assert closed.finished == {1: 7.0, 2: 11.0}
+    assert closed.lost == {0: "late"}
+    assert closed.seconds == 11.0
+    assert world(over_selection=0.5).asked(5) == 8
+
+
+def test_the_deadline_closes_a_round() -> None:
+    closed = world(deadline_s=10).close(1, turns(20, 4, 12), 3)
+    assert closed.finished == {1: 7.0}
+    assert closed.lost == {0: "late", 2: "late"}
+    assert closed.seconds == 10
+    # An opening waits for everybody.
+    assert world(deadline_s=10).close(0, turns(20, 4), 2).lost == {}
+    assert world(least_share=0.5).enough(5) == 3
+
+
+def test_devices_are_drawn_by_share_and_stay_what_they_are() -> None:
+    classes = [PLAIN, DeviceClass(name="other", share=3, steps_per_second=1, up_mbit=1, down_mbit=1)]
+    devices = Devices(DevicesConfig(classes=classes), 0)
+    drawn = Counter(devices.device(user).name for user in range(2000))
+    # Three of four; the standard error is 19.
+    assert abs(drawn["other"] - 1500) < 80
+    again = Devices(DevicesConfig(classes=classes), 0)
+    assert [again.device(user) for user in range(50)] == [devices.device(user) for user in range(50)]
+    assert [Devices(DevicesConfig(classes=classes), 1).device(user).name for user in range(50)] != [
+        devices.device(user).name for user in range(50)
+    ]
+
+
+def test_who_is_there_and_who_is_lost_go_by_their_probabilities() -> None:
+    devices = world(plain=PLAIN.model_copy(update={"available": 0.7, "dropout": 0.2}))
+    there = [len(devices.available(number, range(100))) for number in range(1, 41)]
+    assert len(set(there)) > 1
+    assert sum(there) / 4000 == pytest.approx(0.7, abs=0.03)
+    lost = sum(len(devices.close(number, turns(*[1] * 100), 100).lost) for number in range(1, 41))
+    assert lost / 4000 == pytest.approx(0.2, abs=0.03)
+    assert devices.close(0, turns(*[1] * 100), 100).lost == {}
+
+
+def test_a_faster_method_meets_the_same_world() -> None:
+    devices = world(plain=PLAIN.model_copy(update={"dropout": 0.3}))
+    slow, fast = (devices.close(4, turns(*[steps] * 30), 30).lost for steps in (100, 1))
+    assert slow == fast

@@ -1,0 +1,88 @@
+"""Runs on simulated devices: absent, slow and lost ones, the same history every time."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from configs.errors import InputError
+from simulations.simulate import simulate
+from tests.conftest import tiny_config
+from tests.same import assert_same_run
+
+pytestmark = pytest.mark.integration
+PHONES = ["devices.preset=phones", "users.collective=20", "cohort=4", "rounds=5", "devices.deadline_s=20"]
+
+
+def rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return found
+
+
+def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Path) -> None:
+    record = simulate(tiny_config(*PHONES), "run", tmp_path)
+    clients = [row for row in rows(tmp_path / "run", "clients") if row["phase"] == "train"]
+    ledger = [row for row in rows(tmp_path / "run", "ledger") if row["phase"] == "train" and row["message_bytes"]]
+    lost = [row for row in clients if row["status"] in ("dropped", "late")]
+    assert lost
+    assert {row["device"] for row in clients} == {"new", "usual", "old"}
+    for round_row in rows(tmp_path / "run", "rounds"):
+        number = round_row["round"]
+        own = [row for row in clients if row["round"] == number]
+        came = [row for row in own if row["status"] == "ok"]
+        assert len(own) == round_row["cohort"] <= 6  # ⌈4·1.3⌉
+        assert len(came) == round_row["replies"] <= 4
+        arrived = {row["user"] for row in ledger if row["round"] == number and row["direction"] == "up"}
+        assert arrived == {row["user"] for row in came}
+        assert {row["user"] for row in ledger if row["round"] == number and row["direction"] == "down"} == {
+            row["user"] for row in own
+        }
+        latest = max(row["simulated_s"] for row in came)
+        assert round_row["simulated_s"] == (latest if len(came) == 4 else 20)
+        for row in came:
+            up, down = (
+                next(r["message_bytes"] for r in ledger if r["direction"] == way and r["user"] == row["user"])
+                for way in ("up", "down")
+            )
+            speed, uplink, downlink = {"new": (2, 20, 80), "usual": (0.8, 8, 30), "old": (0.25, 2, 8)}[row["device"]]
+            expected = 8e-6 * (up / uplink + down / downlink) + row["steps"] / speed
+            assert row["simulated_s"] == pytest.approx(expected, rel=1e-3)
+    assert record.simulated_s == pytest.approx(sum(row["simulated_s"] for row in rows(tmp_path / "run", "rounds")))
+    assert record.left_out == 0
+
+
+def test_the_same_seed_has_the_same_history(tmp_path: Path) -> None:
+    simulate(tiny_config(*PHONES), "one", tmp_path)
+    simulate(tiny_config(*PHONES), "two", tmp_path)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    simulate(tiny_config(*PHONES, "seed=1"), "other", tmp_path)
+    assert [row["cohort"] for row in rows(tmp_path / "other", "rounds")] != [
+        row["cohort"] for row in rows(tmp_path / "one", "rounds")
+    ] or rows(tmp_path / "other", "clients")[0] != rows(tmp_path / "one", "clients")[0]
+
+
+def test_a_round_too_few_come_to_is_abandoned_and_the_next_begins(tmp_path: Path) -> None:
+    # Five simulated seconds are enough for the new phones alone: four steps take 2 s there and 5 s on the usual.
+    words = [*PHONES, "devices.deadline_s=4", "devices.least_share=1.0"]
+    record = simulate(tiny_config(*words), "run", tmp_path)
+    rounds = rows(tmp_path / "run", "rounds")
+    assert record.status == "completed"
+    assert any(row["replies"] < 4 and not row["metrics"] for row in rounds)
+    assert all(row["simulated_s"] == 4 for row in rounds if row["replies"] < 4)
+    assert "is abandoned" in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["devices.preset=phone"], "unknown preset 'phone'; did you mean 'phones'? (known: phones, silos"),
+        (["devices.preset=none.toml"], "none.toml: there is no such config file"),
+        (["devices.preset=phones", "devices.over_selection=-1"], "devices.over_selection=-1"),
+        (["devices=phones"], "devices='phones': expected a group of keys"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        tiny_config(*words)
+    assert message in str(caught.value)
