@@ -1,12 +1,15 @@
-"""What the engine costs: 500 clients on the tiny backbone, driver memory by round, seconds and bytes per client.
+"""What the engine costs: many clients on the tiny backbone, driver memory by round, seconds a client.
 
-Run by `make bench`. Prints what it measured and writes it to `results/bench-engine.json`; nothing is asserted, since
-seconds and memory differ between machines.
+`python -m benchmarks.engine` (part of `make bench`) runs 100 and 2,000 users for five rounds; `--users 100,10000 --rounds 1`
+asks for others. Prints what it measured and writes it to `results/bench-engine.json`; nothing is asserted, since seconds
+and memory differ between machines.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -14,16 +17,12 @@ from configs.load import load_config
 from simulations.processes import find_simulation
 from simulations.simulate import simulate
 
-CLIENTS, ROUNDS = 500, 3
 OVERRIDES = [
     "backbone=tiny",
     "sites=[1,2]",
     "rank.shared=4",
     "rank.private=2",
-    f"users.collective={CLIENTS}",
     "users.target=10",
-    f"cohort={CLIENTS}",
-    f"rounds={ROUNDS}",
     "users.synthetic.history=4",
     "users.synthetic.queries=2",
     "personal.epochs=1",
@@ -46,17 +45,33 @@ class MemoryByRound:
             self.mib.setdefault(rounds[-1]["round"], process.memory_info().rss / 2**20)
 
 
-def main() -> None:
+def measure(users: int, rounds: int, cohort: int) -> dict[str, Any]:
     memory = MemoryByRound()
+    words = [f"users.collective={users}", f"cohort={min(cohort, users)}", f"rounds={rounds}"]
     with tempfile.TemporaryDirectory() as results:
-        record = simulate(load_config(None, OVERRIDES), "engine", Path(results), watch=memory)
-        rounds = pq.read_table(Path(results) / "engine" / "rounds.parquet").to_pylist()
-    report = {
-        "clients": CLIENTS,
+        record = simulate(load_config(None, [*OVERRIDES, *words]), "engine", Path(results), watch=memory)
+        rows = pq.read_table(Path(results) / "engine" / "rounds.parquet").to_pylist()
+    return {
+        "users": users,
+        "cohort": min(cohort, users),
         "wall_s": record.wall_s,
-        "ms_per_client_by_round": {row["round"]: 1000 * row["seconds"] / CLIENTS for row in rounds},
+        "ms_per_client_by_round": {row["round"]: 1000 * row["seconds"] / row["cohort"] for row in rows},
         "driver_mib_by_round": memory.mib,
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", default="100,2000", help="comma-separated, the fewest first")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cohort", type=int, default=500)
+    asked = parser.parse_args()
+    runs = [measure(int(users), asked.rounds, asked.cohort) for users in asked.users.split(",")]
+    report: dict[str, Any] = {"runs": runs}
+    if len(runs) > 1:
+        first, last = runs[0], runs[-1]
+        more = last["driver_mib_by_round"][1] - first["driver_mib_by_round"][1]
+        report["driver_kib_per_user"] = 1024 * more / (last["users"] - first["users"])
     print(json.dumps(report, indent=1))
     Path("results").mkdir(exist_ok=True)
     Path("results/bench-engine.json").write_text(json.dumps(report, indent=1) + "\n")
