@@ -1,8 +1,8 @@
 """What the engine costs: many clients on the tiny backbone, driver memory by round, seconds a client.
 
-`python -m benchmarks.engine` (part of `make bench`) runs 100 and 2,000 users for five rounds; `--users 100,10000 --rounds 1`
-asks for others. Prints what it measured and writes it to `results/bench-engine.json`; nothing is asserted, since seconds
-and memory differ between machines.
+`python -m benchmarks.engine` (part of `make bench`) runs 100 and 2,000 users for five rounds;
+`--users 100,10000 --rounds 1` asks for others. Prints what it measured and writes it to `results/bench-engine.json`;
+nothing is asserted, since seconds and memory differ between machines.
 """
 
 import argparse
