@@ -133,7 +133,7 @@ def readme_commands() -> list[str]:
 
 def test_readme_commands_run(tmp_path: Path) -> None:
     commands = readme_commands()
-    assert len(commands) == 13
+    assert len(commands) == 14
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
     records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
@@ -150,7 +150,9 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             continue  # needs LaMP's server; tests/fl_clients/test_fetch.py has a local one
         for named, ours in (("lamp/tweets/dev", tmp_path / "lamp"), ("path/to/any/decoder", fetch("tiny"))):
             words = [word.replace(named, str(ours)) for word in words]
-        if words[0] == "simulate":
+        if "--resume" in words:
+            words = ["simulate", "--help"]  # what it does has tests of its own
+        elif words[0] == "simulate":
             words += [*small, "--results", str(tmp_path)]
         elif words[0] in ("compare", "tune"):
             few = ["users.collective=12", "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
