@@ -19,8 +19,9 @@ from simulations.cold_start_report import write_report
 from simulations.compare import complete, plan, write_comparison
 from simulations.comparison import Run
 from simulations.params import paper_parity, parameter_table, parity_table
+from simulations.prepare import build_method
 from simulations.progress import Follower, console
-from simulations.simulate import build_method, claim_folder
+from simulations.simulate import claim_folder
 from simulations.simulate import resume as resume_simulation
 from simulations.simulate import simulate as run_simulation
 from simulations.tables import bytes_table, comparison_tables, quality_table

@@ -17,7 +17,7 @@ from configs.schema import RunConfig
 from fl_clients.lamp.store import build_table
 from simulations.compare import Planned, complete, plan
 from simulations.comparison import Run, curve, main_metric
-from simulations.simulate import resolve
+from simulations.prepare import resolve
 from strategies.metrics import LOWER_IS_BETTER
 
 Say = Callable[[str], None]

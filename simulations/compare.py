@@ -18,7 +18,8 @@ from fl_server.checkpoint import load_checkpoint
 from fl_server.records import read_run
 from simulations.comparison import Run, check_comparable, compare_runs, difference_in_evaluation
 from simulations.plots import draw_curves
-from simulations.simulate import build_method, resolve, resume, simulate
+from simulations.prepare import build_method, resolve
+from simulations.simulate import resume, simulate
 
 _LOOKS = 4
 """How often the target users are evaluated on the way, where the config leaves that open."""

@@ -6,26 +6,23 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from configs.errors import InputError, RunFailed
 from configs.load import read_resolved, write_config
 from configs.paths import cache_dir
 from configs.schema import RunConfig
-from fl_clients.activations import activation_folder
-from fl_clients.backbone import BUILT_IN, read_shape, resolve_precision
+from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import UserTable, build_table
-from fl_clients.lamp.tasks import find_task
 from fl_server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fl_server.ledger import total_bytes
 from fl_server.records import (
@@ -42,8 +39,8 @@ from fl_server.records import (
 )
 from simulations import plots
 from simulations.launch import end_leftovers, launch
-from strategies.method import BackboneShape, Method, Tensors, load_method
-from strategies.robust import POOLING
+from simulations.prepare import build_method, resolve, take_shared
+from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
 
@@ -81,7 +78,7 @@ def simulate(
     state = method.server_init(shape)
     shared = method.server_send(state, None)
     if config.start_from:
-        state = shared = _take_shared(Path(config.start_from), method, config)
+        state = shared = take_shared(Path(config.start_from), method, config)
     folder = _claim(results, name or _default_name(method, config), overwrite)
     users = build_table(config)
     with _held(folder):
@@ -170,77 +167,6 @@ def _run(
     (folder / "engine.log").unlink(missing_ok=True)
     plots.draw(folder)
     return record
-
-
-def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
-    """Build a config's method and have it check itself against the backbone.
-
-    Args:
-        config: Names the method.
-        shape: The backbone's.
-        import_path: Folders to import methods from, beside what is installed.
-
-    Raises:
-        InputError: No such task, the method cannot be loaded, or a setting does not fit.
-    """
-    find_task(config.task)
-    sys.path[:0] = import_path
-    try:
-        method = load_method(config.method, config.method_values(), config.settings)
-        method.check(shape)
-        pooling = config.robust.rule in POOLING and method.first_round is not None
-        if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
-            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates apart")
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error)) from None
-    finally:
-        del sys.path[: len(import_path)]
-    return method
-
-
-def _take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
-    """Return the shared tensors of a completed run of the same method on the same backbone.
-
-    Raises:
-        InputError: They would not fit.
-    """
-    run = read_run(record)
-    if run.status != "completed":
-        raise InputError(f"start_from: {record} did not complete ({run.status})")
-    theirs = read_resolved(record / "config.toml")
-    for key, ours, other in (
-        ("method", method.name, run.method),
-        ("backbone", config.backbone, theirs.backbone),
-        ("settings of the method", _fitting(config), _fitting(theirs)),
-    ):
-        if ours != other:
-            raise InputError(f"start_from: {record} does not fit: {key} is {other!r} there, {ours!r} here")
-    return load_file(record / "shared.safetensors")
-
-
-def _fitting(config: RunConfig) -> dict[str, Any]:
-    """The values that decide which tensors a method has and what they mean, and the seed that starts derive from."""
-    return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
-
-
-def resolve(config: RunConfig) -> RunConfig:
-    """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
-    backbone = Path(config.backbone).expanduser()
-    source = config.users.source
-    users = config.users.model_copy(
-        update={"source": source if source == "synthetic" else str(Path(source).expanduser().resolve())}
-    )
-    return config.model_copy(
-        update={
-            "start_from": str(Path(config.start_from).expanduser().resolve()) if config.start_from else "",
-            "backbone": config.backbone
-            if config.backbone in BUILT_IN or not backbone.is_dir()
-            else str(backbone.resolve()),
-            "users": users,
-            "precision": resolve_precision(config.precision, config.partitions.gpus > 0),
-            "activations_mb": config.activations_mb if activation_folder() else 0,
-        }
-    )
 
 
 def _default_name(method: Method, config: RunConfig) -> str:

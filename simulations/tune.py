@@ -19,7 +19,7 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from simulations.compare import Planned, complete, plan
 from simulations.comparison import Run, main_metric, per_user
-from simulations.simulate import build_method
+from simulations.prepare import build_method
 from strategies.metrics import LOWER_IS_BETTER
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)

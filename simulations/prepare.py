@@ -1,0 +1,89 @@
+"""What is settled before a run: the method, checked; what depends on this machine and folder; tensors to start from."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from configs.errors import InputError
+from configs.load import read_resolved
+from configs.schema import RunConfig
+from fl_clients.activations import activation_folder
+from fl_clients.backbone import BUILT_IN, resolve_precision
+from fl_clients.lamp.tasks import find_task
+from fl_server.records import read_run
+from strategies.method import BackboneShape, Method, Tensors, load_method
+from strategies.robust import POOLING
+
+
+def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
+    """Build a config's method and have it check itself against the backbone.
+
+    Args:
+        config: Names the method.
+        shape: The backbone's.
+        import_path: Folders to import methods from, beside what is installed.
+
+    Raises:
+        InputError: No such task, the method cannot be loaded, or a setting does not fit.
+    """
+    find_task(config.task)
+    sys.path[:0] = import_path
+    try:
+        method = load_method(config.method, config.method_values(), config.settings)
+        method.check(shape)
+        pooling = config.robust.rule in POOLING and method.first_round is not None
+        if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
+            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates apart")
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from None
+    finally:
+        del sys.path[: len(import_path)]
+    return method
+
+
+def take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
+    """Return the shared tensors of a completed run of the same method on the same backbone.
+
+    Raises:
+        InputError: They would not fit.
+    """
+    run = read_run(record)
+    if run.status != "completed":
+        raise InputError(f"start_from: {record} did not complete ({run.status})")
+    theirs = read_resolved(record / "config.toml")
+    for key, ours, other in (
+        ("method", method.name, run.method),
+        ("backbone", config.backbone, theirs.backbone),
+        ("settings of the method", _fitting(config), _fitting(theirs)),
+    ):
+        if ours != other:
+            raise InputError(f"start_from: {record} does not fit: {key} is {other!r} there, {ours!r} here")
+    return load_file(record / "shared.safetensors")
+
+
+def _fitting(config: RunConfig) -> dict[str, Any]:
+    """The values that decide which tensors a method has and what they mean, and the seed that starts derive from."""
+    return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
+    backbone = Path(config.backbone).expanduser()
+    source = config.users.source
+    users = config.users.model_copy(
+        update={"source": source if source == "synthetic" else str(Path(source).expanduser().resolve())}
+    )
+    return config.model_copy(
+        update={
+            "start_from": str(Path(config.start_from).expanduser().resolve()) if config.start_from else "",
+            "backbone": config.backbone
+            if config.backbone in BUILT_IN or not backbone.is_dir()
+            else str(backbone.resolve()),
+            "users": users,
+            "precision": resolve_precision(config.precision, config.partitions.gpus > 0),
+            "activations_mb": config.activations_mb if activation_folder() else 0,
+        }
+    )
