@@ -21,6 +21,7 @@ from simulations.comparison import Run
 from simulations.params import paper_parity, parameter_table, parity_table
 from simulations.prepare import build_method
 from simulations.progress import Follower, console
+from simulations.runs import runs_app
 from simulations.simulate import claim_folder
 from simulations.simulate import resume as resume_simulation
 from simulations.simulate import simulate as run_simulation
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(backbone_app, name="backbone")
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 
 _INTERRUPTED = 130
 

@@ -97,7 +97,7 @@ def resume(
     """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
 
     Args:
-        name: The record's.
+        name: The record's, or its path below `results`.
         results: Where it is.
         watch: As in `simulate`.
 
@@ -106,7 +106,7 @@ def resume(
         RunFailed: The run did not complete this time either.
         KeyboardInterrupt: As in `simulate`.
     """
-    folder = claim_folder(results, name)
+    folder = (results.expanduser() / name).resolve()
     record = read_run(folder)
     if record.status == "completed":
         raise InputError(f"--resume {name}: this run has completed")

@@ -1,0 +1,93 @@
+"""Lists of run records: found, filtered, sorted, shown, followed."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from fl_server.records import append_line, read_run, write_run
+from simulations.__main__ import app
+from simulations.runs import find_run, find_runs
+from simulations.simulate import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    simulate(tiny_config("rounds=1"), "first", folder)
+    simulate(tiny_config("rounds=1", "method=reft-c", "task=product_rating"), "inside", folder / "comparison")
+    record = simulate(tiny_config("rounds=1", "seed=1"), "broken", folder)
+    record.status, record.error = "failed", "round 1: 1 of 3 clients failed"
+    write_run(folder / "broken", record)
+    (folder / "other").mkdir()
+    (folder / "other" / "run.json").write_text("{}")
+    return folder
+
+
+def listed(results: Path, *words: str) -> list[dict[str, object]]:
+    done = CliRunner().invoke(app, ["runs", "--json", "--results", str(results), *words], catch_exceptions=False)
+    rows: list[dict[str, object]] = json.loads(done.output)
+    return rows
+
+
+def test_records_are_found_in_comparisons_too_and_other_files_passed_over(results: Path) -> None:
+    assert [run.name for run in find_runs(results)] == ["broken", "comparison/inside", "first"]
+    rows = {row["name"]: row for row in listed(results)}
+    record = read_run(results / "first")
+    assert rows["first"]["quality"] == record.metrics["accuracy"]
+    assert rows["first"]["bytes"] == record.bytes.total
+    assert (rows["comparison/inside"]["metric"], rows["comparison/inside"]["method"]) == ("mae", "reft-c")
+    # What did not complete is never shown as a result.
+    assert (rows["broken"]["quality"], rows["broken"]["bytes"]) == (None, None)
+
+
+def test_the_list_is_filtered_and_sorted(results: Path) -> None:
+    assert [row["name"] for row in listed(results, "--status", "failed")] == ["broken"]
+    assert [
+        row["name"] for row in listed(results, "--task", "movie_tagging", "--method", "perfit", "--sort", "name")
+    ] == [
+        "broken",
+        "first",
+    ]
+    assert [row["name"] for row in listed(results, "--sort", "quality")][-1] == "broken"
+    assert listed(results)[0]["name"] == "broken"
+    with pytest.raises(InputError, match=r"--method perfitt: none of these runs; did you mean 'perfit'"):
+        listed(results, "--method", "perfitt")
+
+
+def test_one_run_is_shown(results: Path) -> None:
+    words = ["runs", "show", "--results", str(results)]
+    shown = CliRunner().invoke(app, [*words, "comparison/inside"], catch_exceptions=False).output
+    assert "personalised shift" in shown
+    assert "completed" in shown
+    assert "round 1: 1 of 3" in CliRunner().invoke(app, [*words, "broken"], catch_exceptions=False).output
+    content = json.loads(CliRunner().invoke(app, [*words, "first", "--json"], catch_exceptions=False).output)
+    assert content["metrics"] == read_run(results / "first").metrics
+    with pytest.raises(InputError, match=r"firs: no run record of that name in .*; did you mean 'first'\?"):
+        find_run(results, "firs")
+
+
+def test_a_run_is_followed_to_its_end(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = results / "going"
+    record = simulate(tiny_config("rounds=1"), "going", results)
+    record.status = "running"
+    write_run(folder, record)
+
+    def finish() -> None:
+        append_line(folder / "events.jsonl", {"event": "note", "text": "nearly there"})
+        record.status = "completed"
+        write_run(folder, record)
+
+    timer = threading.Timer(1.0, finish)
+    timer.start()
+    done = CliRunner().invoke(app, ["runs", "follow", "going", "--results", str(results)], catch_exceptions=False)
+    timer.join()
+    assert "round 1 of 1" in done.output
+    assert "nearly there" in done.output
+    assert done.output.strip().endswith("going: completed")
