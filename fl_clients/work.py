@@ -134,6 +134,7 @@ def _start(session: Session) -> float:
 def _finish(session: Session, started: float) -> dict[str, Any]:
     return {
         "wall_s": time.perf_counter() - started,
+        "ended_at": time.time(),
         "partition_name": session.partition.name,
         "peak_memory_bytes": session.partition.peak_memory(),
     }

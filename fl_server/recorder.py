@@ -94,6 +94,7 @@ class Recorder:
             loss_first=values.get("loss_first"),
             loss_last=values.get("loss_last"),
             wall_s=values.get("wall_s"),
+            ended_at=values.get("ended_at"),
             partition=values.get("partition_name"),
             peak_memory_bytes=values.get("peak_memory_bytes"),
             status="failed" if reply.error else status,

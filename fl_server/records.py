@@ -48,6 +48,7 @@ CLIENTS = pa.schema(
         ("loss_first", pa.float64()),
         ("loss_last", pa.float64()),
         ("wall_s", pa.float64()),
+        ("ended_at", pa.float64()),
         ("partition", pa.string()),
         ("peak_memory_bytes", pa.int64()),
         ("status", pa.string()),

@@ -21,11 +21,12 @@ from simulations.comparison import Run
 from simulations.params import paper_parity, parameter_table, parity_table
 from simulations.prepare import build_method
 from simulations.progress import Follower, console
+from simulations.report.page import write_page
 from simulations.runs import runs_app
 from simulations.simulate import claim_folder
 from simulations.simulate import resume as resume_simulation
 from simulations.simulate import simulate as run_simulation
-from simulations.tables import bytes_table, comparison_tables, quality_table
+from simulations.tables import bytes_table, comparison_tables, human_bytes, quality_table
 from simulations.tune import tune as run_tune
 
 app = typer.Typer(
@@ -182,6 +183,21 @@ def cold_start(
     for table in write_report(rows, runs, folder):
         screen.print(table)
     screen.print(f"{folder} (cold_start.csv, cold_start.json, plots)")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run records, comparisons, cold starts.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first folder.")] = None,
+    results: Annotated[Path, typer.Option(help="Where names are looked for.")] = Path("results"),
+) -> None:
+    """Write one HTML file that shows run records: quality, cost curves, users, bytes, partitions, predictions.
+
+    Example: `fedperfit report demo` or `fedperfit report results/comparison --out comparison.html`
+    """
+    paths = [Path(each) if Path(each).is_dir() else results / each for each in folders]
+    written = write_page(paths, out or paths[0] / "report.html")
+    console().print(f"{written} ({human_bytes(written.stat().st_size)}; opens in any browser, needs no network)")
 
 
 @app.command()

@@ -7,7 +7,17 @@ import pyarrow.parquet as pq
 
 from fl_server.records import read_run
 
-_TIMES = {"seconds", "wall_s", "peak_memory_bytes", "partition", "message_bytes", "bytes_up", "bytes_down", "retries"}
+_TIMES = {
+    "seconds",
+    "wall_s",
+    "ended_at",
+    "peak_memory_bytes",
+    "partition",
+    "message_bytes",
+    "bytes_up",
+    "bytes_down",
+    "retries",
+}
 
 
 def table(folder: Path, name: str) -> list[dict[str, Any]]:

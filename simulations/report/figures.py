@@ -1,0 +1,273 @@
+"""The interactive figures of a report, as Plotly figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from simulations.cold_start_plots import main_rows
+from simulations.comparison import Run, curve
+from simulations.report.gather import Shown
+from simulations.report.series import PALETTE, colour, series, symbol
+from strategies.metrics import LOWER_IS_BETTER
+
+_DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
+_PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
+_MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
+
+
+def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[float]]]]:
+    """Draw quality after personalisation against bytes, with a band of one deviation over seeds.
+
+    Returns:
+        The figure, with all clients' bytes both ways; and the traces' x for every other choice, by
+        `<total|up|down>-<all|client>`.
+    """
+    figure = go.Figure()
+    choices: dict[str, list[list[float]]] = {f"{way}-{scope}": [] for way in _DIRECTIONS for scope in ("all", "client")}
+    for each in series(runs):
+        frames = [curve(Run(each.method, run.folder, run.config, run.record)) for run in each.runs]
+        grouped = pd.concat(frames).groupby("round")
+        mean, deviation = grouped.value.mean(), grouped.value.std().fillna(0)
+        point = "round %{customdata[0]}<br>%{x:.3f} MB<br>%{y:.3f} ± %{customdata[1]:.3f}<extra></extra>"
+        figure.add_scatter(
+            y=mean,
+            customdata=np.stack([mean.index, deviation], axis=1),
+            name=_safe(each.label),
+            legendgroup=each.label,
+            mode="lines+markers",
+            hovertemplate=f"<b>{_safe(each.label)}</b><br>{point}",
+            **each.style,
+        )
+        figure.add_scatter(
+            y=[*(mean + deviation), *(mean - deviation)[::-1]],
+            legendgroup=each.label,
+            showlegend=False,
+            fill="toself",
+            mode="none",
+            fillcolor=colour(each.method),
+            opacity=0.15 if deviation.gt(0).any() else 0,
+            hoverinfo="skip",
+        )
+        for way in _DIRECTIONS:
+            for scope, suffix in zip(("all", "client"), _SCOPES, strict=True):
+                x = (grouped[f"bytes_{way}{suffix}"].mean() / 1e6).tolist()
+                choices[f"{way}-{scope}"] += [x, [*x, *x[::-1]]]
+    for trace, x in zip(figure.data, choices["total-all"], strict=True):
+        trace.x = x
+    figure.update_xaxes(title="bytes, MB", type="log")
+    figure.update_yaxes(title=_axis(runs[0].metric))
+    return _finished(figure), choices
+
+
+def quality_by_round(runs: Sequence[Shown]) -> go.Figure | None:
+    """Draw what was evaluated on the way, and at the end; None if nothing was on the way."""
+    figure = go.Figure()
+    for each in series(runs):
+        for stage, last in (("collective", "metrics_collective"), ("personalised", "metrics")):
+            frames = []
+            for run in each.runs:
+                looks = run.rounds.reindex(columns=["round", f"{stage}.{run.metric}"]).dropna()
+                looks.columns = pd.Index(["round", "value"])
+                if len(looks):
+                    end = {"round": [run.config.rounds], "value": [getattr(run.record, last)[run.metric]]}
+                    frames += [looks, pd.DataFrame(end)]
+            if frames:
+                mean = pd.concat(frames).groupby("round").value.mean()
+                style = each.style | ({"line": {**each.style["line"], "dash": "dot"}} if stage == "collective" else {})
+                name = f"{_safe(each.label)}, {stage}"
+                figure.add_scatter(x=list(mean.index), y=mean, name=name, mode="lines+markers", **style)
+    if not figure.data:
+        return None
+    figure.update_xaxes(title="round")
+    figure.update_yaxes(title=f"{_axis(runs[0].metric)}, mean over seeds")
+    return _finished(figure)
+
+
+def loss_by_round(runs: Sequence[Shown]) -> go.Figure:
+    """Draw the cohorts' mean loss after training, round by round."""
+    figure = go.Figure()
+    for each in series(runs):
+        mean = pd.concat([run.rounds for run in each.runs]).groupby("round").loss.mean()
+        figure.add_scatter(x=list(mean.index), y=mean, name=_safe(each.label), mode="lines+markers", **each.style)
+    figure.update_xaxes(title="round")
+    figure.update_yaxes(title="loss, nats per answer token")
+    return _finished(figure)
+
+
+def per_user(runs: Sequence[Shown]) -> go.Figure:
+    """Draw each target user's quality before and after personalisation; on the diagonal nothing changed."""
+    figure = go.Figure()
+    values = [0.0]
+    for each in series(runs):
+        frame = pd.concat([users_of(run) for run in each.runs])
+        values += [*frame.before, *frame.after]
+        point = "user %{text}<br>before %{x:.3f}<br>after %{y:.3f}<extra>"
+        figure.add_scatter(
+            x=frame.before,
+            y=frame.after,
+            text=frame.user_id.astype(str).map(_safe),
+            name=_safe(each.label),
+            mode="markers",
+            marker={**each.style["marker"], "opacity": 0.7},
+            hovertemplate=f"{point}{_safe(each.label)}</extra>",
+        )
+    ends = [min(values), max(values)]
+    grey = {"dash": "dash", "color": "#999999"}
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=grey, showlegend=False, hoverinfo="skip")
+    figure.update_xaxes(title=f"{_axis(runs[0].metric)}, collective shift")
+    figure.update_yaxes(title="after personalisation")
+    return _finished(figure)
+
+
+def distribution(runs: Sequence[Shown]) -> go.Figure:
+    """Draw how quality after personalisation is spread over target users."""
+    figure = go.Figure()
+    for each in series(runs):
+        frame = pd.concat([users_of(run) for run in each.runs])
+        figure.add_box(
+            y=frame.after,
+            name=_safe(each.label),
+            marker={"color": colour(each.method)},
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            text=frame.user_id.astype(str).map(_safe),
+            showlegend=False,
+        )
+    figure.update_yaxes(title=_axis(runs[0].metric))
+    return _finished(figure)
+
+
+def bytes_by_group(runs: Sequence[Shown]) -> go.Figure:
+    """Draw what the bytes of a run were: each tensor group up and down, and what the messages weigh beyond them."""
+    figure = go.Figure()
+    groups = sorted({group for run in runs for group in run.ledger.group if group})
+    for direction, pattern in (("up", ""), ("down", "/")):
+        for number, group in enumerate([*groups, "message"]):
+            sums = []
+            for run in runs:
+                own = run.ledger[run.ledger.direction == direction]
+                whole = own.message_bytes.sum() - own.payload_bytes.sum()
+                sums.append(float(whole if group == "message" else own[own.group == group].payload_bytes.sum()) / 1e6)
+            figure.add_bar(
+                x=[run.label for run in runs],
+                y=sums,
+                name=f"{group}, {direction}",
+                marker={"color": PALETTE[number % len(PALETTE)], "pattern": {"shape": pattern}},
+            )
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(title="bytes of the whole run, MB")
+    return _finished(figure)
+
+
+def simulated_time(runs: Sequence[Shown]) -> go.Figure | None:
+    """Draw the virtual clock against rounds; None where no devices were simulated."""
+    figure = go.Figure()
+    for run in runs:
+        if run.record.simulated_s is not None:
+            line = {"color": colour(run.record.method)}
+            figure.add_scatter(x=run.rounds["round"], y=run.rounds.simulated_s.cumsum() / 60, name=run.label, line=line)
+    figure.update_xaxes(title="round")
+    figure.update_yaxes(title="simulated minutes since the start of stage 1")
+    return _finished(figure) if figure.data else None
+
+
+def partitions(run: Shown) -> go.Figure | None:
+    """Draw which partition worked for whom, and when; None if the record does not know."""
+    tasks = run.clients.dropna(subset=["partition", "wall_s", "ended_at"])
+    if tasks.empty:
+        return None
+    start = tasks.ended_at - tasks.wall_s
+    figure = go.Figure()
+    for phase, shade in _PHASES.items():
+        own = tasks[tasks.phase == phase]
+        figure.add_bar(
+            y=own.partition,
+            x=own.wall_s,
+            base=start[own.index] - start.min(),
+            orientation="h",
+            name=phase,
+            marker={"color": shade, "line": {"width": 0.5}},
+            customdata=np.stack([own.user, own["round"]], axis=1) if len(own) else None,
+            hovertemplate="user %{customdata[0]}, round %{customdata[1]}<br>%{x:.2f} s from %{base:.1f} s<extra>"
+            + phase
+            + "</extra>",
+        )
+    figure.update_layout(barmode="overlay", bargap=0.3)
+    figure.update_xaxes(title="seconds")
+    return _finished(figure)
+
+
+def cold_start_curves(frame: pd.DataFrame) -> go.Figure:
+    """Draw quality of newcomers against the number of collective users, one line a task and method."""
+    figure = go.Figure()
+    main = main_rows(frame)
+    dashes = dict(
+        zip(dict.fromkeys(main.task), ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot"), strict=False)
+    )
+    for (task, method), own in main.groupby(["task", "method"], sort=False):
+        grouped = own.groupby("collective").value
+        figure.add_scatter(
+            x=list(grouped.mean().index),
+            y=grouped.mean(),
+            error_y={"type": "data", "array": grouped.std().fillna(0)},
+            name=f"{method}, {task}",
+            line={"color": colour(str(method)), "dash": dashes.get(task, "solid")},
+            marker={"symbol": symbol(str(method)), "size": 9},
+            mode="lines+markers",
+        )
+    figure.update_xaxes(title="collective users", type="log")
+    figure.update_yaxes(title="quality of unseen users after personalisation")
+    return _finished(figure)
+
+
+def transfer_map(matrix: pd.DataFrame) -> go.Figure:
+    """Draw quality by the task a shift was trained on (rows) and used on (columns), each column coloured by itself."""
+    scaled = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
+    text = matrix.map(lambda value: f"{value:.3f}")
+    figure = go.Figure(
+        go.Heatmap(
+            z=scaled,
+            x=list(matrix.columns),
+            y=list(matrix.index),
+            text=text,
+            texttemplate="%{text}",
+            colorscale="Viridis",
+            showscale=False,
+        )
+    )
+    figure.update_xaxes(title="used on")
+    figure.update_yaxes(title="trained on", autorange="reversed")
+    return _finished(figure)
+
+
+def users_of(run: Shown) -> pd.DataFrame:
+    """Return `user, user_id, before, after` of a run's target users that have questions."""
+    keys = {f"collective.{run.metric}": "before", f"personalised.{run.metric}": "after"}
+    own = run.clients[run.clients.phase == "personalize"]
+    frame = own[["user", *keys]].rename(columns=keys).dropna()
+    return frame.merge(run.users[["partition", "user_id"]], left_on="user", right_on="partition").drop(
+        columns="partition"
+    )
+
+
+def _axis(metric: str) -> str:
+    return f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}"
+
+
+def _safe(text: str) -> str:
+    """Plotly reads a little HTML in hover texts; names are to be shown as they are."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _finished(figure: go.Figure) -> go.Figure:
+    layout: dict[str, Any] = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": _MARGIN,
+        "template": "none",
+    }
+    return figure.update_layout(**layout, legend={"orientation": "h", "y": -0.2}, hoverlabel={"namelength": -1})

@@ -1,0 +1,147 @@
+"""What a report is made of, read from run records and from what comparisons and cold-start experiments left."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from configs.errors import InputError
+from configs.load import read_resolved
+from configs.schema import RunConfig
+from fl_server.records import TABLES, RunRecord, read_run
+from simulations.cold_start_plots import main_rows
+
+PREDICTIONS = 5000
+"""Rows of predictions that a report takes, so that it stays small enough to open anywhere."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One run in a report."""
+
+    label: str
+    """The shortest name that tells it from the others."""
+    folder: Path
+    record: RunRecord
+    config: RunConfig
+    rounds: pd.DataFrame
+    clients: pd.DataFrame
+    """One row per client task, metrics as columns."""
+    ledger: pd.DataFrame
+    users: pd.DataFrame
+    errors: list[dict[str, Any]]
+
+    @property
+    def completed(self) -> bool:
+        """Whether its numbers are results."""
+        return self.record.status == "completed" and bool(self.record.metrics)
+
+    @property
+    def metric(self) -> str:
+        """The metric the task is about."""
+        return next(iter(self.record.metrics), "")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Everything a report shows."""
+
+    title: str
+    runs: list[Shown]
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    """Contents of `compare.json`."""
+    cold_starts: list[pd.DataFrame] = field(default_factory=list)
+    """Contents of `cold_start.csv`."""
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    predictions_cut: int = 0
+
+
+def gather_report(paths: Sequence[Path]) -> Gathered:
+    """Read folders: run records, comparisons, cold-start experiments.
+
+    Raises:
+        InputError: A folder is none of these, or one of its runs is missing.
+    """
+    folders: dict[Path, None] = {}
+    comparisons, cold_starts = [], []
+    for path in paths:
+        if (path / "run.json").is_file():
+            folders[path.resolve()] = None
+        elif (path / "compare.json").is_file():
+            comparisons.append(_read_json(path / "compare.json"))
+            folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
+        elif (path / "cold_start.csv").is_file():
+            frame = pd.read_csv(path / "cold_start.csv")
+            cold_starts.append(frame)
+            folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
+        else:
+            raise InputError(f"{path}: no run record, comparison or cold-start experiment")
+    runs = [_read(folder, label) for folder, label in zip(folders, _labels(list(folders)), strict=True)]
+    rows = list(_predictions(runs))
+    return Gathered(
+        title=", ".join(path.resolve().name for path in paths),
+        runs=runs,
+        comparisons=comparisons,
+        cold_starts=cold_starts,
+        predictions=rows[:PREDICTIONS],
+        predictions_cut=max(0, len(rows) - PREDICTIONS),
+    )
+
+
+def _labels(folders: list[Path]) -> list[str]:
+    names = [folder.name for folder in folders]
+    return [
+        name if names.count(name) == 1 else f"{folder.parent.name}/{name}"
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read(folder: Path, label: str) -> Shown:
+    record = read_run(folder)
+    try:
+        tables = {
+            name: pd.read_parquet(folder / f"{name}.parquet") for name in ("rounds", "clients", "ledger", "users")
+        }
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: its tables are not there yet ({record.status}): {error.filename}") from None
+    for name in ("rounds", "clients"):
+        # Records of earlier versions lack later columns.
+        tables[name] = tables[name].reindex(columns=TABLES[name].names)
+        metrics = pd.DataFrame([dict(row) for row in tables[name].pop("metrics")], index=tables[name].index)
+        tables[name] = tables[name].join(metrics)
+    return Shown(
+        label,
+        folder,
+        record,
+        read_resolved(folder / "config.toml"),
+        errors=_read_lines(folder / "errors.jsonl"),
+        **tables,
+    )
+
+
+def _predictions(runs: Sequence[Shown]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        names = dict(zip(run.users.partition, run.users.user_id, strict=True))
+        for row in _read_lines(run.folder / "predictions.jsonl"):
+            yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not readable: {error}") from None
+    return content
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue  # a killed process left it half written
+    return rows

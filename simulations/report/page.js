@@ -1,0 +1,85 @@
+"use strict";
+const plots = JSON.parse(document.getElementById("plots").textContent);
+const rows = JSON.parse(document.getElementById("rows").textContent);
+const root = document.documentElement;
+
+function shade() {
+  const style = getComputedStyle(root);
+  const text = style.getPropertyValue("--text").trim();
+  const line = style.getPropertyValue("--line").trim();
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
+  return { font: { color: text }, xaxis: axis, yaxis: axis };
+}
+
+function layoutOf(plot) {
+  const colours = shade();
+  const layout = { ...plot.layout, font: colours.font, autosize: true };
+  for (const axis of ["xaxis", "yaxis"]) layout[axis] = { ...plot.layout[axis], ...colours[axis], automargin: true };
+  return layout;
+}
+
+function draw(place) {
+  const plot = plots[Number(place.dataset.plot)];
+  plot.layout = layoutOf(plot);
+  place.dataset.drawn = "yes";
+  return Plotly.react(place, plot.data, plot.layout, { responsive: true, displaylogo: false });
+}
+
+// A page of many figures opens at once: each is drawn when it comes near.
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) {
+      watcher.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }
+}, { rootMargin: "300px" });
+document.querySelectorAll(".plot").forEach((place) => watcher.observe(place));
+
+for (const controls of document.querySelectorAll(".controls")) {
+  const number = controls.dataset.for;
+  controls.addEventListener("change", () => {
+    const chosen = (kind) => controls.querySelector(`input[name="${kind}-${number}"]:checked`).value;
+    const plot = plots[Number(number)];
+    const xs = plot.choices[`${chosen("way")}-${chosen("scope")}`];
+    plot.data.forEach((trace, index) => { trace.x = xs[index]; });
+    plot.layout.xaxis = { ...plot.layout.xaxis, type: chosen("axis"), autorange: true };
+    draw(document.querySelector(`.plot[data-plot="${number}"]`));
+  });
+}
+
+function setTheme(dark) {
+  root.dataset.theme = dark ? "dark" : "light";
+  const button = document.getElementById("theme");
+  button.setAttribute("aria-pressed", String(dark));
+  document.querySelectorAll('.plot[data-drawn="yes"]').forEach(draw);
+}
+document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark"));
+setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
+
+const search = document.getElementById("search");
+if (search) {
+  const body = document.querySelector("#answers tbody");
+  const page = 50;
+  let shown = page;
+  const fields = ["run", "user", "query", "stage", "gold", "prediction"];
+  const texts = rows.map((row) => fields.map((field) => String(row[field])).join("\n").toLowerCase());
+  function list() {
+    const wanted = search.value.toLowerCase();
+    const hits = rows.filter((_, index) => texts[index].includes(wanted));
+    body.replaceChildren(...hits.slice(0, shown).map((row) => {
+      const line = document.createElement("tr");
+      for (const field of fields) {
+        const cell = document.createElement("td");
+        cell.textContent = row[field];
+        line.append(cell);
+      }
+      return line;
+    }));
+    document.getElementById("found").textContent = `${hits.length} of ${rows.length}`;
+    document.getElementById("more").hidden = hits.length <= shown;
+  }
+  search.addEventListener("input", () => { shown = page; list(); });
+  document.getElementById("more").addEventListener("click", () => { shown += 10 * page; list(); });
+  list();
+}

@@ -1,0 +1,176 @@
+"""The report's page: tables and figures put into one HTML file that needs nothing else."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from configs.errors import InputError
+from simulations.cold_start_plots import main_rows, transfer_matrix, transfers
+from simulations.report import figures
+from simulations.report.gather import Gathered, Shown, gather_report
+from simulations.tables import human_bytes
+from strategies.metrics import LOWER_IS_BETTER
+
+_HERE = Path(__file__).parent
+
+
+def write_page(paths: Sequence[Path], out: Path) -> Path:
+    """Write a report.
+
+    Args:
+        paths: Folders of run records, comparisons, cold-start experiments.
+        out: The HTML file.
+
+    Raises:
+        InputError: There is nothing to show, or the file cannot be written.
+    """
+    gathered = gather_report(paths)
+    if not gathered.runs:
+        raise InputError(f"{paths[0]}: no runs in it")
+    page = render(gathered)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+    return out
+
+
+def render(gathered: Gathered) -> str:
+    """Return a report's HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"bytes": human_bytes, "number": _number}
+    plots = _Plots()
+    completed = [run for run in gathered.runs if run.completed]
+    tasks = {run.config.task: [each for each in completed if each.config.task == run.config.task] for run in completed}
+    context = {
+        "title": gathered.title,
+        "runs": gathered.runs,
+        "different": _settings(gathered.runs, different=True),
+        "same": _settings(gathered.runs, different=False),
+        "tasks": [_task(task, runs, plots) for task, runs in tasks.items()],
+        "groups": plots.add(figures.bytes_by_group(completed)) if completed else None,
+        "simulated": plots.maybe(figures.simulated_time(gathered.runs)),
+        "partitions": [(run.label, plots.maybe(figures.partitions(run))) for run in gathered.runs],
+        "comparisons": gathered.comparisons,
+        "cold_starts": [_cold_start(frame, plots) for frame in gathered.cold_starts],
+        "faults": [fault for run in gathered.runs for fault in _faults(run)],
+        "predictions": gathered.predictions,
+        "predictions_cut": gathered.predictions_cut,
+    }
+    template = environment.get_template("page.html")
+    return template.render(
+        **context,
+        plots=plots.all,
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+class _Plots:
+    """The figures of a page by number, as Plotly takes them."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+    def add(self, figure: go.Figure, choices: dict[str, Any] | None = None) -> int:
+        self.all.append({**json.loads(figure.to_json()), "choices": choices})
+        return len(self.all) - 1
+
+    def maybe(self, figure: go.Figure | None) -> int | None:
+        return None if figure is None else self.add(figure)
+
+
+def _task(task: str, runs: list[Shown], plots: _Plots) -> dict[str, Any]:
+    """The figures and the table about users of the completed runs of one task."""
+    watched = [run for run in runs if not run.config.start_from]
+    curves = plots.add(*figures.cost_curves(watched)) if watched else None
+    return {
+        "name": task,
+        "curves": curves,
+        "rounds": plots.maybe(figures.quality_by_round(watched)) if watched else None,
+        "loss": plots.add(figures.loss_by_round(watched)) if watched else None,
+        "users": plots.add(figures.per_user(runs)),
+        "distribution": plots.add(figures.distribution(runs)),
+        "gains": [_gains(run) for run in runs],
+    }
+
+
+def _gains(run: Shown) -> dict[str, Any]:
+    frame = figures.users_of(run)
+    gain = (frame.after - frame.before) * (-1 if run.metric in LOWER_IS_BETTER else 1)
+    spread = run.record.per_user.get(run.metric, {})
+    worst = spread.get("p90" if run.metric in LOWER_IS_BETTER else "p10")
+    return {
+        "label": run.label,
+        "metric": run.metric,
+        "mean": spread.get("mean"),
+        "std": spread.get("std"),
+        "worst": worst,
+        "better": int((gain > 0).sum()),
+        "same": int((gain == 0).sum()),
+        "worse": int((gain < 0).sum()),
+    }
+
+
+def _cold_start(frame: pd.DataFrame, plots: _Plots) -> dict[str, Any]:
+    maps = [
+        (method, plots.add(figures.transfer_map(transfer_matrix(frame, method))))
+        for method in (dict.fromkeys(frame.method) if len(transfers(frame)) else ())
+    ]
+    keys = ["task", "collective", "method"]
+    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4", "bytes_total", "newcomer_bytes"]
+    table = main_rows(frame).groupby(keys, sort=False)[columns].mean().reset_index()
+    return {"curve": plots.add(figures.cold_start_curves(frame)), "maps": maps, "rows": table.to_dict("records")}
+
+
+def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[Any]]]:
+    """The config's keys with their values, run by run: those that differ, or those that are the same in all."""
+    flat = [_flatten(run.config.model_dump(mode="json")) for run in runs]
+    rows = []
+    for key in sorted({key for config in flat for key in config}):
+        values = [config.get(key, "") for config in flat]
+        if any(value != values[0] for value in values) == different:
+            rows.append((key, values if different else values[:1]))
+    return rows
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _faults(run: Shown) -> list[dict[str, Any]]:
+    """What went wrong in a run: attempts that failed, and updates that were left out."""
+    found = [
+        {
+            "run": run.label,
+            "round": error["round"],
+            "phase": error["phase"],
+            "user": error["user"],
+            "what": f"attempt {error.get('attempt', 1)} failed",
+            "detail": error["traceback"],
+        }
+        for error in run.errors
+    ]
+    left_out = run.clients[run.clients.status.str.startswith("rejected") | run.clients.status.isin(["dropped", "late"])]
+    for row in left_out.itertuples():
+        where = {"run": run.label, "round": row.round, "phase": row.phase, "user": row.user}
+        found.append({**where, "what": row.status, "detail": ""})
+    return found
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or pd.isna(value) else f"{value:.3f}"
