@@ -20,8 +20,11 @@ from strategies.method import Tensors
 from strategies.wire import SHARED, array_bytes, message_bytes, pack, take_numbers, unpack
 
 _POLL_S = 0.05
-_PAUSE_S = 2.0
-"""Before a client is asked again whose worker died: Ray takes seconds to start another. Doubles each time."""
+_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 10.0
+"""Before a client is asked again whose worker process ended; doubles each time."""
+_REPLACED_S = 60.0
+"""So long such a client is asked again however often: Ray takes seconds to start a process, on a busy machine many,
+and fails what comes meanwhile."""
 _WINDOW = 64
 """Messages out, or in and waiting for their turn, at a time: bounds what the driver holds."""
 
@@ -75,6 +78,8 @@ class _Asked:
     attempts: list[str] = field(default_factory=list)
     due: float = 0.0
     """When it may be asked again."""
+    failing_since: float = 0.0
+    """When it failed first."""
 
 
 class Clients:
@@ -216,15 +221,19 @@ class Clients:
             for reply in replies:
                 asked = pending.pop(str(reply.metadata.reply_to_message_id))
                 answer = self._read(asked, reply)
-                if answer.error and len(asked.attempts) <= self._retries:
-                    died = reply.error.code == ErrorCode.UNKNOWN
-                    asked.due = time.monotonic() + (_PAUSE_S * 2 ** (len(asked.attempts) - 1) if died else 0.0)
+                if answer.error and self._may_try_again(asked, died=reply.error.code == ErrorCode.UNKNOWN):
                     again.append(asked)
                     self._on_retry(answer.user, answer.error)
                 else:
                     note(asked.node, answer)
             if not replies:
                 time.sleep(_POLL_S)
+
+    def _may_try_again(self, asked: _Asked, died: bool) -> bool:
+        now, failed = time.monotonic(), len(asked.attempts)
+        asked.failing_since = asked.failing_since or now
+        asked.due = now + (min(_PAUSE_S * 2 ** (failed - 1), _LONGEST_PAUSE_S) if died else 0.0)
+        return failed <= self._retries or (died and now - asked.failing_since < _REPLACED_S and self._retries > 0)
 
     def _read(self, asked: _Asked, reply: Message) -> ClientReply:
         user = self._users[asked.node]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulations.comparison import spread
-from simulations.plots import LINES
+from simulations.plots import LINES, save_figure
 from strategies.metrics import LOWER_IS_BETTER
 
 matplotlib.use("Agg")
@@ -49,7 +49,7 @@ def transfer_matrix(rows: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame, folder: Path) -> None:
-    """Draw `cold_start-<task>.png` for every task, and `transfer.png` where there are transfers."""
+    """Draw `cold_start-<task>` for every task, and `transfer` where there are transfers."""
     chosen = main_rows(rows)
     for task, part in chosen.groupby("task", sort=False):
         figure = Figure(figsize=(13, 4), layout="constrained")
@@ -74,9 +74,9 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
             axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
         by_number.legend(fontsize=8)
         figure.suptitle(f"{task}: target users after personalisation (band: ± one deviation over seeds)")
-        figure.savefig(folder / f"cold_start-{task}.png", dpi=150)
+        save_figure(figure, folder, f"cold_start-{task}")
     if len(transfers(rows)):
-        _heat_maps(rows).savefig(folder / "transfer.png", dpi=150)
+        save_figure(_heat_maps(rows), folder, "transfer")
 
 
 def _line(axes: Axes, own: pd.DataFrame, key: str, label: str, colour: str) -> None:

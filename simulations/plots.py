@@ -17,18 +17,23 @@ from strategies.metrics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 _BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
+_UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def draw(folder: Path) -> list[Path]:
     """Draw a completed run record's plots into its `plots/` folder and return the files."""
     (folder / "plots").mkdir(exist_ok=True)
-    written = []
-    for name, figure in (("quality", _quality(folder)), ("bytes", _bytes(folder))):
-        path = folder / "plots" / f"{name}.png"
-        figure.savefig(path, dpi=150)
-        written.append(path)
-    return written
+    figures = {"quality": _quality(folder), "bytes": _bytes(folder)}
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder / "plots", name)]
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG, SVG and PDF, for the screen and for papers; the same figure gives the same bytes."""
+    paths = [folder / f"{name}.{suffix}" for suffix in _UNDATED]
+    for path, undated in zip(paths, _UNDATED.values(), strict=True):
+        figure.savefig(path, dpi=150, metadata=undated)
+    return paths
 
 
 def _quality(folder: Path) -> Figure:
@@ -119,5 +124,4 @@ def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> N
     seeds = len(report["seeds"])
     axes.set_title(f"{report['task']}, {report['backbone']}, {seeds} seed{'s (band: ± one deviation)' * (seeds > 1)}")
     axes.legend(fontsize=8)
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"curves.{suffix}", dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+    save_figure(figure, folder, "curves")

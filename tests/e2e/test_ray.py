@@ -133,7 +133,7 @@ def readme_commands() -> list[str]:
 
 def test_readme_commands_run(tmp_path: Path) -> None:
     commands = readme_commands()
-    assert len(commands) == 14
+    assert len(commands) == 16
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
     records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
@@ -154,6 +154,10 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             words = ["simulate", "--help"]  # what it does has tests of its own
         elif words[0] == "simulate":
             words += [*small, "--results", str(tmp_path)]
+        elif words[0] in ("runs", "report"):
+            # Whatever the first `simulate` left, under the README's name.
+            words = [str(next(tmp_path.glob("*/run.json")).parent) if word == "demo" else word for word in words]
+            words += ["--results", str(tmp_path)]
         elif words[0] in ("compare", "tune"):
             few = ["users.collective=12", "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
             words += [*small, *few]
@@ -161,7 +165,7 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             words = ["4,12" if word == "10,100" else "2,all" if word == "0,5,all" else word for word in words]
             words += [*small, "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
         elif words == ["bench"]:
-            quick = ["--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "10"]
+            quick = ["--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "0"]
             words += [*quick, "--out", str(tmp_path / "bench")]
         elif words[0] == "params" and "--paper" not in words:
             words += small[:4]

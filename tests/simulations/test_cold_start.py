@@ -53,7 +53,7 @@ def test_every_question_has_its_runs(folder: Path, rows: pd.DataFrame) -> None:
     # one with 3 items and one with 1 epoch; from each of the 8 with 4 users one for the other task.
     assert len(rows) == 16 + 16 + 2 * 16 + 8
     assert all((folder / name / "run.json").is_file() for name in rows.folder)
-    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".json", ".png", ""}
+    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".json", ".png", ".svg", ".pdf", ""}
     assert (folder / "transfer.png").is_file()
 
 

@@ -44,7 +44,9 @@ def test_simulate_prints_quality_bytes_and_where_the_record_is(
         assert words in printed
     assert "round 2 of 2: loss" in printed
     assert "\x1b[" not in printed
-    assert sorted(path.name for path in (tmp_path / "mine" / "plots").iterdir()) == ["bytes.png", "quality.png"]
+    assert sorted(path.name for path in (tmp_path / "mine" / "plots").iterdir()) == [
+        f"{name}.{suffix}" for name in ("bytes", "quality") for suffix in ("pdf", "png", "svg")
+    ]
     record = read_run(tmp_path / "mine")
     assert f"{record.metrics['accuracy']:.3f}" in printed
     assert human_bytes(record.bytes.up) in printed

@@ -43,6 +43,7 @@ def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> 
         "curves.parquet",
         "curves.png",
         "curves.svg",
+        "curves.pdf",
     }
     report = json.loads((folder / "compare.json").read_text())
     assert [row["method"] for row in report["methods"]] == METHODS

@@ -1,0 +1,168 @@
+"""The report: every number from the records, in a real browser, with text that would like to be code."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from fl_server.records import read_run
+from simulations.__main__ import app
+from simulations.cold_start import Question, cold_start
+from simulations.cold_start_report import write_report
+from simulations.compare import complete, plan, write_comparison
+from simulations.comparison import Run, curve
+from simulations.report.figures import cost_curves
+from simulations.report.gather import gather_report
+from simulations.report.page import write_page
+from simulations.report.series import colour, series, symbol
+from simulations.simulate import simulate
+from tests.conftest import TINY, tiny_config
+
+pytestmark = pytest.mark.integration
+HOSTILE = [
+    "<script>document.title='taken'</script>",
+    "</script><script>document.title='taken'</script>",
+    "\"'`&amp; <b>bold</b> <img src=x onerror=\"document.title='taken'\">",
+    "مرحبا بالعالم",
+    "👩‍🚀 emoji \u2028 {{ 7 * 7 }} ${7 * 7}",
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    runs = complete(
+        plan(["perfit", "lora-c", "lora-p"], None, [*TINY, "rounds=4"], [0, 1]), folder / "three", False, print
+    )
+    write_comparison(runs, "perfit", folder / "three")
+    simulate(tiny_config("devices.preset=phones", "users.collective=12", "rounds=4"), "alone", folder)
+    lines = (folder / "alone" / "predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row, text in zip(rows, HOSTILE, strict=False):
+        row["prediction"], row["query"] = text, text
+    (folder / "alone" / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    words = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
+    question = Question([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 0, True)
+    frame, first = cold_start(question, None, [*words, "users.target=3"], folder / "cold", print)
+    write_report(frame, first, folder / "cold")
+    return folder
+
+
+def test_it_is_one_file_that_asks_for_nothing(results: Path) -> None:
+    page = write_page([results / "three"], results / "three.html").read_text()
+    assert len(page.encode()) < 8_000_000
+    ours = page.replace(page[page.index("<script>/**") : page.index("</script>", page.index("<script>/**"))], "")
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', ours)
+    assert "http" not in ours.replace("http-equiv", "")
+
+
+def test_a_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> None:
+    gathered = gather_report([results / "three"])
+    figure, choices = cost_curves(gathered.runs)
+    lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [trace.name for trace in lines] == ["perfit", "lora-c", "lora-p"]
+    frames = [curve(Run.read(results / "three" / f"lora-c-seed{seed}")) for seed in (0, 1)]
+    expected = pd.concat(frames).groupby("round")[["bytes_total", "bytes_up_per_client", "value"]].mean()
+    assert list(lines[1].y) == expected.value.tolist()
+    assert list(lines[1].x) == (expected.bytes_total / 1e6).tolist()
+    assert choices["up-client"][2] == (expected.bytes_up_per_client / 1e6).tolist()
+
+
+def test_a_method_looks_the_same_in_every_report(results: Path) -> None:
+    methods = ["perfit", "oppu", "fdlora", "lora-c", "lora-p", "fedreft", "reft-c", "fedsa-lora", "ffa-lora", "flora"]
+    assert len({(colour(method), symbol(method)) for method in methods}) == len(methods)
+    assert (colour("mine"), symbol("mine")) == (colour("mine"), symbol("mine"))
+    runs = gather_report([results / "three"]).runs
+    assert [each.label for each in series(runs)] == ["perfit", "lora-c", "lora-p"]
+    # Runs of one method that differ in more than the seed are drawn by themselves.
+    both = gather_report([results / "three" / "perfit-seed0", results / "alone"]).runs
+    assert [each.label for each in series(both)] == ["perfit-seed0", "alone"]
+
+
+def test_the_command_writes_beside_the_run_and_refuses_what_is_no_record(results: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", "alone", "--results", str(results)], catch_exceptions=False)
+    assert "needs no network" in done.output
+    assert (results / "alone" / "report.html").is_file()
+    for words, message in (
+        (["nothing"], "no run record, comparison or cold-start experiment"),
+        (["alone", "--out", str(tmp_path)], "cannot be written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, ["report", *words, "--results", str(results)], catch_exceptions=False)
+
+
+def test_a_run_that_failed_shows_why_and_no_results(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "alone", tmp_path / "broken")
+    content = json.loads((tmp_path / "broken" / "run.json").read_text())
+    content |= {"status": "failed", "error": "round 3: 1 of 3 clients failed"}
+    (tmp_path / "broken" / "run.json").write_text(json.dumps(content))
+    page = write_page([tmp_path / "broken"], tmp_path / "page.html").read_text()
+    assert "failed: round 3: 1 of 3 clients failed" in page
+    assert "No run has completed." in page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None:
+    path = write_page([results / name for name in ("three", "alone", "cold")], results / "all.html")
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on(
+        "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None
+    )
+    page.goto(path.as_uri())
+    place = page.locator(".plot[aria-label^='communication cost curves, movie_tagging']")
+    place.scroll_into_view_if_needed()
+    place.locator(".scatterlayer .trace path.js-line").first.wait_for(state="attached")
+    assert page.locator("html").get_attribute("data-theme") == scheme
+
+    number = int(place.get_attribute("data-plot"))
+    shown = f"document.querySelector('.plot[data-plot=\"{number}\"]')"
+    both = page.evaluate(f"{shown}.data[0].x")
+    assert page.evaluate(f"{shown}.layout.xaxis.type") == "log"
+    # By the keyboard alone.
+    page.locator(f"input[name='way-{number}'][value='total']").focus()
+    page.keyboard.press("ArrowRight")
+    up = page.evaluate(f"{shown}.data[0].x")
+    assert all(less < more for less, more in zip(up, both, strict=True))
+    page.locator(f"input[name='axis-{number}'][value='linear']").check()
+    assert page.evaluate(f"{shown}.layout.xaxis.type") == "linear"
+
+    # Nothing is wider than a telephone but what scrolls by itself.
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+    for text in HOSTILE:
+        page.locator("#search").fill(text)
+        cells = page.locator("#answers tbody tr td").all_text_contents()
+        assert text in cells
+    assert "taken" not in page.title()
+    page.locator("#search").fill("no such answer anywhere")
+    assert page.locator("#found").text_content().startswith("0 of ")
+    assert read_run(results / "alone").metrics is not None
+    assert said == []
+    page.close()
