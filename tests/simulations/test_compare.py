@@ -108,7 +108,7 @@ def test_a_failed_run_is_named_and_never_compared(tmp_path: Path) -> None:
 
 def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list[Run]]) -> None:
     folder, _ = compared
-    with pytest.raises(InputError, match=r"local\.lr is 0\.005 there, 0\.5 here"):
+    with pytest.raises(InputError, match=r"local\.lr is 0\.003 there, 0\.5 here"):
         complete(plan(["perfit"], None, [*TINY, "rounds=4", "local.lr=0.5"], [0]), folder, False, quiet)
 
 
