@@ -12,7 +12,7 @@ class FaultsConfig(Group):
 
     retries: int = Field(2, ge=0)
     """How often a client that failed is asked again; one whose worker process ended, for a minute at least."""
-    client_seconds: float = Field(3600, gt=0)
+    client_seconds: float = Field(3600, gt=0, le=1e9)
     """Longest time for one task of one client, after which its worker process is ended and it is asked again
     (`engine = "ray"`)."""
     min_replies: int | None = Field(None, ge=1)
@@ -36,13 +36,13 @@ class DeviceClass(Group):
 
     name: str
     """For the records."""
-    share: float = Field(gt=0)
+    share: float = Field(gt=0, le=1e9)
     """Weight of the class among the users' devices."""
-    steps_per_second: float = Field(gt=0)
+    steps_per_second: float = Field(ge=1e-6, le=1e9)
     """Optimiser steps of local training a second."""
-    up_mbit: float = Field(gt=0)
+    up_mbit: float = Field(ge=1e-6, le=1e9)
     """Uplink, Mbit/s."""
-    down_mbit: float = Field(gt=0)
+    down_mbit: float = Field(ge=1e-6, le=1e9)
     """Downlink, Mbit/s."""
     available: float = Field(1, gt=0, le=1)
     """Probability of being there when a round begins."""
@@ -66,6 +66,9 @@ class DevicesConfig(Group):
 
     @model_validator(mode="after")
     def _named_once(self) -> "DevicesConfig":
+        for key, field in type(self).model_fields.items():
+            if not self.classes and getattr(self, key) not in (field.default, ""):
+                raise ValueError(f"{key} needs devices: give devices.preset or devices.classes")
         names = [each.name for each in self.classes]
         for name in names:
             if names.count(name) > 1:

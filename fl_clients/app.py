@@ -21,9 +21,8 @@ def rollcall(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Stage 1 on this client."""
     shared, task = unpack(message.content)
-    return _answer(
-        message, work.train(_run_dir(context), _data_dir(context), _partition(context), shared, task["round"])
-    )
+    place = (_run_dir(context), _data_dir(context), _partition(context))
+    return _answer(message, work.train(*place, shared, task["round"], task["last_turn"]))
 
 
 @app.train("personalize")

@@ -22,22 +22,36 @@ def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
     _write(private_path(folder, partition), tensors)
 
 
-def write_kept(folder: Path, partition: int, round_number: int, tensors: Tensors) -> None:
+def write_kept(folder: Path, partition: int, round_number: int, last_turn: int, tensors: Tensors) -> None:
     """Write what a collective user keeps from a round's turn, as `write_private` does.
 
-    The turn before stays until the next: a round whose server was killed is done again, from what it began with.
+    What it began with stays: the server may be killed and do the round again, or leave this turn out.
+
+    Args:
+        folder: The private store.
+        partition: Whose.
+        round_number: The turn's.
+        last_turn: As in `read_kept`; turns before that one are over.
+        tensors: What is kept.
     """
     _write(folder / f"{int(partition)}.round{round_number}.safetensors", tensors)
     turns = _turns(folder, partition)
-    for older in sorted(turns)[:-2]:
+    for older in sorted(turn for turn in turns if turn <= last_turn)[:-1]:
         turns[older].unlink()
 
 
-def read_kept(folder: Path, partition: int, round_number: int) -> Tensors:
-    """Return what a user kept from its last turn before a round; empty if nothing."""
+def read_kept(folder: Path, partition: int, last_turn: int) -> Tensors:
+    """Return what a user has kept; empty if nothing.
+
+    Args:
+        folder: The private store.
+        partition: Whose.
+        last_turn: The round of the user's last turn that the server took, −1 if none; what later turns kept that were
+            late, lost, rejected or cut short counts for nothing, here as there.
+    """
     turns = _turns(folder, partition)
-    before = [turn for turn in turns if turn < round_number]
-    return load_file(turns[max(before)]) if before else {}
+    counted = [turn for turn in turns if turn <= last_turn]
+    return load_file(turns[max(counted)]) if counted else {}
 
 
 def _turns(folder: Path, partition: int) -> dict[int, Path]:

@@ -53,8 +53,19 @@ def roll_call(data_dir: Path, partition: int) -> Reply:
     return Reply(None, {"partition": partition, "history": len(user.history), "queries": len(user.queries)}, {})
 
 
-def train(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_number: int) -> Reply:
-    """Stage 1: train on the user's history and answered questions; return what travels."""
+def train(
+    run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_number: int, last_turn: int = -1
+) -> Reply:
+    """Stage 1: train on the user's history and answered questions; return what travels.
+
+    Args:
+        run_dir: The run record.
+        data_dir: The user table.
+        partition: Who.
+        shared: What the server sent.
+        round_number: The round.
+        last_turn: The round of the user's last turn that the server took, −1 if none.
+    """
     session = open_session(run_dir)
     started = _start(session)
     user = open_user(data_dir, partition)
@@ -65,10 +76,10 @@ def train(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_
     examples = _encode(session, user.history + user.queries, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span)
-    visit = Visit(round_number, shared, read_kept(run_dir / "private", partition, round_number), local_fit)
+    visit = Visit(round_number, shared, read_kept(run_dir / "private", partition, last_turn), local_fit)
     trained = session.method.client_train(session.adapter, visit)
     if trained.kept is not None:
-        write_kept(run_dir / "private", partition, round_number, trained.kept)
+        write_kept(run_dir / "private", partition, round_number, last_turn, trained.kept)
     return Reply(trained.shared, {**_fit_values(trained.fit, examples), **_finish(session, started)}, {})
 
 

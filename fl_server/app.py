@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ class Run:
             self.recorder.flush()
         # Every client has answered, so nothing is being written any more.
         gather(self.folder)
-        settle_private(self.folder / "private")
+        settle_private(self.folder / "private", self.recorder.checkpoint.last_turns)
         record = read_run(self.folder)
         pooled = {stage: metrics(pool(users)) for stage, users in per_user.items()}
         record.metrics_base = self.recorder.checkpoint.metrics_base or {}
@@ -104,6 +104,8 @@ class Run:
             first = self.method.first_round if done.round is None else done.round + 1
             for round_number in range(first, self.config.rounds + 1):
                 self._round(round_number, able)
+            if not self.recorder.checkpoint.last_turns:
+                raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
         return self._personalize()
 
     def _cohort(self, number: int, able: list[int]) -> list[int]:
@@ -127,14 +129,16 @@ class Run:
 
         def take(reply: ClientReply) -> None:
             if reply.error is None:
-                updates.take(reply.user, reply.shared, int(reply.values["examples"]))
-            # Only figures stay in memory.
-            replies.append(replace(reply, shared={}))
+                updates.take(reply.user, reply.shared, reply.values)
+            # Only figures stay in memory, and none that make no sense.
+            figures = {} if reply.user in updates.rejected else reply.values
+            replies.append(replace(reply, shared={}, values=figures))
 
-        self._ask(number, "train", cohort, take, send=number > 0)
+        turns = self.recorder.checkpoint.last_turns
+        self._ask(number, "train", cohort, take, number > 0, lambda user: {"last_turn": turns.get(user, -1)})
         failed = [reply.user for reply in replies if reply.error]
         closed = self._close(number, replies)
-        accepted = updates.fold(closed.lost if closed else {})
+        counted = updates.fold(closed.lost if closed else {})
         why = {user: f"rejected: {fault}" for user, fault in updates.rejected.items()} | (closed.lost if closed else {})
         for reply in replies:
             user = reply.user
@@ -142,12 +146,13 @@ class Run:
             device = self.devices.device(user).name if self.devices else None
             came = closed.finished.get(user) if closed else None
             self.recorder.client(number, "train", reply, why.get(user), device, came)
-        losses = [float(reply.values["loss_last"]) for reply in replies if reply.user not in why and not reply.error]
+        losses = [reply.values["loss_last"] for reply in replies if reply.user not in why and reply.values]
         figures: dict[str, float] = {}
-        needed = self._needed(len(cohort))
-        if abandoned := bool(closed) and accepted < needed:
-            self.recorder.event("note", text=f"round {number} is abandoned: {accepted} of {needed} updates came")
-        if accepted >= needed:
+        problem = self._problem(number, len(cohort), failed, updates)
+        enough = problem is None and updates.accepted >= (
+            self.devices.enough(self.config.cohort) if self.devices else 1
+        )
+        if enough:
             self.state, aggregation = aggregator.result()
             figures |= {f"aggregation.{key}": value for key, value in aggregation.items()}
             figures |= self._look(number)
@@ -166,38 +171,35 @@ class Run:
             loss=loss,
             metrics=list(figures.items()),
         )
+        if problem:
+            raise RunFailed(problem)
         if failed or updates.rejected:
-            self.recorder.event("note", text=self._explain(number, len(cohort), failed, updates.rejected))
-        if accepted < needed and not abandoned:
-            raise RunFailed(self._explain(number, len(cohort), failed, updates.rejected))
+            self.recorder.event("note", text=updates.describe(number, failed, len(cohort)))
+        if not enough:
+            self.recorder.event("note", text=f"round {number} is abandoned: {updates.accepted} updates came in time")
         self._save_shared()
-        self.recorder.commit(self.state, round=number)
+        taken = dict.fromkeys(counted, number) if enough else {}
+        self.recorder.commit(self.state, round=number, last_turns=turns | taken)
         self.recorder.event("round", round=number, rounds=self.config.rounds, loss=loss, **figures)
 
-    def _explain(self, number: int, asked: int, failed: list[int], rejected: dict[int, str]) -> str:
-        words = []
-        if failed:
-            errors = self.folder / "errors.jsonl"
-            words.append(f"{len(failed)} of {asked} clients failed; their tracebacks are in {errors}")
-        words += [f"the update of user {user} was rejected: {why}" for user, why in list(rejected.items())[:3]]
-        if len(rejected) > 3:
-            words.append(f"{len(rejected) - 3} more were")
-        return f"round {number}: {'; '.join(words)} (faults.min_replies: {self._needed(asked)} updates needed)"
-
-    def _needed(self, asked: int) -> int:
-        """How many updates a round must have."""
-        if self.config.faults.min_replies:
-            return self.config.faults.min_replies
-        return self.devices.enough(self.config.cohort) if self.devices else asked
+    def _problem(self, number: int, asked: int, failed: list[int], updates: Updates) -> str | None:
+        """Say why a round cannot be averaged; that simulated devices are absent or lost is no reason."""
+        needed = self.config.faults.min_replies
+        short = bool(failed or updates.rejected) and (needed is None or updates.accepted < needed)
+        if not short and (self.devices or updates.accepted >= (needed or asked)):
+            return None
+        hint = f"; faults.min_replies needs {needed} updates" if needed else ""
+        tracebacks = f"; tracebacks are in {self.folder / 'errors.jsonl'}" if failed else ""
+        return updates.describe(number, failed, asked) + tracebacks + hint
 
     def _close(self, number: int, replies: list[ClientReply]) -> Closed | None:
         """Play the round on the simulated devices, where there are any."""
         if not self.devices:
             return None
         turns = [
-            Turn(reply.user, reply.down.size, reply.up.size, int(reply.values["steps"]))
+            Turn(reply.user, reply.down.payload, reply.up.payload, reply.values["steps"])
             for reply in replies
-            if not reply.error
+            if reply.values
         ]
         return self.devices.close(number, turns, self.config.cohort if number else len(turns))
 
@@ -234,7 +236,7 @@ class Run:
             for stage, users in collected.items():
                 users.append(statistics(reply, stage))
 
-        self._ask(number, phase, self.targets, take, send, **values)
+        self._ask(number, phase, self.targets, take, send, lambda _user: values)
         if failed:
             raise RunFailed(
                 f"{phase} ({', '.join(stages)}): {len(failed)} of {len(self.targets)} clients failed; "
@@ -249,7 +251,7 @@ class Run:
         users: list[int],
         take: Callable[[ClientReply], None],
         send: bool,
-        **values: object,
+        values: Callable[[int], Mapping[str, object]],
     ) -> None:
         """Exchange one task with `users`."""
         self.recorder.event("phase", phase=phase, round=number, total=len(users))
@@ -267,9 +269,10 @@ class Run:
             def give(_user: int) -> Tensors:
                 return newcomers
 
-        self.clients.ask(number, phase, users, give, note, **values)
+        self.clients.ask(number, phase, users, give, note, values)
 
-    def _note_retry(self, user: int, error: str) -> None:
+    def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
+        self.recorder.failure(number, phase, user, attempt, error)
         text = f"user {user} failed and is asked again: {error.strip().splitlines()[-1][:200]}"
         self.recorder.event("note", text=text)
 

@@ -26,6 +26,8 @@ class Checkpoint(BaseModel):
     """Last round of stage 1 whose state is the one kept; None before the first."""
     parts: dict[str, int] = {}
     """Parts of each table that belong to what is done; none before the roll call."""
+    last_turns: dict[int, int] = {}
+    """Round of each collective user's last turn that was averaged: what it keeps between turns counts from there."""
     metrics_base: dict[str, float] | None = None
     """The bare backbone's, once it has been evaluated."""
     wall_s: float = 0.0

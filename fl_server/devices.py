@@ -1,9 +1,10 @@
 """A simulated world of devices, and its clock: who is there, who is lost, how long a round takes.
 
-A turn takes download + training + upload: measured bytes of its messages over the device's links, and measured
-optimiser steps over its speed. Everything random derives from the run's seed, the round and the user, so that methods
-meet the same world. As in production systems (Bonawitz et al., arXiv 1902.01046) more clients than needed are asked,
-the first replies close the round, and a deadline does at the latest.
+A turn takes download + training + upload: the measured bytes of its tensors, and a constant for the rest of a message,
+over the device's links, and measured optimiser steps over its speed. (Whole messages differ by a few bytes between
+runs, since Flower's ids are random; who comes first must not hang on that.) Everything random derives from the run's
+seed, the round and the user, so that methods meet the same world. As in production systems (Bonawitz et al., arXiv
+1902.01046) more clients than needed are asked, the first replies close the round, and a deadline does at the latest.
 """
 
 import math
@@ -17,6 +18,8 @@ from configs.seeds import derive_seed
 
 _BITS = 8 / 1e6
 """Megabits of a byte."""
+_ENVELOPE = 1000
+"""Bytes of a message beyond its tensors, about."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class Turn:
 
     user: int
     bytes_down: int
+    """Of the tensors sent to it."""
     bytes_up: int
+    """Of the tensors it sent."""
     steps: int
 
 
@@ -82,13 +87,13 @@ class Devices:
             if number and self._draw("dropout", number, turn.user) < device.dropout:
                 lost[turn.user] = "dropped"
             else:
-                links = turn.bytes_down / device.down_mbit + turn.bytes_up / device.up_mbit
+                links = (turn.bytes_down + _ENVELOPE) / device.down_mbit + (turn.bytes_up + _ENVELOPE) / device.up_mbit
                 arrivals[turn.user] = links * _BITS + turn.steps / device.steps_per_second
         deadline = self._config.deadline_s if number and self._config.deadline_s else math.inf
         ordered = sorted(arrivals, key=lambda user: (arrivals[user], user))
         finished = {user: arrivals[user] for user in ordered[:needed] if arrivals[user] <= deadline}
         lost |= {user: "late" for user in ordered if user not in finished}
-        closed_early = len(finished) == needed or not (deadline < math.inf)
+        closed_early = len(finished) == needed or not lost or deadline == math.inf
         seconds = max(finished.values(), default=0.0) if closed_early else deadline
         return Closed(seconds, finished, lost)
 

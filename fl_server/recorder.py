@@ -70,7 +70,7 @@ class Recorder:
         device: str | None = None,
         simulated_s: float | None = None,
     ) -> None:
-        """Add one client's task to `clients.parquet`, and its tracebacks to `errors.jsonl`.
+        """Add one client's task to `clients.parquet`, and its last traceback to `errors.jsonl` if it failed for good.
 
         Args:
             number: The round.
@@ -103,9 +103,15 @@ class Recorder:
             simulated_s=simulated_s,
             metrics=list(own.items()),
         )
-        for attempt, error in enumerate(reply.attempts, 1):
-            where = {"round": number, "phase": phase, "user": reply.user, "attempt": attempt}
-            append_line(self.folder / "errors.jsonl", {**where, "traceback": error})
+        if reply.error:
+            self.failure(number, phase, reply.user, len(reply.attempts), reply.error)
+
+    def failure(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
+        """Write one failed attempt's traceback down, at once and for its owner alone: it may quote a user's text."""
+        path = self.folder / "errors.jsonl"
+        path.touch(mode=0o600)
+        where = {"round": number, "phase": phase, "user": user, "attempt": attempt}
+        append_line(path, {**where, "traceback": error})
 
     def event(self, event: str, **values: object) -> None:
         """Tell whoever follows the run."""

@@ -9,6 +9,7 @@ far it is (fl_server/checkpoint.py), and other folders with dots hold what table
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,28 +243,38 @@ def gather(folder: Path) -> None:
     for name, schema in TABLES.items():
         parts = folder / f".{name}"
         if parts.is_dir():
-            with pq.ParquetWriter(folder / f"{name}.parquet", schema) as writer:
+            scratch = folder / f"{name}.parquet.tmp"
+            with pq.ParquetWriter(scratch, schema) as writer:
                 for path in sorted(parts.glob("*.parquet")):
                     writer.write_table(pq.read_table(path, schema=schema))
+            scratch.replace(folder / f"{name}.parquet")
     _gather_predictions(folder)
     shutil.rmtree(folder / ".partitions", ignore_errors=True)
 
 
-def settle_private(private: Path) -> None:
+def settle_private(private: Path, last_turns: Mapping[int, int]) -> None:
     """Make what each user kept from its last turn (`<partition>.round<n>.safetensors`) its file, its only one.
 
     To be called when no client writes any more.
+
+    Args:
+        private: The private store.
+        last_turns: Round of each user's last turn that counted.
     """
     for path in private.glob("*.tmp"):  # of clients that were killed
         path.unlink()
-    turns: dict[str, dict[int, Path]] = {}
+    turns: dict[int, dict[int, Path]] = {}
     for path in private.glob("*.round*.safetensors"):
-        user, number = path.name.removesuffix(".safetensors").split(".round")
-        turns.setdefault(user, {})[int(number)] = path
+        user, number = map(int, path.name.removesuffix(".safetensors").split(".round"))
+        turns.setdefault(user, {})[number] = path
     for user, own in turns.items():
-        own.pop(max(own)).replace(private / f"{user}.safetensors")
+        counted = [number for number in own if number <= last_turns.get(user, -1)]
+        last = own.pop(max(counted)) if counted else None
+        # The last is moved when it is the only one: who is killed on the way finds it again.
         for path in own.values():
             path.unlink()
+        if last:
+            last.replace(private / f"{user}.safetensors")
 
 
 def clean(folder: Path) -> None:
@@ -282,6 +293,8 @@ def _gather_predictions(folder: Path) -> None:
         user, _, stage = path.stem.partition("-")
         return int(user), order[stage]
 
-    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as merged:
+    scratch = folder / "predictions.jsonl.tmp"
+    with scratch.open("w", encoding="utf-8") as merged:
         for path in sorted(parts.glob("*.jsonl"), key=place):
             merged.write(path.read_text(encoding="utf-8"))
+    scratch.replace(folder / "predictions.jsonl")

@@ -45,6 +45,11 @@ class Weight:
     arrays: tuple[tuple[str, int, int, str], ...] = ()
     """Name, elements, bytes and dtype of each tensor."""
 
+    @property
+    def payload(self) -> int:
+        """Bytes of the tensors."""
+        return sum(size for _, _, size, _ in self.arrays)
+
     @staticmethod
     def of(message: Message) -> "Weight":
         """Weigh a message that has its id."""
@@ -90,7 +95,7 @@ class Clients:
         grid: Grid,
         ledger: Ledger,
         retries: int = 0,
-        on_retry: Callable[[int, str], None] = lambda _user, _error: None,
+        on_retry: Callable[[int, Phase, int, int, str], None] = lambda *_: None,
     ) -> None:
         """Reach clients; `call_roll` finds out who is there.
 
@@ -98,7 +103,7 @@ class Clients:
             grid: Flower's.
             ledger: Every message is entered there.
             retries: How often a client that failed is asked again.
-            on_retry: Told the user and the traceback at once.
+            on_retry: Told round, task, user, how many attempts have failed, and the traceback, at once.
         """
         self._grid = grid
         self._ledger = ledger
@@ -143,7 +148,7 @@ class Clients:
             if enter:
                 self.enter(0, "rollcall", replace(reply, user=partition))
 
-        self._exchange(0, "rollcall", nodes, None, note, {}, {})
+        self._exchange(0, "rollcall", nodes, None, note, {}, lambda _user: {})
         if sorted(answers) != list(range(expected)):
             raise RunFailed(f"roll call: partitions 0 to {expected - 1} expected, {len(answers)} clients answered")
         return answers
@@ -155,7 +160,7 @@ class Clients:
         users: Iterable[int],
         send: Callable[[int], Tensors] | None,
         take: Callable[[ClientReply], None],
-        **values: Any,
+        values: Callable[[int], Mapping[str, Any]] = lambda _user: {},
     ) -> None:
         """Send one task to each of `users` and hand over the replies in the order of `users`; who takes one enters it.
 
@@ -168,7 +173,7 @@ class Clients:
             users: Partition ids.
             send: Gives the tensors for one user; None sends none.
             take: Called once per user.
-            values: Plain values of the task.
+            values: Gives the plain values of one user's task.
         """
         order = [self._nodes[user] for user in users]
         waiting: dict[int, ClientReply] = {}
@@ -199,7 +204,7 @@ class Clients:
         send: Callable[[int], Tensors] | None,
         note: Callable[[int, ClientReply], None],
         waiting: Mapping[int, object],
-        values: Mapping[str, Any],
+        values: Callable[[int], Mapping[str, Any]],
     ) -> None:
         todo = [_Asked(node) for node in reversed(nodes)]
         again: list[_Asked] = []
@@ -212,7 +217,7 @@ class Clients:
                 asked = todo.pop()
                 # A fresh content each time: Flower ties a content to its message.
                 shared = send(self._users[asked.node]) if send else None
-                content = pack(shared, {"round": round_number, **values})
+                content = pack(shared, {"round": round_number, **values(self._users[asked.node])})
                 message = Message(content, dst_node_id=asked.node, message_type=_MESSAGE_TYPES[phase])
                 (message_id,) = self._grid.push_messages([message])
                 pending[str(message_id)] = asked
@@ -223,7 +228,7 @@ class Clients:
                 answer = self._read(asked, reply)
                 if answer.error and self._may_try_again(asked, died=reply.error.code == ErrorCode.UNKNOWN):
                     again.append(asked)
-                    self._on_retry(answer.user, answer.error)
+                    self._on_retry(round_number, phase, answer.user, len(asked.attempts), answer.error)
                 else:
                     note(asked.node, answer)
             if not replies:

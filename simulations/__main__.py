@@ -69,7 +69,7 @@ def simulate(
     Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
     """
     screen = console()
-    if resume:
+    if resume is not None:
         if words or name or overwrite:
             raise InputError(f"--resume {resume}: the run goes on with its own config and name; leave the rest out")
         with Follower(screen, quiet) as follower:

@@ -166,7 +166,7 @@ def _began(planned: Planned, place: Path) -> bool:
     except InputError:
         return False
     same = other is None and record.users.data_sha256 == planned.data_sha256
-    return same and record.status in ("running", "cancelled") and checkpoint.round is not None
+    return same and record.status != "completed" and bool(checkpoint.parts)
 
 
 def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[str, Any]:
@@ -208,11 +208,15 @@ def _find(planned: Planned, folder: Path) -> Path | None:
     return None
 
 
+_NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "faults.retries", "faults.client_seconds")
+"""Config keys that change no number."""
+
+
 def first_difference(ours: RunConfig, theirs: RunConfig) -> str | None:
     """Name the first key in which two configs differ, of those that change a number."""
     flat = [_flatten(config.model_dump(mode="json")) for config in (ours, theirs)]
     for key in sorted(flat[0].keys() | flat[1].keys()):
-        if key in ("engine", "activations_mb", "partitions.cpus") or flat[0].get(key) == flat[1].get(key):
+        if key in _NO_NUMBER or flat[0].get(key) == flat[1].get(key):
             continue
         return f"{key} is {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
     return None

@@ -30,6 +30,8 @@ _ALIKE = (
     "users.collective",
     "users.target",
     "personal.max_tokens",
+    "devices",
+    "robust",
 )
 """Config keys in which compared runs must not differ; rounds may, since curves are read at bytes."""
 

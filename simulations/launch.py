@@ -29,6 +29,7 @@ from configs.schema import PartitionsConfig, RunConfig
 from fl_server.records import append_line, begin_again, end_line, read_run
 from simulations.inline_grid import run_inline
 from simulations.processes import (
+    DRIVER,
     MARK,
     Family,
     adopt_orphans,
@@ -90,9 +91,13 @@ def end_leftovers(run_dir: Path) -> None:
     Raises:
         RunFailed: Something could not be ended.
     """
-    mark = run_dir / _MARK_FILE
-    if mark.is_file() and (left := Family(mark.read_text()).end()):
+    if not (file := run_dir / _MARK_FILE).is_file():
+        return
+    mark, _, home = file.read_text().partition("\n")
+    if left := Family(mark).end():
         raise RunFailed(f"processes {left} of the killed run could not be ended")
+    shutil.rmtree(home, ignore_errors=True)
+    file.unlink()
 
 
 class _Simulation:
@@ -102,10 +107,10 @@ class _Simulation:
         self._log = run_dir / "engine.log"
         mark = uuid.uuid4().hex
         self._family = Family(mark)
-        self._mark_file = run_dir / _MARK_FILE
-        self._mark_file.write_text(mark)
         # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
         self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
+        self._mark_file = run_dir / _MARK_FILE
+        self._mark_file.write_text(f"{mark}\n{self._home}")
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         # The processes run in another folder: every path is made absolute.
         path = [*import_path, *(str(Path(folder).resolve()) for folder in inherited)]
@@ -113,6 +118,7 @@ class _Simulation:
             **os.environ,
             **_QUIET,
             MARK: mark,
+            DRIVER: str(os.getpid()),
             "FLWR_HOME": str(self._home / "flwr"),
             "PYTHONPATH": os.pathsep.join(path),
             "FEDPERFIT_CACHE": str(cache_dir()),

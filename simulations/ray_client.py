@@ -6,18 +6,25 @@ ClientApp before it makes actors, so this module can put a class that does in th
 """
 
 import faulthandler
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
 import ray
 from flwr.app import Context
 from flwr.simulation.ray_transport import ray_actor
 
 from configs.load import read_resolved
 from fl_clients.app import app
+from simulations.processes import DRIVER
 
 __all__ = ["app"]
+_POLL_S = 2.0
 
 
 @ray.remote(max_restarts=-1)
@@ -26,6 +33,17 @@ class RestartedActor(ray_actor.VirtualClientEngineActor):
 
 
 setattr(ray_actor, "ClientAppActor", RestartedActor)  # noqa: B010 (to mypy a class is no variable)
+
+
+def _end_with_driver(driver: int) -> None:
+    """End this process soon after the driver's: a driver that is killed can end nobody itself."""
+    while psutil.pid_exists(driver):
+        time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if DRIVER in os.environ:
+    threading.Thread(target=_end_with_driver, args=(int(os.environ[DRIVER]),), daemon=True).start()
 
 
 @app.lifespan()

@@ -32,6 +32,7 @@ from fl_server.records import (
     UsersPart,
     append_line,
     begin_again,
+    clean,
     end_line,
     gather,
     read_run,
@@ -79,9 +80,12 @@ def simulate(
     shared = method.server_send(state, None)
     if config.start_from:
         state = shared = take_shared(Path(config.start_from), method, config)
-    folder = _claim(results, name or _default_name(method, config), overwrite)
+    name = name or _default_name(method, config)
+    folder = _claim(results, name, overwrite)
     users = build_table(config)
     with _held(folder):
+        _claim(results, name, overwrite)  # another command may have been quicker
+        end_leftovers(folder)
         _start_record(folder, config, method, shape, users)
         save_file(shared, folder / "shared.safetensors")
         save_checkpoint(folder, Checkpoint(import_path=[str(Path(each).resolve()) for each in import_path]), state)
@@ -107,12 +111,16 @@ def resume(
         KeyboardInterrupt: As in `simulate`.
     """
     folder = (results.expanduser() / name).resolve()
-    record = read_run(folder)
-    if record.status == "completed":
-        raise InputError(f"--resume {name}: this run has completed")
+    read_run(folder)
     with _held(folder):
-        checkpoint, _ = load_checkpoint(folder)
+        # What is left running may still write, and even complete the run.
         end_leftovers(folder)
+        record = read_run(folder)
+        if record.status == "completed" and (folder / "plots").is_dir():
+            raise InputError(f"--resume {name}: this run has completed")
+        if record.status == "completed":
+            return _finish(folder, watch)
+        checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
         build_method(config, read_shape(config.backbone), checkpoint.import_path)
         users = build_table(config)
@@ -147,23 +155,34 @@ def _run(
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
         launch(config, folder, users.folder, import_path, lambda: watch(folder))
-        gather(folder)
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             _end(folder, "cancelled", "interrupted")
         raise
+    except OSError as error:
+        _end(folder, "failed", str(error))
+        raise RunFailed(f"{error}; `--resume {folder.name}` goes on once that is mended") from None
     except BaseException as error:
         if (folder / "run.json").is_file():
             _end(folder, "failed", str(error) or repr(error))
         raise
     finally:
         torch.set_num_threads(threads)
-    watch(folder)
     record = read_run(folder)
     if record.status == "running":
         record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
     if record.status != "completed":
+        watch(folder)
+        _gather_if_possible(folder)
         raise RunFailed(record.error or record.status)
+    return _finish(folder, watch)
+
+
+def _finish(folder: Path, watch: Callable[[Path], None]) -> RunRecord:
+    """Tidy a completed record and draw its plots."""
+    clean(folder)
+    watch(folder)
+    record = read_run(folder)
     (folder / "engine.log").unlink(missing_ok=True)
     plots.draw(folder)
     return record
@@ -242,13 +261,21 @@ def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> Ru
     """Close the record of a run that did not complete, keeping what was recorded; there may be none yet."""
     record = read_run(folder)
     if record.status == "running":
-        gather(folder)
-        if (folder / "ledger.parquet").is_file():
-            record.bytes = total_bytes(folder)
         record.status, record.error = status, error
-        write_run(folder, record)
-        append_line(folder / "events.jsonl", {"event": status, "error": error})
+        with suppress(OSError):  # on a full disk even this may not go; `--resume` takes a running record too
+            write_run(folder, record)
+            append_line(folder / "events.jsonl", {"event": status, "error": error})
+            _gather_if_possible(folder)
+            if (folder / "ledger.parquet").is_file():
+                record.bytes = total_bytes(folder)
+                write_run(folder, record)
     return record
+
+
+def _gather_if_possible(folder: Path) -> None:
+    """Make what was recorded until a run broke off readable; its parts stay, so nothing is lost if that fails."""
+    with suppress(OSError):
+        gather(folder)
 
 
 def _git() -> dict[str, str | bool | None]:

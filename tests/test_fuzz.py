@@ -157,6 +157,8 @@ def state() -> Tensors:
     return {"shared_c.1.R": torch.eye(2, 4), "shared_c.1.W": torch.eye(2, 4), "shared_c.1.b": torch.zeros(2)}
 
 
+VALUES = {"examples": 5, "steps": 2, "loss_first": 1.5, "loss_last": 1.0}
+ODD = st.integers(-3, 2**62) | st.floats(allow_nan=True) | st.text(max_size=5) | st.booleans()
 NAMES = st.sampled_from([*state(), "shared_c.2.R", "private_x", ""])
 ARRAYS = st.builds(
     lambda shape, dtype, fill: torch.full(shape, fill).to(dtype),
@@ -169,26 +171,28 @@ ARRAYS = st.builds(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.dictionaries(NAMES, ARRAYS, max_size=3), max_size=4),
-    st.integers(-3, 9),
+    st.dictionaries(st.sampled_from(list(VALUES)), ODD, max_size=2),
     st.sampled_from(RULES),
 )
-def test_no_message_spoils_what_is_averaged(tmp_path: Path, changes: list[Tensors], examples: int, rule: str) -> None:
+def test_no_message_spoils_what_is_averaged(
+    tmp_path: Path, changes: list[Tensors], odd: dict[str, Any], rule: str
+) -> None:
     updates = Updates(
         tmp_path / "updates",
         aggregator := ShiftAggregator(state(), MeanAverage),
         FaultsConfig(),
         RobustConfig(rule=rule),  # type: ignore[arg-type]
     )
-    updates.take(0, state(), 5)
+    updates.take(0, state(), VALUES)
     for user, change in enumerate(changes, 1):
         content = RecordDict()
         arrays = {name: Array.from_numpy_ndarray(value.numpy()) for name, value in (state() | change).items()}
         content.array_records[SHARED] = ArrayRecord(arrays)
-        content.config_records[TASK] = ConfigRecord({"examples": examples})
+        content.config_records[TASK] = ConfigRecord({**VALUES, **odd})
         shared, values = unpack(content)
-        updates.take(user, shared, int(values["examples"]))
-    accepted = updates.fold()
-    assert accepted + len(updates.rejected) == 1 + len(changes)
+        updates.take(user, shared, values)
+    updates.fold()
+    assert updates.accepted + len(updates.rejected) == 1 + len(changes)
     result, _ = aggregator.result()
     assert result.keys() == state().keys()
     for value in result.values():

@@ -7,7 +7,7 @@ import pytest
 from configs.conditions import DeviceClass, DevicesConfig
 from fl_server.devices import Devices, Turn
 
-# 1 Mbit/s up, 8 down, two steps a second: 1 MB up takes 8 s, 1 MB down 1 s.
+# 1 Mbit/s up, 8 down, two steps a second: 1 MB up takes 8 s, 1 MB down 1 s; a message is its tensors and 1,000 bytes.
 PLAIN = DeviceClass(name="plain", share=1, steps_per_second=2, up_mbit=1, down_mbit=8)
 
 
@@ -16,7 +16,7 @@ def world(seed: int = 0, plain: DeviceClass = PLAIN, **settings: object) -> Devi
 
 
 def turns(*steps: int) -> list[Turn]:
-    return [Turn(user, 1_000_000, 500_000, each) for user, each in enumerate(steps)]
+    return [Turn(user, 999_000, 499_000, each) for user, each in enumerate(steps)]
 
 
 def test_a_turn_takes_download_training_and_upload() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
 from fl_clients import work
+from fl_server.app import Run
 from fl_server.records import read_run
 from simulations.simulate import simulate
 from strategies.method import Tensors
@@ -26,8 +27,8 @@ def tamper(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int], Tamper], None
     honest = work.train
 
     def install(users: set[int], change: Tamper) -> None:
-        def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int) -> work.Reply:
-            reply = honest(run_dir, data_dir, user, shared, number)
+        def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int, last: int) -> work.Reply:
+            reply = honest(run_dir, data_dir, user, shared, number, last)
             if user in users and reply.shared is not None:
                 change(reply.shared, shared, number)
             return reply
@@ -88,16 +89,79 @@ def test_a_client_that_fails_for_good_is_left_out_where_fewer_will_do(
 ) -> None:
     honest = work.train
 
-    def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int) -> work.Reply:
+    def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int, last: int) -> work.Reply:
         if user == 2:
             raise MemoryError("this device has none")
-        return honest(run_dir, data_dir, user, shared, number)
+        return honest(run_dir, data_dir, user, shared, number, last)
 
     monkeypatch.setattr(work, "train", train)
     record = simulate(tiny_config("cohort=6", "faults.min_replies=5"), "run", tmp_path)
     assert (record.status, record.left_out, record.retries) == ("completed", 2, 4)
     rows = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
     assert [row["user"] for row in rows if row["status"] == "failed"] == [2, 2]
+
+
+def test_on_simulated_devices_too_only_absence_is_forgiven(
+    tamper: Callable[[set[int], Tamper], None], tmp_path: Path
+) -> None:
+    tamper({0, 1, 2, 3, 4, 5}, poison)
+    with pytest.raises(RunFailed, match="was rejected"):
+        simulate(tiny_config("cohort=6", "devices.preset=silos"), "run", tmp_path)
+    # Nobody is ever there: no round is averaged, and that is no result.
+    tamper(set(), poison)
+    words = ["devices.preset=phones", "devices.deadline_s=0.001"]
+    with pytest.raises(RunFailed, match="every round was abandoned"):
+        simulate(tiny_config(*words), "empty", tmp_path)
+
+
+@pytest.mark.parametrize("values", [{"examples": "many"}, {"steps": 1e9}, {"loss_last": math.nan}, {"examples": 2**40}])
+def test_values_that_make_no_sense_are_rejected_by_name(
+    values: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    honest = work.train
+
+    def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int, last: int) -> work.Reply:
+        reply = honest(run_dir, data_dir, user, shared, number, last)
+        return work.Reply(reply.shared, reply.values | (values if user == 1 else {}), {})
+
+    monkeypatch.setattr(work, "train", train)
+    with pytest.raises(RunFailed, match=f"the update of user 1 was rejected: {next(iter(values))}="):
+        simulate(tiny_config("cohort=6"), "run", tmp_path)
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex-lora"])
+@pytest.mark.parametrize("world", [["robust.rule=krum"], ["devices.preset=phones", "devices.deadline_s=30"]])
+def test_what_a_client_keeps_is_what_the_server_believes_it_has(method: str, world: list[str], tmp_path: Path) -> None:
+    """A client whose turn was not averaged is sent what that turn was sent, once more, and has it once."""
+    states: list[tuple[int, Tensors]] = []
+    build = Run._round
+
+    def spy(run: Run, number: int, able: list[int]) -> None:
+        build(run, number, able)
+        states.append((number, run.state))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_round", spy)
+        words = [f"method={method}", "settings.rank=2", "users.collective=8", "cohort=4", "rounds=6"]
+        simulate(tiny_config(*words, *world), "run", tmp_path)
+    _, state = states[-1]
+    seen = {int(name.split(".")[1]): int(value) for name, value in state.items() if name.startswith("server_seen.")}
+    files = list((tmp_path / "run" / "private").glob("[0-7].safetensors"))
+    assert files
+    for path in files:
+        kept = load_file(path)
+        upto = seen[int(path.stem)]
+        stacks = {
+            name: value
+            for name, value in state.items()
+            if name.startswith("server_stack.") and int(name.split(".")[1]) <= upto
+        }
+        for name, base in kept.items():
+            module = name.removeprefix("kept_base.").removesuffix(".W")
+            products = [
+                stacks[key.removesuffix("A") + "B"] @ A for key, A in stacks.items() if key.endswith(f".{module}.A")
+            ]
+            assert torch.allclose(base, torch.stack(products).sum(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "clip"])

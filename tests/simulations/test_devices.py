@@ -23,7 +23,8 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
 def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Path) -> None:
     record = simulate(tiny_config(*PHONES), "run", tmp_path)
     clients = [row for row in rows(tmp_path / "run", "clients") if row["phase"] == "train"]
-    ledger = [row for row in rows(tmp_path / "run", "ledger") if row["phase"] == "train" and row["message_bytes"]]
+    every = [row for row in rows(tmp_path / "run", "ledger") if row["phase"] == "train"]
+    ledger = [row for row in every if row["message_bytes"]]
     lost = [row for row in clients if row["status"] in ("dropped", "late")]
     assert lost
     assert {row["device"] for row in clients} == {"new", "usual", "old"}
@@ -42,12 +43,17 @@ def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Pat
         assert round_row["simulated_s"] == (latest if len(came) == 4 else 20)
         for row in came:
             up, down = (
-                next(r["message_bytes"] for r in ledger if r["direction"] == way and r["user"] == row["user"])
+                1000
+                + sum(
+                    r["payload_bytes"]
+                    for r in every
+                    if (r["direction"], r["user"], r["round"]) == (way, row["user"], number)
+                )
                 for way in ("up", "down")
             )
             speed, uplink, downlink = {"new": (2, 20, 80), "usual": (0.8, 8, 30), "old": (0.25, 2, 8)}[row["device"]]
             expected = 8e-6 * (up / uplink + down / downlink) + row["steps"] / speed
-            assert row["simulated_s"] == pytest.approx(expected, rel=1e-3)
+            assert row["simulated_s"] == pytest.approx(expected, rel=1e-9)
     assert record.simulated_s == pytest.approx(sum(row["simulated_s"] for row in rows(tmp_path / "run", "rounds")))
     assert record.left_out == 0
 
@@ -79,6 +85,7 @@ def test_a_round_too_few_come_to_is_abandoned_and_the_next_begins(tmp_path: Path
         (["devices.preset=phone"], "unknown preset 'phone'; did you mean 'phones'? (known: phones, silos"),
         (["devices.preset=none.toml"], "none.toml: there is no such config file"),
         (["devices.preset=phones", "devices.over_selection=-1"], "devices.over_selection=-1"),
+        (["devices.deadline_s=5"], "devices: deadline_s needs devices"),
         (["devices=phones"], "devices='phones': expected a group of keys"),
     ],
 )

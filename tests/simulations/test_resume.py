@@ -1,9 +1,10 @@
 """Runs that are killed and taken up again: the same run in the end, whenever it was."""
 
-import errno
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -33,20 +34,27 @@ def words(method: str) -> list[str]:
 
 
 def killed(method: str, results: str, cache: str, at: int, torn: bool) -> None:
-    """Run `simulate` and die at the `at`-th file that is put in its place: just before, or with half of it written."""
+    """Run `simulate` and die at the `at`-th file put in its place or removed; it may be half written."""
     os.environ["FEDPERFIT_CACHE"] = cache
-    put, count = Path.replace, 0
+    put, remove, count = Path.replace, Path.unlink, 0
+
+    def step(path: Path) -> None:
+        nonlocal count
+        count += results in str(path)
+        if count == at and results in str(path):
+            if torn and path.suffix == ".tmp":
+                os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def replace(self: Path, target: Any) -> Path:
-        nonlocal count
-        count += 1
-        if count == at:
-            if torn:
-                os.truncate(self, self.stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
+        step(self)
         return put(self, target)
 
-    Path.replace = replace  # type: ignore[method-assign,assignment]
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        step(self)
+        remove(self, missing_ok)
+
+    Path.replace, Path.unlink = replace, unlink  # type: ignore[method-assign,assignment]
     simulate(tiny_config(*words(method)), "killed", Path(results))
 
 
@@ -62,8 +70,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[st
     return get
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("at", "torn"), [(n, bool(n % 2)) for n in (5, 9, 14, 20, 25, 29, 33, 34)])
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [("perfit", at) for at in (5, 9, 14, 20, 27, 33, 37, 40)]
+    + [("fedsa-lora", at) for at in (9, 20, 33, 39, 43, 46, 49, 52)],
+)
+@pytest.mark.parametrize("torn", [False, True])
 def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
     method: str, at: int, torn: bool, whole: Callable[[str], Path], cache: Path, tmp_path: Path
 ) -> None:
@@ -184,23 +196,55 @@ def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
         resume("stopped", tmp_path)
     refused = CliRunner().invoke(app, ["simulate", "--resume", "stopped", "seed=1"])
     assert "leave the rest out" in str(refused.exception)
+    # An unset variable of a shell starts no new run.
+    assert "not a run record" in str(CliRunner().invoke(app, ["simulate", "--resume", ""]).exception)
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device")
-    put, left = Path.replace, 15
+def full(results: str, cache: str, limit: int) -> None:
+    """Run `simulate`; once it runs no file grows beyond `limit` bytes. Leave with 3 if that is said well."""
+    os.environ["FEDPERFIT_CACHE"] = cache
 
-    def replace(self: Path, target: Any) -> Path:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise full
-        return put(self, target)
+    def fill(_folder: Path) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace)
-        with pytest.raises((RunFailed, OSError), match=r"No space left|failed"):
-            simulate(tiny_config(), "full", tmp_path)
-    resume("full", tmp_path)
-    simulate(tiny_config(), "whole", tmp_path)
+    try:
+        simulate(tiny_config("rounds=3"), "full", Path(results), watch=fill)
+    except RunFailed:
+        os._exit(3)
+
+
+@pytest.mark.parametrize("limit", [2500, 5000, 9000])
+def test_a_full_disk_loses_nothing(limit: int, cache: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.simulations.test_resume"])
+    child = context.Process(target=full, args=(str(tmp_path), str(cache), limit))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 3
+    assert resume("full", tmp_path).resumed == 1
+    simulate(tiny_config("rounds=3"), "whole", tmp_path)
     assert_same_run(tmp_path / "full", tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_is_tidied_up_is_finished(tmp_path: Path) -> None:
+    simulate(tiny_config(), "run", tmp_path)
+    simulate(tiny_config(), "whole", tmp_path)
+    shutil.rmtree(tmp_path / "run" / "plots")
+    (tmp_path / "run" / ".ledger").mkdir()  # as a kill in the middle leaves it
+    resume("run", tmp_path)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run" / "plots" / "quality.png").is_file()
+
+
+def test_an_orphan_that_completes_the_run_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted(tmp_path)
+    simulate(tiny_config(), "whole", tmp_path)
+
+    def complete_first(_folder: Path) -> None:
+        for path in (tmp_path / "whole").iterdir():
+            if path.name in ("run.json", "ledger.parquet", "clients.parquet", "rounds.parquet", "predictions.jsonl"):
+                shutil.copy(path, folder / path.name)
+        shutil.rmtree(folder / ".checkpoint")
+
+    monkeypatch.setattr("simulations.simulate.end_leftovers", complete_first)
+    assert resume("stopped", tmp_path).status == "completed"
