@@ -99,6 +99,11 @@ def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: 
         time.sleep(0.2)
     driver.kill()
     driver.wait()
+    # Nothing goes on without it.
+    deadline = time.monotonic() + 60
+    while left_over(int(mark)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left_over(int(mark)) == []
     assert read_run(tmp_path / "run").status == "running"
     record = resume("run", tmp_path)
     assert (record.status, record.resumed) == ("completed", 1)
