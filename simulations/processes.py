@@ -84,6 +84,7 @@ class Family:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             time.sleep(0.1)
+        self.reap()
         return [process.pid for process in left]
 
     def reap(self) -> None:

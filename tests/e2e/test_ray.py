@@ -1,5 +1,6 @@
 """The real thing: SuperLink, Ray, SmolLM2, Ctrl-C, and the README's commands."""
 
+import contextlib
 import json
 import os
 import re
@@ -46,6 +47,14 @@ def left_over(mark_of: int) -> list[int]:
     return found
 
 
+def listening(pid: int) -> set[str]:
+    """Addresses a process listens on."""
+    with contextlib.suppress(psutil.Error):
+        connections = psutil.Process(pid).net_connections(kind="inet")
+        return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    return set()
+
+
 def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(tmp_path: Path) -> None:
     # On devices: who comes first must not hang on how many digits Flower's random ids have.
     world = ["devices.preset=silos", "devices.over_selection=1", "rounds=4"]
@@ -78,7 +87,8 @@ def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signals, tmp_path: Path) -> None:
-    environment = {**os.environ, "FEDPERFIT_TEST": f"{os.getpid()}{int(number)}"}
+    mark = f"{os.getpid()}{int(number)}"
+    environment = {**os.environ, "FEDPERFIT_TEST": mark}
     process = subprocess.Popen(
         command("simulate", *RAY, "rounds=100000", "--name", "long", "--results", str(tmp_path)),
         env=environment,
@@ -92,6 +102,7 @@ def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signa
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "round 2 was not reached"
         time.sleep(0.2)
+    assert {address for pid in left_over(int(mark)) for address in listening(pid)} <= {"127.0.0.1", "::1"}
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
@@ -103,7 +114,7 @@ def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signa
     assert (
         sum(pq.read_table(tmp_path / "long" / "ledger.parquet")["message_bytes"].to_pylist()) == record.bytes.total > 0
     )
-    assert left_over(int(f"{os.getpid()}{int(number)}")) == []
+    assert left_over(int(mark)) == []
 
 
 def test_smollm2_learns_the_collective_shift(tmp_path: Path) -> None:

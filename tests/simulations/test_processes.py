@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from simulations.processes import MARK, Family, adopt_orphans
+from simulations.processes import MARK, Family, adopt_orphans, is_alive
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 # Starts a sleeper in a session of its own and leaves it behind.
@@ -32,4 +32,4 @@ def test_only_the_familys_processes_end() -> None:
         for process in mine:
             process.kill()
             process.wait()
-    assert not [child for child in psutil.Process().children() if child.cmdline() == SLEEP]
+    assert not [child for child in psutil.Process().children() if is_alive(child) and child.cmdline() == SLEEP]
