@@ -48,10 +48,10 @@ def left_over(mark_of: int) -> list[int]:
 
 
 def listening(pid: int) -> set[str]:
-    """Addresses a process listens on."""
+    """Addresses a process listens on; IPv4 ones as such."""
     with contextlib.suppress(psutil.Error):
         connections = psutil.Process(pid).net_connections(kind="inet")
-        return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+        return {each.laddr.ip.removeprefix("::ffff:") for each in connections if each.status == psutil.CONN_LISTEN}
     return set()
 
 
