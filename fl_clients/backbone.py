@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
 from configs.paths import cache_dir
-from strategies.adapters.sites import find_blocks
+from strategies.adapters.sites import find_blocks, name_of_blocks
 from strategies.method import BackboneShape
 
 Precision = Literal["fp32", "bf16"]
@@ -145,7 +145,7 @@ def shape_of(model: PreTrainedModel) -> BackboneShape:
     """Return what methods may know of a model."""
     text = model.config.get_text_config()
     blocks = find_blocks(model)
-    home = next(name for name, module in model.named_modules() if module is blocks)
+    home = name_of_blocks(model)
     linears = {}
     for name, module in blocks.named_modules():
         if isinstance(module, nn.Linear):

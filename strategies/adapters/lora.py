@@ -56,6 +56,7 @@ class LoraAdapters:
         }
         self._modules_of = {name: lora.modules for name, lora in adapters.items()}
         self._base: dict[str, torch.Tensor] = {}
+        self._used: tuple[str, ...] = ()
         for parameter in self.trainable(*adapters):
             # peft makes them in the model's number format; adapters are fp32 whatever that is.
             parameter.data = parameter.data.float()
@@ -90,9 +91,34 @@ class LoraAdapters:
 
     def use(self, *names: str) -> None:
         """Choose the adapters that act."""
+        self._used = names
         for layer in self._layers.values():
             # peft's own setter would also decide what is trained.
             layer._active_adapter = list(names)
+
+    @torch.no_grad()
+    def effective(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Return all that acts as one product a module: ΔW = BA, A [R, n], B [m, R], with every α/r inside B.
+
+        Adapters that add up are stacked, their ranks add up too; a change of the base weights is a factor beside an
+        identity, of rank min(m, n).
+        """
+        parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for name in self._used:
+            for module in self._modules_of[name]:
+                A, B = (self._factor(name, module, letter).weight.detach().cpu() for letter in "AB")
+                parts.setdefault(module, []).append((A, self._layers[module].scaling[name] * B))
+        for module, weight in self._base.items():
+            layer = self._layers[module].get_base_layer()
+            change = (weight.float() - layer.weight.float()).cpu()
+            change = change if isinstance(layer, nn.Linear) else change.T
+            outputs, inputs = change.shape
+            pair = (torch.eye(inputs), change) if inputs <= outputs else (change, torch.eye(outputs))
+            parts.setdefault(module, []).append(pair)
+        return {
+            module: (torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1))
+            for module, pairs in parts.items()
+        }
 
     @torch.no_grad()
     def add_to_base(self, changes: Mapping[str, torch.Tensor]) -> None:

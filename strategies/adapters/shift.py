@@ -51,6 +51,32 @@ def random_orthonormal(rank: int, hidden: int, generator: torch.Generator) -> to
     return rows.float().contiguous()
 
 
+def compose(
+    inner: tuple[torch.Tensor, torch.Tensor, torch.Tensor], outer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return one (R, W, b) that computes φ_outer ∘ φ_inner, of rank r₁ + r₂ (at most d).
+
+    With D = W − R, φ₁(x) = x + R₁ᵀ(D₁x + b₁), and
+
+        φ₂(φ₁(x)) = x + R₁ᵀ(D₁x + b₁) + R₂ᵀ(D₂x + D₂R₁ᵀ(D₁x + b₁) + b₂) = x + Sᵀ(Kx + k),
+
+    S = [R₁; R₂], K = [D₁; D₂ + D₂R₁ᵀD₁], k = [b₁; b₂ + D₂R₁ᵀb₁]. The rows of S are not orthonormal; with the QR
+    decomposition Sᵀ = QU, Sᵀ(Kx + k) = Q(UKx + Uk), so R = Qᵀ, W = R + UK, b = Uk. Computed in float64.
+
+    Args:
+        inner: R₁ [r₁, d], W₁ [r₁, d], b₁ [r₁].
+        outer: R₂, W₂, b₂ likewise.
+    """
+    (R1, W1, b1), (R2, W2, b2) = ([value.double() for value in triple] for triple in (inner, outer))
+    D1, D2 = W1 - R1, W2 - R2
+    through = D2 @ R1.T
+    K = torch.cat([D1, D2 + through @ D1])
+    k = torch.cat([b1, b2 + through @ b1])
+    Q, U = torch.linalg.qr(torch.cat([R1, R2]).T)
+    dtype = inner[0].dtype
+    return Q.T.to(dtype).contiguous(), (Q.T + U @ K).to(dtype), (U @ k).to(dtype)
+
+
 def retract(R: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (R, W, b) with RRᵀ = I that computes the same function as the arguments do.
 

@@ -28,6 +28,12 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     raise ValueError(f"{type(model).__name__}: no decoder blocks found (looked for {', '.join(_BLOCK_PATHS)})")
 
 
+def name_of_blocks(model: nn.Module) -> str:
+    """Return the decoder blocks' place in a model, as `get_submodule` takes it; raises as `find_blocks`."""
+    blocks = find_blocks(model)
+    return next(str(name) for name, module in model.named_modules() if module is blocks)
+
+
 class SiteShifts(nn.Module):
     """At every site a chain of shifts, h ↦ φ⁽ˢ⁾ ∘ … ∘ φ⁽¹⁾ (h), at the chosen prompt positions (PerFit, eq. 1).
 

@@ -1,0 +1,47 @@
+"""`fedperfit chat`: one text, answered by the bare backbone, with the collective shift, and as one user is served."""
+
+from configs.errors import InputError
+from fl_clients.batches import Encoder
+from fl_clients.forward import Forward
+from fl_clients.lamp.tasks import find_task
+from fl_clients.predict import generate, stop_tokens
+from simulations.export.served import Served
+from strategies.method import Adapter
+
+
+class Chat:
+    """A served model that answers."""
+
+    def __init__(self, served: Served) -> None:
+        """Take the model."""
+        self._served = served
+        self._task = find_task(served.record.task)
+        self._encoder = Encoder(self._task, served.backbone.tokenizer)
+        self._forward = Forward(served.backbone, None)
+        self._stop = stop_tokens(served.backbone.tokenizer)
+
+    def answer(self, source: str) -> dict[str, str]:
+        """Return the greedy answers by stage: `base`, `collective`, and `personalised` where there is a user.
+
+        Args:
+            source: What the task's prompt is about, for instance a movie's description.
+
+        Raises:
+            InputError: It is empty.
+        """
+        if not source.strip():
+            raise InputError("expected a text to answer")
+        served = self._served
+        longest = self._task.max_new_tokens
+        prompt, _ = self._encoder.prompt(source, served.config.personal.max_tokens - longest)
+
+        def generated(adapter: Adapter | None) -> str:
+            return generate(self._forward, adapter, [prompt], longest, self._stop, None)[0]
+
+        answers = {"base": generated(None)}
+        served.personalise(False)
+        answers["collective"] = generated(served.adapter)
+        if served.partition is not None:
+            served.personalise(True)
+            answers["personalised"] = generated(served.adapter)
+        return answers

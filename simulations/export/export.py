@@ -1,0 +1,129 @@
+"""`fedperfit export`: what a user of a run is served, as files other tools load, with a model card."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.errors import InputError
+from fl_clients.backbone import BUILT_IN, find
+from fl_clients.lamp.tasks import find_task
+from simulations.export.formats import FORMATS
+from simulations.export.served import Served, open_served
+from simulations.tables import human_bytes
+from strategies.adapters.sites import SiteShifts
+
+_LICENCES = {
+    "synthetic": "yours: the users are generated; of the base model its own",
+    "lamp": "CC BY-NC-SA 4.0, as the LaMP data it was trained on; of the base model its own",
+    "oppu": "CC BY-NC-SA 4.0, as the LaMP data it was trained on; of the base model its own",
+}
+_SNIPPETS = {
+    "peft": """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(model, "{out}")""",
+    "shift.safetensors": """\
+from perfit_loader import attach  # the file beside this one; one prompt at a time, without padding
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+undo = attach(model, "{out}/shift.safetensors")""",
+    "lora.safetensors": """\
+from safetensors.torch import load_file
+
+factors = load_file("{out}/lora.safetensors")  # for every adapted weight W: W + B @ A""",
+    "pyreft": """\
+import pyreft, torch
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+reft = pyreft.ReftModel.load("{out}", model)
+for key, intervention in reft.interventions.items():  # pyreft makes them bf16; these are fp32
+    intervention.learned_source.float()
+    intervention.load_state_dict(torch.load(f"{out}/intkey_{{key}}.bin"))
+# unit_locations: {positions}""",
+}
+
+
+def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
+    """Write what a target user of a completed run is served, or the collective part alone.
+
+    Args:
+        folder: The run record.
+        user: The user's id; None: the collective part.
+        chosen: `peft`, `pyreft` or `safetensors`.
+        out: A folder that does not exist yet, or is empty.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: The run, the user or the format will not do, or `out` holds something.
+    """
+    if chosen not in FORMATS:
+        raise InputError(f"--format {chosen}: expected one of {', '.join(FORMATS)}")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: not empty")
+    served = open_served(folder, user)
+    if user is None and served.method.first_round is None:
+        raise InputError(f"{folder}: {served.record.method} has no collective part; expected a --user")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be made: {error.strerror}") from None
+    FORMATS[chosen](served, out)
+    (out / "README.md").write_text(_card(served, folder, user, chosen, out), encoding="utf-8")
+    return out
+
+
+def _card(served: Served, folder: Path, user: str | None, chosen: str, out: Path) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["bytes"] = human_bytes
+    environment.filters["figures"] = _figures
+    record, config = served.record, served.config
+    written = next((path.name for path in out.glob("*.safetensors") if path.name in _SNIPPETS), chosen)
+    positions = ""
+    if isinstance(served.adapter, SiteShifts):
+        at = served.adapter.positions
+        all_of_them = at.first is None or at.last is None
+        positions = "all prompt tokens" if all_of_them else f"first {at.first} and last {at.last} prompt tokens"
+    base = str(find(config.backbone))
+    up, down, history = (0, 0, 0) if served.partition is None else _of_user(folder, served.partition)
+    return environment.get_template("card.md").render(
+        record=record,
+        config=config,
+        user=user,
+        versions=f"fedperfit {importlib.metadata.version('fedperfit')}",
+        backbone=BUILT_IN.get(config.backbone, config.backbone),
+        data={"synthetic": "synthetic users", "lamp": "LaMP", "oppu": "LaMP, as OPPU prepared it"}[record.users.source],
+        history=history,
+        user_up=up,
+        user_down=down,
+        licence=_LICENCES[record.users.source],
+        prompt=find_task(record.task).prompt,
+        snippet=_SNIPPETS[written].format(base=base, out=out, positions=positions),
+    )
+
+
+def _figures(metrics: Mapping[str, float], keys: Mapping[str, float]) -> str:
+    return " | ".join(f"{metrics[key]:.3f}" for key in keys)
+
+
+def _of_user(folder: Path, partition: int) -> tuple[int, int, int]:
+    """Bytes up and down of one user's messages, and how many history items it has."""
+    ledger = pq.read_table(folder / "ledger.parquet", columns=["user", "direction", "message_bytes"])
+    own = ledger.filter(pc.equal(ledger["user"], partition))
+    up, down = (
+        int(pc.sum(own.filter(pc.equal(own["direction"], direction))["message_bytes"]).as_py() or 0)
+        for direction in ("up", "down")
+    )
+    users = pq.read_table(folder / "users.parquet", columns=["partition", "history"]).to_pydict()
+    return up, down, int(users["history"][users["partition"].index(partition)])

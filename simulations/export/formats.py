@@ -1,0 +1,126 @@
+"""What an exported model is written as: adapters for peft, interventions for pyreft, plain safetensors.
+
+Nothing that is written is read again by fedperfit; pyreft's own layout is files that `torch.save` makes.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from functools import reduce
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+
+from configs.errors import InputError
+from fl_clients.backbone import find
+from simulations.export.served import Served
+from strategies import shifts
+from strategies.adapters.lora import LoraAdapters
+from strategies.adapters.shift import compose
+from strategies.adapters.sites import SiteShifts, name_of_blocks
+from strategies.method import Tensors
+
+_LOADER = Path(__file__).parent / "perfit_loader.py"
+_EVERYWHERE = 1_000_000_000
+
+
+def write_safetensors(served: Served, out: Path) -> None:
+    """Write shifts beside a loader of 20 lines, or the adapted modules' A and B; one file either way.
+
+    Raises:
+        InputError: The adapter is neither.
+    """
+    adapter = served.adapter
+    if isinstance(adapter, SiteShifts):
+        positions = adapter.positions
+        everywhere = positions.first is None or positions.last is None
+        about = {
+            "blocks": name_of_blocks(served.backbone.model),
+            "sites": json.dumps([int(site) for site in adapter.sites()]),
+            "stages": json.dumps(list(adapter.stages)),
+            "first": str(_EVERYWHERE if everywhere else positions.first),
+            "last": str(0 if everywhere else positions.last),
+        }
+        stages = [shifts.state(adapter, stage, stage) for stage in adapter.stages]
+        save_file({name: value for each in stages for name, value in each.items()}, out / "shift.safetensors", about)
+        shutil.copyfile(_LOADER, out / _LOADER.name)
+        return
+    factors = _lora(served, "safetensors").effective()
+    save_file(_named(factors, "{module}.{letter}"), out / "lora.safetensors")
+
+
+def write_peft(served: Served, out: Path) -> None:
+    """Write one LoRA adapter as `PeftModel.from_pretrained` takes it; adapters that add up are stacked into it.
+
+    Raises:
+        InputError: The method's adapter is no LoRA.
+    """
+    factors = _lora(served, "peft").effective()
+    ranks = {module: len(A) for module, (A, _) in factors.items()}
+    rank = max(ranks.values())
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(find(served.config.backbone)),
+        inference_mode=True,
+        r=rank,
+        # α = r everywhere: the scale is in B already.
+        lora_alpha=rank,
+        rank_pattern=ranks,
+        alpha_pattern=ranks,
+        target_modules=sorted(ranks),
+    )
+    config.save_pretrained(str(out))
+    tensors = _named(factors, "base_model.model.{module}.lora_{letter}.weight")
+    save_file(tensors, out / "adapter_model.safetensors", {"format": "pt"})
+
+
+def write_pyreft(served: Served, out: Path) -> None:
+    """Write one LoReFT intervention a site, as `pyreft.ReftModel.load` takes it: the stages composed into one.
+
+    Raises:
+        InputError: The method's adapter is no shift.
+    """
+    adapter = served.adapter
+    if not isinstance(adapter, SiteShifts):
+        raise InputError(f"{served.record.method} has no interventions: --format pyreft is for shifts; take peft")
+    keys, representations = [], []
+    for site in adapter.sites():
+        chain = [adapter.shift(stage, site) for stage in adapter.stages]
+        R, W, b = reduce(compose, [(shift.R.detach(), shift.W.detach(), shift.b.detach()) for shift in chain])
+        keys.append(f"layer_{site}_comp_block_output_unit_pos_nunit_1#0")
+        representations.append([int(site), "block_output", "pos", 1, len(R), *[None] * 9])
+        content = {"weight": W, "bias": b, "rotate_layer": R.T.contiguous()}
+        torch.save(content, out / f"intkey_{keys[-1]}.bin")
+    config = {
+        "intervention_constant_sources": [True] * len(keys),
+        "intervention_dimensions": [adapter.hidden] * len(keys),
+        "intervention_types": ["<class 'pyreft.interventions.LoreftIntervention'>"] * len(keys),
+        "mode": "parallel",
+        "representations": representations,
+        "sorted_keys": keys,
+    }
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+FORMATS: dict[str, Callable[[Served, Path], None]] = {
+    "peft": write_peft,
+    "pyreft": write_pyreft,
+    "safetensors": write_safetensors,
+}
+
+
+def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) -> Tensors:
+    return {
+        name.format(module=module, letter=letter): value.contiguous()
+        for module, pair in factors.items()
+        for letter, value in zip("AB", pair, strict=True)
+    }
+
+
+def _lora(served: Served, chosen: str) -> LoraAdapters:
+    if not isinstance(served.adapter, LoraAdapters):
+        instead = "; take pyreft or safetensors" if isinstance(served.adapter, SiteShifts) else ""
+        raise InputError(f"{served.record.method}: --format {chosen} is for LoRA adapters{instead}")
+    return served.adapter

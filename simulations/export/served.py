@@ -1,0 +1,76 @@
+"""The model that a completed run serves one user: its backbone with the method's adapter set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from safetensors.torch import load_file
+
+from configs.errors import InputError, nearest
+from configs.load import read_resolved
+from configs.schema import RunConfig
+from fl_clients.backbone import Backbone, load, resolve_precision
+from fl_clients.private_store import private_path
+from fl_server.records import RunRecord, read_run
+from simulations.prepare import build_method
+from strategies.method import Adapter, Method, Tensors
+
+
+@dataclass(frozen=True)
+class Served:
+    """A backbone with the adapter of one run on it."""
+
+    record: RunRecord
+    config: RunConfig
+    backbone: Backbone
+    method: Method
+    adapter: Adapter
+    shared: Tensors
+    """What a newcomer downloads."""
+    partition: int | None
+    """The user's; None: the collective shift alone."""
+    private: Tensors | None
+    """What the user keeps; None where there is nothing, or no user."""
+
+    def personalise(self, personal: bool) -> None:
+        """Set the adapter to what the user is served, or to the collective shift."""
+        self.method.client_load(self.adapter, self.shared, self.private if personal else None)
+
+
+def open_served(folder: Path, user: str | None) -> Served:
+    """Load a completed run's model as one of its target users is served, on the CPU.
+
+    Args:
+        folder: The run record.
+        user: The user's id, as `users.parquet` has it; None: the collective shift alone.
+
+    Raises:
+        InputError: The run did not complete, its backbone or method is not there, or the user is none of its targets.
+    """
+    record = read_run(folder)
+    if record.status != "completed":
+        raise InputError(f"{folder}: this run did not complete ({record.status})")
+    config = read_resolved(folder / "config.toml")
+    partition = None if user is None else _find_user(folder, record, user)
+    backbone = load(config.backbone, resolve_precision(config.precision, False))
+    method = build_method(config, backbone.shape)
+    adapter = method.client_attach(backbone.model, backbone.shape)
+    shared = load_file(folder / "shared.safetensors")
+    private = None
+    if partition is not None and (path := private_path(folder / "private", partition)).is_file():
+        private = load_file(path)
+    served = Served(record, config, backbone, method, adapter, shared, partition, private)
+    served.personalise(True)
+    return served
+
+
+def _find_user(folder: Path, record: RunRecord, user: str) -> int:
+    table = pq.read_table(folder / "users.parquet", columns=["user_id", "partition"]).to_pydict()
+    partitions: dict[str, int] = dict(zip(table["user_id"], table["partition"], strict=True))
+    targets = [each for each, partition in partitions.items() if partition >= record.users.collective]
+    if user in targets:
+        return partitions[user]
+    why = "only target users are personalised" if user in partitions else "users.parquet lists them all"
+    raise InputError(
+        f"--user {user}: no target user of {folder}{nearest(user, targets)} ({why}; the first is {targets[0]})"
+    )

@@ -1,0 +1,235 @@
+"""What is exported gives the same logits in plain transformers, peft and PyTorch as the simulation served."""
+
+import importlib.util
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from fl_clients.backbone import find
+from simulations.__main__ import app
+from simulations.export.chat import Chat
+from simulations.export.export import export
+from simulations.export.served import open_served
+from simulations.simulation import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+
+LORA = ("rounds=3", "local.lr=3e-2", "personal.lr=3e-2", "local.batch_size=4", "personal.batch_size=4")
+PROMPT = torch.tensor([list(range(10, 40))])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[str], Path]:
+    results = tmp_path_factory.mktemp("export")
+
+    def once(method: str, *words: str) -> Path:
+        name = f"{method}{len(words)}"
+        if not (results / name).is_dir():
+            simulate(tiny_config(f"method={method}", *LORA, *words), name, results)
+        return results / name
+
+    return once
+
+
+def user_at(folder: Path, partition: int) -> str:
+    return str(pq.read_table(folder / "users.parquet")["user_id"][partition].as_py())
+
+
+def first_target(folder: Path) -> str:
+    return user_at(folder, 6)
+
+
+def plain() -> Any:
+    return AutoModelForCausalLM.from_pretrained(find("tiny")).eval()
+
+
+@torch.no_grad()
+def served_logits(folder: Path, user: str | None) -> torch.Tensor:
+    served = open_served(folder, user)
+    with served.adapter.active(torch.ones_like(PROMPT, dtype=torch.bool)):
+        return torch.as_tensor(served.backbone.model(PROMPT).logits)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module) -> torch.Tensor:
+    return torch.as_tensor(model(PROMPT).logits)
+
+
+def assert_same_and_not_bare(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+    assert (ours - logits_of(plain())).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "method", ["lora-c", "lora-p", "oppu", "fdlora", "ffa-lora", "fedsa-lora", "flora", "fedex-lora"]
+)
+def test_lora_loads_in_plain_peft_with_the_same_logits(run: Callable[..., Path], method: str, tmp_path: Path) -> None:
+    folder = run(method)
+    user = first_target(folder)
+    out = export(folder, user, "peft", tmp_path / "peft")
+    assert_same_and_not_bare(served_logits(folder, user), logits_of(PeftModel.from_pretrained(plain(), str(out))))
+
+
+def test_the_collective_part_alone_is_not_what_the_user_is_served(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run("oppu")
+    out = export(folder, None, "peft", tmp_path / "peft")
+    collective = logits_of(PeftModel.from_pretrained(plain(), str(out)))
+    assert_same_and_not_bare(served_logits(folder, None), collective)
+    assert (served_logits(folder, first_target(folder)) - collective).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("words", [(), ("positions=all",), ("positions=l3",)])
+def test_shifts_load_in_plain_pytorch_with_the_shipped_loader(
+    run: Callable[..., Path], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = run("perfit", *words, *words)
+    user = first_target(folder)
+    out = export(folder, user, "safetensors", tmp_path / "plain")
+    spec = importlib.util.spec_from_file_location("perfit_loader", out / "perfit_loader.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    model = plain()
+    bare = logits_of(model)
+    undo = loader.attach(model, str(out / "shift.safetensors"))
+    assert_same_and_not_bare(served_logits(folder, user), logits_of(model))
+    undo()
+    assert torch.equal(logits_of(model), bare)
+
+
+def test_generated_tokens_are_not_shifted_by_the_loader(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run("perfit")
+    user = first_target(folder)
+    out = export(folder, user, "safetensors", tmp_path / "plain")
+    from simulations.export.perfit_loader import attach
+
+    model = plain()
+    attach(model, str(out / "shift.safetensors"))
+    chat = Chat(open_served(folder, user))
+    prompt, _ = chat._encoder.prompt("A heist goes wrong.", 100)
+    tokens = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :]
+    text = chat._served.backbone.tokenizer.decode(tokens).partition("<eos>")[0].partition("\n")[0].strip()
+    assert chat.answer("A heist goes wrong.")["personalised"] == text
+
+
+def test_lora_in_safetensors_is_what_is_added_to_the_weights(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run("fdlora")
+    user = first_target(folder)
+    factors = load_file(export(folder, user, "safetensors", tmp_path / "plain") / "lora.safetensors")
+    model = plain()
+    for name in factors:
+        if name.endswith(".A"):
+            module = name.removesuffix(".A")
+            model.get_submodule(module).weight.data += factors[f"{module}.B"] @ factors[name]
+    assert_same_and_not_bare(served_logits(folder, user), logits_of(model))
+
+
+@pytest.mark.parametrize("method", ["perfit", "reft-c", "fedreft"])
+def test_the_pyreft_layout_computes_the_same_function(run: Callable[..., Path], method: str, tmp_path: Path) -> None:
+    folder = run(method, "positions=all")
+    user = first_target(folder)
+    out = export(folder, user, "pyreft", tmp_path / "pyreft")
+    config = json.loads((out / "config.json").read_text())
+    model = plain()
+    for key, (site, component, *_) in zip(config["sorted_keys"], config["representations"], strict=True):
+        assert component == "block_output"
+        state = torch.load(out / f"intkey_{key}.bin", weights_only=True)
+        torch.testing.assert_close(state["rotate_layer"].T @ state["rotate_layer"], torch.eye(len(state["bias"])))
+
+        # LoReFT(h) = h + (Wh + b − Rh)R as pyreft writes it, with R = rotate_layer ∈ ℝ^{d×r}.
+        def intervene(_block: Any, _inputs: Any, output: Any, state: dict[str, torch.Tensor] = state) -> Any:
+            hidden = output if isinstance(output, torch.Tensor) else output[0]
+            inside = hidden @ state["weight"].T + state["bias"] - hidden @ state["rotate_layer"]
+            return hidden + inside @ state["rotate_layer"].T
+
+        model.model.layers[site].register_forward_hook(intervene)
+    assert_same_and_not_bare(served_logits(folder, user), logits_of(model))
+
+
+@pytest.mark.skipif("FEDPERFIT_PYREFT" not in os.environ, reason="FEDPERFIT_PYREFT names no Python with pyreft")
+def test_pyreft_itself_loads_the_layout(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run("perfit", "positions=all")
+    user = first_target(folder)
+    out = export(folder, user, "pyreft", tmp_path / "pyreft")
+    script = f"""
+import json, torch, pyreft
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(find("tiny"))!r}, attn_implementation="eager").eval()
+reft = pyreft.ReftModel.load({str(out)!r}, model)
+for key, intervention in reft.interventions.items():
+    intervention.learned_source.float()
+    intervention.load_state_dict(torch.load({str(out)!r} + f"/intkey_{{key}}.bin"))
+prompt = torch.tensor({PROMPT.tolist()})
+places = [[list(range(prompt.shape[1]))]] * len(reft.interventions)
+with torch.no_grad():
+    _, output = reft({{"input_ids": prompt}}, unit_locations={{"sources->base": (None, places)}})
+print(json.dumps(output.logits.tolist()))
+"""
+    done = subprocess.run([os.environ["FEDPERFIT_PYREFT"], "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_and_not_bare(served_logits(folder, user), torch.tensor(json.loads(done.stdout.splitlines()[-1])))
+
+
+def test_the_card_says_where_it_comes_from(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run("perfit")
+    words = ["export", folder.name, "--results", str(folder.parent), "--format", "safetensors"]
+    user = first_target(folder)
+    done = CliRunner().invoke(app, [*words, "--user", user, "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert "README.md, perfit_loader.py, shift.safetensors" in done.output.replace("\n", "")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for words_of_it in (
+        "perfit",
+        "6 collective users",
+        "synthetic users",
+        "| licence |",
+        "one person's texts",
+        "Movie: {source}",
+    ):
+        assert words_of_it in card
+    CliRunner().invoke(app, [*words, "--out", str(tmp_path / "all")], catch_exceptions=False)
+    assert "one person's texts" not in (tmp_path / "all" / "README.md").read_text()
+
+
+def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+    perfit, lora_p = run("perfit"), run("lora-p")
+    for folder, user, chosen, message in (
+        (perfit, None, "onnx", "--format onnx: expected one of peft, pyreft, safetensors"),
+        (perfit, None, "peft", "--format peft is for LoRA adapters; take pyreft or safetensors"),
+        (lora_p, first_target(lora_p), "pyreft", "has no interventions"),
+        (lora_p, None, "peft", "lora-p has no collective part; expected a --user"),
+        (perfit, "nobody", "safetensors", "--user nobody: no target user"),
+        (perfit, user_at(perfit, 0), "safetensors", "only target users are personalised"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export(folder, user, chosen, tmp_path / "none")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        export(perfit, None, "safetensors", tmp_path / "full")
+
+
+def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
+    folder = run("perfit")
+    words = ["chat", folder.name, "--results", str(folder.parent)]
+    done = CliRunner().invoke(app, [*words, "--json"], input="one\ntwo\n\nthree\n", catch_exceptions=False)
+    assert [list(json.loads(line)) for line in done.output.splitlines()] == [["base", "collective"]] * 2
+    asked = [*words, "--user", first_target(folder), "--prompt", "A heist goes wrong."]
+    shown = CliRunner().invoke(app, asked, catch_exceptions=False).output
+    assert all(stage in shown for stage in ("base", "collective", "personalised", "A heist goes wrong."))
+    with pytest.raises(InputError, match="expected a text"):
+        CliRunner().invoke(app, [*words, "--prompt", " "], catch_exceptions=False)
