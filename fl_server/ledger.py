@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -19,7 +20,12 @@ class Ledger:
     def __init__(self, folder: Path, keep: int = 0) -> None:
         """Open the ledger of a run record; `keep` as in `TableWriter`."""
         self.table = TableWriter(folder, "ledger", LEDGER, keep)
-        self.round_bytes: dict[Direction, int] = {"up": 0, "down": 0}
+        self.so_far: dict[Direction, int] = {"up": 0, "down": 0}
+        """Bytes of all messages entered, those before the run was taken up again included."""
+        for part in self.table.parts():
+            rows = pq.read_table(part, columns=["direction", "message_bytes"])
+            for direction in self.so_far:
+                self.so_far[direction] += _add(rows, "message_bytes", direction)
 
     def enter(
         self,
@@ -63,7 +69,7 @@ class Ledger:
                 codec="raw",
                 dtype=dtype,
             )
-        self.round_bytes[direction] += message_bytes
+        self.so_far[direction] += message_bytes
 
 
 def total_bytes(folder: Path) -> BytesPart:
@@ -74,9 +80,6 @@ def total_bytes(folder: Path) -> BytesPart:
     """
     table = pq.read_table(folder / "ledger.parquet")
 
-    def add(column: str, direction: Direction) -> int:
-        return int(pc.sum(table.filter(pc.equal(table["direction"], direction))[column]).as_py() or 0)
-
     def mean(direction: Direction) -> float:
         chosen = pc.and_(
             pc.and_(pc.equal(table["direction"], direction), pc.equal(table["phase"], "train")),
@@ -84,16 +87,20 @@ def total_bytes(folder: Path) -> BytesPart:
         )
         return float(pc.mean(table.filter(chosen)["message_bytes"]).as_py() or 0.0)
 
-    up, down = add("message_bytes", "up"), add("message_bytes", "down")
+    up, down = _add(table, "message_bytes", "up"), _add(table, "message_bytes", "down")
     return BytesPart(
         up=up,
         down=down,
         total=up + down,
-        payload_up=add("payload_bytes", "up"),
-        payload_down=add("payload_bytes", "down"),
+        payload_up=_add(table, "payload_bytes", "up"),
+        payload_down=_add(table, "payload_bytes", "down"),
         per_client_round_up=mean("up"),
         per_client_round_down=mean("down"),
     )
+
+
+def _add(table: pa.Table, column: str, direction: Direction) -> int:
+    return int(pc.sum(table.filter(pc.equal(table["direction"], direction))[column]).as_py() or 0)
 
 
 def count_faults(folder: Path) -> tuple[int, int]:

@@ -3,12 +3,16 @@
 import contextlib
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from simulations.tables import human_bytes
+from simulations.trackers import Tracked, check_tracker
 
 _TITLES = {
     "train": "training",
@@ -19,14 +23,25 @@ _TITLES = {
 
 
 class _View(Protocol):
+    def begin(self) -> None: ...
+
     def show(self, event: dict[str, Any]) -> None: ...
 
 
 class Follower:
     """Reads new lines of a run's events and shows them."""
 
-    def __init__(self, console: Console, quiet: bool) -> None:
-        """Choose bars for a terminal, lines elsewhere, nothing if quiet."""
+    def __init__(self, console: Console, quiet: bool, trackers: Sequence[str] = ()) -> None:
+        """Choose bars for a terminal, lines elsewhere, nothing if quiet; `trackers` get the events too.
+
+        Raises:
+            InputError: A tracker is unknown or not installed.
+        """
+        for name in trackers:
+            check_tracker(name)
+        self._trackers = trackers
+        self._live: list[str] = []
+        self._tracked: dict[str, Tracked] = {}
         self._path: Path | None = None
         self._read = 0
         self._bars = None if quiet or not console.is_terminal else _Bars(console)
@@ -41,17 +56,22 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing."""
+        """Stop drawing; runs that were interrupted end for the trackers too."""
+        self._close_trackers()
         if self._bars:
             self._bars.progress.stop()
 
     def __call__(self, folder: Path) -> None:
         """Show what happened since the last call; a half-written last line waits for the next."""
         path = folder / "events.jsonl"
+        if (self._view is None and not self._trackers) or not path.is_file():
+            return
         if path != self._path:
             self._path, self._read = path, 0
-        if self._view is None or not path.is_file():
-            return
+            if self._view is not None:
+                self._view.begin()
+            self._close_trackers()
+            self._live = list(self._trackers)
         with path.open("rb") as file:
             file.seek(self._read)
             for line in file:
@@ -60,54 +80,85 @@ class Follower:
                 self._read += len(line)
                 # A line that a killed process left half written is passed over.
                 with contextlib.suppress(json.JSONDecodeError):
-                    self._view.show(json.loads(line))
+                    self._take(folder, json.loads(line))
+
+    def _take(self, folder: Path, event: dict[str, Any]) -> None:
+        if self._view is not None:
+            self._view.show(event)
+        for name in list(self._live):
+            with self._unless_broken(name):
+                if name not in self._tracked:
+                    self._tracked[name] = Tracked(name, folder)
+                self._tracked[name].show(event)
+
+    def _close_trackers(self) -> None:
+        for name, tracked in list(self._tracked.items()):
+            with self._unless_broken(name):
+                tracked.close()
+        self._tracked = {}
+
+    @contextlib.contextmanager
+    def _unless_broken(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a tracker raises, the run goes on
+            self._live = [each for each in self._live if each != name]
+            self._tracked.pop(name, None)
+            print(f"tracker {name} is left out from here: {error}", file=sys.stderr)
 
 
 class _Lines:
-    """One line a phase and a round."""
+    """One line a round and a quarter of another phase."""
 
     def __init__(self) -> None:
-        self._done = 0
-        self._phase: dict[str, Any] = {"phase": "", "total": 0}
+        self._state = _State()
+
+    def begin(self) -> None:
+        self._state = _State()
 
     def show(self, event: dict[str, Any]) -> None:
-        if event["event"] == "phase":
-            self._phase, self._done = event, 0
-        elif event["event"] == "client":
-            self._done += 1
-            total = self._phase["total"]
-            if self._phase["phase"] != "train" and (self._done == total or self._done % max(1, total // 4) == 0):
-                print(f"{_TITLES[self._phase['phase']]}: {self._done} of {total} clients", flush=True)
+        state = self._state
+        state.take(event)
+        if event["event"] == "client":
+            if state.phase != "train" and (state.done == state.total or state.done % max(1, state.total // 4) == 0):
+                print(f"{_TITLES[state.phase]}: {state.done} of {state.total} clients, {state.cost()}", flush=True)
         elif event["event"] == "round":
-            print(_round_line(event), flush=True)
+            print(f"{_round_line(event)}, {state.cost()}", flush=True)
         elif event["event"] == "note":
             print(event["text"], flush=True)
 
 
 class _Bars:
-    """Four bars: rounds, clients of the round, personalisation, evaluation."""
+    """A bar for the rounds and one for each phase."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
-        self._phase = ""
+        self._state = _State()
+
+    def begin(self) -> None:
+        self._state = _State()
+        for bar in self._bars.values():
+            self.progress.remove_task(bar)
+        self._bars = {}
 
     def show(self, event: dict[str, Any]) -> None:
+        state = self._state
+        state.take(event)
         if event["event"] == "phase":
-            self._phase = event["phase"]
-            self._bar(_TITLES[self._phase], event["total"], reset=True)
+            self._bar(_TITLES[state.phase], state.total, reset=True)
         elif event["event"] == "client":
-            self.progress.advance(self._bar(_TITLES[self._phase]))
+            self.progress.update(self._bar(_TITLES[state.phase]), completed=state.done, note=state.cost())
         elif event["event"] == "round":
             bar = self._bar("rounds", event["rounds"])
-            self.progress.update(bar, completed=event["round"], note=_round_line(event).partition(": ")[2])
+            quality = _round_line(event).partition(": ")[2]
+            self.progress.update(bar, completed=event["round"], note=f"{quality}, {state.cost()}")
         elif event["event"] == "note":
             self.progress.console.print(event["text"])
 
@@ -115,8 +166,40 @@ class _Bars:
         if title not in self._bars:
             self._bars[title] = self.progress.add_task(title, total=total, note="")
         elif reset:
-            self.progress.reset(self._bars[title], total=total)
+            self.progress.reset(self._bars[title], total=total, note="")
         return self._bars[title]
+
+
+class _State:
+    """How far a run is, by the times its events carry: whoever joins late sees the same."""
+
+    def __init__(self) -> None:
+        self.phase, self.done, self.total, self.bytes = "", 0, 0, 0
+        self._left: float | None = None
+        self._phase_began = 0.0
+        self._rounds_began: tuple[float, int] | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        self.bytes = event.get("bytes", self.bytes)
+        if event["event"] == "phase":
+            self.phase, self.total, self.done = event["phase"], event["total"], 0
+            self._phase_began = event["time"]
+            if self.phase == "train" and self._rounds_began is None:
+                self._rounds_began = (event["time"], event["round"])
+        elif event["event"] == "client":
+            self.done += 1
+            self._left = (event["time"] - self._phase_began) / self.done * (self.total - self.done)
+        elif event["event"] == "round" and self._rounds_began:
+            began, first = self._rounds_began
+            self._left = (event["time"] - began) / (event["round"] - first + 1) * (event["rounds"] - event["round"])
+        elif event["event"] == "resumed":
+            # The time in between was nobody's work.
+            self._rounds_began = None
+
+    def cost(self) -> str:
+        """Return the bytes so far and the seconds left of what is going on."""
+        left = f", {self._left:.0f} s left" if self._left else ""
+        return human_bytes(self.bytes) + left
 
 
 def _round_line(event: dict[str, Any]) -> str:

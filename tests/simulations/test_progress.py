@@ -1,0 +1,88 @@
+"""What is shown while a run goes on: plain lines, and bars on a terminal, from the same events."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from simulations.progress import Follower
+
+EVENTS: list[dict[str, Any]] = [
+    {"time": 100.0, "event": "phase", "phase": "train", "round": 1, "total": 2},
+    {"time": 103.0, "event": "client", "phase": "train", "user": 0, "failed": False, "bytes": 0},
+    {"time": 106.0, "event": "client", "phase": "train", "user": 1, "failed": False, "bytes": 0},
+    {"time": 110.0, "event": "round", "round": 1, "rounds": 4, "loss": 2.5, "bytes": 1_500_000},
+    {"time": 110.0, "event": "phase", "phase": "train", "round": 2, "total": 2},
+    {"time": 120.0, "event": "note", "text": "user 1 failed and is asked again"},
+    {"time": 130.0, "event": "round", "round": 2, "rounds": 4, "loss": 2.0, "bytes": 3_000_000, "collective.mae": 0.5},
+    {"time": 130.0, "event": "phase", "phase": "personalize", "round": 4, "total": 4},
+    {"time": 135.0, "event": "client", "phase": "personalize", "user": 2, "failed": False, "bytes": 3_100_000},
+]
+
+
+def write(folder: Path, events: list[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (folder / "events.jsonl").write_text(lines + '{"time": 140.0, "eve', encoding="utf-8")
+
+
+def test_lines_tell_rounds_quality_bytes_and_seconds_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, EVENTS)
+    with Follower(Console(file=io.StringIO()), quiet=False) as follower:
+        follower(tmp_path)
+        follower(tmp_path)
+    # Round 1 took 10 s, so three more take 30; two took 30 s, so two more take 30; one of four clients took 5 s.
+    assert capsys.readouterr().out.splitlines() == [
+        "round 1 of 4: loss 2.500, 1.50 MB, 30 s left",
+        "user 1 failed and is asked again",
+        "round 2 of 4: loss 2.000, collective mae 0.500, 3.00 MB, 30 s left",
+        "personalising: 1 of 4 clients, 3.10 MB, 15 s left",
+    ]
+
+
+def test_bars_tell_the_same_on_a_terminal(tmp_path: Path) -> None:
+    write(tmp_path, EVENTS)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Follower(screen, quiet=False) as follower:
+        follower(tmp_path)
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("rounds", "2/4", "collective mae 0.500", "personalising", "1/4", "3.10 MB, 15 s left", "asked again"):
+        assert words in shown
+
+
+def test_the_time_between_a_crash_and_the_resumption_counts_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [
+        {"time": 5000.0, "event": "resumed"},
+        {"time": 5010.0, "event": "phase", "phase": "train", "round": 2, "total": 2},
+        {"time": 5020.0, "event": "round", "round": 2, "rounds": 4, "loss": 2.0, "bytes": 3_000_000},
+    ]
+    write(tmp_path, EVENTS[:5] + again)
+    with Follower(Console(file=io.StringIO()), quiet=False) as follower:
+        follower(tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == "round 2 of 4: loss 2.000, 3.00 MB, 20 s left"
+
+
+def test_quiet_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, EVENTS)
+    with Follower(Console(file=io.StringIO()), quiet=True) as follower:
+        follower(tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_second_run_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opening = [
+        {"time": 900.0, "event": "phase", "phase": "train", "round": 0, "total": 2},
+        {"time": 940.0, "event": "round", "round": 0, "rounds": 4, "loss": 3.0, "bytes": 700},
+    ]
+    for name, events in (("first", EVENTS), ("second", opening)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, events)
+    with Follower(Console(file=io.StringIO()), quiet=False) as follower:
+        follower(tmp_path / "first")
+        follower(tmp_path / "second")
+    # The opening took 40 s, and four rounds are left.
+    assert capsys.readouterr().out.splitlines()[-1] == "round 0 of 4: loss 3.000, 700 B, 160 s left"
