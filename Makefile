@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A file's tests share what they set up, so files are dealt out whole.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test unit lint types format bench clean
@@ -28,10 +30,10 @@ test: install ## run every test, the linters and the type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 unit: install ## run the tests that need neither Ray nor SmolLM2 (under a minute)
-	$(BIN)/pytest -m 'not slow and not integration'
+	$(BIN)/pytest $(PARALLEL) -m 'not slow and not integration'
 
 lint: install ## check style and layering
 	$(BIN)/ruff check .

@@ -1,0 +1,50 @@
+"""Makes the README's pictures of a report: `python docs/screenshots.py results/reference/movie_tagging`.
+
+Needs the `dev` extra and Debian's Chromium. The pictures go to `docs/images/`.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from simulations import write_page
+
+IMAGES = Path(__file__).parent / "images"
+_DRAWN = "(place) => place.querySelector('svg')"
+
+
+def main() -> None:
+    """Take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="run records, comparisons, cold starts")
+    folders = parser.parse_args().folders
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
+        page = write_page(folders, Path(scratch) / "report.html")
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for theme in ("light", "dark"):
+            tab = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme=theme)
+            tab.goto(page.as_uri())
+            take(tab, IMAGES / f"report-{theme}.png")
+        tab = browser.new_page(viewport={"width": 390, "height": 844}, device_scale_factor=2)
+        tab.goto(page.as_uri())
+        take(tab, IMAGES / "report-phone.png")
+        browser.close()
+
+
+def take(tab: Page, path: Path) -> None:
+    """Picture the page from the cost curves on."""
+    place = tab.query_selector(".plot")
+    assert place is not None
+    place.scroll_into_view_if_needed()
+    tab.wait_for_function(_DRAWN, arg=place)
+    tab.evaluate("(place) => (place.closest('section') ?? place).scrollIntoView()", place)
+    tab.screenshot(path=path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Every command and every piece of code in the README, the pages and the notebook runs as it is written, made small."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from fl_clients.backbone import fetch
+from simulations.__main__ import app
+from tests.conftest import write_lamp
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TINY = ["backbone=tiny", "sites=[1,2]", "rank.shared=4", "rank.private=2", "rounds=1", "personal.epochs=1"]
+SMALL = [*TINY, "engine=inline", "users.synthetic.history=4", "users.synthetic.queries=2"]
+FEW = ["users.collective=12", "users.target=3", "cohort=3"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run commands in, with what the pages name and a reader has."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
+    records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
+    (tmp_path / "lamp" / "tweets").mkdir(parents=True)
+    golds = [{"id": str(n), "output": f"late {n}"} for n in range(150)]
+    write_lamp(tmp_path / "lamp" / "tweets" / "dev", records, golds, "LaMP_7")
+    (tmp_path / "path" / "to" / "any").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "any" / "decoder").symlink_to(fetch("tiny"))
+    return tmp_path
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    return [shlex.split(line) for block in blocks(page, "sh") for line in block.splitlines() if line]
+
+
+def test_the_pages_are_found_and_have_commands() -> None:
+    assert {page.stem for page in PAGES} >= {"README", "first-run", "your-data", "your-method", "reading-curves"}
+    assert sum(len(commands(page)) for page in PAGES) >= 30
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The same command on the tiny backbone, with few users, one round and one seed."""
+    if words[0] == "simulate":
+        counts = [word.partition("=")[0] for word in words]
+        real = any(word.startswith("users.source=lamp") for word in words)
+        return words + SMALL + ([] if real or "users.source" in counts else FEW)
+    if words[0] in ("compare", "tune"):
+        return [word for word in words if "," not in word and word != "--seeds"] + [*SMALL, *FEW, "--seeds", "0"]
+    if words[0] == "cold-start":
+        fewer = {"10,100": "4,12", "0,5,all": "2,all"}
+        return [fewer.get(word, word) for word in words] + [*SMALL, *FEW[1:], "--seeds", "0"]
+    if words[0] == "bench":
+        return [*words, "--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "0"]
+    if words[0] == "params" and "--paper" not in words:
+        return words + [word for word in TINY if word.partition("=")[0] in ("backbone", "sites", "rank.shared")]
+    return words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_says_runs(page: Path, checkout: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for block in [*blocks(page, "python"), *blocks(page, "toml")]:
+        if named := re.match(r"# file: (\S+)\n", block):
+            (checkout / named[1]).write_text(block)
+    for program, *words in commands(page):
+        if program == "make":
+            assert words[0] in targets
+            if words[0] == "demo":  # what other commands of the page look at
+                run(["simulate", "configs/experiments/demo.toml", "--name", "demo"], page)
+            continue
+        assert program in (".venv/bin/fedperfit", "fedperfit")
+        if words[:2] == ["data", "fetch"]:
+            continue  # needs LaMP's server; tests/fl_clients/test_fetch.py has a local one
+        if words == ["bench"] and page.stem != "speed":
+            continue  # once is enough
+        if "--resume" in words:
+            with pytest.raises(InputError, match=r"this run has completed"):  # tests/simulations/test_resume.py
+                CliRunner().invoke(app, words, catch_exceptions=False)
+            continue
+        run(words, page)
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), {})
+
+
+def run(words: list[str], page: Path) -> None:
+    done = CliRunner().invoke(app, smaller(words), catch_exceptions=False)
+    assert done.exit_code == 0, f"{page.name}: {shlex.join(words)}: {done.output}"
+
+
+def test_the_notebook_runs(checkout: Path) -> None:
+    notebook = json.loads((ROOT / "examples" / "first_run.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    known: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell, f"first_run.ipynb, cell {number}", "exec"), known)
+    assert (checkout / "results" / "compared" / "compare.json").is_file()
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "outputs are somebody's machine; clear them"
