@@ -19,7 +19,7 @@ from benchmarks.processes import pyreft_step, splits
 from configs.errors import InputError
 from configs.load import load_config
 from configs.paths import cache_dir
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 
 matplotlib.use("Agg")
 
@@ -77,17 +77,25 @@ def _write(report: dict[str, Any], out: Path) -> None:
 
 
 def _simulations(backbone: str, sites: list[int], users: int) -> list[dict[str, Any]]:
-    """The same simulation with nothing kept, with an empty store, and with the store the run before has filled."""
+    """The same simulation done plainly, with nothing kept, with an empty store, and with the store filled before.
+
+    Plainly, a question costs a forward pass a label, so there is one a user.
+    """
     collective = users - users // 5
     words = [f"backbone={backbone}", f"sites={sites}", f"users.collective={collective}", f"users.target={users // 5}"]
-    words += ["rounds=3", f"cohort={min(8, collective)}", "users.synthetic.history=16", "users.synthetic.queries=4"]
-    words += ["personal.epochs=2", "evaluate.every=1"]
+    words += ["rounds=3", f"cohort={min(8, collective)}", "users.synthetic.history=16", "users.synthetic.queries=1"]
+    words += ["local.lr=5e-3", "personal.lr=5e-3", "personal.epochs=2", "evaluate.every=1"]
     if backbone == "tiny":
         words.append("rank.shared=4")
     rows = []
     with tempfile.TemporaryDirectory() as scratch, _own_cache(Path(scratch)):
-        for variant, room in (("nothing kept", 0), ("kept as it goes", 4096), ("all there already", 4096)):
-            config = load_config(None, [*words, f"activations_mb={room}"])
+        for variant, method, room in (
+            ("plain", "benchmarks.plain_method:PlainPerFit", 0),
+            ("logits at labels, prompts shared", "perfit", 0),
+            ("and hidden states kept as it goes", "perfit", 4096),
+            ("all of them there already", "perfit", 4096),
+        ):
+            config = load_config(None, [*words, f"method={method}", f"activations_mb={room}"])
             record = simulate(config, "bench", Path(scratch), overwrite=True)
             rows.append({"variant": variant, "seconds": record.wall_s, "accuracy": record.metrics["accuracy"]})
     return rows

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from configs.load import load_config
 from simulations.processes import find_simulation
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 
 OVERRIDES = [
     "backbone=tiny",

@@ -5,6 +5,7 @@ The shifts and the positions are fedperfit's own, so that the results can be com
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
@@ -33,14 +34,14 @@ def loss(backbone: Backbone, adapter: Adapter, examples: Sequence[Example]) -> t
 
 @torch.no_grad()
 def score_labels(
-    backbone: Backbone, adapter: Adapter, prompts: Sequence[list[int]], labels: Sequence[list[int]]
+    backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]], labels: Sequence[list[int]]
 ) -> torch.Tensor:
     """Return log p(label | prompt), shape [prompts, labels]: one forward pass each."""
     scores = torch.zeros(len(prompts), len(labels))
     for row, prompt in enumerate(prompts):
         for column, label in enumerate(labels):
             ids = torch.tensor([prompt + label])
-            with adapter.active(torch.arange(ids.shape[1])[None] < len(prompt)):
+            with adapter.active(torch.arange(ids.shape[1])[None] < len(prompt)) if adapter else nullcontext():
                 logits = backbone.model(input_ids=ids).logits
             answer = log_softmax(logits[0, len(prompt) - 1 : -1].float(), dim=-1)
             scores[row, column] = answer.gather(1, torch.tensor(label)[:, None]).sum()

@@ -1,0 +1,68 @@
+"""How long a report takes to open: `python -m benchmarks.report`, in a headless Chromium.
+
+The records are a real comparison of eight methods (`tiny`, 100 users), run first where they are missing.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+from simulations.comparison_runs import compare
+from simulations.report.page import write_page
+
+METHODS = ["perfit", "oppu", "fdlora", "lora-c", "lora-p", "ffa-lora", "fedsa-lora", "reft-c"]
+WORDS = [
+    "backbone=tiny",
+    "engine=inline",
+    "sites=[1,2]",
+    "rank.shared=4",
+    "rank.private=2",
+    "users.collective=80",
+    "users.target=20",
+    "users.synthetic.history=8",
+    "users.synthetic.queries=8",
+    "cohort=8",
+    "rounds=8",
+    "evaluate.every=2",
+]
+
+
+_DRAWN = """() => {
+  const near = [...document.querySelectorAll(".plot")].filter((each) => each.getBoundingClientRect().top < innerHeight);
+  return near.length > 0 && near.every((each) => each.querySelector("svg"));
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where the comparison goes")
+    parser.add_argument("--repeats", type=int, default=5, help="how often the page is opened")
+    asked = parser.parse_args()
+    compare(METHODS, overrides=WORDS, seeds=[0], name="bench-report", results=asked.results)
+    page = write_page([asked.results / "bench-report"], asked.results / "bench-report" / "report.html")
+    seconds = [open_page(page) for _ in range(asked.repeats)]
+    outcome = {"bytes": page.stat().st_size, "seconds": seconds, "median_s": statistics.median(seconds)}
+    print(json.dumps(outcome, indent=1))
+
+
+def open_page(page: Path) -> float:
+    """Return seconds from asking for the page until what is seen of it is drawn, in a browser that runs already."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.goto("about:blank")
+        tab.goto(page.resolve().as_uri(), wait_until="load")
+        # Figures further down are drawn when they come near.
+        tab.wait_for_function(_DRAWN)
+        milliseconds: float = tab.evaluate("performance.now()")
+        browser.close()
+    return milliseconds / 1000
+
+
+if __name__ == "__main__":
+    main()
