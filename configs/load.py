@@ -115,6 +115,18 @@ def read_resolved(path: Path) -> RunConfig:
         raise InputError(f"{path}: {_explain(error)}") from None
 
 
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return a config's values by dotted key, settings of the method included."""
+
+    def walk(table: Table, prefix: str) -> Table:
+        flat: Table = {}
+        for key, value in table.items():
+            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return flat
+
+    return walk(config.model_dump(mode="json"), "")
+
+
 def _merge(base: Table, over: Table) -> Table:
     merged = dict(base)
     for key, value in over.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from configs.paths import USERS_LINK, run_dir
 from fl_clients import work
 from strategies.wire import pack, put_numbers, unpack
 
@@ -53,8 +54,8 @@ def _partition(context: Context) -> int:
 
 
 def _run_dir(context: Context) -> Path:
-    return Path(str(context.run_config["run-dir"]))
+    return run_dir(context.run_config, context.run_id)
 
 
 def _data_dir(context: Context) -> Path:
-    return Path(str(context.run_config["data-dir"]))
+    return (_run_dir(context) / USERS_LINK).resolve()

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from configs.errors import RunFailed
 from configs.load import read_resolved
+from configs.paths import run_dir
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from fl_server.devices import Closed, Devices, Turn
@@ -31,8 +32,12 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation whose record folder the run config names; the record says how it ended."""
-    folder = Path(str(context.run_config["run-dir"]))
+    """Run the federation whose record folder the run config names."""
+    complete(run_dir(context.run_config, context.run_id), grid)
+
+
+def complete(folder: Path, grid: Grid) -> None:
+    """Run the federation of a record, or what is left of it; the record says how it ended."""
     try:
         Run(folder, grid).complete()
     except Exception as error:
@@ -120,8 +125,8 @@ class Run:
 
     def _round(self, number: int, able: list[int]) -> None:
         started = time.monotonic()
-        ledger = self.recorder.ledger
-        up, down = ledger.round_bytes["up"], ledger.round_bytes["down"]
+        sent = self.recorder.ledger.so_far
+        up, down = sent["up"], sent["down"]
         cohort = self._cohort(number, able)
         aggregator = self.method.server_aggregator(self.state, number)
         updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust)
@@ -166,8 +171,8 @@ class Run:
             retries=sum(len(reply.attempts) - (reply.error is not None) for reply in replies),
             seconds=time.monotonic() - started,
             simulated_s=closed.seconds if closed else None,
-            bytes_up=ledger.round_bytes["up"] - up,
-            bytes_down=ledger.round_bytes["down"] - down,
+            bytes_up=sent["up"] - up,
+            bytes_down=sent["down"] - down,
             loss=loss,
             metrics=list(figures.items()),
         )
@@ -180,6 +185,7 @@ class Run:
         self._save_shared()
         taken = dict.fromkeys(counted, number) if enough else {}
         self.recorder.commit(self.state, round=number, last_turns=turns | taken)
+        figures["bytes"] = sum(sent.values())
         self.recorder.event("round", round=number, rounds=self.config.rounds, loss=loss, **figures)
 
     def _problem(self, number: int, asked: int, failed: list[int], updates: Updates) -> str | None:
@@ -258,7 +264,8 @@ class Run:
 
         def note(reply: ClientReply) -> None:
             take(reply)
-            self.recorder.event("client", phase=phase, user=reply.user, failed=reply.error is not None)
+            sent = sum(self.recorder.ledger.so_far.values())
+            self.recorder.event("client", phase=phase, user=reply.user, failed=reply.error is not None, bytes=sent)
 
         give: Callable[[int], Tensors] | None = None
         if send and phase == "train":

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import InputError
+from configs.paths import USERS_LINK
 
 Status = Literal["running", "completed", "failed", "cancelled"]
 
@@ -226,6 +227,10 @@ class TableWriter:
         if len(self._rows) >= 5000:
             self.flush()
 
+    def parts(self) -> list[Path]:
+        """Return the parts written, in order."""
+        return sorted(self._parts.glob("*.parquet"))
+
     def flush(self) -> None:
         """Write the rows added so far as a part."""
         if self._rows:
@@ -281,6 +286,7 @@ def clean(folder: Path) -> None:
     """Remove what only a run that is taken up again would need."""
     for name in (*TABLES, "predictions", "personalised", "checkpoint", "updates"):
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
+    (folder / USERS_LINK).unlink(missing_ok=True)
 
 
 def _gather_predictions(folder: Path) -> None:

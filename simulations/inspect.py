@@ -1,7 +1,8 @@
-"""What is in LaMP files, as a table: users, lengths, labels, leaks, tokens."""
+"""What is in LaMP files: users, lengths, labels, leaks, tokens."""
 
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -16,8 +17,8 @@ _SAMPLE = 5000
 """Texts whose tokens are counted at most, drawn evenly: enough for percentiles, quick on a large file."""
 
 
-def inspect_table(source: Source, backbone: str | None) -> Table:
-    """Read every user and tabulate what was found.
+def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
+    """Read every user and count what was found.
 
     Args:
         source: Where the users are.
@@ -52,33 +53,63 @@ def inspect_table(source: Source, backbone: str | None) -> Table:
                 sample[place] = pair
     if not histories:
         raise InputError(f"{source.path}: no users in it")
-    table = Table(title=f"{source.path} ({source.layout} layout)", show_header=False)
-    table.add_row("users", f"{len(histories):,}")
-    for pool in ("collective", "target"):
-        if pools[pool]:
-            table.add_row(f"  {pool} by the files", f"{pools[pool]:,}")
-    table.add_row("questions", f"{questions:,}")
-    table.add_row("history items", f"{sum(histories):,}")
-    table.add_row("history length", _lengths(histories))
-    table.add_row("empty histories", f"{sum(length == 0 for length in histories):,}")
-    table.add_row("leaks dropped", f"{leaks:,}")
-    table.add_row("skipped (no text, or no gold)", f"{skipped:,}")
-    if source.task.labels:
-        table.add_section()
-        for label in source.task.labels:
-            table.add_row(label, f"{labels[label]:,} in histories, {golds[label]:,} golds")
+    found: dict[str, Any] = {
+        "path": str(source.path),
+        "layout": source.layout,
+        "users": len(histories),
+        "pools": {pool: pools[pool] for pool in ("collective", "target") if pools[pool]},
+        "questions": questions,
+        "history_items": sum(histories),
+        "history_length": _lengths(histories),
+        "empty_histories": sum(length == 0 for length in histories),
+        "leaks": leaks,
+        "skipped": skipped,
+        "labels": {label: {"histories": labels[label], "golds": golds[label]} for label in source.task.labels},
+    }
     if tokenizer:
-        table.add_section()
         examples = Encoder(source.task, tokenizer).examples(sample, 1 << 30)
         limit = load_config(None, [f"task={source.task.name}"]).personal.max_tokens
-        of = f"of {seen:,} texts" if len(sample) == seen else f"of {_SAMPLE:,} of {seen:,} texts"
-        table.add_row(f"prompt tokens {of}", _lengths([len(example.prompt) for example in examples]))
-        table.add_row(f"answer tokens {of}", _lengths([len(example.answer) for example in examples]))
-        longer = sum(len(example) > limit for example in examples)
-        table.add_row(f"longer than max_tokens={limit}", f"{longer:,} ({longer / max(1, len(sample)):.1%})")
+        found["tokens"] = {
+            "texts": seen,
+            "counted": len(sample),
+            "prompt": _lengths([len(example.prompt) for example in examples]),
+            "answer": _lengths([len(example.answer) for example in examples]),
+            "max_tokens": limit,
+            "longer": sum(len(example) > limit for example in examples),
+        }
+    return found
+
+
+def inspection_table(found: dict[str, Any]) -> Table:
+    """Tabulate `inspect_source`."""
+    table = Table(title=f"{found['path']} ({found['layout']} layout)", show_header=False)
+    table.add_row("users", f"{found['users']:,}")
+    for pool, count in found["pools"].items():
+        table.add_row(f"  {pool} by the files", f"{count:,}")
+    table.add_row("questions", f"{found['questions']:,}")
+    table.add_row("history items", f"{found['history_items']:,}")
+    table.add_row("history length", _spread(found["history_length"]))
+    table.add_row("empty histories", f"{found['empty_histories']:,}")
+    table.add_row("leaks dropped", f"{found['leaks']:,}")
+    table.add_row("skipped (no text, or no gold)", f"{found['skipped']:,}")
+    if found["labels"]:
+        table.add_section()
+        for label, counts in found["labels"].items():
+            table.add_row(label, f"{counts['histories']:,} in histories, {counts['golds']:,} golds")
+    if tokens := found.get("tokens"):
+        table.add_section()
+        texts, counted = tokens["texts"], tokens["counted"]
+        of = f"of {texts:,} texts" if counted == texts else f"of {counted:,} of {texts:,} texts"
+        table.add_row(f"prompt tokens {of}", _spread(tokens["prompt"]))
+        table.add_row(f"answer tokens {of}", _spread(tokens["answer"]))
+        share = tokens["longer"] / max(1, counted)
+        table.add_row(f"longer than max_tokens={tokens['max_tokens']}", f"{tokens['longer']:,} ({share:.1%})")
     return table
 
 
-def _lengths(values: list[int]) -> str:
-    low, median, high, top = np.percentile(values, [0, 50, 90, 100])
-    return f"min {low:.0f}, median {median:.0f}, p90 {high:.0f}, max {top:.0f}"
+def _lengths(values: list[int]) -> dict[str, float]:
+    return dict(zip(("min", "median", "p90", "max"), np.percentile(values, [0, 50, 90, 100]).tolist(), strict=True))
+
+
+def _spread(lengths: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.0f}" for key, value in lengths.items())

@@ -1,7 +1,8 @@
 """The only file that starts Flower or Ray.
 
 `ray`: a SuperLink of our own in simulation mode, on loopback, with its own FLWR_HOME; the app it runs is a generated
-folder that names `fl_server.app` and `fl_clients.app`, which every process imports from where fedperfit is installed.
+folder that names `fl_server.app` and `fl_clients.ray_app`, which every process imports from where fedperfit is
+installed.
 `inline`: the same two apps in this process.
 """
 
@@ -24,12 +25,11 @@ import tomli_w
 import fl_clients.app
 import fl_server.app
 from configs.errors import RunFailed
-from configs.paths import cache_dir
+from configs.paths import DRIVER, cache_dir
 from configs.schema import PartitionsConfig, RunConfig
 from fl_server.records import append_line, begin_again, end_line, read_run
 from simulations.inline_grid import run_inline
 from simulations.processes import (
-    DRIVER,
     MARK,
     Family,
     adopt_orphans,
@@ -46,13 +46,12 @@ _RELAUNCHES = 2
 _MARK_FILE = ".mark"
 
 
-def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:
+def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:
     """Run the federation; when it returns, the run record says how it ended.
 
     Args:
         config: The run's config, as `run_dir/config.toml` holds it.
-        run_dir: The run record, with the starting tensors in it.
-        data_dir: The user table.
+        run_dir: The run record, with the starting tensors and the link to its users in it.
         import_path: Folders put on the apps' import path, for methods that are not installed.
         tick: Called a few times a second, or between clients, while the run goes on.
 
@@ -60,7 +59,7 @@ def launch(config: RunConfig, run_dir: Path, data_dir: Path, import_path: list[s
         RunFailed: The engine could not be started, or ended without a word.
     """
     nodes = config.users.collective + config.users.target
-    run_config = {"run-dir": str(run_dir), "data-dir": str(data_dir)}
+    run_config = {"run-dir": str(run_dir)}
     if config.engine == "inline":
         sys.path[:0] = import_path
         try:
@@ -169,7 +168,7 @@ class _Simulation:
     def _submit(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
         bundle = self._home / "app"
         bundle.mkdir()
-        components = {"serverapp": "fl_server.app:app", "clientapp": "simulations.ray_client:app"}
+        components = {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.ray_app:app"}
         flower = {"publisher": "fedperfit", "components": components, "config": run_config}
         project = {
             "name": "fedperfit",

@@ -1,6 +1,7 @@
 """How many parameters a config trains, sends and keeps, from its backbone's config alone; and the paper's tables."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 from transformers import LlamaConfig
@@ -47,21 +48,29 @@ class Parity:
         return [100 * (1 - count / other) for count, other in zip(self.ours, self.theirs, strict=True)]
 
 
-def parameter_table(config: RunConfig, method: Method, shape: BackboneShape) -> Table:
-    """Tabulate what one config trains, sends and keeps."""
-    table = Table(title=f"{method.name}, {config.task}, {config.backbone} ({shape.parameters:,} parameters)")
-    for title in ("", "parameters", "of the backbone", "fp32"):
-        table.add_column(title, justify="right" if title else "left")
-    rows = [("shared, sent back per client and round", method.shared_parameters(shape))]
+def parameter_rows(method: Method, shape: BackboneShape) -> list[dict[str, Any]]:
+    """Count what a method trains, sends and keeps on a backbone: `what, parameters, percent, bytes` (fp32)."""
+    counts = {"shared, sent back per client and round": method.shared_parameters(shape)}
     parts: dict[str, int] = {}
     for name, tensor in method.server_init(shape).items():
-        part = name.partition(".")[0].replace("_", " ")
+        part = f"  {name.partition('.')[0].replace('_', ' ')}"
         parts[part] = parts.get(part, 0) + tensor.numel()
     if len(parts) > 1:
-        rows += [(f"  {part}", count) for part, count in parts.items()]
-    rows.append(("private, kept by each user", method.private_parameters(shape)))
-    for title, count in rows:
-        table.add_row(title, f"{count:,}", f"{100 * count / shape.parameters:.4f} %", human_bytes(_FP32 * count))
+        counts |= parts
+    counts["private, kept by each user"] = method.private_parameters(shape)
+    return [
+        {"what": what, "parameters": count, "percent": 100 * count / shape.parameters, "bytes": _FP32 * count}
+        for what, count in counts.items()
+    ]
+
+
+def parameter_table(rows: list[dict[str, Any]], title: str) -> Table:
+    """Tabulate `parameter_rows`."""
+    table = Table(title=title)
+    for column in ("", "parameters", "of the backbone", "fp32"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(row["what"], f"{row['parameters']:,}", f"{row['percent']:.4f} %", human_bytes(row["bytes"]))
     return table
 
 
@@ -100,6 +109,22 @@ def parity_table(rows: list[Parity]) -> Table:
         f"the paper's abstract says {_ABSTRACT} %"
     )
     return table
+
+
+def parity_content(rows: list[Parity]) -> dict[str, Any]:
+    """Return `paper_parity` for programs."""
+    mean, pooled = average_reductions(rows)
+    tasks = [
+        {
+            "task": row.task,
+            "parameters": row.ours,
+            "oppu": row.theirs,
+            "percent": row.percent,
+            "reduction": row.reduction,
+        }
+        for row in rows
+    ]
+    return {"tasks": tasks, "mean_reduction": mean, "pooled_reduction": pooled, "abstract": _ABSTRACT}
 
 
 def average_reductions(rows: list[Parity]) -> tuple[float, float]:

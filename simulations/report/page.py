@@ -12,6 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
+from configs.load import flatten
 from simulations.cold_start_plots import main_rows, transfer_matrix, transfers
 from simulations.report import figures
 from simulations.report.gather import Gathered, Shown, gather_report
@@ -136,20 +137,13 @@ def _cold_start(frame: pd.DataFrame, plots: _Plots) -> dict[str, Any]:
 
 def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[Any]]]:
     """The config's keys with their values, run by run: those that differ, or those that are the same in all."""
-    flat = [_flatten(run.config.model_dump(mode="json")) for run in runs]
+    flat = [flatten(run.config) for run in runs]
     rows = []
     for key in sorted({key for config in flat for key in config}):
         values = [config.get(key, "") for config in flat]
         if any(value != values[0] for value in values) == different:
             rows.append((key, values if different else values[:1]))
     return rows
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _faults(run: Shown) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 
 from configs.load import load_config
 from fl_server.records import read_run
-from simulations.simulate import resume, simulate
+from simulations.simulation import resume, simulate
 from tests.conftest import TINY
 from tests.e2e.test_ray import left_over
 from tests.same import assert_same_run

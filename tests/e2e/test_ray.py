@@ -3,14 +3,11 @@
 import contextlib
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import psutil
@@ -20,7 +17,7 @@ import pytest
 from fl_clients.backbone import fetch
 from fl_server.records import read_run
 from simulations.processes import MARK
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.slow
@@ -137,59 +134,6 @@ def test_smollm2_learns_the_collective_shift(tmp_path: Path) -> None:
     assert record.params.backbone == 134_515_008
     # At the demo's ranks, serialised bytes exceed payload bytes by at most 2 %.
     assert record.bytes.per_client_round_up < 1.02 * record.params.shared * 4
-
-
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line]
-
-
-def test_readme_commands_run(tmp_path: Path) -> None:
-    commands = readme_commands()
-    assert len(commands) == 16
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
-    records = [{"id": str(n), "input": tweet, "profile": [{"id": "h", "text": "so late!"}]} for n in range(150)]
-    write_lamp(tmp_path / "lamp", records, [{"id": str(n), "output": f"late {n}"} for n in range(150)], "LaMP_7")
-    small = ["backbone=tiny", "sites=[1,2]", "rank.shared=4", "rank.private=2", "rounds=1", "personal.epochs=1"]
-    small += ["engine=inline", "users.synthetic.history=4", "users.synthetic.queries=2"]
-    for line in commands:
-        program, *words = shlex.split(line)
-        if program == "make":
-            assert words[0] in targets
-            continue
-        assert program == ".venv/bin/fedperfit"
-        if words[:2] == ["data", "fetch"]:
-            continue  # needs LaMP's server; tests/fl_clients/test_fetch.py has a local one
-        for named, ours in (("lamp/tweets/dev", tmp_path / "lamp"), ("path/to/any/decoder", fetch("tiny"))):
-            words = [word.replace(named, str(ours)) for word in words]
-        if "--resume" in words:
-            words = ["simulate", "--help"]  # what it does has tests of its own
-        elif words[0] == "simulate":
-            words += [*small, "--results", str(tmp_path)]
-        elif words[0] in ("runs", "report"):
-            # Whatever the first `simulate` left, under the README's name.
-            words = [str(next(tmp_path.glob("*/run.json")).parent) if word == "demo" else word for word in words]
-            words += ["--results", str(tmp_path)]
-        elif words[0] in ("compare", "tune"):
-            few = ["users.collective=12", "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
-            words += [*small, *few]
-        elif words[0] == "cold-start":
-            words = ["4,12" if word == "10,100" else "2,all" if word == "0,5,all" else word for word in words]
-            words += [*small, "users.target=3", "cohort=3", "--results", str(tmp_path), "--seeds", "0"]
-        elif words == ["bench"]:
-            quick = ["--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "0"]
-            words += [*quick, "--out", str(tmp_path / "bench")]
-        elif words[0] == "params" and "--paper" not in words:
-            words += small[:4]
-        done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, line + done.stderr
-
-
-def test_the_app_bundle_of_a_checkout_leaves_results_and_tests_out() -> None:
-    flower = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert flower["components"] == {"serverapp": "fl_server.app:app", "clientapp": "simulations.ray_client:app"}
-    assert {"results/**", "tests/**"} <= set(flower["fab-exclude"])
 
 
 def test_a_failing_client_on_ray_fails_the_run_with_its_traceback(tmp_path: Path) -> None:

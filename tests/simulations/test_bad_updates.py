@@ -13,7 +13,7 @@ from configs.errors import InputError, RunFailed
 from fl_clients import work
 from fl_server.app import Run
 from fl_server.records import read_run
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from strategies.method import Tensors
 from tests.conftest import tiny_config
 

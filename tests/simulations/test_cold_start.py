@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from simulations import cold_start as module
+from simulations import cold_start_runs as module
 from simulations.__main__ import app
-from simulations.cold_start import Question, cold_start
 from simulations.cold_start_plots import transfer_matrix
 from simulations.cold_start_report import write_report
+from simulations.cold_start_runs import Question, cold_start
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.integration
@@ -158,7 +158,7 @@ def test_the_matrix_has_the_shifts_task_in_rows(rows: pd.DataFrame) -> None:
 
 
 def test_asked_again_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.compare.simulate", None)
+    monkeypatch.setattr("simulations.comparison_runs.simulate", None)
     rows, _ = cold_start(ASKED, None, WORDS, folder, print)
     assert len(rows) == 72
 
@@ -194,7 +194,7 @@ def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
     )
     question = Question([2, 9], ["perfit"], [], [0], [], [], 0, False)
     words = [*WORDS, f"users.source={source}"]
-    with pytest.raises(InputError, match="6"):
+    with pytest.raises(InputError, match=r"users.collective=9: .* has 2 users for that"):
         cold_start(question, None, words, tmp_path / "x", print)
 
 

@@ -1,5 +1,6 @@
 """The command: exit status, one sentence per mistake, tables that read well."""
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -136,3 +137,40 @@ def test_bytes_read_well() -> None:
         "5.60 MB",
         "7.80 GB",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("simulate", *TINY, "rounds=1", "--name", "json"),
+        ("compare", "perfit", "reft-c", *TINY, "rounds=1", "--seeds", "0", "--name", "both"),
+        ("tune", "lora-p", *TINY, "--held-out", "2"),
+        ("cold-start", *TINY[:5], *TINY[6:], "rounds=1", "--collective", "3,6", "--methods", "perfit", "--seeds", "0"),
+        ("runs",),
+        ("params", *TINY),
+        ("params", "--paper"),
+        ("backbone", "list"),
+    ],
+    ids=lambda words: "-".join(words[:2]) if words[0] in ("params", "backbone") else words[0],
+)
+def test_json_is_all_that_is_printed(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = () if words[0] in ("params", "backbone") else ("--results", str(tmp_path))
+    assert run(monkeypatch, *words, "--json", *results) == 0
+    content = json.loads(capsys.readouterr().out)
+    if words[0] == "simulate":
+        assert content["metrics"] == read_run(tmp_path / "json").metrics
+    if words[0] == "compare":
+        assert content == json.loads((tmp_path / "both" / "compare.json").read_text())
+    if words[:2] == ("params", "--paper"):
+        assert round(content["mean_reduction"], 2) == 92.92
+
+
+def test_inspect_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_lamp(tmp_path / "lamp", [movie("1"), movie("2")], [{"id": n, "output": "comedy"} for n in "12"])
+    words = ("data", "inspect", str(source), "--task", "movie_tagging", "--backbone", "tiny", "--json")
+    assert run(monkeypatch, *words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["users"], found["questions"], found["labels"]["comedy"]["golds"]) == (2, 2, 2)
+    assert found["tokens"]["counted"] == found["tokens"]["texts"]

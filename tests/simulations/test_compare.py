@@ -10,11 +10,11 @@ from filelock import FileLock
 from scipy import stats
 
 from configs.errors import InputError, RunFailed
-from simulations import compare as module
-from simulations.compare import complete, first_difference, plan, write_comparison
+from simulations import comparison_runs as module
 from simulations.comparison import Run, _bytes_to, _quality_at, curve, paired_test, per_user
-from simulations.simulate import simulate
-from simulations.tune import tune
+from simulations.comparison_runs import complete, first_difference, plan, write_comparison
+from simulations.simulation import simulate
+from simulations.tuning import tune
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -247,7 +247,7 @@ def test_a_run_of_users_that_have_changed_since_is_not_reused(tmp_path: Path) ->
 def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.tune.GRID", (1e-3, 1e30))
+    monkeypatch.setattr("simulations.tuning.GRID", (1e-3, 1e30))
     tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
     assert tuned.rates == {"local.lr": 1e-3}
     assert tuned.table.value.isna().tolist() == [False, True]

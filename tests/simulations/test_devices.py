@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from tests.conftest import tiny_config
 from tests.same import assert_same_run
 

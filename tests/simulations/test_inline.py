@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from configs.errors import InputError, RunFailed
 from configs.load import load_config, read_resolved
 from fl_server.records import CLIENTS, LEDGER, ROUNDS, RunRecord, read_run
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from strategies import wire
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 

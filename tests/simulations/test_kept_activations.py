@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from configs.load import read_resolved
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

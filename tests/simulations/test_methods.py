@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from configs.load import CONFIGS
 from fl_server.records import RunRecord
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from strategies import wire
 from tests.conftest import tiny_config
 

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from fl_server.records import read_run
 from simulations.__main__ import app
-from simulations.cold_start import Question, cold_start
 from simulations.cold_start_report import write_report
-from simulations.compare import complete, plan, write_comparison
+from simulations.cold_start_runs import Question, cold_start
 from simulations.comparison import Run, curve
+from simulations.comparison_runs import complete, plan, write_comparison
 from simulations.report.figures import cost_curves
 from simulations.report.gather import gather_report
 from simulations.report.page import write_page
 from simulations.report.series import colour, series, symbol
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from tests.conftest import TINY, tiny_config
 
 pytestmark = pytest.mark.integration

@@ -18,8 +18,8 @@ from configs.errors import InputError, RunFailed
 from fl_clients import work
 from fl_server.records import read_run
 from simulations.__main__ import app
-from simulations.compare import complete, plan
-from simulations.simulate import resume, simulate
+from simulations.comparison_runs import complete, plan
+from simulations.simulation import resume, simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 from tests.same import assert_same_run
 
@@ -246,5 +246,5 @@ def test_an_orphan_that_completes_the_run_is_believed(tmp_path: Path, monkeypatc
                 shutil.copy(path, folder / path.name)
         shutil.rmtree(folder / ".checkpoint")
 
-    monkeypatch.setattr("simulations.simulate.end_leftovers", complete_first)
+    monkeypatch.setattr("simulations.simulation.end_leftovers", complete_first)
     assert resume("stopped", tmp_path).status == "completed"

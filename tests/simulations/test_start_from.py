@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from configs.errors import InputError
-from simulations.simulate import simulate
+from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

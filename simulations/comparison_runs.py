@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from configs.errors import InputError, RunFailed
-from configs.load import import_folders, load_config, read_resolved
+from configs.load import flatten, import_folders, load_config, read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import build_table
@@ -19,7 +19,8 @@ from fl_server.records import read_run
 from simulations.comparison import Run, check_comparable, compare_runs, difference_in_evaluation
 from simulations.plots import draw_curves
 from simulations.prepare import build_method, resolve
-from simulations.simulate import resume, simulate
+from simulations.record import claim_folder
+from simulations.simulation import resume, simulate
 
 _LOOKS = 4
 """How often the target users are evaluated on the way, where the config leaves that open."""
@@ -37,6 +38,43 @@ class Planned:
     """Of its users."""
     import_path: list[str]
     """Folders that the method may be imported from, as in `simulate`."""
+
+
+def compare(
+    methods: Sequence[str],
+    toml: Path | None = None,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    name: str = "comparison",
+    results: Path = Path("results"),
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+    watch: Callable[[Path], None] = lambda _folder: None,
+) -> dict[str, Any]:
+    """Compare methods on the same users, seeds and evaluation: run what is missing, test all against the first.
+
+    Args:
+        methods: Names of files in `configs/methods/`, TOML files, or `module:Class`.
+        toml: An experiment for all of them.
+        overrides: `key=value` for all of them.
+        seeds: Each method runs with each.
+        name: The comparison's folder under `results`.
+        results: Where it goes, and where run records are reused.
+        overwrite: Reuse nothing, run everything anew.
+        say: Told what is done.
+        watch: As in `simulate`.
+
+    Returns:
+        What `compare.json` holds.
+
+    Raises:
+        InputError: Something asked for is wrong; nothing was run.
+        RunFailed: A run failed; those completed before are kept and used the next time.
+    """
+    folder = claim_folder(results, name)
+    planned = plan(methods, toml, overrides, seeds)
+    runs = complete(planned, folder, overwrite, say, watch)
+    return write_comparison(runs, planned[0].method, folder)
 
 
 def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], seeds: Sequence[int]) -> list[Planned]:
@@ -214,16 +252,9 @@ _NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "faults.retries", "
 
 def first_difference(ours: RunConfig, theirs: RunConfig) -> str | None:
     """Name the first key in which two configs differ, of those that change a number."""
-    flat = [_flatten(config.model_dump(mode="json")) for config in (ours, theirs)]
+    flat = [flatten(config) for config in (ours, theirs)]
     for key in sorted(flat[0].keys() | flat[1].keys()):
         if key in _NO_NUMBER or flat[0].get(key) == flat[1].get(key):
             continue
         return f"{key} is {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
     return None
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

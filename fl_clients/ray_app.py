@@ -20,8 +20,8 @@ from flwr.app import Context
 from flwr.simulation.ray_transport import ray_actor
 
 from configs.load import read_resolved
+from configs.paths import DRIVER, run_dir
 from fl_clients.app import app
-from simulations.processes import DRIVER
 
 __all__ = ["app"]
 _POLL_S = 2.0
@@ -49,7 +49,7 @@ if DRIVER in os.environ:
 @app.lifespan()
 def limited(context: Context) -> Iterator[None]:
     """End this process if one task exceeds `faults.client_seconds`: nothing less ends a hang in native code."""
-    faulthandler.dump_traceback_later(_limit(str(context.run_config["run-dir"])), exit=True)
+    faulthandler.dump_traceback_later(_limit(run_dir(context.run_config, context.run_id)), exit=True)
     try:
         yield
     finally:
@@ -57,5 +57,5 @@ def limited(context: Context) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _limit(run_dir: str) -> float:
-    return read_resolved(Path(run_dir) / "config.toml").faults.client_seconds
+def _limit(folder: Path) -> float:
+    return read_resolved(folder / "config.toml").faults.client_seconds

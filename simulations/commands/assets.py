@@ -15,7 +15,8 @@ from fl_clients.lamp.fetch import ADDRESS, fetch_files
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.synthetic.generate import write_synthetic
 from fl_clients.lamp.tasks import find_task
-from simulations.inspect import inspect_table
+from simulations.commands.options import Json, show
+from simulations.inspect import inspect_source, inspection_table
 from simulations.progress import console
 
 backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
@@ -35,12 +36,14 @@ _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 
 
 @backbone_app.command("list")
-def backbone_list() -> None:
+def backbone_list(as_json: Json = False) -> None:
     """List the built-in backbones and whether they are in the cache."""
     table = Table("name", "what it is", "fetched")
+    fetched = {name: backbones.is_fetched(name) for name in backbones.BUILT_IN}
     for name, text in backbones.BUILT_IN.items():
-        table.add_row(name, text, "yes" if backbones.is_fetched(name) else "no")
-    console().print(table)
+        table.add_row(name, text, "yes" if fetched[name] else "no")
+    rows = [{"name": name, "what": text, "fetched": fetched[name]} for name, text in backbones.BUILT_IN.items()]
+    show(as_json, rows, [table])
 
 
 @backbone_app.command("fetch")
@@ -78,9 +81,11 @@ def data_inspect(
     path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
     task: _Task,
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Check LaMP files and print what is in them."""
-    console().print(inspect_table(find_source(path, find_task(task)), backbone))
+    found = inspect_source(find_source(path, find_task(task)), backbone)
+    show(as_json, found, [inspection_table(found)])
 
 
 @data_app.command("fetch")

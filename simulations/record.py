@@ -1,4 +1,4 @@
-"""One simulation, from a config to a finished run record."""
+"""The record of a new run: what is checked before it is made, and what it begins with."""
 
 import importlib.metadata
 import os
@@ -6,58 +6,44 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
-from configs.errors import InputError, RunFailed
-from configs.load import read_resolved, write_config
-from configs.paths import cache_dir
+from configs.errors import InputError
+from configs.load import write_config
+from configs.paths import USERS_LINK, cache_dir
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import UserTable, build_table
-from fl_server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fl_server.ledger import total_bytes
-from fl_server.records import (
-    OraclePart,
-    ParamsPart,
-    RunRecord,
-    UsersPart,
-    append_line,
-    begin_again,
-    clean,
-    end_line,
-    gather,
-    read_run,
-    write_run,
-)
-from simulations import plots
-from simulations.launch import end_leftovers, launch
+from fl_server.checkpoint import Checkpoint, save_checkpoint
+from fl_server.records import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
+from simulations.launch import end_leftovers
 from simulations.prepare import build_method, resolve, take_shared
 from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
 
 
-def simulate(
-    config: RunConfig,
-    name: str | None = None,
-    results: Path = Path("results"),
-    overwrite: bool = False,
-    import_path: list[str] | None = None,
-    watch: Callable[[Path], None] = lambda _folder: None,
-) -> RunRecord:
-    """Run one simulation and return its record.
+@dataclass(frozen=True)
+class Opened:
+    """A record that has been made, and what its run needs."""
 
-    Everything that can be wrong with the command, the config, the data or the backbone is found before the run
-    record is made.
+    folder: Path
+    config: RunConfig
+    """As it was resolved."""
+
+
+@contextmanager
+def new_record(
+    config: RunConfig, name: str | None, results: Path, overwrite: bool, import_path: Sequence[str]
+) -> Iterator[Opened]:
+    """Make a run's record, once everything that can be wrong beforehand is known to be right, and hold it.
 
     Args:
         config: What to run.
@@ -65,14 +51,10 @@ def simulate(
         results: Where run records go.
         overwrite: Replace a record of that name.
         import_path: Folders to import methods from, beside what is installed.
-        watch: Called with the record's folder while the run goes on, and once at the end.
 
     Raises:
         InputError: Something asked for is wrong; nothing was written.
-        RunFailed: The run did not complete; the record says so.
-        KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
     """
-    import_path = import_path or []
     shape = read_shape(config.backbone)
     method = build_method(config, shape, import_path)
     asked, config = config, resolve(config)
@@ -83,7 +65,7 @@ def simulate(
     name = name or _default_name(method, config)
     folder = _claim(results, name, overwrite)
     users = build_table(config)
-    with _held(folder):
+    with held(folder):
         _claim(results, name, overwrite)  # another command may have been quicker
         end_leftovers(folder)
         _start_record(folder, config, method, shape, users)
@@ -92,48 +74,19 @@ def simulate(
         if asked.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
-        return _run(folder, config, users, import_path, watch)
+        link_users(folder, users)
+        yield Opened(folder, config)
 
 
-def resume(
-    name: str, results: Path = Path("results"), watch: Callable[[Path], None] = lambda _folder: None
-) -> RunRecord:
-    """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
-
-    Args:
-        name: The record's, or its path below `results`.
-        results: Where it is.
-        watch: As in `simulate`.
-
-    Raises:
-        InputError: There is no such record, it has completed or is being run, or its users are not there any more.
-        RunFailed: The run did not complete this time either.
-        KeyboardInterrupt: As in `simulate`.
-    """
-    folder = (results.expanduser() / name).resolve()
-    read_run(folder)
-    with _held(folder):
-        # What is left running may still write, and even complete the run.
-        end_leftovers(folder)
-        record = read_run(folder)
-        if record.status == "completed" and (folder / "plots").is_dir():
-            raise InputError(f"--resume {name}: this run has completed")
-        if record.status == "completed":
-            return _finish(folder, watch)
-        checkpoint, _ = load_checkpoint(folder)
-        config = read_resolved(folder / "config.toml")
-        build_method(config, read_shape(config.backbone), checkpoint.import_path)
-        users = build_table(config)
-        if users.sha256 != record.users.data_sha256:
-            raise InputError(f"--resume {name}: the data of {config.users.source} have changed since the run began")
-        for lines in ("events.jsonl", "errors.jsonl"):
-            end_line(folder / lines)
-        begin_again(folder)
-        return _run(folder, config, users, checkpoint.import_path, watch)
+def link_users(folder: Path, users: UserTable) -> None:
+    """Let the clients of a run find its user table by its record."""
+    link = folder / USERS_LINK
+    link.unlink(missing_ok=True)
+    link.symlink_to(users.folder)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Keep other commands from working in a record; the lock stands beside it, since the record may be replaced."""
     lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
@@ -145,47 +98,6 @@ def _held(folder: Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-def _run(
-    folder: Path, config: RunConfig, users: UserTable, import_path: list[str], watch: Callable[[Path], None]
-) -> RunRecord:
-    """Run what the checkpoint leaves to do, and close the record."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.partitions.cpus_per_client)
-    try:
-        launch(config, folder, users.folder, import_path, lambda: watch(folder))
-    except KeyboardInterrupt:
-        if (folder / "run.json").is_file():
-            _end(folder, "cancelled", "interrupted")
-        raise
-    except OSError as error:
-        _end(folder, "failed", str(error))
-        raise RunFailed(f"{error}; `--resume {folder.name}` goes on once that is mended") from None
-    except BaseException as error:
-        if (folder / "run.json").is_file():
-            _end(folder, "failed", str(error) or repr(error))
-        raise
-    finally:
-        torch.set_num_threads(threads)
-    record = read_run(folder)
-    if record.status == "running":
-        record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
-    if record.status != "completed":
-        watch(folder)
-        _gather_if_possible(folder)
-        raise RunFailed(record.error or record.status)
-    return _finish(folder, watch)
-
-
-def _finish(folder: Path, watch: Callable[[Path], None]) -> RunRecord:
-    """Tidy a completed record and draw its plots."""
-    clean(folder)
-    watch(folder)
-    record = read_run(folder)
-    (folder / "engine.log").unlink(missing_ok=True)
-    plots.draw(folder)
-    return record
 
 
 def _default_name(method: Method, config: RunConfig) -> str:
@@ -255,27 +167,6 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
         git=_git(),
     )
     write_run(folder, record)
-
-
-def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> RunRecord:
-    """Close the record of a run that did not complete, keeping what was recorded; there may be none yet."""
-    record = read_run(folder)
-    if record.status == "running":
-        record.status, record.error = status, error
-        with suppress(OSError):  # on a full disk even this may not go; `--resume` takes a running record too
-            write_run(folder, record)
-            append_line(folder / "events.jsonl", {"event": status, "error": error})
-            _gather_if_possible(folder)
-            if (folder / "ledger.parquet").is_file():
-                record.bytes = total_bytes(folder)
-                write_run(folder, record)
-    return record
-
-
-def _gather_if_possible(folder: Path) -> None:
-    """Make what was recorded until a run broke off readable; its parts stay, so nothing is lost if that fails."""
-    with suppress(OSError):
-        gather(folder)
 
 
 def _git() -> dict[str, str | bool | None]:

@@ -1,0 +1,140 @@
+"""`fedperfit compare`, `tune` and `cold-start`: experiments of many runs."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from configs.errors import InputError
+from simulations.cold_start_report import write_report
+from simulations.cold_start_runs import Question
+from simulations.cold_start_runs import cold_start as run_cold_start
+from simulations.commands.options import (
+    Experiment,
+    Json,
+    Overrides,
+    Results,
+    Seeds,
+    Track,
+    read_numbers,
+    read_seeds,
+    show,
+)
+from simulations.comparison import Run
+from simulations.comparison_runs import compare as run_compare
+from simulations.comparison_runs import write_comparison
+from simulations.progress import Follower, console
+from simulations.record import claim_folder
+from simulations.tables import comparison_tables
+from simulations.tuning import tune as run_tune
+
+
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or folders of run records; dotted overrides."),
+    ],
+    config: Experiment = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: 0,1,2.")] = None,
+    name: Annotated[str, typer.Option(help="The comparison's folder under --results.")] = "comparison",
+    results: Results = Path("results"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Reuse nothing, run everything anew.")] = False,
+    track: Track = None,
+    as_json: Json = False,
+) -> None:
+    """Compare methods on the same users, seeds and evaluation: quality, bytes, cost curves.
+
+    Runs what is missing, reuses completed runs of the same config, goes on where it was interrupted. All others are
+    tested against the first method.
+
+    Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
+    """
+    methods = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    folder = claim_folder(results, name)
+    if any(Path(method).is_dir() for method in methods):
+        if config or overrides or seeds:
+            raise InputError("run records are compared as they are; leave --config, --seeds and overrides out")
+        runs = [Run.read(Path(method)) for method in methods]
+        report = write_comparison(runs, runs[0].method, folder)
+    else:
+        given = read_seeds(seeds or "0,1,2")
+        say = partial(_say, as_json)
+        with Follower(console(), as_json, track or ()) as follower:
+            report = run_compare(methods, config, overrides, given, name, results, overwrite, say, follower)
+    where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
+    show(as_json, report, comparison_tables(report), where)
+
+
+def tune(
+    method: Annotated[str, typer.Argument(help="A file in configs/methods/ by name, or module:Class.")],
+    words: Overrides = None,
+    config: Experiment = None,
+    seeds: Seeds = "0",
+    held_out: Annotated[int, typer.Option(help="Collective users to evaluate on instead of the target users.")] = 8,
+    name: Annotated[str | None, typer.Option(help="The folder under --results; default: tune-METHOD.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Search a method's learning rates, on held-out collective users; the same small search for every method."""
+    folder = claim_folder(results, name or f"tune-{method.rpartition(':')[2]}")
+    say = partial(_say, as_json)
+    tuned = run_tune(method, config, words or [], read_seeds(seeds), held_out, folder, say)
+    table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")
+    for row in tuned.table.itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    content = {
+        "rates": tuned.rates,
+        "at_the_edge": tuned.at_the_edge,
+        "tried": json.loads(tuned.table.to_json(orient="records")),
+    }
+    rates = [
+        f"{key} = {rate:g}" + (" (at the grid's edge)" if key in tuned.at_the_edge else "")
+        for key, rate in tuned.rates.items()
+    ]
+    show(as_json, content, [table], *rates, f"{folder / 'tune.csv'}")
+
+
+def cold_start(
+    words: Overrides = None,
+    config: Experiment = None,
+    collective: Annotated[str, typer.Option(help="Numbers of collective users, nested.")] = "10,100",
+    methods: Annotated[str, typer.Option(help="All are tested against the first.")] = "perfit,oppu",
+    tasks: Annotated[str, typer.Option(help="Default: the config's.")] = "",
+    seeds: Seeds = "0,1,2",
+    history: Annotated[str, typer.Option(help="Items newcomers bring, beside none and all.")] = "",
+    epochs: Annotated[str, typer.Option(help="Epochs newcomers train, beside the config's.")] = "",
+    compositions: Annotated[int, typer.Option(min=0, help="Groups of the smallest number of collective users.")] = 0,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Train on each task, use on each other.")] = False,
+    name: Annotated[str, typer.Option(help="The folder under --results.")] = "cold-start",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """How many users must take part before a newcomer is served well, and at what cost in bytes?
+
+    Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
+    """
+    folder = claim_folder(results, name)
+    question = Question(
+        collective=read_numbers("--collective", collective),
+        methods=[word for word in methods.split(",") if word],
+        tasks=[word for word in tasks.split(",") if word],
+        seeds=read_seeds(seeds),
+        history=read_numbers("--history", history, or_all=True),
+        epochs=read_numbers("--epochs", epochs),
+        compositions=compositions,
+        transfer=transfer,
+    )
+    rows, runs = run_cold_start(question, config, words or [], folder, partial(_say, as_json))
+    tables = write_report(rows, runs, folder)
+    content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
+    show(as_json, content, tables, f"{folder} (cold_start.csv, cold_start.json, plots)")
+
+
+def _say(as_json: bool, text: str) -> None:
+    """Say what is done; where JSON is asked for, nothing else may stand on standard output."""
+    if not as_json:
+        console().print(text)

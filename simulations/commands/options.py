@@ -1,0 +1,74 @@
+"""Options that several commands take, and how their words are read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from configs.errors import InputError
+from configs.load import load_config
+from configs.schema import RunConfig
+from simulations.progress import console
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]…", help="Dotted overrides.")]
+Experiment = Annotated[Path | None, typer.Option("--config", help="An experiment file for all runs.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
+Results = Annotated[Path, typer.Option(help="Where run records are, and go.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Track = Annotated[
+    list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, also several; wandb stays offline by default.")
+]
+
+
+def read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:
+    """Return the config that an experiment file and overrides make, and the file.
+
+    Raises:
+        InputError: Two files, or what `load_config` refuses.
+    """
+    files = [word for word in words or [] if "=" not in word]
+    if len(files) > 1:
+        raise InputError(f"one config file at most; got {' and '.join(files)}")
+    toml = Path(files[0]) if files else None
+    return load_config(toml, [word for word in words or [] if "=" in word]), toml
+
+
+def read_seeds(text: str) -> list[int]:
+    """Read `0,1,2`.
+
+    Raises:
+        InputError: Something else.
+    """
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
+
+
+def read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
+    """Read an option's numbers; `all` is passed over where it may stand.
+
+    Raises:
+        InputError: Something else.
+    """
+    words = [word for word in text.split(",") if word and not (or_all and word == "all")]
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise InputError(f"{option} {text}: expected whole numbers such as 10,100") from None
+
+
+def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequence[Table], *lines: str) -> None:
+    """Print a result for people, tables and lines, or for programs, as JSON alone."""
+    if as_json:
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    for part in (*tables, *lines):
+        console().print(part)

@@ -1,0 +1,127 @@
+"""`fedperfit runs`: which run records there are, one of them, and one that is still going on."""
+
+import enum
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from configs.errors import InputError, nearest
+from fl_server.records import read_run
+from simulations.commands.options import Json, Results, show
+from simulations.progress import Follower, console
+from simulations.runs import find_run, find_runs
+from simulations.tables import bytes_table, human_bytes, quality_table
+from strategies.metrics import LOWER_IS_BETTER
+
+runs_app = typer.Typer(help="List run records, show one, follow one that goes on.", invoke_without_command=True)
+_POLL_S = 0.5
+
+
+class Sort(enum.Enum):
+    """What the list is sorted by."""
+
+    age = "age"
+    name = "name"
+    quality = "quality"
+    bytes = "bytes"
+
+
+@runs_app.callback()
+def list_runs(
+    context: typer.Context,
+    status: Annotated[str | None, typer.Option(help="Only running, completed, failed or cancelled ones.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only those of a method.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only those of a task.")] = None,
+    sort: Annotated[Sort, typer.Option(help="Best, least or newest first.")] = Sort.age,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """List run records.
+
+    Example: `fedperfit runs --method perfit --sort quality`
+    """
+    if context.invoked_subcommand:
+        return
+    wanted = {"status": status, "method": method, "task": task}
+    rows = [run.summary() for run in find_runs(results)]
+    for key, value in wanted.items():
+        known = sorted({row[key] for row in rows})
+        if value is not None and value not in known:
+            raise InputError(
+                f"--{key} {value}: none of these runs{nearest(value, known)} (there are: {', '.join(known)})"
+            )
+        rows = [row for row in rows if value in (None, row[key])]
+    rows.sort(key=lambda row: _order(row, sort))
+    show(as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no run records in {results}"]))
+
+
+@runs_app.command("show")
+def show_run(
+    name: Annotated[str, typer.Argument(help="As `fedperfit runs` lists it.")],
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Show one run: its quality, its bytes, and what went wrong if it did."""
+    run = find_run(results, name)
+    record = run.record
+    if as_json:
+        print((run.folder / "run.json").read_text(encoding="utf-8"), end="")
+        return
+    screen = console()
+    screen.print(
+        f"{run.folder}: {record.status}, {_ago(run.age_s)} ago" + (f"; {record.error}" if record.error else "")
+    )
+    if record.status == "completed":
+        screen.print(quality_table(record), bytes_table(record), sep="\n")
+        screen.print(
+            f"{record.wall_s:.0f} s; asked again {record.retries} times, taken up again {record.resumed} times"
+        )
+
+
+@runs_app.command("follow")
+def follow_run(
+    name: Annotated[str, typer.Argument(help="As `fedperfit runs` lists it.")], results: Results = Path("results")
+) -> None:
+    """Show the progress of a run that another terminal started, until it ends."""
+    run = find_run(results, name)
+    with Follower(console(), quiet=False) as follower:
+        while True:
+            status = read_run(run.folder).status
+            follower(run.folder)
+            if status != "running":
+                break
+            time.sleep(_POLL_S)
+    console().print(f"{name}: {status}")
+
+
+def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
+    if sort is Sort.quality:
+        quality = row["quality"]
+        better = quality if row["metric"] in LOWER_IS_BETTER else -(quality or 0.0)
+        # Accuracies and errors do not compare: each metric by itself.
+        return (quality is None, row["metric"] or "", better)
+    value = {Sort.age: row["age_s"], Sort.name: row["name"], Sort.bytes: row["bytes"]}[sort]
+    return (value is None, value)
+
+
+def _runs_table(rows: Iterable[dict[str, Any]]) -> Table:
+    table = Table()
+    for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
+        table.add_column(title, justify="right" if title in ("seed", "quality", "bytes", "age") else "left")
+    for row in rows:
+        quality = "" if row["quality"] is None else f"{row['metric']} {row['quality']:.3f}"
+        total = "" if row["bytes"] is None else human_bytes(row["bytes"])
+        age = _ago(row["age_s"])
+        table.add_row(row["name"], row["status"], row["method"], row["task"], str(row["seed"]), quality, total, age)
+    return table
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,45 @@
+"""The ServerApp of `flwr run .`, for people who live in Flower's own tools: the same clients, the same record."""
+
+import shlex
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from configs.errors import InputError, RunFailed
+from configs.load import CONFIGS, import_folders, load_config
+from configs.paths import run_dir
+from fl_server.app import complete
+from fl_server.records import read_run
+from simulations.record import new_record
+from simulations.simulation import finish
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what Flower's run config says: `config` is an experiment file, `overrides` are as the command takes them.
+
+    Raises:
+        InputError: Something asked for is wrong, or the federation has not one SuperNode for every user.
+        RunFailed: The run did not complete; the record says more.
+    """
+    overrides = shlex.split(str(context.run_config["overrides"]))
+    toml = Path(str(context.run_config["config"]))
+    # Flower runs a copy of the checkout, in a folder of its own.
+    toml = toml if toml.is_file() else CONFIGS.parent / toml
+    config = load_config(toml, overrides)
+    users, nodes = config.users.collective + config.users.target, len(list(grid.get_node_ids()))
+    if users != nodes:
+        raise InputError(
+            f"{users} users need as many SuperNodes, this federation has {nodes}: "
+            f"flwr run . --federation-config 'num-supernodes={users}'"
+        )
+    folder = run_dir(context.run_config, context.run_id)
+    with new_record(config, folder.name, folder.parent, False, import_folders(toml, overrides)):
+        complete(folder, grid)
+        record = read_run(folder)
+        if record.status != "completed":
+            raise RunFailed(record.error or record.status)
+        finish(folder)

@@ -1,0 +1,161 @@
+"""One simulation, from a config to a finished run record."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from configs.errors import InputError, RunFailed
+from configs.load import read_resolved
+from configs.schema import RunConfig
+from fl_clients.backbone import read_shape
+from fl_clients.lamp.store import build_table
+from fl_server.checkpoint import load_checkpoint
+from fl_server.ledger import total_bytes
+from fl_server.records import (
+    RunRecord,
+    append_line,
+    begin_again,
+    clean,
+    end_line,
+    gather,
+    read_run,
+    write_run,
+)
+from simulations import plots
+from simulations.launch import end_leftovers, launch
+from simulations.prepare import build_method
+from simulations.record import held, link_users, new_record
+
+_PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
+
+
+def simulate(
+    config: RunConfig,
+    name: str | None = None,
+    results: Path = Path("results"),
+    overwrite: bool = False,
+    import_path: list[str] | None = None,
+    watch: Callable[[Path], None] = lambda _folder: None,
+) -> RunRecord:
+    """Run one simulation and return its record.
+
+    Everything that can be wrong with the command, the config, the data or the backbone is found before the run
+    record is made.
+
+    Args:
+        config: What to run.
+        name: The record's folder under `results`; by default method, task, seed and time.
+        results: Where run records go.
+        overwrite: Replace a record of that name.
+        import_path: Folders to import methods from, beside what is installed.
+        watch: Called with the record's folder while the run goes on, and once at the end.
+
+    Raises:
+        InputError: Something asked for is wrong; nothing was written.
+        RunFailed: The run did not complete; the record says so.
+        KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
+    """
+    import_path = import_path or []
+    with new_record(config, name, results, overwrite, import_path) as opened:
+        return _run(opened.folder, opened.config, import_path, watch)
+
+
+def resume(
+    name: str, results: Path = Path("results"), watch: Callable[[Path], None] = lambda _folder: None
+) -> RunRecord:
+    """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
+
+    Args:
+        name: The record's, or its path below `results`.
+        results: Where it is.
+        watch: As in `simulate`.
+
+    Raises:
+        InputError: There is no such record, it has completed or is being run, or its users are not there any more.
+        RunFailed: The run did not complete this time either.
+        KeyboardInterrupt: As in `simulate`.
+    """
+    folder = (results.expanduser() / name).resolve()
+    read_run(folder)
+    with held(folder):
+        # What is left running may still write, and even complete the run.
+        end_leftovers(folder)
+        record = read_run(folder)
+        if record.status == "completed" and (folder / "plots").is_dir():
+            raise InputError(f"--resume {name}: this run has completed")
+        if record.status == "completed":
+            return finish(folder, watch)
+        checkpoint, _ = load_checkpoint(folder)
+        config = read_resolved(folder / "config.toml")
+        build_method(config, read_shape(config.backbone), checkpoint.import_path)
+        users = build_table(config)
+        if users.sha256 != record.users.data_sha256:
+            raise InputError(f"--resume {name}: the data of {config.users.source} have changed since the run began")
+        for lines in ("events.jsonl", "errors.jsonl"):
+            end_line(folder / lines)
+        begin_again(folder)
+        link_users(folder, users)
+        return _run(folder, config, checkpoint.import_path, watch)
+
+
+def _run(folder: Path, config: RunConfig, import_path: list[str], watch: Callable[[Path], None]) -> RunRecord:
+    """Run what the checkpoint leaves to do, and close the record."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.partitions.cpus_per_client)
+    try:
+        launch(config, folder, import_path, lambda: watch(folder))
+    except KeyboardInterrupt:
+        if (folder / "run.json").is_file():
+            _end(folder, "cancelled", "interrupted")
+        raise
+    except OSError as error:
+        _end(folder, "failed", str(error))
+        raise RunFailed(f"{error}; `--resume {folder.name}` goes on once that is mended") from None
+    except BaseException as error:
+        if (folder / "run.json").is_file():
+            _end(folder, "failed", str(error) or repr(error))
+        raise
+    finally:
+        torch.set_num_threads(threads)
+    record = read_run(folder)
+    if record.status == "running":
+        record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
+    if record.status != "completed":
+        watch(folder)
+        _gather_if_possible(folder)
+        raise RunFailed(record.error or record.status)
+    return finish(folder, watch)
+
+
+def finish(folder: Path, watch: Callable[[Path], None] = lambda _folder: None) -> RunRecord:
+    """Tidy a completed record and draw its plots."""
+    clean(folder)
+    watch(folder)
+    record = read_run(folder)
+    (folder / "engine.log").unlink(missing_ok=True)
+    plots.draw(folder)
+    return record
+
+
+def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> RunRecord:
+    """Close the record of a run that did not complete, keeping what was recorded; there may be none yet."""
+    record = read_run(folder)
+    if record.status == "running":
+        record.status, record.error = status, error
+        with suppress(OSError):  # on a full disk even this may not go; `--resume` takes a running record too
+            write_run(folder, record)
+            append_line(folder / "events.jsonl", {"event": status, "error": error})
+            _gather_if_possible(folder)
+            if (folder / "ledger.parquet").is_file():
+                record.bytes = total_bytes(folder)
+                write_run(folder, record)
+    return record
+
+
+def _gather_if_possible(folder: Path) -> None:
+    """Make what was recorded until a run broke off readable; its parts stay, so nothing is lost if that fails."""
+    with suppress(OSError):
+        gather(folder)
