@@ -29,6 +29,6 @@ class PlainPerFit(PerFit):
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach, and put the plain functions in the place of ours."""
-        fit.answer_loss = _loss
-        questions.score_labels = _score_labels
+        setattr(fit, "answer_loss", _loss)  # noqa: B010 (to mypy a module's function is no variable)
+        setattr(questions, "score_labels", _score_labels)  # noqa: B010
         return super().client_attach(model, backbone)
