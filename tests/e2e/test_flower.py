@@ -17,7 +17,7 @@ from tests.same import assert_same_run
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FLWR = str(Path(sys.executable).parent / "flwr")
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -34,10 +34,12 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 def flwr_run(home: Path, nodes: int, **run_config: str) -> subprocess.CompletedProcess[str]:
     quiet = ("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION")
-    environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", **dict.fromkeys(quiet, "1")}
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+    own = {"PATH": path, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
+    environment = {**os.environ, **own, **dict.fromkeys(quiet, "1")}
     settings = " ".join(f'{key}="{value}"' for key, value in run_config.items())
     federation = f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-num-cpus=2"
-    command = [FLWR, "run", ".", "--stream", "--federation-config", federation, "--run-config", settings]
+    command = [str(BIN / "flwr"), "run", ".", "--stream", "--federation-config", federation, "--run-config", settings]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
