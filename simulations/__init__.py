@@ -8,16 +8,19 @@ From Python:
     record = simulate(config, name="first")
     print(record.metrics, record.bytes.total)
 
-Every error a person can cause is an `InputError` (nothing was run) or a `RunFailed` (the run record says more).
+A method of one's own, named in a TOML file, is found with `import_path=import_folders(toml)`. Every error a person can
+cause is an `InputError` (nothing was run) or a `RunFailed` (the run record says more).
 """
 
 from configs.errors import InputError, RunFailed
-from configs.load import load_config
+from configs.load import import_folders, load_config
 from fl_server.records import RunRecord, read_run
 from simulations.cold_start_report import write_report
 from simulations.cold_start_runs import Question, cold_start
 from simulations.comparison_runs import compare
+from simulations.export.export import export
 from simulations.report.page import write_page
+from simulations.runs import find_runs
 from simulations.simulation import resume, simulate
 from simulations.tuning import tune
 
@@ -28,6 +31,9 @@ __all__ = [
     "RunRecord",
     "cold_start",
     "compare",
+    "export",
+    "find_runs",
+    "import_folders",
     "load_config",
     "read_run",
     "resume",

@@ -4,6 +4,7 @@ Every run is an ordinary run record. What changes nothing in stage 1 (how much h
 train, the task they have) starts from the shared tensors of the run that did stage 1.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -116,9 +117,9 @@ def cold_start(
         for run, own in zip(runs, laters, strict=True)
         for later in own
     ]
-    rows = [tabulate(run) for run in runs]
-    rows += [tabulate(run) for run in complete(groups, folder, False, say)]
-    rows += [tabulate(run) for run in complete(starting, folder, False, say)]
+    rows = [tabulate(run, folder) for run in runs]
+    rows += [tabulate(run, folder) for run in complete(groups, folder, False, say)]
+    rows += [tabulate(run, folder) for run in complete(starting, folder, False, say)]
     return pd.DataFrame(rows), runs
 
 
@@ -175,8 +176,13 @@ def _transferred(config: RunConfig, method: str, task: str, toml: Path | None, o
     return other.model_copy(update=same)
 
 
-def tabulate(run: Run) -> dict[str, object]:
-    """Return one run as a row: what was asked, quality, who is served badly, bytes, time."""
+def tabulate(run: Run, folder: Path) -> dict[str, object]:
+    """Return one run as a row: what was asked, quality, who is served badly, bytes, time.
+
+    Args:
+        run: Completed; it may lie elsewhere.
+        folder: The experiment's, from which the run's path is told.
+    """
     record, config = run.record, run.config
     metric = main_metric(record)
     last = curve(run).iloc[-1]
@@ -207,7 +213,7 @@ def tabulate(run: Run) -> dict[str, object]:
         "newcomer_bytes": float(download / len(personal)),
         "newcomer_steps": float(personal.steps.mean()),
         "newcomer_seconds": float(personal.wall_s.mean()),
-        "folder": run.folder.name,
+        "folder": os.path.relpath(run.folder, folder),
     }
 
 

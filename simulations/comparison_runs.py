@@ -246,7 +246,7 @@ def _find(planned: Planned, folder: Path) -> Path | None:
     return None
 
 
-_NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "faults.retries", "faults.client_seconds")
+NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "faults.retries", "faults.client_seconds")
 """Config keys that change no number."""
 
 
@@ -254,7 +254,7 @@ def first_difference(ours: RunConfig, theirs: RunConfig) -> str | None:
     """Name the first key in which two configs differ, of those that change a number."""
     flat = [flatten(config) for config in (ours, theirs)]
     for key in sorted(flat[0].keys() | flat[1].keys()):
-        if key in _NO_NUMBER or flat[0].get(key) == flat[1].get(key):
+        if key in NO_NUMBER or flat[0].get(key) == flat[1].get(key):
             continue
         return f"{key} is {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
     return None

@@ -1,6 +1,7 @@
 """The ServerApp of `flwr run .`, for people who live in Flower's own tools: the same clients, the same record."""
 
 import shlex
+import time
 from pathlib import Path
 
 from flwr.app import Context
@@ -15,6 +16,7 @@ from simulations.record import new_record
 from simulations.simulation import finish
 
 app = ServerApp()
+_CONNECT_S = 10.0
 
 
 @app.main()
@@ -30,7 +32,11 @@ def main(grid: Grid, context: Context) -> None:
     # Flower runs a copy of the checkout, in a folder of its own.
     toml = toml if toml.is_file() else CONFIGS.parent / toml
     config = load_config(toml, overrides)
-    users, nodes = config.users.collective + config.users.target, len(list(grid.get_node_ids()))
+    users = config.users.collective + config.users.target
+    deadline = time.monotonic() + _CONNECT_S
+    # Flower registers nodes while this runs already.
+    while (nodes := len(list(grid.get_node_ids()))) < users and time.monotonic() < deadline:
+        time.sleep(0.2)
     if users != nodes:
         raise InputError(
             f"{users} users need as many SuperNodes, this federation has {nodes}: "

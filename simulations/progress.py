@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from simulations.tables import human_bytes
 from simulations.trackers import Tracked, check_tracker
 
+_WIDE = 160
 _TITLES = {
     "train": "training",
     "personalize": "personalising",
@@ -136,7 +138,7 @@ class _Bars:
             TextColumn("{task.description:<16}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
@@ -210,5 +212,11 @@ def _round_line(event: dict[str, Any]) -> str:
 
 
 def console() -> Console:
-    """Return the console that people read: standard output."""
-    return Console(file=sys.stdout)
+    """Return the console that people read: standard output, where every text stands for itself.
+
+    Off a terminal tables are as wide as they need to be, up to a long line.
+    """
+    screen = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = _WIDE
+    return screen

@@ -100,6 +100,20 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Tell whether a command works in a record now; one that was killed does not."""
+    path = folder.parent / f".{folder.name}.lock"
+    if not path.is_file():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def _default_name(method: Method, config: RunConfig) -> str:
     return f"{method.name}-{config.task}-seed{config.seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 

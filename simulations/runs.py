@@ -8,6 +8,7 @@ from typing import Any
 from configs.errors import InputError, nearest
 from fl_server.records import RunRecord, read_run
 from simulations.comparison import main_metric
+from simulations.record import is_held
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Found:
     age_s: float
     """Since anything was written to it."""
 
+    @property
+    def status(self) -> str:
+        """The record's status; `interrupted` where it says running and nobody works in it."""
+        return "interrupted" if self.record.status == "running" and not is_held(self.folder) else self.record.status
+
     def summary(self) -> dict[str, Any]:
         """Return what the list shows."""
         record = self.record
@@ -28,7 +34,7 @@ class Found:
         metric = main_metric(record) if done else None
         return {
             "name": self.name,
-            "status": record.status,
+            "status": self.status,
             "method": record.method,
             "task": record.task,
             "seed": record.seed,
@@ -66,5 +72,7 @@ def find_run(results: Path, name: str) -> Found:
 
 
 def _read(folder: Path, name: str) -> Found:
-    newest = max(each.stat().st_mtime for each in folder.iterdir())
-    return Found(name, folder, read_run(folder), max(0.0, time.time() - newest))
+    record = read_run(folder)
+    written = [folder / "run.json", folder / "events.jsonl"]
+    newest = max(path.stat().st_mtime for path in written if path.is_file())
+    return Found(name, folder, record, max(0.0, time.time() - newest))

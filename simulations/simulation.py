@@ -29,8 +29,6 @@ from simulations.launch import end_leftovers, launch
 from simulations.prepare import build_method
 from simulations.record import held, link_users, new_record
 
-_PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
-
 
 def simulate(
     config: RunConfig,

@@ -62,7 +62,8 @@ def tune(
         InputError: A setting is wrong, or there are too few users.
         RunFailed: A run failed for another reason than a rate at which the loss is not finite.
     """
-    first = plan([method], toml, overrides, seeds)[0].config
+    planned = plan([method], toml, overrides, seeds)
+    first = planned[0].config
     users = first.users
     if users.select == "listed":
         raise InputError("users.select='listed': tune draws the users it holds out itself; use random or paper")
@@ -73,7 +74,7 @@ def tune(
     fixed += [f"users.collective={users.collective - held_out}", f"evaluate.every={first.rounds}"]
     fixed.append(f"cohort={min(first.cohort, users.collective - held_out)}")
     shape = read_shape(first.backbone)
-    built = build_method(first, shape)
+    built = build_method(first, shape, planned[0].import_path)
     keys = ["local.lr"] if built.first_round is not None else []
     keys += ["personal.lr"] if built.private_parameters(shape) else []
     rates: dict[str, float] = {}

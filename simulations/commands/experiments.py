@@ -58,6 +58,10 @@ def compare(
     if any(Path(method).is_dir() for method in methods):
         if config or overrides or seeds:
             raise InputError("run records are compared as they are; leave --config, --seeds and overrides out")
+        if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
+            raise InputError(
+                f"--name {name}: {folder} holds results already; choose another, or --overwrite a comparison"
+            )
         runs = [Run.read(Path(method)) for method in methods]
         report = write_comparison(runs, runs[0].method, folder)
     else:
@@ -80,7 +84,9 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search a method's learning rates, on held-out collective users; the same small search for every method."""
-    folder = claim_folder(results, name or f"tune-{method.rpartition(':')[2]}")
+    folder = claim_folder(
+        results, name or f"tune-{Path(method).stem if method.endswith('.toml') else method.rpartition(':')[2]}"
+    )
     say = partial(_say, as_json)
     tuned = run_tune(method, config, words or [], read_seeds(seeds), held_out, folder, say)
     table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")

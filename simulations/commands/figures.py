@@ -34,7 +34,9 @@ def report(
     """
     paths = [Path(each) if Path(each).is_dir() else results / each for each in folders]
     written = write_page(paths, out or paths[0] / "report.html")
-    console().print(f"{written} ({human_bytes(written.stat().st_size)}; opens in any browser, needs no network)")
+    console().print(
+        f"{written} ({human_bytes(written.stat().st_size)}; opens in any browser, needs no network)", soft_wrap=True
+    )
 
 
 def params(

@@ -31,7 +31,7 @@ def export(
     Example: `fedperfit export demo --user s24 --format safetensors --out exported`
     """
     written = write_export(find_run(results, name).folder, user, chosen, out)
-    console().print(f"{written} ({', '.join(sorted(path.name for path in written.iterdir()))})")
+    console().print(f"{written} ({', '.join(sorted(path.name for path in written.iterdir()))})", soft_wrap=True)
 
 
 def chat(

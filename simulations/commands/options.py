@@ -70,5 +70,8 @@ def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequ
     if as_json:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return
-    for part in (*tables, *lines):
-        console().print(part)
+    screen = console()
+    for table in tables:
+        screen.print(table)
+    for line in lines:
+        screen.print(line, soft_wrap=True)

@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from configs.errors import InputError, nearest
-from fl_server.records import read_run
 from simulations.commands.options import Json, Results, show
 from simulations.progress import Follower, console
 from simulations.runs import find_run, find_runs
@@ -19,6 +18,16 @@ from strategies.metrics import LOWER_IS_BETTER
 
 runs_app = typer.Typer(help="List run records, show one, follow one that goes on.", invoke_without_command=True)
 _POLL_S = 0.5
+
+
+class Status(enum.Enum):
+    """How a run stands."""
+
+    running = "running"
+    interrupted = "interrupted"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
 
 
 class Sort(enum.Enum):
@@ -33,7 +42,7 @@ class Sort(enum.Enum):
 @runs_app.callback()
 def list_runs(
     context: typer.Context,
-    status: Annotated[str | None, typer.Option(help="Only running, completed, failed or cancelled ones.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only those of a status.")] = None,
     method: Annotated[str | None, typer.Option(help="Only those of a method.")] = None,
     task: Annotated[str | None, typer.Option(help="Only those of a task.")] = None,
     sort: Annotated[Sort, typer.Option(help="Best, least or newest first.")] = Sort.age,
@@ -46,17 +55,16 @@ def list_runs(
     """
     if context.invoked_subcommand:
         return
-    wanted = {"status": status, "method": method, "task": task}
+    wanted = {"status": status.value if status else None, "method": method, "task": task}
     rows = [run.summary() for run in find_runs(results)]
     for key, value in wanted.items():
         known = sorted({row[key] for row in rows})
-        if value is not None and value not in known:
-            raise InputError(
-                f"--{key} {value}: none of these runs{nearest(value, known)} (there are: {', '.join(known)})"
-            )
+        # No hit is an answer; a word that is nearly another is a slip.
+        if value is not None and value not in known and key != "status" and (meant := nearest(value, known)):
+            raise InputError(f"--{key} {value}: none of these runs{meant} (there are: {', '.join(known)})")
         rows = [row for row in rows if value in (None, row[key])]
     rows.sort(key=lambda row: _order(row, sort))
-    show(as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no run records in {results}"]))
+    show(as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no such run records in {results}"]))
 
 
 @runs_app.command("show")
@@ -72,9 +80,9 @@ def show_run(
         print((run.folder / "run.json").read_text(encoding="utf-8"), end="")
         return
     screen = console()
-    screen.print(
-        f"{run.folder}: {record.status}, {_ago(run.age_s)} ago" + (f"; {record.error}" if record.error else "")
-    )
+    hint = f"; `fedperfit simulate --resume {run.name}` goes on" if run.status == "interrupted" else ""
+    error = f"; {record.error}" if record.error else ""
+    screen.print(f"{run.folder}: {run.status}, {_ago(run.age_s)} ago{hint}{error}", soft_wrap=True)
     if record.status == "completed":
         screen.print(quality_table(record), bytes_table(record), sep="\n")
         screen.print(
@@ -90,12 +98,13 @@ def follow_run(
     run = find_run(results, name)
     with Follower(console(), quiet=False) as follower:
         while True:
-            status = read_run(run.folder).status
+            status = find_run(results, name).status
             follower(run.folder)
             if status != "running":
                 break
             time.sleep(_POLL_S)
-    console().print(f"{name}: {status}")
+    hint = f"; `fedperfit simulate --resume {name}` goes on" if status == "interrupted" else ""
+    console().print(f"{name}: {status}{hint}", soft_wrap=True)
 
 
 def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
@@ -111,7 +120,9 @@ def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
 def _runs_table(rows: Iterable[dict[str, Any]]) -> Table:
     table = Table()
     for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
-        table.add_column(title, justify="right" if title in ("seed", "quality", "bytes", "age") else "left")
+        # Other commands want the name as it is.
+        right = title in ("seed", "quality", "bytes", "age")
+        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "name")
     for row in rows:
         quality = "" if row["quality"] is None else f"{row['metric']} {row['quality']:.3f}"
         total = "" if row["bytes"] is None else human_bytes(row["bytes"])

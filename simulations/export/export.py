@@ -16,11 +16,13 @@ from simulations.export.served import Served, open_served
 from simulations.tables import human_bytes
 from strategies.adapters.sites import SiteShifts
 
+_DATA = {"synthetic": "synthetic users", "lamp": "files in LaMP's format", "oppu": "LaMP, as OPPU prepared it"}
 _LICENCES = {
-    "synthetic": "yours: the users are generated; of the base model its own",
-    "lamp": "CC BY-NC-SA 4.0, as the LaMP data it was trained on; of the base model its own",
-    "oppu": "CC BY-NC-SA 4.0, as the LaMP data it was trained on; of the base model its own",
+    "synthetic": "of the users none, they are generated",
+    "lamp": "of the users their data's (of LaMP's own: CC BY-NC-SA 4.0)",
+    "oppu": "of the users LaMP's, CC BY-NC-SA 4.0",
 }
+_BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, it is random"}
 _SNIPPETS = {
     "peft": """\
 from peft import PeftModel
@@ -77,7 +79,11 @@ def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be made: {error.strerror}") from None
-    FORMATS[chosen](served, out)
+    try:
+        FORMATS[chosen](served, out)
+    except InputError:
+        out.rmdir()
+        raise
     (out / "README.md").write_text(_card(served, folder, user, chosen, out), encoding="utf-8")
     return out
 
@@ -103,14 +109,24 @@ def _card(served: Served, folder: Path, user: str | None, chosen: str, out: Path
         user=user,
         versions=f"fedperfit {importlib.metadata.version('fedperfit')}",
         backbone=BUILT_IN.get(config.backbone, config.backbone),
-        data={"synthetic": "synthetic users", "lamp": "LaMP", "oppu": "LaMP, as OPPU prepared it"}[record.users.source],
+        data=_DATA[record.users.source],
+        learned=_learned(served),
         history=history,
         user_up=up,
         user_down=down,
-        licence=_LICENCES[record.users.source],
+        licence=f"{_LICENCES[record.users.source]}; of the base model {_BASE_LICENCES.get(config.backbone, 'its own')}",
         prompt=find_task(record.task).prompt,
         snippet=_SNIPPETS[written].format(base=base, out=out, positions=positions),
     )
+
+
+def _learned(served: Served) -> str:
+    config = served.config
+    if served.method.first_round is None:
+        return "nobody else: this method has no collective part"
+    if config.start_from:
+        return f"the collective users of {config.start_from}"
+    return f"{config.users.collective} collective users, {config.rounds} rounds of {config.cohort}"
 
 
 def _figures(metrics: Mapping[str, float], keys: Mapping[str, float]) -> str:

@@ -45,7 +45,8 @@ def open_served(folder: Path, user: str | None) -> Served:
         user: The user's id, as `users.parquet` has it; None: the collective shift alone.
 
     Raises:
-        InputError: The run did not complete, its backbone or method is not there, or the user is none of its targets.
+        InputError: The run did not complete, its backbone or method is not there, the user is none of its targets, or
+            what this user keeps is not there.
     """
     record = read_run(folder)
     if record.status != "completed":
@@ -57,8 +58,13 @@ def open_served(folder: Path, user: str | None) -> Served:
     adapter = method.client_attach(backbone.model, backbone.shape)
     shared = load_file(folder / "shared.safetensors")
     private = None
-    if partition is not None and (path := private_path(folder / "private", partition)).is_file():
-        private = load_file(path)
+    if partition is not None:
+        path = private_path(folder / "private", partition)
+        history = pq.read_table(folder / "users.parquet", filters=[("partition", "=", partition)])["history"][0].as_py()
+        # Who has no history is served by what everybody is sent.
+        if history and record.params.private and not path.is_file():
+            raise InputError(f"{path}: missing, so nobody knows what user {user} was served")
+        private = load_file(path) if path.is_file() else None
     served = Served(record, config, backbone, method, adapter, shared, partition, private)
     served.personalise(True)
     return served

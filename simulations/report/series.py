@@ -1,10 +1,14 @@
 """What is drawn as one line, and in which colour: the same method looks the same in every figure and report."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from configs.load import flatten
+from simulations.comparison_runs import NO_NUMBER
 from simulations.report.gather import Shown
 
 # Okabe and Ito's, which colour-blind readers tell apart; black and yellow each vanish on one of the two backgrounds.
@@ -59,10 +63,16 @@ def series(runs: Sequence[Shown]) -> list[Series]:
     """Return what is drawn: runs of one method are one series if they differ in their seeds."""
     found: list[Series] = []
     for method in dict.fromkeys(run.record.method for run in runs):
-        own = [run for run in runs if run.record.method == method]
-        settings = {run.config.model_copy(update={"seed": 0}).model_dump_json() for run in own}
-        if len(settings) == 1 and len({run.record.seed for run in own}) == len(own) > 1:
-            found.append(Series(method, method, own, "solid"))
-        else:
-            found += [Series(run.label, method, [run], _DASHES[n % len(_DASHES)]) for n, run in enumerate(own)]
+        alike: dict[str, list[Shown]] = {}
+        for run in (run for run in runs if run.record.method == method):
+            settings = {key: value for key, value in flatten(run.config).items() if key not in ("seed", *NO_NUMBER)}
+            alike.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+        groups: list[list[Shown]] = []
+        for own in alike.values():
+            seeds = {run.record.seed for run in own}
+            groups += [own] if len(seeds) == len(own) else [[run] for run in own]
+        for number, group in enumerate(groups):
+            label = group[0].label if len(group) == 1 else re.sub(r"-seed\d+$", "", group[0].label)
+            name = method if len(groups) == 1 and len(group) > 1 else label
+            found.append(Series(name, method, group, _DASHES[number % len(_DASHES)]))
     return found

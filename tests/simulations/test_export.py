@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -217,10 +218,21 @@ def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: 
     ):
         with pytest.raises(InputError, match=message):
             export(folder, user, chosen, tmp_path / "none")
+        assert not (tmp_path / "none").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         export(perfit, None, "safetensors", tmp_path / "full")
+
+
+def test_a_user_whose_tensors_are_gone_is_not_given_the_collective_part(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run("perfit"), folder)
+    (folder / "private" / "6.safetensors").unlink()
+    with pytest.raises(InputError, match=r"private/6.safetensors: missing"):
+        export(folder, first_target(folder), "safetensors", tmp_path / "none")
 
 
 def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
@@ -231,5 +243,7 @@ def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
     asked = [*words, "--user", first_target(folder), "--prompt", "A heist goes wrong."]
     shown = CliRunner().invoke(app, asked, catch_exceptions=False).output
     assert all(stage in shown for stage in ("base", "collective", "personalised", "A heist goes wrong."))
+    marked = CliRunner().invoke(app, [*words, "--prompt", "see [/inst] here"], catch_exceptions=False).output
+    assert "see [/inst] here" in marked
     with pytest.raises(InputError, match="expected a text"):
         CliRunner().invoke(app, [*words, "--prompt", " "], catch_exceptions=False)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from fl_server.records import append_line, read_run, write_run
 from simulations.__main__ import app
+from simulations.record import held
 from simulations.runs import find_run, find_runs
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
@@ -55,6 +56,7 @@ def test_the_list_is_filtered_and_sorted(results: Path) -> None:
         "broken",
         "first",
     ]
+    assert listed(results, "--status", "running") == []
     assert [row["name"] for row in listed(results, "--sort", "quality")][-1] == "broken"
     assert listed(results)[0]["name"] == "broken"
     with pytest.raises(InputError, match=r"--method perfitt: none of these runs; did you mean 'perfit'"):
@@ -86,9 +88,34 @@ def test_a_run_is_followed_to_its_end(results: Path, capsys: pytest.CaptureFixtu
         write_run(folder, record)
 
     timer = threading.Timer(1.0, finish)
-    timer.start()
-    done = CliRunner().invoke(app, ["runs", "follow", "going", "--results", str(results)], catch_exceptions=False)
+    follow = ["runs", "follow", "going", "--results", str(results)]
+    with held(folder):
+        timer.start()
+        done = CliRunner().invoke(app, follow, catch_exceptions=False)
     timer.join()
     assert "round 1 of 1" in done.output
     assert "nearly there" in done.output
     assert done.output.strip().endswith("going: completed")
+
+
+def test_a_killed_run_is_interrupted_and_not_waited_for(results: Path) -> None:
+    folder = results / "killed"
+    record = simulate(tiny_config("rounds=1"), "killed", results)
+    record.status = "running"
+    write_run(folder, record)
+    (folder / ".users").symlink_to(results / "gone")
+    (results / ".killed.lock").touch()
+    for words in (["runs", "follow"], ["runs", "show"]):
+        done = CliRunner().invoke(app, [*words, "killed", "--results", str(results)], catch_exceptions=False)
+        assert "interrupted" in done.output
+        assert "`fedperfit simulate --resume killed` goes on" in done.output
+    assert [row["name"] for row in listed(results, "--status", "interrupted")] == ["killed"]
+
+
+def test_what_others_wrote_is_text_and_no_markup(results: Path) -> None:
+    folder = results / "marked"
+    record = simulate(tiny_config("rounds=1"), "marked", results)
+    record.status, record.error = "failed", "RuntimeError: [/INST] [bold]loud[/bold]"
+    write_run(folder, record)
+    shown = CliRunner().invoke(app, ["runs", "show", "marked", "--results", str(results)], catch_exceptions=False)
+    assert "[/INST] [bold]loud[/bold]" in shown.output
