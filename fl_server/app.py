@@ -25,7 +25,7 @@ from fl_server.records import append_line, clean, gather, read_run, settle_priva
 from fl_server.rounds import ClientReply, Clients
 from fl_server.updates import Updates
 from strategies.method import Method, Tensors, load_method
-from strategies.metrics import Statistics, metrics, pool
+from strategies.metrics import Statistics, metrics, pool, spread_over_users
 
 app = ServerApp()
 
@@ -83,7 +83,7 @@ class Run:
         record.metrics_base = self.recorder.checkpoint.metrics_base or {}
         record.metrics_collective = pooled["collective"]
         record.metrics = pooled["personalised"]
-        record.per_user = _spread([metrics(statistics) for statistics in per_user["personalised"]])
+        record.per_user = spread_over_users([metrics(statistics) for statistics in per_user["personalised"]])
         record.bytes = total_bytes(self.folder)
         record.retries, record.left_out = count_faults(self.folder)
         record.simulated_s = simulated_seconds(self.folder)
@@ -291,18 +291,3 @@ class Run:
         scratch = self.folder / "shared.safetensors.tmp"
         save_file(self._newcomers(), scratch)
         scratch.replace(self.folder / "shared.safetensors")
-
-
-def _spread(users: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation, 10th and 90th percentile of each metric over users that have it."""
-    spread: dict[str, dict[str, float]] = {}
-    for key in sorted({key for user in users for key in user}):
-        values = np.array([user[key] for user in users if key in user])
-        low, high = np.percentile(values, [10, 90])
-        spread[key] = {
-            "mean": float(values.mean()),
-            "std": float(values.std()),
-            "p10": float(low),
-            "p90": float(high),
-        }
-    return spread

@@ -162,3 +162,18 @@ class GenerationMetric(evaluate.Metric):
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         return metrics(generation_statistics(predictions, references))
+
+
+def spread_over_users(users: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return mean, standard deviation, 10th and 90th percentile of each metric over users that have it."""
+    spread: dict[str, dict[str, float]] = {}
+    for key in sorted({key for user in users for key in user}):
+        values = np.array([user[key] for user in users if key in user])
+        low, high = np.percentile(values, [10, 90])
+        spread[key] = {
+            "mean": float(values.mean()),
+            "std": float(values.std()),
+            "p10": float(low),
+            "p90": float(high),
+        }
+    return spread
