@@ -84,9 +84,8 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search a method's learning rates, on held-out collective users; the same small search for every method."""
-    folder = claim_folder(
-        results, name or f"tune-{Path(method).stem if method.endswith('.toml') else method.rpartition(':')[2]}"
-    )
+    label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
+    folder = claim_folder(results, name or f"tune-{label}")
     say = partial(_say, as_json)
     tuned = run_tune(method, config, words or [], read_seeds(seeds), held_out, folder, say)
     table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")

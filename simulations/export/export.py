@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
-from fl_clients.backbone import BUILT_IN, find
+from fl_clients.backbone import BUILT_IN
 from fl_clients.lamp.tasks import find_task
 from simulations.export.formats import FORMATS
 from simulations.export.served import Served, open_served
 from simulations.tables import human_bytes
-from strategies.adapters.sites import SiteShifts
 
 _DATA = {"synthetic": "synthetic users", "lamp": "files in LaMP's format", "oppu": "LaMP, as OPPU prepared it"}
 _LICENCES = {
@@ -23,34 +22,6 @@ _LICENCES = {
     "oppu": "of the users LaMP's, CC BY-NC-SA 4.0",
 }
 _BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, it is random"}
-_SNIPPETS = {
-    "peft": """\
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(model, "{out}")""",
-    "shift.safetensors": """\
-from perfit_loader import attach  # the file beside this one; one prompt at a time, without padding
-from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained("{base}")
-undo = attach(model, "{out}/shift.safetensors")""",
-    "lora.safetensors": """\
-from safetensors.torch import load_file
-
-factors = load_file("{out}/lora.safetensors")  # for every adapted weight W: W + B @ A""",
-    "pyreft": """\
-import pyreft, torch
-from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained("{base}")
-reft = pyreft.ReftModel.load("{out}", model)
-for key, intervention in reft.interventions.items():  # pyreft makes them bf16; these are fp32
-    intervention.learned_source.float()
-    intervention.load_state_dict(torch.load(f"{out}/intkey_{{key}}.bin"))
-# unit_locations: {positions}""",
-}
 
 
 def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
@@ -80,28 +51,21 @@ def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
     except OSError as error:
         raise InputError(f"--out {out}: cannot be made: {error.strerror}") from None
     try:
-        FORMATS[chosen](served, out)
+        snippet = FORMATS[chosen](served, out)
     except InputError:
         out.rmdir()
         raise
-    (out / "README.md").write_text(_card(served, folder, user, chosen, out), encoding="utf-8")
+    (out / "README.md").write_text(_card(served, folder, user, snippet), encoding="utf-8")
     return out
 
 
-def _card(served: Served, folder: Path, user: str | None, chosen: str, out: Path) -> str:
+def _card(served: Served, folder: Path, user: str | None, snippet: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters["bytes"] = human_bytes
     environment.filters["figures"] = _figures
     record, config = served.record, served.config
-    written = next((path.name for path in out.glob("*.safetensors") if path.name in _SNIPPETS), chosen)
-    positions = ""
-    if isinstance(served.adapter, SiteShifts):
-        at = served.adapter.positions
-        all_of_them = at.first is None or at.last is None
-        positions = "all prompt tokens" if all_of_them else f"first {at.first} and last {at.last} prompt tokens"
-    base = str(find(config.backbone))
     up, down, history = (0, 0, 0) if served.partition is None else _of_user(folder, served.partition)
     return environment.get_template("card.md").render(
         record=record,
@@ -116,7 +80,7 @@ def _card(served: Served, folder: Path, user: str | None, chosen: str, out: Path
         user_down=down,
         licence=f"{_LICENCES[record.users.source]}; of the base model {_BASE_LICENCES.get(config.backbone, 'its own')}",
         prompt=find_task(record.task).prompt,
-        snippet=_SNIPPETS[written].format(base=base, out=out, positions=positions),
+        snippet=snippet,
     )
 
 

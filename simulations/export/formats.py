@@ -1,6 +1,7 @@
 """What an exported model is written as: adapters for peft, interventions for pyreft, plain safetensors.
 
-Nothing that is written is read again by fedperfit; pyreft's own layout is files that `torch.save` makes.
+Each writer returns the Python that loads what it wrote. Nothing of it is read again by fedperfit; pyreft's own layout
+is files that `torch.save` makes.
 """
 
 import json
@@ -26,8 +27,8 @@ _LOADER = Path(__file__).parent / "perfit_loader.py"
 _EVERYWHERE = 1_000_000_000
 
 
-def write_safetensors(served: Served, out: Path) -> None:
-    """Write shifts beside a loader of 20 lines, or the adapted modules' A and B; one file either way.
+def write_safetensors(served: Served, out: Path) -> str:
+    """Write shifts beside their loader, or the adapted modules' A and B; one file either way.
 
     Raises:
         InputError: The adapter is neither.
@@ -46,12 +47,19 @@ def write_safetensors(served: Served, out: Path) -> None:
         stages = [shifts.state(adapter, stage, stage) for stage in adapter.stages]
         save_file({name: value for each in stages for name, value in each.items()}, out / "shift.safetensors", about)
         shutil.copyfile(_LOADER, out / _LOADER.name)
-        return
+        return f"""\
+from perfit_loader import attach  # the file beside this one; one prompt at a time, without padding
+{_base(served)}
+undo = attach(model, "{out}/shift.safetensors")"""
     factors = _lora(served, "safetensors").effective()
     save_file(_named(factors, "{module}.{letter}"), out / "lora.safetensors")
+    return f"""\
+from safetensors.torch import load_file
+
+factors = load_file("{out}/lora.safetensors")  # for every adapted weight W: W + B @ A"""
 
 
-def write_peft(served: Served, out: Path) -> None:
+def write_peft(served: Served, out: Path) -> str:
     """Write one LoRA adapter as `PeftModel.from_pretrained` takes it; adapters that add up are stacked into it.
 
     Raises:
@@ -74,9 +82,13 @@ def write_peft(served: Served, out: Path) -> None:
     config.save_pretrained(str(out))
     tensors = _named(factors, "base_model.model.{module}.lora_{letter}.weight")
     save_file(tensors, out / "adapter_model.safetensors", {"format": "pt"})
+    return f"""\
+from peft import PeftModel
+{_base(served)}
+model = PeftModel.from_pretrained(model, "{out}")"""
 
 
-def write_pyreft(served: Served, out: Path) -> None:
+def write_pyreft(served: Served, out: Path) -> str:
     """Write one LoReFT intervention a site, as `pyreft.ReftModel.load` takes it: the stages composed into one.
 
     Raises:
@@ -102,13 +114,28 @@ def write_pyreft(served: Served, out: Path) -> None:
         "sorted_keys": keys,
     }
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return f"""\
+import pyreft, torch
+{_base(served)}
+reft = pyreft.ReftModel.load("{out}", model)
+for key, intervention in reft.interventions.items():  # pyreft makes them bf16; these are fp32
+    intervention.learned_source.float()
+    intervention.load_state_dict(torch.load(f"{out}/intkey_{{key}}.bin"))
+# unit_locations: the prompt's tokens that positions={served.config.positions} names"""
 
 
-FORMATS: dict[str, Callable[[Served, Path], None]] = {
+FORMATS: dict[str, Callable[[Served, Path], str]] = {
     "peft": write_peft,
     "pyreft": write_pyreft,
     "safetensors": write_safetensors,
 }
+
+
+def _base(served: Served) -> str:
+    return f"""\
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{find(served.config.backbone)}")"""
 
 
 def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) -> Tensors:
