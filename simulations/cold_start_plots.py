@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simulations.colours import colour, marker
 from simulations.comparison import spread
-from simulations.plots import LINES, save_figure
+from simulations.plots import save_figure
 from strategies.metrics import LOWER_IS_BETTER
 
 matplotlib.use("Agg")
@@ -54,16 +55,16 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
     for task, part in chosen.groupby("task", sort=False):
         figure = Figure(figsize=(13, 4), layout="constrained")
         by_number, by_bytes, by_items = figure.subplots(1, 3)
-        for number, (method, own) in enumerate(part.groupby("method", sort=False)):
-            colour = LINES[number % len(LINES)]
-            _line(by_number, own, "collective", str(method), colour)
+        for method, own in part.groupby("method", sort=False):
+            style: dict[str, Any] = {"color": colour(str(method)), "marker": marker(str(method)), "label": method}
+            _line(by_number, own, "collective", style)
             if own.shared_parameters.any():
                 spent = own.groupby("collective")[["bytes_total", "value"]].mean()
-                by_bytes.plot(spent.bytes_total / 1e6, spent.value, marker="o", color=colour, label=method)
+                by_bytes.plot(spent.bytes_total / 1e6, spent.value, **style)
             most = own.collective.max()
             levels = by_history(rows, task, method, most)
             values = [level["mean"] for level in levels.values()]
-            by_items.plot(list(levels), values, marker="o", color=colour, label=method)
+            by_items.plot(list(levels), values, **style)
         metric = part.metric.iloc[0]
         by_number.set_xscale("log")
         by_number.set_xlabel("collective users")
@@ -79,11 +80,11 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         save_figure(_heat_maps(rows), folder, "transfer")
 
 
-def _line(axes: Axes, own: pd.DataFrame, key: str, label: str, colour: str) -> None:
+def _line(axes: Axes, own: pd.DataFrame, key: str, style: dict[str, Any]) -> None:
     grouped = own.groupby(key).value
     mean, deviation = grouped.mean(), grouped.std().fillna(0)
-    axes.plot(mean.index, mean, marker="o", color=colour, label=label)
-    axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(mean.index, mean, **style)
+    axes.fill_between(mean.index, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _heat_maps(rows: pd.DataFrame) -> Figure:

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from fl_server.records import read_run
+from simulations.colours import colour, marker
 from strategies.metrics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 _BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
 _UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def draw(folder: Path) -> list[Path]:
@@ -44,13 +44,13 @@ def _quality(folder: Path) -> Figure:
     clients = pq.read_table(folder / "clients.parquet").to_pylist()
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for place, (_, stage, colour) in enumerate(stages):
+    for place, (_, stage, shade) in enumerate(stages):
         pooled = {
             "base": record.metrics_base,
             "collective": record.metrics_collective,
             "personalised": record.metrics,
         }
-        axes.bar(place, pooled[stage][metric], color=colour, width=0.6, alpha=0.85)
+        axes.bar(place, pooled[stage][metric], color=shade, width=0.6, alpha=0.85)
         phase = "evaluate" if stage == "base" else "personalize"
         users = [dict(row["metrics"]).get(f"{stage}.{metric}") for row in clients if row["phase"] == phase]
         points = [value for value in users if value is not None]
@@ -70,7 +70,7 @@ def _bytes(folder: Path) -> Figure:
     ledger = pq.read_table(folder / "ledger.parquet")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for direction, colour in (("up", _COLLECTIVE), ("down", _PERSONAL)):
+    for direction, shade in (("up", _COLLECTIVE), ("down", _PERSONAL)):
         rows = ledger.filter(pc.equal(ledger["direction"], direction))
         sums = dict(
             zip(
@@ -87,7 +87,7 @@ def _bytes(folder: Path) -> Figure:
             rounds,
             steps,
             where="post",
-            color=colour,
+            color=shade,
             label=f"{direction}: clients → server" if direction == "up" else f"{direction}: server → clients",
         )
     axes.set_xlabel("round (0: roll call and first evaluation; the last includes personalisation)")
@@ -105,17 +105,16 @@ def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> N
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     free = {row["method"] for row in report["methods"] if not row["params"]["shared"]}
-    for number, (method, frame) in enumerate(curves.groupby("method", sort=False)):
-        colour = LINES[number % len(LINES)]
+    for method, frame in curves.groupby("method", sort=False):
+        own = colour(str(method))
         grouped = frame.groupby("round")
         x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
         deviation = grouped.value.std().fillna(0)
         if method in free:
-            axes.axhline(mean.iloc[-1], color=colour, linestyle="--", label=f"{method} (no bytes)")
+            axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method} (no bytes)")
             continue
-        marker, dashes = ("s", "-.") if number >= len(LINES) else ("o", "-")
-        axes.plot(x, mean, marker=marker, markersize=3, linestyle=dashes, color=colour, label=method)
-        axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, mean, marker=marker(str(method)), markersize=4, color=own, label=method)
+        axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
     axes.axhline(report["base"]["mean"], color=_BASE, linestyle=":", label="bare backbone")
     axes.set_xscale("log")
     axes.set_xlabel("bytes so far, all clients, up and down, MB")

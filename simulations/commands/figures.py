@@ -26,6 +26,9 @@ from simulations.tables import human_bytes
 def report(
     folders: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run records, comparisons, cold starts.")],
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first folder.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="A folder for each figure as PNG, SVG, PDF (extra: figures; Chromium).")
+    ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Write one HTML file that shows run records: quality, cost curves, users, bytes, partitions, predictions.
@@ -33,7 +36,7 @@ def report(
     Example: `fedperfit report demo` or `fedperfit report results/comparison --out comparison.html`
     """
     paths = [Path(each) if Path(each).is_dir() else results / each for each in folders]
-    written = write_page(paths, out or paths[0] / "report.html")
+    written = write_page(paths, out or paths[0] / "report.html", figures)
     console().print(
         f"{written} ({human_bytes(written.stat().st_size)}; opens in any browser, needs no network)", soft_wrap=True
     )

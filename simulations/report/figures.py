@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.cold_start_plots import main_rows
+from simulations.colours import PALETTE, colour
 from simulations.comparison import Run, curve
 from simulations.report.gather import Shown
-from simulations.report.series import PALETTE, colour, series, symbol
+from simulations.report.series import series
 from strategies.metrics import LOWER_IS_BETTER
 
 _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
@@ -35,10 +35,10 @@ def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[f
         figure.add_scatter(
             y=mean,
             customdata=np.stack([mean.index, deviation], axis=1),
-            name=_safe(each.label),
+            name=safe(each.label),
             legendgroup=each.label,
             mode="lines+markers",
-            hovertemplate=f"<b>{_safe(each.label)}</b><br>{point}",
+            hovertemplate=f"<b>{safe(each.label)}</b><br>{point}",
             **each.style,
         )
         figure.add_scatter(
@@ -58,8 +58,8 @@ def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[f
     for trace, x in zip(figure.data, choices["total-all"], strict=True):
         trace.x = x
     figure.update_xaxes(title="bytes, MB", type="log")
-    figure.update_yaxes(title=_axis(runs[0].metric))
-    return _finished(figure), choices
+    figure.update_yaxes(title=axis(runs[0].metric))
+    return finished(figure), choices
 
 
 def quality_by_round(runs: Sequence[Shown]) -> go.Figure | None:
@@ -77,13 +77,13 @@ def quality_by_round(runs: Sequence[Shown]) -> go.Figure | None:
             if frames:
                 mean = pd.concat(frames).groupby("round").value.mean()
                 style = each.style | ({"line": {**each.style["line"], "dash": "dot"}} if stage == "collective" else {})
-                name = f"{_safe(each.label)}, {stage}"
+                name = f"{safe(each.label)}, {stage}"
                 figure.add_scatter(x=list(mean.index), y=mean, name=name, mode="lines+markers", **style)
     if not figure.data:
         return None
     figure.update_xaxes(title="round")
-    figure.update_yaxes(title=f"{_axis(runs[0].metric)}, mean over seeds")
-    return _finished(figure)
+    figure.update_yaxes(title=f"{axis(runs[0].metric)}, mean over seeds")
+    return finished(figure)
 
 
 def loss_by_round(runs: Sequence[Shown]) -> go.Figure:
@@ -91,10 +91,10 @@ def loss_by_round(runs: Sequence[Shown]) -> go.Figure:
     figure = go.Figure()
     for each in series(runs):
         mean = pd.concat([run.rounds for run in each.runs]).groupby("round").loss.mean()
-        figure.add_scatter(x=list(mean.index), y=mean, name=_safe(each.label), mode="lines+markers", **each.style)
+        figure.add_scatter(x=list(mean.index), y=mean, name=safe(each.label), mode="lines+markers", **each.style)
     figure.update_xaxes(title="round")
     figure.update_yaxes(title="loss, nats per answer token")
-    return _finished(figure)
+    return finished(figure)
 
 
 def per_user(runs: Sequence[Shown]) -> go.Figure:
@@ -108,18 +108,18 @@ def per_user(runs: Sequence[Shown]) -> go.Figure:
         figure.add_scatter(
             x=frame.before,
             y=frame.after,
-            text=frame.user_id.astype(str).map(_safe),
-            name=_safe(each.label),
+            text=frame.user_id.astype(str).map(safe),
+            name=safe(each.label),
             mode="markers",
             marker={**each.style["marker"], "opacity": 0.7},
-            hovertemplate=f"{point}{_safe(each.label)}</extra>",
+            hovertemplate=f"{point}{safe(each.label)}</extra>",
         )
     ends = [min(values), max(values)]
     grey = {"dash": "dash", "color": "#999999"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=grey, showlegend=False, hoverinfo="skip")
-    figure.update_xaxes(title=f"{_axis(runs[0].metric)}, collective shift")
+    figure.update_xaxes(title=f"{axis(runs[0].metric)}, collective shift")
     figure.update_yaxes(title="after personalisation")
-    return _finished(figure)
+    return finished(figure)
 
 
 def distribution(runs: Sequence[Shown]) -> go.Figure:
@@ -129,16 +129,16 @@ def distribution(runs: Sequence[Shown]) -> go.Figure:
         frame = pd.concat([users_of(run) for run in each.runs])
         figure.add_box(
             y=frame.after,
-            name=_safe(each.label),
+            name=safe(each.label),
             marker={"color": colour(each.method)},
             boxpoints="all",
             jitter=0.4,
             pointpos=0,
-            text=frame.user_id.astype(str).map(_safe),
+            text=frame.user_id.astype(str).map(safe),
             showlegend=False,
         )
-    figure.update_yaxes(title=_axis(runs[0].metric))
-    return _finished(figure)
+    figure.update_yaxes(title=axis(runs[0].metric))
+    return finished(figure)
 
 
 def bytes_by_group(runs: Sequence[Shown]) -> go.Figure:
@@ -160,7 +160,7 @@ def bytes_by_group(runs: Sequence[Shown]) -> go.Figure:
             )
     figure.update_layout(barmode="stack")
     figure.update_yaxes(title="bytes of the whole run, MB")
-    return _finished(figure)
+    return finished(figure)
 
 
 def simulated_time(runs: Sequence[Shown]) -> go.Figure | None:
@@ -172,7 +172,7 @@ def simulated_time(runs: Sequence[Shown]) -> go.Figure | None:
             figure.add_scatter(x=run.rounds["round"], y=run.rounds.simulated_s.cumsum() / 60, name=run.label, line=line)
     figure.update_xaxes(title="round")
     figure.update_yaxes(title="simulated minutes since the start of stage 1")
-    return _finished(figure) if figure.data else None
+    return finished(figure) if figure.data else None
 
 
 def partitions(run: Shown) -> go.Figure | None:
@@ -198,50 +198,7 @@ def partitions(run: Shown) -> go.Figure | None:
         )
     figure.update_layout(barmode="overlay", bargap=0.3)
     figure.update_xaxes(title="seconds")
-    return _finished(figure)
-
-
-def cold_start_curves(frame: pd.DataFrame) -> go.Figure:
-    """Draw quality of newcomers against the number of collective users, one line a task and method."""
-    figure = go.Figure()
-    main = main_rows(frame)
-    dashes = dict(
-        zip(dict.fromkeys(main.task), ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot"), strict=False)
-    )
-    for (task, method), own in main.groupby(["task", "method"], sort=False):
-        grouped = own.groupby("collective").value
-        figure.add_scatter(
-            x=list(grouped.mean().index),
-            y=grouped.mean(),
-            error_y={"type": "data", "array": grouped.std().fillna(0)},
-            name=f"{method}, {task}",
-            line={"color": colour(str(method)), "dash": dashes.get(task, "solid")},
-            marker={"symbol": symbol(str(method)), "size": 9},
-            mode="lines+markers",
-        )
-    figure.update_xaxes(title="collective users", type="log")
-    figure.update_yaxes(title="quality of unseen users after personalisation")
-    return _finished(figure)
-
-
-def transfer_map(matrix: pd.DataFrame) -> go.Figure:
-    """Draw quality by the task a shift was trained on (rows) and used on (columns), each column coloured by itself."""
-    scaled = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
-    text = matrix.map(lambda value: f"{value:.3f}")
-    figure = go.Figure(
-        go.Heatmap(
-            z=scaled,
-            x=list(matrix.columns),
-            y=list(matrix.index),
-            text=text,
-            texttemplate="%{text}",
-            colorscale="Viridis",
-            showscale=False,
-        )
-    )
-    figure.update_xaxes(title="used on")
-    figure.update_yaxes(title="trained on", autorange="reversed")
-    return _finished(figure)
+    return finished(figure)
 
 
 def users_of(run: Shown) -> pd.DataFrame:
@@ -254,16 +211,18 @@ def users_of(run: Shown) -> pd.DataFrame:
     )
 
 
-def _axis(metric: str) -> str:
+def axis(metric: str) -> str:
+    """Return an axis' title."""
     return f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}"
 
 
-def _safe(text: str) -> str:
-    """Plotly reads a little HTML in hover texts; names are to be shown as they are."""
+def safe(text: str) -> str:
+    """Escape a name: Plotly reads a little HTML in texts."""
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _finished(figure: go.Figure) -> go.Figure:
+def finished(figure: go.Figure) -> go.Figure:
+    """Give a figure what all share; the page has the background and the colour of text."""
     layout: dict[str, Any] = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

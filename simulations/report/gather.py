@@ -53,8 +53,8 @@ class Gathered:
     runs: list[Shown]
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     """Contents of `compare.json`."""
-    cold_starts: list[pd.DataFrame] = field(default_factory=list)
-    """Contents of `cold_start.csv`."""
+    cold_starts: list[tuple[pd.DataFrame, dict[str, Any]]] = field(default_factory=list)
+    """Contents of `cold_start.csv` and `cold_start.json`."""
     predictions: list[dict[str, Any]] = field(default_factory=list)
     predictions_cut: int = 0
 
@@ -75,19 +75,21 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
             folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
         elif (path / "cold_start.csv").is_file():
             frame = pd.read_csv(path / "cold_start.csv")
-            cold_starts.append(frame)
+            cold_starts.append((frame, _read_json(path / "cold_start.json")))
             folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
         else:
             raise InputError(f"{path}: no run record, comparison or cold-start experiment")
     runs = [_read(folder, label) for folder, label in zip(folders, _labels(list(folders)), strict=True)]
-    rows = list(_predictions(runs))
+    # An equal share for each run: a comparison's first run would fill a report by itself.
+    share = PREDICTIONS // max(1, len(runs))
+    rows = [list(_predictions(run)) for run in runs]
     return Gathered(
         title=", ".join(path.resolve().name for path in paths),
         runs=runs,
         comparisons=comparisons,
         cold_starts=cold_starts,
-        predictions=rows[:PREDICTIONS],
-        predictions_cut=max(0, len(rows) - PREDICTIONS),
+        predictions=[row for own in rows for row in own[:share]],
+        predictions_cut=sum(len(own[share:]) for own in rows),
     )
 
 
@@ -122,11 +124,10 @@ def _read(folder: Path, label: str) -> Shown:
     )
 
 
-def _predictions(runs: Sequence[Shown]) -> Iterator[dict[str, Any]]:
-    for run in runs:
-        names = dict(zip(run.users.partition, run.users.user_id, strict=True))
-        for row in _read_lines(run.folder / "predictions.jsonl"):
-            yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
+def _predictions(run: Shown) -> Iterator[dict[str, Any]]:
+    names = dict(zip(run.users.partition, run.users.user_id, strict=True))
+    for row in _read_lines(run.folder / "predictions.jsonl"):
+        yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

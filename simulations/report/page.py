@@ -13,8 +13,9 @@ from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
 from configs.load import flatten
-from simulations.cold_start_plots import main_rows, transfer_matrix, transfers
-from simulations.report import figures
+from simulations.cold_start_plots import transfer_matrix, transfers
+from simulations.report import cold_start, figures
+from simulations.report.files import write_figures
 from simulations.report.gather import Gathered, Shown, gather_report
 from simulations.tables import human_bytes
 from strategies.metrics import LOWER_IS_BETTER
@@ -22,30 +23,33 @@ from strategies.metrics import LOWER_IS_BETTER
 _HERE = Path(__file__).parent
 
 
-def write_page(paths: Sequence[Path], out: Path) -> Path:
+def write_page(paths: Sequence[Path], out: Path, figures: Path | None = None) -> Path:
     """Write a report.
 
     Args:
         paths: Folders of run records, comparisons, cold-start experiments.
         out: The HTML file.
+        figures: A folder for every figure as PNG, SVG and PDF; None: the page alone.
 
     Raises:
-        InputError: There is nothing to show, or the file cannot be written.
+        InputError: There is nothing to show, a file cannot be written, or what draws figures is not installed.
     """
     gathered = gather_report(paths)
     if not gathered.runs:
         raise InputError(f"{paths[0]}: no runs in it")
-    page = render(gathered)
+    page, drawn = render(gathered)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+    if figures:
+        write_figures(drawn, figures)
     return out
 
 
-def render(gathered: Gathered) -> str:
-    """Return a report's HTML."""
+def render(gathered: Gathered) -> tuple[str, dict[str, go.Figure]]:
+    """Return a report's HTML, and its figures by name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -59,50 +63,55 @@ def render(gathered: Gathered) -> str:
         "different": _settings(gathered.runs, different=True),
         "same": _settings(gathered.runs, different=False),
         "tasks": [_task(task, runs, plots) for task, runs in tasks.items()],
-        "groups": plots.add(figures.bytes_by_group(completed)) if completed else None,
-        "simulated": plots.maybe(figures.simulated_time(gathered.runs)),
-        "partitions": [(run.label, plots.maybe(figures.partitions(run))) for run in gathered.runs],
+        "groups": plots.add("bytes", figures.bytes_by_group(completed)) if completed else None,
+        "simulated": plots.maybe("simulated-time", figures.simulated_time(gathered.runs)),
+        "partitions": [
+            (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs
+        ],
         "comparisons": gathered.comparisons,
-        "cold_starts": [_cold_start(frame, plots) for frame in gathered.cold_starts],
+        "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
         "predictions": gathered.predictions,
         "predictions_cut": gathered.predictions_cut,
     }
     template = environment.get_template("page.html")
-    return template.render(
+    page = template.render(
         **context,
         plots=plots.all,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
+    return page, plots.named
 
 
 class _Plots:
-    """The figures of a page by number, as Plotly takes them."""
+    """The figures of a page by number, as Plotly takes them; and by name, as files are called."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
+        self.named: dict[str, go.Figure] = {}
 
-    def add(self, figure: go.Figure, choices: dict[str, Any] | None = None) -> int:
+    def add(self, name: str, figure: go.Figure, choices: dict[str, Any] | None = None) -> int:
         self.all.append({**json.loads(figure.to_json()), "choices": choices})
+        self.named[name] = figure
         return len(self.all) - 1
 
-    def maybe(self, figure: go.Figure | None) -> int | None:
-        return None if figure is None else self.add(figure)
+    def maybe(self, name: str, figure: go.Figure | None) -> int | None:
+        return None if figure is None else self.add(name, figure)
 
 
 def _task(task: str, runs: list[Shown], plots: _Plots) -> dict[str, Any]:
     """The figures and the table about users of the completed runs of one task."""
     watched = [run for run in runs if not run.config.start_from]
-    curves = plots.add(*figures.cost_curves(watched)) if watched else None
+    curves = plots.add(f"{task}-cost-curves", *figures.cost_curves(watched)) if watched else None
     return {
         "name": task,
         "curves": curves,
-        "rounds": plots.maybe(figures.quality_by_round(watched)) if watched else None,
-        "loss": plots.add(figures.loss_by_round(watched)) if watched else None,
-        "users": plots.add(figures.per_user(runs)),
-        "distribution": plots.add(figures.distribution(runs)),
+        "rounds": plots.maybe(f"{task}-quality-by-round", figures.quality_by_round(watched)) if watched else None,
+        "loss": plots.add(f"{task}-loss", figures.loss_by_round(watched)) if watched else None,
+        "users": plots.add(f"{task}-users", figures.per_user(runs)),
+        "distribution": plots.add(f"{task}-distribution", figures.distribution(runs)),
         "gains": [_gains(run) for run in runs],
     }
 
@@ -124,15 +133,20 @@ def _gains(run: Shown) -> dict[str, Any]:
     }
 
 
-def _cold_start(frame: pd.DataFrame, plots: _Plots) -> dict[str, Any]:
+def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> dict[str, Any]:
+    name = report["name"]
     maps = [
-        (method, plots.add(figures.transfer_map(transfer_matrix(frame, method))))
-        for method in (dict.fromkeys(frame.method) if len(transfers(frame)) else ())
+        (method, plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(transfer_matrix(rows, method))))
+        for method in (dict.fromkeys(rows.method) if len(transfers(rows)) else ())
     ]
-    keys = ["task", "collective", "method"]
-    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4", "bytes_total", "newcomer_bytes"]
-    table = main_rows(frame).groupby(keys, sort=False)[columns].mean().reset_index()
-    return {"curve": plots.add(figures.cold_start_curves(frame)), "maps": maps, "rows": table.to_dict("records")}
+    return {
+        **report,
+        "numbers": plots.add(f"{name}-quality-by-number", cold_start.quality_by_number(rows)),
+        "bytes": plots.maybe(f"{name}-quality-by-bytes", cold_start.quality_by_bytes(rows)),
+        "history": plots.add(f"{name}-quality-by-history", cold_start.quality_by_history(rows)),
+        "maps": maps,
+        "rows": cold_start.table(rows),
+    }
 
 
 def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[Any]]]:

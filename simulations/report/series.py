@@ -1,45 +1,17 @@
-"""What is drawn as one line, and in which colour: the same method looks the same in every figure and report."""
+"""What is drawn as one line."""
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from configs.load import flatten
+from simulations.colours import colour, symbol
 from simulations.comparison_runs import NO_NUMBER
 from simulations.report.gather import Shown
 
-# Okabe and Ito's, which colour-blind readers tell apart; black and yellow each vanish on one of the two backgrounds.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#999999")
-_KNOWN = (
-    "perfit",
-    "oppu",
-    "fdlora",
-    "lora-c",
-    "lora-p",
-    "fedreft",
-    "reft-c",
-    "fedsa-lora",
-    "ffa-lora",
-    "flora",
-    "fedex-lora",
-)
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _DASHES = ("solid", "dash", "dashdot", "longdash")
-
-
-def colour(method: str) -> str:
-    """Return the colour a method has in every report."""
-    place = _KNOWN.index(method) if method in _KNOWN else blake2b(method.encode(), digest_size=2).digest()[0]
-    return PALETTE[place % len(PALETTE)]
-
-
-def symbol(method: str) -> str:
-    """Return the marker a method has in every report: methods of one colour differ in it."""
-    place = _KNOWN.index(method) if method in _KNOWN else blake2b(method.encode(), digest_size=2).digest()[1]
-    return _SYMBOLS[place // len(PALETTE) % len(_SYMBOLS)]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from fl_server.records import read_run
 from simulations.__main__ import app
 from simulations.cold_start_report import write_report
 from simulations.cold_start_runs import Question, cold_start
+from simulations.colours import colour, symbol
 from simulations.comparison import Run, curve
 from simulations.comparison_runs import complete, plan, write_comparison
 from simulations.report.figures import cost_curves
+from simulations.report.files import FORMATS
 from simulations.report.gather import gather_report
 from simulations.report.page import write_page
-from simulations.report.series import colour, series, symbol
+from simulations.report.series import series
 from simulations.simulation import simulate
 from tests.conftest import TINY, tiny_config
 
@@ -50,7 +53,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         row["prediction"], row["query"] = text, text
     (folder / "alone" / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     words = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
-    question = Question([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 0, True)
+    question = Question([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
     frame, first = cold_start(question, None, [*words, "users.target=3"], folder / "cold", print)
     write_report(frame, first, folder / "cold")
     return folder
@@ -119,6 +122,46 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+def test_a_cold_start_shows_its_tables(results: Path) -> None:
+    report = json.loads((results / "cold" / "cold_start.json").read_text())
+    page = write_page([results / "cold"], results / "cold.html").read_text()
+    for title in ("Few collective users against many", "What a newcomer pays, and brings", "Who the collective users"):
+        assert title in page
+    assert f"{report['fewest_against_most'][0]['p_value']:.4f}" in page
+    assert f"{report['compositions'][0]['variance']:.2e}" in page
+    levels = report["newcomers"][0]["by_history"]
+    assert ", ".join(f"{items}: {level['mean']:.3f}" for items, level in levels.items()) in page
+
+
+def test_each_run_has_its_share_of_the_predictions(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulations.report.gather.PREDICTIONS", 4)
+    runs = [results / "alone", results / "three" / "perfit-seed0"]
+    whole = sum(len((run / "predictions.jsonl").read_text().splitlines()) for run in runs)
+    gathered = gather_report(runs)
+    assert [row["run"] for row in gathered.predictions] == ["alone"] * 2 + ["perfit-seed0"] * 2
+    assert gathered.predictions_cut == whole - 4
+
+
+def test_figures_for_papers_need_their_extra(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(InputError, match=r"pip install 'fedperfit\[figures\]'"):
+        write_page([results / "cold"], tmp_path / "page.html", tmp_path / "figures")
+
+
+@pytest.mark.slow
+def test_every_figure_comes_as_a_file(results: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    write_page([results / "cold"], tmp_path / "page.html", tmp_path / "figures")
+    files = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    names = {path.rpartition(".")[0] for path in files}
+    assert {"cold-quality-by-number", "cold-transfer-perfit", "movie_tagging-users", "bytes"} <= names
+    assert files == sorted(f"{name}.{form}" for name in names for form in FORMATS)
+    starts = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF"}
+    for path in (tmp_path / "figures").iterdir():
+        assert path.read_bytes().startswith(starts[path.suffix[1:]])
 
 
 @pytest.mark.slow

@@ -1,0 +1,38 @@
+"""The colour and the marker of each method: it looks the same in every figure and report."""
+
+from hashlib import blake2b
+
+# Okabe and Ito's, which colour-blind readers tell apart; black and yellow each vanish on one of the two backgrounds.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#999999")
+_KNOWN = (
+    "perfit",
+    "oppu",
+    "fdlora",
+    "lora-c",
+    "lora-p",
+    "fedreft",
+    "reft-c",
+    "fedsa-lora",
+    "ffa-lora",
+    "flora",
+    "fedex-lora",
+)
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "star": "*"}
+
+
+def colour(method: str) -> str:
+    """Return the colour a method has in every figure."""
+    place = _KNOWN.index(method) if method in _KNOWN else blake2b(method.encode(), digest_size=2).digest()[0]
+    return PALETTE[place % len(PALETTE)]
+
+
+def symbol(method: str) -> str:
+    """Return the marker a method has in every figure, by Plotly's name: methods of one colour differ in it."""
+    place = _KNOWN.index(method) if method in _KNOWN else blake2b(method.encode(), digest_size=2).digest()[1]
+    return _SYMBOLS[place // len(PALETTE) % len(_SYMBOLS)]
+
+
+def marker(method: str) -> str:
+    """Return the same marker by Matplotlib's name."""
+    return _MARKERS[symbol(method)]

@@ -1,0 +1,41 @@
+"""The figures of a report as files, for papers."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io
+
+from configs.errors import InputError
+
+FORMATS = ("png", "svg", "pdf")
+_WHITE = {"paper_bgcolor": "white", "plot_bgcolor": "white"}
+
+
+def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
+    """Write each figure as `<name>.png`, `.svg` and `.pdf`.
+
+    Raises:
+        InputError: Kaleido or a Chromium is missing, or the folder cannot be written.
+    """
+    try:
+        import kaleido  # noqa: F401
+    except ImportError:
+        raise InputError("--figures: needs Kaleido; pip install 'fedperfit[figures]'") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--figures {folder}: cannot be written: {error.strerror}") from None
+    drawn = [go.Figure(figure).update_layout(_WHITE) for figure in figures.values()]
+    names = [re.sub(r"[^\w.-]+", "-", name) for name in figures]
+    try:
+        # All in one call: a browser is started once.
+        plotly.io.write_images(
+            [figure for figure in drawn for _ in FORMATS],
+            [folder / f"{name}.{form}" for name in names for form in FORMATS],
+            width=900,
+            height=560,
+        )
+    except RuntimeError as error:
+        raise InputError(f"--figures: drawn by Chrome or Chromium, which did not start: {error}") from None
