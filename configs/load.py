@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parent
 Table = dict[str, Any]
 
 
-def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Merge defaults ← method preset ← task preset ← devices preset ← TOML file ← dotted overrides.
 
     With `preset = "paper"` `configs/paper.toml` and the presets' `[paper]` tables come in after the presets themselves.
@@ -29,7 +29,7 @@ def load_config(toml: Path | None = None, overrides: Sequence[str] = ()) -> RunC
         InputError: A file cannot be read, a key is unknown (the nearest known one is named), or a value
             is not allowed.
     """
-    own = _merge(read_toml(toml) if toml else {}, _parse_overrides(overrides))
+    own = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
     method = str(own.get("method", RunConfig.model_fields["method"].default))
     task = str(own.get("task", RunConfig.model_fields["task"].default))
     presets = [_method_preset(method)] if ":" not in method else []

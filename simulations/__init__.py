@@ -4,7 +4,7 @@ From Python:
 
     from simulations import compare, load_config, simulate
 
-    config = load_config(Path("configs/experiments/demo.toml"), ["users.collective=16", "cohort=4"])
+    config = load_config("configs/experiments/demo.toml", ["users.collective=16", "cohort=4"])
     record = simulate(config, name="first")
     print(record.metrics, record.bytes.total)
 

@@ -33,8 +33,10 @@ class _View(Protocol):
 class Follower:
     """Reads new lines of a run's events and shows them."""
 
-    def __init__(self, console: Console, quiet: bool, trackers: Sequence[str] = ()) -> None:
+    def __init__(self, console: Console, quiet: bool, trackers: Sequence[str] = (), since: float = 0.0) -> None:
         """Choose bars for a terminal, lines elsewhere, nothing if quiet; `trackers` get the events too.
+
+        What happened before `since` (seconds since 1970) has no lines of its own: whoever takes up a run has seen it.
 
         Raises:
             InputError: A tracker is unknown or not installed.
@@ -47,7 +49,7 @@ class Follower:
         self._path: Path | None = None
         self._read = 0
         self._bars = None if quiet or not console.is_terminal else _Bars(console)
-        self._view: _View | None = None if quiet else self._bars or _Lines()
+        self._view: _View | None = None if quiet else self._bars or _Lines(since)
 
     def __enter__(self) -> "Follower":
         """Start drawing."""
@@ -112,8 +114,9 @@ class Follower:
 class _Lines:
     """One line a round and a quarter of another phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self._state = _State()
+        self._since = since
 
     def begin(self) -> None:
         self._state = _State()
@@ -121,6 +124,8 @@ class _Lines:
     def show(self, event: dict[str, Any]) -> None:
         state = self._state
         state.take(event)
+        if event["time"] < self._since:
+            return
         if event["event"] == "client":
             if state.phase != "train" and (state.done == state.total or state.done % max(1, state.total // 4) == 0):
                 print(f"{_TITLES[state.phase]}: {state.done} of {state.total} clients, {state.cost()}", flush=True)

@@ -1,6 +1,7 @@
 """`fedperfit compare`, `tune` and `cold-start`: experiments of many runs."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 from rich.table import Table
 
 from configs.errors import InputError
+from configs.load import CONFIGS
 from simulations.cold_start_report import write_report
 from simulations.cold_start_runs import Question
 from simulations.cold_start_runs import cold_start as run_cold_start
@@ -35,7 +37,9 @@ from simulations.tuning import tune as run_tune
 def compare(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or folders of run records; dotted overrides."),
+        typer.Argument(
+            metavar="METHOD… [key=value]…", help="Methods, or run records by name or folder; dotted overrides."
+        ),
     ],
     config: Experiment = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: 0,1,2.")] = None,
@@ -55,19 +59,20 @@ def compare(
     methods = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     folder = claim_folder(results, name)
-    if any(Path(method).is_dir() for method in methods):
+    records = [_record(method, results) for method in methods]
+    if any(records):
         if config or overrides or seeds:
             raise InputError("run records are compared as they are; leave --config, --seeds and overrides out")
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
                 f"--name {name}: {folder} holds results already; choose another, or --overwrite a comparison"
             )
-        runs = [Run.read(Path(method)) for method in methods]
+        runs = [Run.read(record or Path(method)) for record, method in zip(records, methods, strict=True)]
         report = write_comparison(runs, runs[0].method, folder)
     else:
         given = read_seeds(seeds or "0,1,2")
         say = partial(_say, as_json)
-        with Follower(console(), as_json, track or ()) as follower:
+        with Follower(console(), as_json, track or (), time.time()) as follower:
             report = run_compare(methods, config, overrides, given, name, results, overwrite, say, follower)
     where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
     show(as_json, report, comparison_tables(report), where)
@@ -137,6 +142,14 @@ def cold_start(
     tables = write_report(rows, runs, folder)
     content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
     show(as_json, content, tables, f"{folder} (cold_start.csv, cold_start.json, plots)")
+
+
+def _record(word: str, results: Path) -> Path | None:
+    """The run record a word stands for: a folder, or a name in the results; methods' names come first."""
+    if Path(word).is_dir():
+        return Path(word)
+    named = results / word
+    return named if (named / "run.json").is_file() and not (CONFIGS / "methods" / f"{word}.toml").is_file() else None
 
 
 def _say(as_json: bool, text: str) -> None:

@@ -1,6 +1,7 @@
 """`fedperfit simulate`."""
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def simulate(
 
     Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
     """
-    with Follower(console(), quiet or as_json, track or ()) as follower:
+    with Follower(console(), quiet or as_json, track or (), time.time()) as follower:
         if resume is not None:
             if words or name or overwrite:
                 raise InputError(f"--resume {resume}: the run goes on with its own config and name; leave the rest out")

@@ -4,7 +4,7 @@ from configs.errors import InputError
 from fl_clients.batches import Encoder
 from fl_clients.forward import Forward
 from fl_clients.lamp.tasks import find_task
-from fl_clients.predict import generate, stop_tokens
+from fl_clients.predict import generate, score_labels, stop_tokens
 from simulations.export.served import Served
 from strategies.method import Adapter
 
@@ -21,7 +21,10 @@ class Chat:
         self._stop = stop_tokens(served.backbone.tokenizer)
 
     def answer(self, source: str) -> dict[str, str]:
-        """Return the greedy answers by stage: `base`, `collective`, and `personalised` where there is a user.
+        """Return the answers by stage: `base`, `collective`, and `personalised` where there is a user.
+
+        A task's labels are chosen by their likelihood, as the run's own questions were answered; else decoding is
+        greedy.
 
         Args:
             source: What the task's prompt is about, for instance a movie's description.
@@ -32,16 +35,19 @@ class Chat:
         if not source.strip():
             raise InputError("expected a text to answer")
         served = self._served
-        longest = self._task.max_new_tokens
+        labels = self._encoder.labels if served.config.decoding == "deterministic" else []
+        longest = max(map(len, labels), default=self._task.max_new_tokens)
         prompt, _ = self._encoder.prompt(source, served.config.personal.max_tokens - longest)
 
-        def generated(adapter: Adapter | None) -> str:
+        def said(adapter: Adapter | None) -> str:
+            if labels:
+                return self._task.labels[int(score_labels(self._forward, adapter, [prompt], labels).argmax())]
             return generate(self._forward, adapter, [prompt], longest, self._stop, None)[0]
 
-        answers = {"base": generated(None)}
+        answers = {"base": said(None)}
         served.personalise(False)
-        answers["collective"] = generated(served.adapter)
+        answers["collective"] = said(served.adapter)
         if served.partition is not None:
             served.personalise(True)
-            answers["personalised"] = generated(served.adapter)
+            answers["personalised"] = said(served.adapter)
         return answers

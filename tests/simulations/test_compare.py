@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from scipy import stats
+from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
 from simulations import comparison_runs as module
+from simulations.__main__ import app
 from simulations.comparison import Run, _bytes_to, _quality_at, curve, paired_test, per_user
 from simulations.comparison_runs import complete, first_difference, plan, write_comparison
 from simulations.simulation import simulate
@@ -136,6 +138,13 @@ def test_mistakes_are_found_before_anything_runs(
     with pytest.raises(InputError) as caught:
         plan(methods, None, [*TINY, *words], seeds)
     assert message in str(caught.value)
+
+
+def test_run_records_are_compared_by_name_or_folder(compared: tuple[Path, list[Run]]) -> None:
+    folder, _ = compared
+    words = ["first/lora-c-seed0", str(folder / "perfit-seed0"), "--name", "named", "--results", str(folder.parent)]
+    done = CliRunner().invoke(app, ["compare", *words, "--json"], catch_exceptions=False)
+    assert [row["method"] for row in json.loads(done.stdout)["methods"]] == ["lora-c", "perfit"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from configs.load import read_resolved
 from fl_clients.backbone import find
+from fl_clients.lamp.store import build_table, open_user
 from simulations.__main__ import app
 from simulations.export.chat import Chat
 from simulations.export.export import export
@@ -114,7 +116,7 @@ def test_shifts_load_in_plain_pytorch_with_the_shipped_loader(
 
 
 def test_generated_tokens_are_not_shifted_by_the_loader(run: Callable[..., Path], tmp_path: Path) -> None:
-    folder = run("perfit")
+    folder = run("perfit", "decoding=paper")
     user = first_target(folder)
     out = export(folder, user, "safetensors", tmp_path / "plain")
     from simulations.export.perfit_loader import attach
@@ -233,6 +235,18 @@ def test_a_user_whose_tensors_are_gone_is_not_given_the_collective_part(
     (folder / "private" / "6.safetensors").unlink()
     with pytest.raises(InputError, match=r"private/6.safetensors: missing"):
         export(folder, first_target(folder), "safetensors", tmp_path / "none")
+
+
+def test_chat_chooses_among_the_labels_as_the_run_did(run: Callable[..., Path]) -> None:
+    folder = run("perfit")
+    user = first_target(folder)
+    chat = Chat(open_served(folder, user))
+    table = build_table(read_resolved(folder / "config.toml"))
+    queries = {query.item_id: query.source for query in open_user(table.folder, 6).queries}
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    own = [row for row in rows if row["query"] in queries]
+    assert {row["stage"] for row in own} == {"base", "collective", "personalised"}
+    assert all(chat.answer(queries[row["query"]])[row["stage"]] == row["prediction"] for row in own)
 
 
 def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:

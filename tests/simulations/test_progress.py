@@ -42,6 +42,16 @@ def test_lines_tell_rounds_quality_bytes_and_seconds_left(tmp_path: Path, capsys
     ]
 
 
+def test_who_takes_up_a_run_is_not_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, EVENTS)
+    with Follower(Console(file=io.StringIO()), quiet=False, since=125.0) as follower:
+        follower(tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        "round 2 of 4: loss 2.000, collective mae 0.500, 3.00 MB, 30 s left",
+        "personalising: 1 of 4 clients, 3.10 MB, 15 s left",
+    ]
+
+
 def test_bars_tell_the_same_on_a_terminal(tmp_path: Path) -> None:
     write(tmp_path, EVENTS)
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
