@@ -37,9 +37,7 @@ from simulations.tuning import tune as run_tune
 def compare(
     words: Annotated[
         list[str],
-        typer.Argument(
-            metavar="METHOD… [key=value]…", help="Methods, or run records by name or folder; dotted overrides."
-        ),
+        typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or run records; dotted overrides."),
     ],
     config: Experiment = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: 0,1,2.")] = None,
