@@ -8,6 +8,8 @@ USERS_LINK = ".users"
 """In a record whose run goes on: the link to its user table."""
 DRIVER = "FEDPERFIT_DRIVER_PID"
 """Environment variable with the process id of the command that runs a simulation: its processes end with it."""
+NODE = "FEDPERFIT_NODE"
+"""Environment variable of a client's process: the node it is on, where a cluster has several."""
 
 
 def cache_dir() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from configs.paths import NODE
 from configs.schema import PartitionsConfig
 
 
@@ -23,10 +24,11 @@ class Partition:
         """
         torch.set_num_threads(config.cpus_per_client)
         self._lock: int | None = None
-        self.name = "cpu"
+        node = f"{os.environ[NODE]}/" if NODE in os.environ else ""
+        self.name = f"{node}cpu"
         if config.gpus:
             gpu = self._gpu()
-            self.name = f"gpu{gpu}:{self._claim(locks, gpu)}"
+            self.name = f"{node}gpu{gpu}:{self._claim(locks / node, gpu)}"
         self._cuda = config.gpus > 0 and torch.cuda.is_available()
         if self._cuda and config.per_client <= 1:
             torch.cuda.set_per_process_memory_fraction(config.per_client)

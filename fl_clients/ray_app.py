@@ -1,38 +1,121 @@
 """The ClientApp as Ray runs it: a worker process that dies is replaced, and none works on one task for ever.
 
-Flower 1.41 puts a dead actor back among the idle ones, where it fails whatever it is given from then on. Ray starts an
-actor again if its class says so; Flower's does not, and no setting of Flower's reaches that option. Flower imports the
-ClientApp before it makes actors, so this module can put a class that does in the place of Flower's.
+Flower 1.41 puts a dead actor back among the idle ones, where it fails whatever it is given from then on; and it gives a
+simulation no more threads, so no more actors at work, than a few over the cores of its own machine. No setting reaches
+either. Flower imports the ClientApp before it makes its pool, so this module can put what does better in their places.
 """
 
 import faulthandler
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 from flwr.app import Context
+from flwr.server.superlink.fleet.vce import vce_api
 from flwr.simulation.ray_transport import ray_actor
+from ray.exceptions import RayActorError
 
 from configs.load import read_resolved
-from configs.paths import DRIVER, run_dir
+from configs.paths import DRIVER, NODE, run_dir
 from fl_clients.app import app
 
 __all__ = ["app"]
 _POLL_S = 2.0
+_START_S = 300.0
+"""So long no actor may be there and none at work before a task fails for it."""
+_MOST_PARTITIONS = 1024
 
 
-@ray.remote(max_restarts=-1)
-class RestartedActor(ray_actor.VirtualClientEngineActor):
-    """Flower's actor, started again by Ray when its process dies; the task under way fails."""
+class ReplacingPool(ray_actor.BasicActorPool):
+    """Flower's pool, except that an actor is given work only once it is there, and is replaced once it is gone.
+
+    Where its node is gone for good, the new one waits for room, and the others do the work.
+    """
+
+    def __init__(self, *words: Any, **named: Any) -> None:
+        """Make the pool; its actors come with `add_actors_to_pool`."""
+        super().__init__(*words, **named)
+        self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def add_actors_to_pool(self, num_actors: int) -> None:
+        """Start actors."""
+        for _ in range(num_actors):
+            self._start()
+        self.num_actors += num_actors
+
+    def is_actor_available(self) -> bool:
+        """Tell whether an actor is idle."""
+        return not self._ready.empty()
+
+    def submit(self, actor_fn: Any, job: tuple[Any, ...]) -> Any:
+        """Give a job to an idle actor, once there is one.
+
+        Raises:
+            TimeoutError: None is there, and none comes.
+        """
+        actor = self._idle()
+        future = actor_fn(actor, *job)
+        self._future_to_actor[future] = actor
+        return future
+
+    def fetch_result_and_return_actor_to_pool(self, future: Any) -> Any:
+        """Wait for a job's result; what fails goes to `add_actor_back_to_pool`."""
+        _, message, context = ray.get(future)
+        self._ready.put(self._future_to_actor.pop(future))
+        return message, context
+
+    def add_actor_back_to_pool(self, future: Any) -> None:
+        """Take an actor back whose job failed, or replace it if it is gone."""
+        actor: Any = self._future_to_actor.pop(future)
+        try:
+            ray.get(future)
+        except RayActorError:
+            # It may be out of reach only, and would keep its partition.
+            ray.kill(actor)
+            self._start()
+        except Exception:
+            self._ready.put(actor)
+
+    def _idle(self) -> Any:
+        missing_since = time.monotonic()
+        while True:
+            try:
+                return self._ready.get(timeout=_POLL_S)
+            except queue.Empty:
+                if self._future_to_actor:
+                    missing_since = time.monotonic()
+                elif time.monotonic() - missing_since > _START_S:
+                    raise TimeoutError(f"no worker process has started in {_START_S:.0f} s") from None
+
+    def _start(self) -> None:
+        def wait(actor: Any) -> None:
+            while True:
+                try:
+                    ray.get(actor.__ray_ready__.remote())
+                except RayActorError:
+                    time.sleep(_POLL_S)
+                    actor = self.create_actor_fn()
+                else:
+                    return self._ready.put(actor)
+
+        threading.Thread(target=wait, args=(self.create_actor_fn(),), daemon=True).start()
 
 
-setattr(ray_actor, "ClientAppActor", RestartedActor)  # noqa: B010 (to mypy a class is no variable)
+_EXECUTOR = partial(ThreadPoolExecutor, max_workers=_MOST_PARTITIONS)
+for module, name, better in (
+    (ray_actor, "BasicActorPool", ReplacingPool),
+    (vce_api, "ThreadPoolExecutor", _EXECUTOR),
+):
+    setattr(module, name, better)
 
 
 def _end_with_driver(driver: int) -> None:
@@ -49,6 +132,7 @@ if DRIVER in os.environ:
 @app.lifespan()
 def limited(context: Context) -> Iterator[None]:
     """End this process if one task exceeds `faults.client_seconds`: nothing less ends a hang in native code."""
+    _name_node()
     faulthandler.dump_traceback_later(_limit(run_dir(context.run_config, context.run_id)), exit=True)
     try:
         yield
@@ -59,3 +143,10 @@ def limited(context: Context) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _limit(folder: Path) -> float:
     return read_resolved(folder / "config.toml").faults.client_seconds
+
+
+@lru_cache(maxsize=1)
+def _name_node() -> None:
+    """Where there are several nodes, let partitions be told apart by them too."""
+    if len(ray.nodes()) > 1:
+        os.environ[NODE] = ray.get_runtime_context().get_node_id()[:8]

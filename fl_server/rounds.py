@@ -20,11 +20,6 @@ from strategies.method import Tensors
 from strategies.wire import SHARED, array_bytes, message_bytes, pack, take_numbers, unpack
 
 _POLL_S = 0.05
-_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 10.0
-"""Before a client is asked again whose worker process ended; doubles each time."""
-_REPLACED_S = 60.0
-"""So long such a client is asked again however often: Ray takes seconds to start a process, on a busy machine many,
-and fails what comes meanwhile."""
 _WINDOW = 64
 """Messages out, or in and waiting for their turn, at a time: bounds what the driver holds."""
 
@@ -81,10 +76,6 @@ class _Asked:
     node: int
     down: Weight = Weight()
     attempts: list[str] = field(default_factory=list)
-    due: float = 0.0
-    """When it may be asked again."""
-    failing_since: float = 0.0
-    """When it failed first."""
 
 
 class Clients:
@@ -207,13 +198,10 @@ class Clients:
         values: Callable[[int], Mapping[str, Any]],
     ) -> None:
         todo = [_Asked(node) for node in reversed(nodes)]
-        again: list[_Asked] = []
         pending: dict[str, _Asked] = {}
-        while todo or again or pending:
-            # Those to be asked again were counted in when they were asked first, and come first.
-            todo += (ready := [asked for asked in again if asked.due <= time.monotonic()])
-            again = [asked for asked in again if asked not in ready]
-            while todo and len(pending) + len(again) + len(waiting) < _WINDOW:
+        while todo or pending:
+            # Who is asked again was counted in when asked first, and others may wait for this one.
+            while todo and (todo[-1].attempts or len(pending) + len(waiting) < _WINDOW):
                 asked = todo.pop()
                 # A fresh content each time: Flower ties a content to its message.
                 shared = send(self._users[asked.node]) if send else None
@@ -226,19 +214,13 @@ class Clients:
             for reply in replies:
                 asked = pending.pop(str(reply.metadata.reply_to_message_id))
                 answer = self._read(asked, reply)
-                if answer.error and self._may_try_again(asked, died=reply.error.code == ErrorCode.UNKNOWN):
-                    again.append(asked)
+                if answer.error and len(asked.attempts) <= self._retries:
+                    todo.append(asked)
                     self._on_retry(round_number, phase, answer.user, len(asked.attempts), answer.error)
                 else:
                     note(asked.node, answer)
             if not replies:
                 time.sleep(_POLL_S)
-
-    def _may_try_again(self, asked: _Asked, died: bool) -> bool:
-        now, failed = time.monotonic(), len(asked.attempts)
-        asked.failing_since = asked.failing_since or now
-        asked.due = now + (min(_PAUSE_S * 2 ** (failed - 1), _LONGEST_PAUSE_S) if died else 0.0)
-        return failed <= self._retries or (died and now - asked.failing_since < _REPLACED_S and self._retries > 0)
 
     def _read(self, asked: _Asked, reply: Message) -> ClientReply:
         user = self._users[asked.node]
