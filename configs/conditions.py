@@ -11,7 +11,7 @@ class FaultsConfig(Group):
     """What becomes of clients that fail and of updates that cannot be right."""
 
     retries: int = Field(2, ge=0)
-    """How often a client that failed is asked again; one whose worker process ended, for a minute at least."""
+    """How often a client that failed is asked again."""
     client_seconds: float = Field(3600, gt=0, le=1e9)
     """Longest time for one task of one client, after which its worker process is ended and it is asked again
     (`engine = "ray"`)."""

@@ -153,6 +153,14 @@ class PartitionsConfig(_Group):
         return self
 
 
+class RayConfig(_Group):
+    """Where Ray runs."""
+
+    address: str = ""
+    """`host:port` of a running cluster to join, which this machine is a node of, or `auto`; its nodes have the CPUs and
+    GPUs then. Empty: that of the environment variable `RAY_ADDRESS`; without one, a Ray of the run's own."""
+
+
 class RunConfig(_Group):
     """One run, complete: what `config.toml` in a run record holds."""
 
@@ -199,6 +207,7 @@ class RunConfig(_Group):
     """Room in the cache folder for hidden states of the frozen part of the backbone, kept for every run and process;
     0 computes them anew each time."""
     partitions: PartitionsConfig = PartitionsConfig()
+    ray: RayConfig = RayConfig()
     faults: FaultsConfig = FaultsConfig()
     robust: RobustConfig = RobustConfig()
     devices: DevicesConfig = DevicesConfig()

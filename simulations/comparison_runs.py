@@ -246,7 +246,7 @@ def _find(planned: Planned, folder: Path) -> Path | None:
     return None
 
 
-NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "faults.retries", "faults.client_seconds")
+NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
 """Config keys that change no number."""
 
 

@@ -1,4 +1,4 @@
-"""The only file that starts Flower or Ray.
+"""The only file that starts Flower or Ray, or joins a Ray cluster.
 
 `ray`: a SuperLink of our own in simulation mode, on loopback, with its own FLWR_HOME; the app it runs is a generated
 folder that names `fl_server.app` and `fl_clients.ray_app`, which every process imports from where fedperfit is
@@ -28,6 +28,7 @@ from configs.errors import RunFailed
 from configs.paths import DRIVER, cache_dir
 from configs.schema import PartitionsConfig, RunConfig
 from fl_server.records import append_line, begin_again, end_line, read_run
+from simulations.cluster import cluster_address
 from simulations.inline_grid import run_inline
 from simulations.processes import (
     MARK,
@@ -69,7 +70,8 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
         return
     for left in reversed(range(_RELAUNCHES + 1)):
         try:
-            _Simulation(run_dir, import_path).run(config.partitions, nodes, run_config, tick)
+            cluster = cluster_address(config.ray.address)
+            _Simulation(run_dir, import_path, cluster).run(config.partitions, nodes, run_config, tick)
             problem = f"the run ended without a word; see {run_dir / 'engine.log'}"
         except RunFailed as error:
             problem = str(error)
@@ -102,7 +104,8 @@ def end_leftovers(run_dir: Path) -> None:
 class _Simulation:
     """A SuperLink, the run submitted to it, and everything these two start."""
 
-    def __init__(self, run_dir: Path, import_path: list[str]) -> None:
+    def __init__(self, run_dir: Path, import_path: list[str], cluster: str | None) -> None:
+        self._cluster = cluster
         self._log = run_dir / "engine.log"
         mark = uuid.uuid4().hex
         self._family = Family(mark)
@@ -123,12 +126,12 @@ class _Simulation:
             "FEDPERFIT_CACHE": str(cache_dir()),
             "PYTHONFAULTHANDLER": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            # All of Ray on loopback, apart from any cluster that runs on this machine.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_ADDRESS": "local",
-            "RAY_TMPDIR": str(self._home),
+            "RAY_ADDRESS": cluster or "local",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
+        if not cluster:
+            # All of Ray on loopback, apart from any cluster that runs on this machine.
+            self._environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(self._home)}
 
     def run(
         self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str], tick: Callable[[], None]
@@ -181,9 +184,10 @@ class _Simulation:
             "num-supernodes": nodes,
             "client-resources-num-cpus": partitions.cpus_per_client,
             "client-resources-num-gpus": float(partitions.per_client),
-            "init-args-num-cpus": partitions.cpus,
-            "init-args-num-gpus": int(partitions.gpus),
         }
+        if not self._cluster:
+            # A cluster has what its nodes have.
+            federation |= {"init-args-num-cpus": partitions.cpus, "init-args-num-gpus": int(partitions.gpus)}
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
         return self._start(["flwr", "run", str(bundle), "local", "--stream", "--federation-config", settings])
 

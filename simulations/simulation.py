@@ -25,6 +25,7 @@ from fl_server.records import (
     write_run,
 )
 from simulations import plots
+from simulations.cluster import check_cluster, cluster_address
 from simulations.launch import end_leftovers, launch
 from simulations.prepare import build_method
 from simulations.record import held, link_users, new_record
@@ -57,6 +58,7 @@ def simulate(
         KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
     """
     import_path = import_path or []
+    _check_cluster(config, results)
     with new_record(config, name, results, overwrite, import_path) as opened:
         return _run(opened.folder, opened.config, import_path, watch)
 
@@ -88,6 +90,7 @@ def resume(
             return finish(folder, watch)
         checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
+        _check_cluster(config, results)
         build_method(config, read_shape(config.backbone), checkpoint.import_path)
         users = build_table(config)
         if users.sha256 != record.users.data_sha256:
@@ -97,6 +100,12 @@ def resume(
         begin_again(folder)
         link_users(folder, users)
         return _run(folder, config, checkpoint.import_path, watch)
+
+
+def _check_cluster(config: RunConfig, results: Path) -> None:
+    address = cluster_address(config.ray.address)
+    if config.engine == "ray" and address:
+        check_cluster(address, config.backbone, results)
 
 
 def _run(folder: Path, config: RunConfig, import_path: list[str], watch: Callable[[Path], None]) -> RunRecord:

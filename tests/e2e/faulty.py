@@ -44,7 +44,7 @@ class Faulty(PerFit):
         marker = self.markers / where
         if fault is None or marker.exists():
             return
-        marker.touch()
+        marker.write_text(str(os.getpid()))
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hang":

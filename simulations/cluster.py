@@ -1,0 +1,174 @@
+"""A running Ray cluster that a run joins: whether it is there, and whether each of its nodes can do a client's work.
+
+Ray itself refuses nodes of another Python or Ray. All else is looked at here, in a process of its own, since a process
+can be a cluster's only once.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from contextlib import ExitStack, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from configs.errors import InputError
+from configs.paths import cache_dir
+from fl_clients.backbone import find
+
+_PACKAGES = ("fedperfit", "flwr", "torch", "transformers", "peft", "safetensors", "numpy")
+_CONNECT_S, _ANSWER_S = 5.0, 120.0
+_OURS = ("configs", "strategies", "fl_clients", "fl_server", "simulations")
+
+
+def cluster_address(configured: str) -> str | None:
+    """Return the address of the cluster to join: the config's, else `RAY_ADDRESS`; None: Ray is started here."""
+    address = configured or os.environ.get("RAY_ADDRESS", "")
+    return address if address not in ("", "local") else None
+
+
+def check_cluster(address: str, backbone: str, results: Path) -> None:
+    """Refuse a cluster that cannot be reached, or a node where a client of the run could not work.
+
+    Args:
+        address: `host:port`, or `auto`.
+        backbone: The config's; each node must have it.
+        results: Must be the same folder on each node, and so must the cache folder's `users`.
+
+    Raises:
+        InputError: Names the address, or the node and what is wrong with it.
+    """
+    _check_reachable(address)
+    with ExitStack() as probes:
+        files = []
+        for folder in (results.expanduser().resolve(), cache_dir() / "users"):
+            folder.mkdir(parents=True, exist_ok=True)
+            files.append(folder / f".probe-{uuid.uuid4().hex}")
+            files[-1].touch()
+            probes.callback(files[-1].unlink)
+        command = [sys.executable, "-m", "simulations.cluster", address, backbone, *map(str, files)]
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_root()), environment.get("PYTHONPATH", "")]))
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=_ANSWER_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise InputError(f"ray.address={address}: the cluster did not answer in {_ANSWER_S:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no reason given"]
+        raise InputError(f"ray.address={address}: {said[-1]}")
+    for node in json.loads(done.stdout.splitlines()[-1]):
+        if problem := _difference(node, json.loads(json.dumps(look(backbone, [])))):
+            raise InputError(f"ray.address={address}: node {node['node']}: {problem}")
+
+
+def look(backbone: str, probes: list[str]) -> dict[str, Any]:
+    """Return what a run needs to know of the machine this runs on.
+
+    Args:
+        backbone: A backbone the config takes.
+        probes: Files that are in the folders all nodes should see.
+    """
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    missing = None
+    try:
+        find(backbone)
+    except InputError as error:
+        missing = str(error)
+    return {
+        "versions": versions,
+        "code": _code(),
+        "backbone": missing,
+        "unseen": [p for p in probes if not Path(p).is_file()],
+    }
+
+
+def _difference(node: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """Say what is wrong with a node; None if nothing is."""
+    if "error" in node:
+        return f"fedperfit cannot be imported there: {node['error']}"
+    for package, version in here["versions"].items():
+        if (there := node["versions"].get(package)) != version:
+            return f"{package} is {there or 'not installed'} there, {version} here"
+    if node["code"] != here["code"]:
+        return "fedperfit's own code is another than here, under the same version"
+    if node["unseen"]:
+        folder = Path(node["unseen"][0]).parent
+        return f"{folder} is not the folder it is here; results and users must be on a folder that all nodes share"
+    if node["backbone"]:
+        return f"{node['backbone']} (`fedperfit backbone fetch` there, or FEDPERFIT_CACHE on a shared folder)"
+    return None
+
+
+def _check_reachable(address: str) -> None:
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise InputError(
+            f"ray.address={address}: expected host:port of a cluster that this machine is a node of, or auto"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise InputError(
+            f"ray.address={address}: nobody answers there ({error}); `ray start --head` makes one"
+        ) from None
+
+
+def _root() -> Path:
+    return Path(__file__).parents[1]
+
+
+def _code() -> str:
+    digest = blake2b(digest_size=8)
+    for path in sorted(path for folder in _OURS for path in (_root() / folder).rglob("*.py")):
+        digest.update(path.relative_to(_root()).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str, Any]]:
+    """Ask each node that can hold a client; runs in a process of its own."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def answer() -> dict[str, Any]:
+        try:
+            from simulations.cluster import look as look_here
+
+            return look_here(backbone, probes)
+        except ImportError as error:
+            return {"error": str(error)}
+
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("CPU"):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"] = answer.options(
+                scheduling_strategy=there
+            ).remote()
+    if not asked:
+        raise SystemExit("no node of this cluster has a CPU for clients")
+    answers = []
+    for name, answering in asked.items():
+        # A node that died a moment ago is listed still.
+        with suppress(ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            found: dict[str, Any] = ray.get(answering)
+            answers.append({"node": name, **found})
+    return answers
+
+
+if __name__ == "__main__":
+    print(json.dumps(_ask_nodes(sys.argv[1], sys.argv[2], sys.argv[3:])))
