@@ -14,7 +14,7 @@ class FaultsConfig(Group):
     """How often a client that failed is asked again."""
     client_seconds: float = Field(3600, gt=0, le=1e9)
     """Longest time for one task of one client, after which its worker process is ended and it is asked again
-    (`engine = "ray"`)."""
+    (`engine = "ray"`); of a real device, also the longest it may be away when it is asked."""
     min_replies: int | None = Field(None, ge=1)
     """Updates a round must have; it goes on without clients that fail for good and without rejected updates, and the
     record says which. By default one for each user of the cohort: the run fails."""
@@ -48,6 +48,8 @@ class DeviceClass(Group):
     """Probability of being there when a round begins."""
     dropout: float = Field(0, ge=0, lt=1)
     """Probability of being lost between download and upload."""
+    memory_mb: float | None = Field(None, gt=0)
+    """Memory that a task may take, MB (10⁶ bytes); a task that took more is reported. None: nobody looks."""
 
 
 class DevicesConfig(Group):

@@ -100,7 +100,12 @@ def read_toml(path: Path) -> Table:
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config; `load_config(path)` gives it back unchanged."""
-    path.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    path.write_text(dump_resolved(config), encoding="utf-8")
+
+
+def dump_resolved(config: RunConfig) -> str:
+    """Return the resolved config as TOML."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def read_resolved(path: Path) -> RunConfig:
@@ -113,6 +118,18 @@ def read_resolved(path: Path) -> RunConfig:
         return RunConfig.model_validate(read_toml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from None
+
+
+def parse_resolved(text: str) -> RunConfig:
+    """Read a resolved config that travelled as text.
+
+    Raises:
+        InputError: It does not fit the schema.
+    """
+    try:
+        return RunConfig.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise InputError(f"the run's config is not readable here: {error}") from None
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:

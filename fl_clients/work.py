@@ -17,7 +17,7 @@ from configs.seeds import derive_seed
 from fl_clients.batches import Example
 from fl_clients.fit import LocalFit
 from fl_clients.lamp.readers import Pair
-from fl_clients.lamp.store import open_user
+from fl_clients.lamp.table import open_user
 from fl_clients.private_store import read_kept, write_kept, write_private
 from fl_clients.questions import answer_questions, judge_answers, questions_cut
 from fl_clients.session import Session, open_session

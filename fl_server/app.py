@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import save_file
 
+from configs.conditions import DeviceClass
 from configs.errors import RunFailed
 from configs.load import read_resolved
 from configs.paths import run_dir
@@ -22,6 +24,7 @@ from fl_server.devices import Closed, Devices, Turn
 from fl_server.ledger import Phase, count_faults, simulated_seconds, total_bytes
 from fl_server.recorder import Recorder, statistics
 from fl_server.records import append_line, clean, gather, read_run, settle_private, write_run
+from fl_server.roll_call import check_versions, enter_users
 from fl_server.rounds import ClientReply, Clients
 from fl_server.updates import Updates
 from strategies.method import Method, Tensors, load_method
@@ -36,10 +39,16 @@ def main(grid: Grid, context: Context) -> None:
     complete(run_dir(context.run_config, context.run_id), grid)
 
 
-def complete(folder: Path, grid: Grid) -> None:
-    """Run the federation of a record, or what is left of it; the record says how it ended."""
+def complete(folder: Path, grid: Grid, devices: bool = False) -> None:
+    """Run the federation of a record, or what is left of it; the record says how it ended.
+
+    Args:
+        folder: The run record.
+        grid: Flower's.
+        devices: The clients are real devices, each with its own user's data.
+    """
     try:
-        Run(folder, grid).complete()
+        Run(folder, grid, devices).complete()
     except Exception as error:
         record = read_run(folder)
         record.status = "failed"
@@ -51,16 +60,19 @@ def complete(folder: Path, grid: Grid) -> None:
 class Run:
     """One run of a method over the clients of a grid."""
 
-    def __init__(self, folder: Path, grid: Grid) -> None:
-        """Read the record's config, and its checkpoint."""
+    def __init__(self, folder: Path, grid: Grid, real: bool = False) -> None:
+        """Read the record's config, and its checkpoint; `real` as `devices` of `complete`."""
         self.folder = folder
+        self._real = real
         self.config: RunConfig = read_resolved(folder / "config.toml")
         # As on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
         self.recorder = Recorder(folder)
         self.state: Tensors = self.recorder.state
-        self.clients = Clients(grid, self.recorder.ledger, self.config.faults.retries, self._note_retry)
+        faults = self.config.faults
+        patience = faults.client_seconds if real else None
+        self.clients = Clients(grid, self.recorder.ledger, faults.retries, self._note_retry, patience)
         self.devices = Devices(self.config.devices, self.config.seed) if self.config.devices.classes else None
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
@@ -97,6 +109,9 @@ class Run:
         done = self.recorder.checkpoint
         users = self.config.users
         answers = self.clients.call_roll(users.collective + users.target, enter=not done.parts)
+        if self._real:
+            check_versions(answers)
+            enter_users(self.folder, read_run(self.folder), answers)
         able = [user for user in range(users.collective) if answers[user]["history"] + answers[user]["queries"]]
         if len(able) < self.config.cohort:
             raise RunFailed(
@@ -148,17 +163,19 @@ class Run:
         for reply in replies:
             user = reply.user
             self.clients.enter(number, "train", reply, arrived=closed is None or user not in closed.lost)
-            device = self.devices.device(user).name if self.devices else None
             came = closed.finished.get(user) if closed else None
-            self.recorder.client(number, "train", reply, why.get(user), device, came)
+            self.recorder.client(number, "train", reply, why.get(user), self._device(user), came)
         losses = [reply.values["loss_last"] for reply in replies if reply.user not in why and reply.values]
         figures: dict[str, float] = {}
-        problem = self._problem(number, len(cohort), failed, updates)
+        problem = updates.problem(number, failed, len(cohort), self.devices is not None)
         enough = problem is None and updates.accepted >= (
             self.devices.enough(self.config.cohort) if self.devices else 1
         )
+        server_s = updates.seconds
         if enough:
+            averaging = time.monotonic()
             self.state, aggregation = aggregator.result()
+            server_s += time.monotonic() - averaging
             figures |= {f"aggregation.{key}": value for key, value in aggregation.items()}
             figures |= self._look(number)
         loss = float(np.mean(losses)) if losses else None
@@ -171,6 +188,8 @@ class Run:
             retries=sum(len(reply.attempts) - (reply.error is not None) for reply in replies),
             seconds=time.monotonic() - started,
             simulated_s=closed.seconds if closed else None,
+            server_s=server_s,
+            server_rss_bytes=psutil.Process().memory_info().rss,
             bytes_up=sent["up"] - up,
             bytes_down=sent["down"] - down,
             loss=loss,
@@ -188,15 +207,8 @@ class Run:
         figures["bytes"] = sum(sent.values())
         self.recorder.event("round", round=number, rounds=self.config.rounds, loss=loss, **figures)
 
-    def _problem(self, number: int, asked: int, failed: list[int], updates: Updates) -> str | None:
-        """Say why a round cannot be averaged; that simulated devices are absent or lost is no reason."""
-        needed = self.config.faults.min_replies
-        short = bool(failed or updates.rejected) and (needed is None or updates.accepted < needed)
-        if not short and (self.devices or updates.accepted >= (needed or asked)):
-            return None
-        hint = f"; faults.min_replies needs {needed} updates" if needed else ""
-        tracebacks = f"; tracebacks are in {self.folder / 'errors.jsonl'}" if failed else ""
-        return updates.describe(number, failed, asked) + tracebacks + hint
+    def _device(self, user: int) -> DeviceClass | None:
+        return self.devices.device(user) if self.devices else None
 
     def _close(self, number: int, replies: list[ClientReply]) -> Closed | None:
         """Play the round on the simulated devices, where there are any."""
@@ -236,7 +248,7 @@ class Run:
 
         def take(reply: ClientReply) -> None:
             self.clients.enter(number, phase, reply)
-            self.recorder.client(number, phase, reply)
+            self.recorder.client(number, phase, reply, device=self._device(reply.user))
             if reply.error:
                 failed.append(reply.user)
             for stage, users in collected.items():

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from configs.conditions import DeviceClass
 from fl_server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fl_server.ledger import Ledger, Phase
 from fl_server.records import CLIENTS, ROUNDS, TableWriter, append_line
@@ -67,7 +68,7 @@ class Recorder:
         phase: Phase,
         reply: ClientReply,
         left_out: str | None = None,
-        device: str | None = None,
+        device: DeviceClass | None = None,
         simulated_s: float | None = None,
     ) -> None:
         """Add one client's task to `clients.parquet`, and its last traceback to `errors.jsonl` if it failed for good.
@@ -77,11 +78,16 @@ class Recorder:
             phase: The task.
             reply: The client's.
             left_out: Why what it sent was not averaged.
-            device: The class of its device.
+            device: Its device; more memory than it has is told, not forbidden: other machines take other memory.
             simulated_s: When its reply came, by the virtual clock.
         """
         values = reply.values
         own = {f"{stage}.{key}": value for stage in STAGES for key, value in metrics(statistics(reply, stage)).items()}
+        limit, peak = device.memory_mb if device else None, values.get("peak_memory_bytes")
+        over = None if limit is None or peak is None else peak > limit * 1_000_000
+        if over and device and peak:
+            text = f"user {reply.user}: {peak / 1e6:.0f} MB in round {number}, device {device.name} has {limit:g} MB"
+            self.event("note", text=text)
         status = left_out or values.get("status", "ok")
         self._clients.add(
             round=number,
@@ -99,7 +105,8 @@ class Recorder:
             peak_memory_bytes=values.get("peak_memory_bytes"),
             status="failed" if reply.error else status,
             retries=len(reply.attempts) - (reply.error is not None),
-            device=device,
+            device=device.name if device else None,
+            over_memory=over,
             simulated_s=simulated_s,
             metrics=list(own.items()),
         )

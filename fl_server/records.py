@@ -32,6 +32,8 @@ ROUNDS = pa.schema(
         ("retries", pa.int32()),
         ("seconds", pa.float64()),
         ("simulated_s", pa.float64()),
+        ("server_s", pa.float64()),
+        ("server_rss_bytes", pa.int64()),
         ("bytes_up", pa.int64()),
         ("bytes_down", pa.int64()),
         ("loss", pa.float64()),
@@ -56,6 +58,7 @@ CLIENTS = pa.schema(
         ("status", pa.string()),
         ("retries", pa.int32()),
         ("device", pa.string()),
+        ("over_memory", pa.bool_()),
         ("simulated_s", pa.float64()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
@@ -89,7 +92,8 @@ class UsersPart(_Part):
     collective: int
     target: int
     data_sha256: str
-    source: Literal["synthetic", "lamp", "oppu"]
+    source: Literal["synthetic", "lamp", "oppu", "devices"]
+    """`devices`: users of a real federation, each with its own data."""
     empty_histories: int = 0
     leaks: int = 0
     skipped: int = 0

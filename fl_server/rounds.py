@@ -20,6 +20,8 @@ from strategies.method import Tensors
 from strategies.wire import SHARED, array_bytes, message_bytes, pack, take_numbers, unpack
 
 _POLL_S = 0.05
+_AWAY_PAUSE_S = 5.0
+"""Before a client is asked again whose device was not connected."""
 _WINDOW = 64
 """Messages out, or in and waiting for their turn, at a time: bounds what the driver holds."""
 
@@ -76,6 +78,10 @@ class _Asked:
     node: int
     down: Weight = Weight()
     attempts: list[str] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+    """When it was asked first."""
+    due: float = 0.0
+    """When it may be asked again."""
 
 
 class Clients:
@@ -87,6 +93,7 @@ class Clients:
         ledger: Ledger,
         retries: int = 0,
         on_retry: Callable[[int, Phase, int, int, str], None] = lambda *_: None,
+        patience_s: float | None = None,
     ) -> None:
         """Reach clients; `call_roll` finds out who is there.
 
@@ -95,11 +102,14 @@ class Clients:
             ledger: Every message is entered there.
             retries: How often a client that failed is asked again.
             on_retry: Told round, task, user, how many attempts have failed, and the traceback, at once.
+            patience_s: On real devices, the longest time for one task, and the longest that one may be away when it is
+                asked; None: the clients are simulated, and never away.
         """
         self._grid = grid
         self._ledger = ledger
         self._retries = retries
         self._on_retry = on_retry
+        self._patience_s = patience_s
         self._nodes: dict[int, int] = {}
         self._users: dict[int, int] = {}
 
@@ -198,21 +208,29 @@ class Clients:
         values: Callable[[int], Mapping[str, Any]],
     ) -> None:
         todo = [_Asked(node) for node in reversed(nodes)]
+        away: list[_Asked] = []
         pending: dict[str, _Asked] = {}
-        while todo or pending:
+        while todo or pending or away:
+            todo += (due := [asked for asked in away if asked.due <= time.monotonic()])
+            away = [asked for asked in away if asked not in due]
             # Who is asked again was counted in when asked first, and others may wait for this one.
-            while todo and (todo[-1].attempts or len(pending) + len(waiting) < _WINDOW):
+            while todo and (todo[-1].due or todo[-1].attempts or len(pending) + len(waiting) < _WINDOW):
                 asked = todo.pop()
                 # A fresh content each time: Flower ties a content to its message.
                 shared = send(self._users[asked.node]) if send else None
                 content = pack(shared, {"round": round_number, **values(self._users[asked.node])})
-                message = Message(content, dst_node_id=asked.node, message_type=_MESSAGE_TYPES[phase])
+                kind = _MESSAGE_TYPES[phase]
+                message = Message(content, dst_node_id=asked.node, message_type=kind, ttl=self._patience_s)
                 (message_id,) = self._grid.push_messages([message])
                 pending[str(message_id)] = asked
                 asked.down = Weight.of(message)
             replies = list(self._grid.pull_messages(list(pending)))
             for reply in replies:
                 asked = pending.pop(str(reply.metadata.reply_to_message_id))
+                if self._is_away(asked, reply):
+                    asked.due = time.monotonic() + _AWAY_PAUSE_S
+                    away.append(asked)
+                    continue
                 answer = self._read(asked, reply)
                 if answer.error and len(asked.attempts) <= self._retries:
                     todo.append(asked)
@@ -221,6 +239,12 @@ class Clients:
                     note(asked.node, answer)
             if not replies:
                 time.sleep(_POLL_S)
+
+    def _is_away(self, asked: _Asked, reply: Message) -> bool:
+        """Tell whether a device was not connected and may yet be: it has not failed then."""
+        patience = self._patience_s
+        gone = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+        return gone and patience is not None and time.monotonic() - asked.since < patience
 
     def _read(self, asked: _Asked, reply: Message) -> ClientReply:
         user = self._users[asked.node]

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
@@ -21,7 +22,7 @@ class Updates:
         """Start a round.
 
         Args:
-            folder: For the updates; emptied.
+            folder: For the updates, in the run record; emptied.
             aggregator: The round's.
             faults: When an update is rejected.
             robust: The rule that is applied to the others.
@@ -30,7 +31,7 @@ class Updates:
         folder.mkdir()
         self._folder = folder
         self._aggregator = aggregator
-        self._ratio = faults.max_norm_ratio
+        self._ratio, self._least = faults.max_norm_ratio, faults.min_replies
         self._robust = robust
         self._norms: dict[int, float] = {}
         self._examples: dict[int, int] = {}
@@ -38,9 +39,16 @@ class Updates:
         """Why, by user."""
         self.accepted = 0
         """How many were not, once folded."""
+        self.seconds = 0.0
+        """Spent on taking and folding."""
 
     def take(self, user: int, shared: Tensors, values: Mapping[str, Any]) -> None:
         """Put one client's update aside, or reject it."""
+        started = time.monotonic()
+        self._take(user, shared, values)
+        self.seconds += time.monotonic() - started
+
+    def _take(self, user: int, shared: Tensors, values: Mapping[str, Any]) -> None:
         expected = self._aggregator.expected
         if fault := _fault_in(values) or find_fault(shared, expected, values["examples"]):
             self.rejected[user] = fault
@@ -55,6 +63,7 @@ class Updates:
         Args:
             lost: Users whose updates never arrived.
         """
+        started = time.monotonic()
         for user in lost:
             self._norms.pop(user, None)
             self.rejected.pop(user, None)
@@ -73,7 +82,25 @@ class Updates:
             self._aggregator.add(update.user, update.shared, update.examples)
             added.append(update.user)
         shutil.rmtree(self._folder)
+        self.seconds += time.monotonic() - started
         return added if self._aggregator.per_user else list(self._norms)
+
+    def problem(self, number: int, failed: Sequence[int], asked: int, absence: bool) -> str | None:
+        """Say why a folded round cannot be averaged; None if it can.
+
+        Args:
+            number: The round.
+            failed: Users whose clients failed.
+            asked: How many were asked.
+            absence: That some are absent or lost is part of the world, and no reason.
+        """
+        needed = self._least
+        short = bool(failed or self.rejected) and (needed is None or self.accepted < needed)
+        if not short and (absence or self.accepted >= (needed or asked)):
+            return None
+        hint = f"; faults.min_replies needs {needed} updates" if needed else ""
+        tracebacks = f"; tracebacks are in {self._folder.parent / 'errors.jsonl'}" if failed else ""
+        return self.describe(number, failed, asked) + tracebacks + hint
 
     def describe(self, number: int, failed: Sequence[int], asked: int) -> str:
         """Say in one line whose updates a round lacks, and why.

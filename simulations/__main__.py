@@ -6,7 +6,7 @@ import sys
 import typer
 
 from configs.errors import InputError, RunFailed
-from simulations.commands import experiments, figures, models
+from simulations.commands import experiments, figures, models, scale
 from simulations.commands.assets import backbone_app, data_app
 from simulations.commands.runs import runs_app
 from simulations.commands.simulate import simulate
@@ -31,6 +31,7 @@ app.command()(models.export)
 app.command()(models.chat)
 app.command()(figures.params)
 app.command()(figures.bench)
+app.command()(scale.deploy)
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
 

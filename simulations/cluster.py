@@ -4,7 +4,6 @@ Ray itself refuses nodes of another Python or Ray. All else is looked at here, i
 can be a cluster's only once.
 """
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -13,17 +12,15 @@ import subprocess
 import sys
 import uuid
 from contextlib import ExitStack, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
 from configs.paths import cache_dir
+from configs.versions import difference, versions_here
 from fl_clients.backbone import find
 
-_PACKAGES = ("fedperfit", "flwr", "torch", "transformers", "peft", "safetensors", "numpy")
 _CONNECT_S, _ANSWER_S = 5.0, 120.0
-_OURS = ("configs", "strategies", "fl_clients", "fl_server", "simulations")
 
 
 def cluster_address(configured: str) -> str | None:
@@ -64,7 +61,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
         said = done.stderr.strip().splitlines() or ["no reason given"]
         raise InputError(f"ray.address={address}: {said[-1]}")
     for node in json.loads(done.stdout.splitlines()[-1]):
-        if problem := _difference(node, json.loads(json.dumps(look(backbone, [])))):
+        if problem := _problem(node):
             raise InputError(f"ray.address={address}: node {node['node']}: {problem}")
 
 
@@ -75,32 +72,21 @@ def look(backbone: str, probes: list[str]) -> dict[str, Any]:
         backbone: A backbone the config takes.
         probes: Files that are in the folders all nodes should see.
     """
-    versions = {}
-    for package in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     missing = None
     try:
         find(backbone)
     except InputError as error:
         missing = str(error)
-    return {
-        "versions": versions,
-        "code": _code(),
-        "backbone": missing,
-        "unseen": [p for p in probes if not Path(p).is_file()],
-    }
+    unseen = [probe for probe in probes if not Path(probe).is_file()]
+    return {"versions": versions_here(), "backbone": missing, "unseen": unseen}
 
 
-def _difference(node: dict[str, Any], here: dict[str, Any]) -> str | None:
+def _problem(node: dict[str, Any]) -> str | None:
     """Say what is wrong with a node; None if nothing is."""
     if "error" in node:
         return f"fedperfit cannot be imported there: {node['error']}"
-    for package, version in here["versions"].items():
-        if (there := node["versions"].get(package)) != version:
-            return f"{package} is {there or 'not installed'} there, {version} here"
-    if node["code"] != here["code"]:
-        return "fedperfit's own code is another than here, under the same version"
+    if other := difference(node["versions"]):
+        return other
     if node["unseen"]:
         folder = Path(node["unseen"][0]).parent
         return f"{folder} is not the folder it is here; results and users must be on a folder that all nodes share"
@@ -127,13 +113,6 @@ def _check_reachable(address: str) -> None:
 
 def _root() -> Path:
     return Path(__file__).parents[1]
-
-
-def _code() -> str:
-    digest = blake2b(digest_size=8)
-    for path in sorted(path for folder in _OURS for path in (_root() / folder).rglob("*.py")):
-        digest.update(path.relative_to(_root()).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str, Any]]:

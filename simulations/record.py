@@ -41,7 +41,12 @@ class Opened:
 
 @contextmanager
 def new_record(
-    config: RunConfig, name: str | None, results: Path, overwrite: bool, import_path: Sequence[str]
+    config: RunConfig,
+    name: str | None,
+    results: Path,
+    overwrite: bool,
+    import_path: Sequence[str],
+    devices: bool = False,
 ) -> Iterator[Opened]:
     """Make a run's record, once everything that can be wrong beforehand is known to be right, and hold it.
 
@@ -51,6 +56,7 @@ def new_record(
         results: Where run records go.
         overwrite: Replace a record of that name.
         import_path: Folders to import methods from, beside what is installed.
+        devices: The users' data are on real devices, and nothing of them is here.
 
     Raises:
         InputError: Something asked for is wrong; nothing was written.
@@ -64,7 +70,7 @@ def new_record(
         state = shared = take_shared(Path(config.start_from), method, config)
     name = name or _default_name(method, config)
     folder = _claim(results, name, overwrite)
-    users = build_table(config)
+    users = None if devices else build_table(config)
     with held(folder):
         _claim(results, name, overwrite)  # another command may have been quicker
         end_leftovers(folder)
@@ -74,7 +80,8 @@ def new_record(
         if asked.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
-        link_users(folder, users)
+        if users:
+            link_users(folder, users)
         yield Opened(folder, config)
 
 
@@ -146,14 +153,20 @@ def _claim(results: Path, name: str, overwrite: bool) -> Path:
     return folder
 
 
-def _start_record(folder: Path, config: RunConfig, method: Method, shape: BackboneShape, users: UserTable) -> None:
+def _start_record(
+    folder: Path, config: RunConfig, method: Method, shape: BackboneShape, users: UserTable | None
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir()
     except OSError as error:
         raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
     (folder / "private").mkdir(mode=0o700)
-    shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
+    who = UsersPart(collective=config.users.collective, target=config.users.target, data_sha256="", source="devices")
+    if users:
+        shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
+        sizes = {key: getattr(users, key) for key in ("source", "empty_histories", "leaks", "skipped")}
+        who = who.model_copy(update={"data_sha256": users.sha256, **sizes})
     write_config(config, folder / "config.toml")
     record = RunRecord(
         name=folder.name,
@@ -161,16 +174,8 @@ def _start_record(folder: Path, config: RunConfig, method: Method, shape: Backbo
         task=config.task,
         backbone=config.backbone,
         seed=config.seed,
-        users=UsersPart(
-            collective=config.users.collective,
-            target=config.users.target,
-            data_sha256=users.sha256,
-            source=users.source,
-            empty_histories=users.empty_histories,
-            leaks=users.leaks,
-            skipped=users.skipped,
-        ),
-        oracle=OraclePart(**asdict(users.oracle)) if users.oracle else None,
+        users=who,
+        oracle=OraclePart(**asdict(users.oracle)) if users and users.oracle else None,
         params=ParamsPart(
             shared=method.shared_parameters(shape),
             private=method.private_parameters(shape),

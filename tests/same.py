@@ -13,6 +13,8 @@ _TIMES = {
     "ended_at",
     "peak_memory_bytes",
     "partition",
+    "server_s",
+    "server_rss_bytes",
     "message_bytes",
     "bytes_up",
     "bytes_down",

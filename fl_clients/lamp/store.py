@@ -1,7 +1,5 @@
-"""The users of one run as one Arrow table on disk; partition i is user i.
+"""Who takes part in a run, as a user table on disk (fl_clients/lamp/table.py has its format).
 
-`users.arrow` holds one record batch per user (`user_id, kind, item_id, source, target`), so a client maps its own
-user's pages and no others. `users.parquet` is the index: `partition, user_id, batch, history, queries, leaks, skipped`.
 Partitions 0 … collective−1 are the collective users, the target users follow.
 """
 
@@ -10,23 +8,20 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.errors import InputError, nearest
 from configs.paths import cache_dir
 from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
-from fl_clients.lamp.readers import Pair, Source, User, find_source
+from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
+from fl_clients.lamp.table import ROWS, batch_of, write_index
 from fl_clients.lamp.tasks import find_task
-
-_ROWS = pa.schema([(name, pa.string()) for name in ("user_id", "kind", "item_id", "source", "target")])
 
 
 @dataclass(frozen=True)
@@ -193,7 +188,7 @@ def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -
 
 def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, folder: Path) -> pa.Table:
     rows: list[tuple[int, str, int, int, int, int, int]] = []
-    with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, _ROWS) as writer:
+    with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         for user in source.users():
             for partition in roles.get(user.user_id, []):
                 # A target's questions are never trained on, also where it is a collective user too.
@@ -201,7 +196,7 @@ def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, fold
                 own = replace(user, queries=[]) if both else user
                 if users.target_history is not None and partition >= users.collective:
                     own = replace(own, history=own.history[: users.target_history])
-                writer.write_batch(_batch(own))
+                writer.write_batch(batch_of(own))
                 sizes = (len(own.history), len(own.queries), own.leaks, own.skipped)
                 rows.append((partition, own.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
@@ -210,18 +205,7 @@ def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, fold
     longest = max(history for partition, _, _, history, *_ in rows if partition >= users.collective)
     if users.target_history is not None and longest < users.target_history:
         raise InputError(f"users.target_history={users.target_history}: no target user has more than {longest} items")
-    columns = list(zip(*rows, strict=True))
-    names = ("partition", "user_id", "batch", "history", "queries", "leaks", "skipped")
-    index = pa.table(dict(zip(names, map(list, columns), strict=True)))
-    pq.write_table(index, folder / "users.parquet")
-    return index
-
-
-def _batch(user: User) -> pa.RecordBatch:
-    pairs = [("history", pair) for pair in user.history] + [("query", pair) for pair in user.queries]
-    columns = [[user.user_id] * len(pairs), [kind for kind, _ in pairs]]
-    columns += [[getattr(pair, name) for _, pair in pairs] for name in ("item_id", "source", "target")]
-    return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=_ROWS)
+    return write_index(rows, folder)
 
 
 def _oracle(source: Path, targets: list[str]) -> Oracle | None:
@@ -236,33 +220,3 @@ def _oracle(source: Path, targets: list[str]) -> Oracle | None:
         return Oracle(str(content["metric"]), **means)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the oracle of these users ({type(error).__name__}: {error})") from None
-
-
-@lru_cache(maxsize=2)
-def _index(folder: Path) -> pa.Table:
-    return pq.read_table(folder / "users.parquet")
-
-
-class OpenedUser(NamedTuple):
-    """One user's rows."""
-
-    user_id: str
-    history: list[Pair]
-    queries: list[Pair]
-
-
-def open_user(folder: Path, partition: int) -> OpenedUser:
-    """Read one user, touching no other user's rows.
-
-    Raises:
-        IndexError: There is no such partition.
-    """
-    index = _index(folder)
-    batch = index["batch"][partition].as_py()
-    with pa.memory_map(str(folder / "users.arrow")) as file:
-        rows = pa.ipc.open_file(file).get_batch(batch).to_pylist()
-
-    def pairs(kind: str) -> list[Pair]:
-        return [Pair(row["item_id"], row["source"], row["target"]) for row in rows if row["kind"] == kind]
-
-    return OpenedUser(index["user_id"][partition].as_py(), pairs("history"), pairs("query"))

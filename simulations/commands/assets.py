@@ -14,6 +14,7 @@ from fl_clients import backbone as backbones
 from fl_clients.lamp.fetch import ADDRESS, fetch_files
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.synthetic.generate import write_synthetic
+from fl_clients.lamp.table import OpenedUser, write_one_user
 from fl_clients.lamp.tasks import find_task
 from simulations.commands.options import Json, show
 from simulations.inspect import inspect_source, inspection_table
@@ -86,6 +87,23 @@ def data_inspect(
     """Check LaMP files and print what is in them."""
     found = inspect_source(find_source(path, find_task(task)), backbone)
     show(as_json, found, [inspection_table(found)])
+
+
+@data_app.command("user")
+def data_user(
+    path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
+    task: _Task,
+    user: Annotated[str, typer.Option(help="The user's id in these files.")],
+    partition: Annotated[int, typer.Option(min=0, help="The number this user has in the federation.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, for a SuperNode's `data`.")],
+) -> None:
+    """Write one user's own folder, as a device of a real federation has it."""
+    for found in find_source(path, find_task(task)).users():
+        if found.user_id == user:
+            write_one_user(OpenedUser(user, found.history, found.queries), partition, task, out)
+            print(f"{out}: {len(found.history)} items, {len(found.queries)} questions")
+            return
+    raise InputError(f"--user {user}: {path} has no such user")
 
 
 @data_app.command("fetch")

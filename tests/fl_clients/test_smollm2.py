@@ -12,7 +12,8 @@ from fl_clients.backbone import backbone_folder, fetch, load
 from fl_clients.batches import Encoder
 from fl_clients.fit import LocalFit
 from fl_clients.forward import Forward
-from fl_clients.lamp.store import build_table, open_user
+from fl_clients.lamp.store import build_table
+from fl_clients.lamp.table import open_user
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import score_labels
 from strategies.method import Visit

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from configs.load import read_resolved
 from fl_clients.backbone import find
-from fl_clients.lamp.store import build_table, open_user
+from fl_clients.lamp.store import build_table
+from fl_clients.lamp.table import open_user
 from simulations.__main__ import app
 from simulations.export.chat import Chat
 from simulations.export.export import export

@@ -1,0 +1,144 @@
+"""A real federation on this machine, from the folder that `fedperfit deploy` writes; its traffic can be counted."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+_START_S = 120.0
+
+
+class Federation:
+    """SuperLink and SuperNodes as their scripts start them, each in processes of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        """Take a deployed folder whose server has this port of 127.0.0.1."""
+        self.folder = folder
+        self.port = port
+        self.started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Federation":
+        """Start the server."""
+        self.start("server", self.folder / "server" / "start.sh")
+        deadline = time.monotonic() + _START_S
+        while not _listens(self.port):
+            if self.started["server"].poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start: {self.log('server')}")
+            time.sleep(0.2)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every process."""
+        for name in reversed(list(self.started)):
+            self.end(name)
+
+    def start(self, name: str, script: Path) -> None:
+        """Start a script; what it prints is in `<name>.log`."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.started[name] = subprocess.Popen(
+                [script], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def start_nodes(self) -> None:
+        """Start every device there is a folder for."""
+        for node in sorted((self.folder / "nodes").iterdir(), key=lambda path: int(path.name)):
+            self.start(f"node{node.name}", node / "start.sh")
+
+    def submit(self) -> None:
+        """Submit a run; it is over when `wait` says so."""
+        self.start("run", self.folder / "server" / "run.sh")
+
+    def wait(self, seconds: float) -> Path:
+        """Wait for the newest record's run to end and return the record.
+
+        Raises:
+            TimeoutError: It did not.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if (record := self.record()) and '"status": "running"' not in (record / "run.json").read_text():
+                return record
+            if self.started["run"].poll() not in (None, 0):
+                raise RuntimeError(self.log("run"))
+            time.sleep(0.5)
+        raise TimeoutError(f"{self.log('run')}\n{self.log('server')}")
+
+    def record(self) -> Path | None:
+        """Return the newest run record."""
+        found = sorted((self.folder / "server" / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+        return found[-1].parent if found else None
+
+    def log(self, name: str) -> str:
+        """Return what a script has printed."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def kill_supernode(self, partition: int) -> None:
+        """Kill a device's SuperNode and what it started, not the script that starts it again."""
+        for child in psutil.Process(self.started[f"node{partition}"].pid).children(recursive=True):
+            child.kill()
+
+    def end(self, name: str) -> None:
+        """End what a script started."""
+        process = self.started.pop(name)
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        for ended in children:
+            ended.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class CountingProxy:
+    """Hands a TCP connection on, whatever is in it, and counts the bytes each way."""
+
+    def __init__(self, target: int) -> None:
+        """Listen on a free port and hand on to the port `target`."""
+        self.port = free_port()
+        self.up = self.down = 0
+        """Bytes from and to who connects here."""
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        threading.Thread(target=self._serve, args=(ready,), daemon=True).start()
+        ready.wait()
+
+    def _serve(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(asyncio.start_server(self._connect, "127.0.0.1", self.port))
+        ready.set()
+        self._loop.run_forever()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        above_reader, above_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(self._pump(reader, above_writer, "up"), self._pump(above_reader, writer, "down"))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                setattr(self, way, getattr(self, way) + len(data))
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # one side is gone; so is the other then
+        writer.close()

@@ -1,0 +1,128 @@
+"""The ledger against the wire: bytes that cross in a real federation on loopback, TLS and polling included.
+
+`python -m benchmarks.wire` deploys four devices, each behind a proxy that counts TCP bytes, and runs PerFit and OPPU
+with two sizes of their messages on a random decoder of the default backbone's width. Per device, run and direction it
+fits
+
+    wire = factor * message bytes + a per message + b per tensor + c per run + d per second
+
+with d measured while nothing happens. Prints the fit and what it leaves, and writes `results/bench-wire.json`.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.federation import CountingProxy, Federation, free_port
+from configs.load import load_config
+from fl_clients.backbone import fetch
+from fl_server.records import read_run
+from simulations.deploy import deploy
+
+RUNS = {
+    "perfit, ranks 32 and 4": ["method=perfit", "sites=[1,2]", "rank.shared=32", "rank.private=4"],
+    "perfit, ranks 8 and 2": ["method=perfit", "sites=[1,2]", "rank.shared=8", "rank.private=2"],
+    "oppu, rank 8": ["method=oppu", "settings.rank=8"],
+    "oppu, rank 32": ["method=oppu", "settings.rank=32", "settings.alpha=32"],
+}
+_USERS = ["users.collective=3", "users.target=1", "cohort=2", "rounds=4", "precision=fp32"]
+_SMALL = ["users.synthetic.history=4", "users.synthetic.queries=2", "personal.epochs=1"]
+_IDLE_S = 60.0
+
+
+def make_wide(folder: Path) -> Path:
+    """Make a random decoder as wide as the default backbone, four blocks deep: messages of the real size, quickly."""
+    config = AutoConfig.from_pretrained(fetch("tiny"))
+    config.update({"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(folder)
+    return folder
+
+
+def measure(backbone: Path, words: list[str], folder: Path) -> pd.DataFrame:
+    """Run one federation; return one row per device and direction."""
+    config = load_config(None, [f"backbone={backbone}", *_USERS, *_SMALL, *words])
+    port = free_port()
+    deploy(config, folder, "127.0.0.1", port)
+    proxies = []
+    for number in range(4):
+        proxies.append(CountingProxy(port))
+        script = folder / "nodes" / str(number) / "start.sh"
+        script.write_text(script.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{proxies[-1].port}"))
+    with Federation(folder, port) as federation:
+        # The first run registers the devices and is not counted; each device then knows the app.
+        federation.start_nodes()
+        federation.submit()
+        federation.wait(600)
+        federation.end("run")
+        time.sleep(10)
+        quiet, began = _count(proxies), time.monotonic()
+        time.sleep(_IDLE_S)
+        idle = (_count(proxies) - quiet) / (time.monotonic() - began)
+        before, began = _count(proxies), time.monotonic()
+        first = federation.record()
+        federation.submit()
+        while federation.record() == first:
+            time.sleep(0.2)
+        record = federation.wait(600)
+        time.sleep(5)  # confirmations
+        crossed, seconds = _count(proxies) - before, time.monotonic() - began
+    if read_run(record).status != "completed":
+        raise RuntimeError(read_run(record).error)
+    ledger = pd.read_parquet(record / "ledger.parquet")
+    rows = []
+    for user in range(4):
+        for place, direction in enumerate(("up", "down")):
+            own = ledger[(ledger.user == user) & (ledger.direction == direction)]
+            row = {"user": user, "direction": direction, "wire": crossed[user, place]}
+            row |= {"idle": idle[user, place], "seconds": seconds, "messages": int((own.message_bytes > 0).sum())}
+            rows.append(row | {"message_bytes": int(own.message_bytes.sum())})
+    return pd.DataFrame(rows)
+
+
+def _count(proxies: list[CountingProxy]) -> Any:
+    return np.array([[proxy.up, proxy.down] for proxy in proxies], dtype=float)
+
+
+def fit(rows: pd.DataFrame) -> dict[str, Any]:
+    """Fit each direction: factor, bytes a message, bytes a run; and say what the fit leaves, relative."""
+    found = {}
+    for direction, own in rows.groupby("direction"):
+        net = own.wire - own.idle * own.seconds
+        design = np.stack([own.message_bytes, own.messages, np.ones(len(own))], axis=1)
+        solution, *_ = np.linalg.lstsq(design, net, rcond=None)
+        rest = (net - design @ solution) / own.wire
+        names = ("factor", "bytes_per_message", "bytes_per_run")
+        found[str(direction)] = {
+            **dict(zip(names, map(float, solution), strict=True)),
+            "idle_bytes_per_second": float(own.idle.mean()),
+            "largest_relative_residual": float(rest.abs().max()),
+        }
+    return found
+
+
+def main() -> None:
+    """Measure, print, write."""
+    scratch = Path(tempfile.mkdtemp())
+    backbone = make_wide(scratch / "wide")
+    parts = []
+    for number, (name, words) in enumerate(RUNS.items()):
+        parts.append(measure(backbone, words, scratch / str(number)).assign(run=name))
+        print(parts[-1].to_string(), flush=True)
+    rows = pd.concat(parts)
+    shutil.rmtree(scratch)
+    report = {"fit": fit(rows), "rows": rows.to_dict("records")}
+    print(json.dumps(report["fit"], indent=1))
+    Path("results").mkdir(exist_ok=True)
+    Path("results/bench-wire.json").write_text(json.dumps(report, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    main()

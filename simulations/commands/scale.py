@@ -1,0 +1,32 @@
+"""`fedperfit deploy` and `project`: from one machine to many."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulations.commands.options import Words, read_words
+from simulations.deploy import DAYS
+from simulations.deploy import deploy as write_deployment
+from simulations.progress import console
+
+
+def deploy(
+    folder: Annotated[Path, typer.Argument(help="The folder to write; new or empty.")],
+    words: Words = None,
+    host: Annotated[str, typer.Option(help="Name or address under which devices reach the server.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 9092,
+) -> None:
+    """Write what a real federation starts from: certificates, keys, each user's data, and the commands.
+
+    Example: `fedperfit deploy federation configs/experiments/demo.toml users.collective=3 users.target=1 cohort=2`
+    """
+    config, _ = read_words(words)
+    written = write_deployment(config, folder, host, port)
+    users = config.users.collective + config.users.target
+    lines = [
+        f"{written / 'server'}: start.sh is the server, run.sh submits the run; the certificate holds {DAYS} days",
+        f"{written / 'nodes'}/0 to {users - 1}: one for each device; start.sh connects it",
+    ]
+    for line in lines:
+        console().print(line, soft_wrap=True)

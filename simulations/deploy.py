@@ -1,0 +1,143 @@
+"""`fedperfit deploy`: everything a real federation of Flower SuperNodes starts from, one folder a machine."""
+
+import datetime
+import ipaddress
+import shutil
+from pathlib import Path
+
+import jinja2
+import tomli_w
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from configs.errors import InputError
+from configs.load import dump_resolved
+from configs.schema import RunConfig
+from fl_clients.backbone import read_shape
+from fl_clients.lamp.store import build_table
+from fl_clients.lamp.table import open_user, write_one_user
+from simulations.prepare import build_method, resolve
+
+DAYS = 365
+"""How long the certificates hold."""
+_FIRST_NODE_PORT = 9200
+_TEMPLATES = Path(__file__).parent / "deploy_scripts"
+
+
+def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
+    """Write a folder for the server and one for each user's device.
+
+    Args:
+        config: The run.
+        folder: New or empty.
+        host: The name or address under which devices reach the server; the certificate is for it.
+        port: The server's.
+
+    Raises:
+        InputError: The config will not do, or the folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a new or empty folder")
+    build_method(config, read_shape(config.backbone))
+    config = resolve(config)
+    users = build_table(config)
+    folder = folder.expanduser().resolve()
+    server = folder / "server"
+    (server / "keys").mkdir(parents=True)
+    (server / "flwr").mkdir()
+    _write_certificates(server, host)
+    _write_app(server, config, f"{host}:{port}")
+    bind = host if host in ("127.0.0.1", "localhost") else "0.0.0.0"
+    _write_script(server, "start.sh", bind=bind, port=port)
+    _write_script(server, "run.sh")
+    for partition in range(config.users.collective + config.users.target):
+        node = folder / "nodes" / str(partition)
+        node.mkdir(parents=True)
+        node.chmod(0o700)
+        write_one_user(open_user(users.folder, partition), partition, config.task, node / "user")
+        shutil.copyfile(server / "ca.crt", node / "ca.crt")
+        public = _write_key(node / "node.key")
+        (server / "keys" / f"{partition}.pub").write_bytes(public)
+        own_port = _FIRST_NODE_PORT + partition
+        _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=own_port)
+    return folder
+
+
+def _write_app(server: Path, config: RunConfig, address: str) -> None:
+    """The Flower app, which is a name for what every machine has installed, and how `flwr` reaches the server."""
+    run_config = {"config": dump_resolved(config), "results": str(server / "results"), "run-dir": ""}
+    components = {"serverapp": "simulations.deployment:app", "clientapp": "fl_clients.app:app"}
+    project = {"name": "fedperfit", "version": "1.0.0", "description": "fedperfit run", "license": "Apache-2.0"}
+    flower = {"publisher": "fedperfit", "components": components, "config": run_config}
+    (server / "app").mkdir()
+    (server / "app" / "pyproject.toml").write_text(
+        tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}})
+    )
+    connection = {"address": address, "root-certificates": str(server / "ca.crt")}
+    (server / "flwr" / "config.toml").write_text(
+        tomli_w.dumps({"superlink": {"default": "server", "server": connection}})
+    )
+
+
+def _write_script(folder: Path, name: str, **values: object) -> None:
+    template = (_TEMPLATES / name).read_text(encoding="utf-8")
+    text = jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(values)
+    path = folder / ("start.sh" if name == "node.sh" else name)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _write_key(path: Path) -> bytes:
+    """Write a SuperNode's private key for its owner alone; return the public one."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    form, no_password = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    path.touch(mode=0o600)
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, no_password))
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def _write_certificates(folder: Path, host: str) -> None:
+    """A certificate authority of this federation's own, whose key is not kept, and the server's certificate."""
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedperfit federation")])
+    ca = (
+        _certificate(authority, authority, ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    names: dict[str, x509.GeneralName] = {each: _general_name(each) for each in (host, "localhost", "127.0.0.1")}
+    server = (
+        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])]), authority, key.public_key())
+        .add_extension(x509.SubjectAlternativeName(names.values()), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    (folder / "ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.crt").write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").touch(mode=0o600)
+    form, no_password = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "server.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, no_password))
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

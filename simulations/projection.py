@@ -1,0 +1,265 @@
+"""`fedperfit project`: what a method would cost a server with far more users than anybody simulates.
+
+A linear model in the cohort's size, measured in one or more runs. With runs of several sizes it is fitted to them; with
+one size a message's size is taken as constant and the server's time as proportional to the cohort.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from configs.conditions import DevicesConfig
+from configs.errors import InputError
+from configs.load import load_config, read_resolved
+from fl_server.devices import Devices, Turn
+from fl_server.records import read_run
+
+_PLAYED = 20
+"""Rounds that the device model plays."""
+_QUANTITIES = ("up_elements", "up_rest", "down_elements", "down_rest")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is asked about."""
+
+    users: int
+    participation: float
+    """Share of the users in a round."""
+    rounds: int
+    bytes_per_element: float
+    """4: fp32, 2: bf16 on the wire, …"""
+    devices: str = ""
+    """A file in `configs/devices/` by name, for wall-clock time; empty: none is told."""
+
+    @property
+    def cohort(self) -> int:
+        """Users in a round."""
+        return max(1, round(self.users * self.participation))
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            InputError: Names the option.
+        """
+        for option, value, fine in (
+            ("--users", self.users, self.users >= 1),
+            ("--participation", self.participation, 0 < self.participation <= 1),
+            ("--rounds", self.rounds, self.rounds >= 1),
+            ("--bytes-per-element", self.bytes_per_element, 0 < self.bytes_per_element <= 8),
+        ):
+            if not fine:
+                raise InputError(
+                    f"{option} {value}: expected a number above 0" + ", at most 8 bytes" * (option[2] == "b")
+                )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Stage 1 of one run, by round and client."""
+
+    cohort: float
+    users: int
+    up_elements: float
+    """Numbers in a client's message to the server."""
+    up_rest: float
+    """Bytes of that message beyond them."""
+    down_elements: float
+    down_rest: float
+    opening_bytes: float
+    """Bytes of a user's messages before the first round, both ways, with the numbers as they were sent."""
+    server_s: float | None
+    """The server's seconds of a round: checking, averaging; None where the record does not know."""
+    server_rss_bytes: float | None
+    steps: float
+    """Optimiser steps of a client in a round."""
+    element_bytes: float
+
+
+def measure(folder: Path) -> Measured:
+    """Read a completed run.
+
+    Raises:
+        InputError: It did not complete, or had no stage 1.
+    """
+    record = read_run(folder)
+    if record.status != "completed":
+        raise InputError(f"{folder}: this run did not complete ({record.status})")
+    ledger = pd.read_parquet(folder / "ledger.parquet")
+    train = ledger[(ledger.phase == "train") & (ledger["round"] > 0)]
+    if train.empty:
+        raise InputError(f"{folder}: {record.method} sends nothing in stage 1, so there is nothing to project")
+    rounds = pd.read_parquet(folder / "rounds.parquet").reindex(
+        columns=["round", "cohort", "server_s", "server_rss_bytes"]
+    )
+    rounds = rounds[rounds["round"] > 0]
+    found: dict[str, float] = {}
+    for direction, own in train.groupby("direction"):
+        messages = int((own.message_bytes > 0).sum())
+        found[f"{direction}_elements"] = own.elements.sum() / messages
+        found[f"{direction}_rest"] = (own.message_bytes.sum() - own.payload_bytes.sum()) / messages
+    opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)].message_bytes.sum()
+    clients = pd.read_parquet(folder / "clients.parquet", columns=["round", "phase", "steps"])
+    own_steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
+    return Measured(
+        cohort=float(rounds.cohort.mean()),
+        users=record.users.collective,
+        **found,
+        opening_bytes=float(opening) / record.users.collective,
+        server_s=None if rounds.server_s.isna().all() else float(rounds.server_s.mean()),
+        server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
+        steps=float(own_steps.mean()),
+        element_bytes=train.payload_bytes.sum() / max(1, train.elements.sum()),
+    )
+
+
+def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
+    """Extrapolate, method by method.
+
+    Args:
+        folders: Completed run records; several of one method, of several sizes, are fitted together.
+        scale: What is asked about.
+
+    Returns:
+        One row a method: bytes and seconds a round and in all, memory, and what was taken for granted.
+
+    Raises:
+        InputError: A run will not do, or the scale cannot be meant.
+    """
+    scale.check()
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        groups.setdefault(read_run(folder).method, []).append(folder)
+    return [_project(method, own, scale) for method, own in groups.items()]
+
+
+def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
+    runs = [measure(folder) for folder in folders]
+    _check_alike(folders)
+    several = len({run.cohort for run in runs}) > 1
+    cohort = scale.cohort
+
+    def at(key: str) -> float:
+        values = [getattr(run, key) for run in runs]
+        return _line([run.cohort for run in runs], values, cohort) if several else float(np.mean(values))
+
+    quantity = {key: at(key) for key in _QUANTITIES}
+    per_client = {
+        way: quantity[f"{way}_elements"] * scale.bytes_per_element + quantity[f"{way}_rest"] for way in ("up", "down")
+    }
+    opening = float(np.mean([run.opening_bytes for run in runs])) * scale.bytes_per_element / runs[0].element_bytes
+    timed = [run for run in runs if run.server_s is not None]
+    seconds = _server_seconds(timed, cohort) if timed else None
+    memory = _server_memory([run for run in runs if run.server_rss_bytes is not None], scale.users)
+    steps = float(np.mean([run.steps for run in runs]))
+    device_s = _device_seconds(scale, per_client, steps) if scale.devices else None
+    round_s = None if device_s is None else device_s + (seconds or 0.0)
+    return {
+        "method": method,
+        "runs": [str(folder) for folder in folders],
+        "cohort": cohort,
+        "ingress_round_bytes": cohort * per_client["up"],
+        "egress_round_bytes": cohort * per_client["down"],
+        "client_round_bytes": sum(per_client.values()),
+        "total_bytes": scale.rounds * cohort * sum(per_client.values()) + scale.users * opening,
+        "opening_bytes": scale.users * opening,
+        "server_round_s": seconds,
+        "server_memory_bytes": memory,
+        "round_s": round_s,
+        "hours": None if round_s is None else scale.rounds * round_s / 3600,
+        "assumptions": _assumptions(scale, several, bool(opening), seconds, memory),
+        "measured": [asdict(run) for run in runs],
+    }
+
+
+def _check_alike(folders: list[Path]) -> None:
+    first = read_resolved(folders[0] / "config.toml")
+    for folder in folders[1:]:
+        other = read_resolved(folder / "config.toml")
+        for key in ("backbone", "sites", "rank", "settings", "local"):
+            if getattr(first, key) != getattr(other, key):
+                raise InputError(f"{folders[0]} and {folder}: {key} differs, so they are not one method at two sizes")
+
+
+def _line(x: list[float], y: list[float], where: float) -> float:
+    """The least-squares line's value, and no less than 0."""
+    slope, start = np.polyfit(x, y, 1)
+    return max(0.0, float(start + slope * where))
+
+
+def _server_seconds(runs: list[Measured], cohort: int) -> float:
+    sizes, seconds = [run.cohort for run in runs], [run.server_s or 0.0 for run in runs]
+    if len(set(sizes)) > 1:
+        return _line(sizes, seconds, cohort)
+    return cohort * float(np.mean(seconds)) / sizes[0]
+
+
+def _server_memory(runs: list[Measured], users: int) -> float | None:
+    sizes, memory = [float(run.users) for run in runs], [run.server_rss_bytes or 0.0 for run in runs]
+    return _line(sizes, memory, users) if len(set(sizes)) > 1 else None
+
+
+def _device_seconds(scale: Scale, per_client: dict[str, float], steps: float) -> float:
+    """A round's mean time by the virtual clock, from the first download to the last reply that is waited for."""
+    config: DevicesConfig = load_config(None, [f"devices.preset={scale.devices}"]).devices
+    devices = Devices(config, 0)
+    turn = {"bytes_down": round(per_client["down"]), "bytes_up": round(per_client["up"]), "steps": round(steps)}
+    asked = devices.asked(scale.cohort)
+    seconds = []
+    for number in range(1, _PLAYED + 1):
+        # Other users each round: who takes part is one of very many.
+        present = devices.available(number, range(number * 4 * asked, (number + 1) * 4 * asked))[:asked]
+        seconds.append(devices.close(number, (Turn(user, **turn) for user in present), scale.cohort).seconds)
+    return float(np.mean(seconds))
+
+
+def _assumptions(scale: Scale, several: bool, opening: bool, seconds: float | None, memory: float | None) -> list[str]:
+    lines = [
+        f"{scale.users:,} users, {scale.cohort:,} of them in a round, {scale.rounds:,} rounds of stage 1; "
+        "personalisation sends one download to each user beyond these",
+        f"a number takes {scale.bytes_per_element:g} bytes on the wire; the rest of a message is as measured; TLS, "
+        "polling and repeats after faults are not in it",
+        "every user has the same number of steps as those measured have on average",
+    ]
+    if several:
+        lines.append("message sizes and the server's seconds follow a line in the cohort's size, fitted to the runs")
+    else:
+        lines.append(
+            "one size was measured: messages are taken to be as large for any cohort (FLoRA's download is not), the "
+            "server's seconds proportional to it"
+        )
+    if opening:
+        lines.append("every user does the opening before the first round once")
+    if seconds is None:
+        lines.append("these records do not know the server's seconds: simulate again with this version")
+    if memory is None:
+        lines.append("the server's memory needs runs with two numbers of users")
+    if scale.devices:
+        lines.append(f"devices are as configs/devices/{scale.devices}.toml says; the server works after the last reply")
+    else:
+        lines.append("no --devices, so no wall-clock time")
+    return lines
+
+
+def read_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the run records that run records and comparisons stand for.
+
+    Raises:
+        InputError: A folder is neither.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        if (path / "compare.json").is_file():
+            content = json.loads((path / "compare.json").read_text(encoding="utf-8"))
+            folders += [(path / run["folder"]).resolve() for run in content["runs"]]
+        elif (path / "run.json").is_file():
+            folders.append(path)
+        else:
+            raise InputError(f"{path}: no run record and no comparison")
+    return folders

@@ -1,0 +1,102 @@
+"""A real federation on loopback: Flower's SuperLink with TLS, four SuperNodes with keys, one user each."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.federation import Federation, free_port
+from fl_server.records import read_run
+from simulations.deploy import _write_certificates, _write_key, deploy
+from simulations.simulation import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.slow
+FOUR = ["users.collective=3", "users.target=1", "cohort=2", "faults.client_seconds=240", "faults.retries=0"]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Federation]:
+    port = free_port()
+    folder = deploy(tiny_config(*FOUR), tmp_path_factory.mktemp("deployed") / "four", "127.0.0.1", port)
+    with Federation(folder, port) as started:
+        started.start_nodes()
+        yield started
+
+
+def supernode(federation: Federation, authority: Path, key: Path) -> str:
+    words = ["--root-certificates", authority, "--auth-supernode-private-key", key, "--port", free_port()]
+    command = [Path(sys.executable).parent / "flower-supernode", "--superlink", f"127.0.0.1:{federation.port}", *words]
+    # Into a file: what the SuperNode started holds a pipe open for longer than itself.
+    said = key.with_suffix(".said")
+    with said.open("wb") as log:
+        done = subprocess.run(list(map(str, command)), stdout=log, stderr=log, timeout=60, check=False)
+    assert done.returncode != 0
+    return said.read_text()
+
+
+def events(federation: Federation) -> str:
+    path = (federation.record() or federation.folder) / "events.jsonl"
+    return path.read_text() if path.is_file() else ""
+
+
+def test_a_run_equals_the_simulation_though_a_node_was_killed_in_it(federation: Federation, tmp_path: Path) -> None:
+    federation.submit()
+    deadline = time.monotonic() + 200
+    while '"phase": "personalize"' not in events(federation):
+        assert time.monotonic() < deadline, federation.log("run") + federation.log("server")
+        time.sleep(0.2)
+    federation.kill_supernode(3)  # the target user's
+    record = federation.wait(200)
+    assert read_run(record).status == "completed", read_run(record).error
+
+    simulate(tiny_config(*FOUR), "simulated", tmp_path)
+    simulated = tmp_path / "simulated"
+    assert (record / "shared.safetensors").read_bytes() == (simulated / "shared.safetensors").read_bytes()
+    ours, theirs = read_run(record), read_run(simulated)
+    assert (ours.metrics, ours.metrics_collective, ours.metrics_base) == (
+        theirs.metrics,
+        theirs.metrics_collective,
+        theirs.metrics_base,
+    )
+    assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
+    # What is private lies with its user, the same bits as in the simulation, and nowhere else.
+    (kept,) = (federation.folder / "nodes" / "3" / "store").glob("run-*/private/3.safetensors")
+    assert kept.read_bytes() == (simulated / "private" / "3.safetensors").read_bytes()
+    assert list((record / "private").iterdir()) == []
+    assert not (record / "predictions.jsonl").exists() or not (record / "predictions.jsonl").read_text()
+    assert ours.users.source == "devices"
+
+
+def test_an_unknown_key_and_a_wrong_certificate_are_refused(federation: Federation, tmp_path: Path) -> None:
+    _write_key(tmp_path / "stranger.key")
+    _write_certificates(tmp_path, "127.0.0.1")
+    own = federation.folder / "nodes" / "0"
+    assert "CERTIFICATE_VERIFY_FAILED" in supernode(federation, tmp_path / "ca.crt", own / "node.key")
+    refused = supernode(federation, own / "ca.crt", tmp_path / "stranger.key")
+    assert re.search(r"\[code: \d+\]|Failed to initialize the connection", refused), refused
+
+
+def test_a_node_with_another_tasks_data_is_refused_by_name(federation: Federation) -> None:
+    own = federation.folder / "nodes" / "1" / "user" / "user.json"
+    before = own.read_text()
+    own.write_text(json.dumps({"task": "product_rating", "partition": 1}))
+    try:
+        first = federation.record()
+        federation.submit()
+        deadline = time.monotonic() + 120
+        while federation.record() == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        record = federation.wait(120)
+    finally:
+        own.write_text(before)
+    run = read_run(record)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "holds data of task product_rating, this node is asked for task movie_tagging" in run.error
