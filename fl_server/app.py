@@ -20,15 +20,16 @@ from configs.load import read_resolved
 from configs.paths import run_dir
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from fl_server.completion import complete_record
 from fl_server.devices import Closed, Devices, Turn
-from fl_server.ledger import Phase, count_faults, simulated_seconds, total_bytes
+from fl_server.ledger import Phase
 from fl_server.recorder import Recorder, statistics
-from fl_server.records import append_line, clean, gather, read_run, settle_private, write_run
+from fl_server.records import append_line, read_run, write_run
 from fl_server.roll_call import check_versions, enter_users
 from fl_server.rounds import ClientReply, Clients
 from fl_server.updates import Updates
 from strategies.method import Method, Tensors, load_method
-from strategies.metrics import Statistics, metrics, pool, spread_over_users
+from strategies.metrics import Statistics, metrics, pool
 
 app = ServerApp()
 
@@ -88,21 +89,7 @@ class Run:
         finally:
             self.recorder.flush()
         # Every client has answered, so nothing is being written any more.
-        gather(self.folder)
-        settle_private(self.folder / "private", self.recorder.checkpoint.last_turns)
-        record = read_run(self.folder)
-        pooled = {stage: metrics(pool(users)) for stage, users in per_user.items()}
-        record.metrics_base = self.recorder.checkpoint.metrics_base or {}
-        record.metrics_collective = pooled["collective"]
-        record.metrics = pooled["personalised"]
-        record.per_user = spread_over_users([metrics(statistics) for statistics in per_user["personalised"]])
-        record.bytes = total_bytes(self.folder)
-        record.retries, record.left_out = count_faults(self.folder)
-        record.simulated_s = simulated_seconds(self.folder)
-        record.wall_s = self.recorder.wall_s
-        record.status, record.error = "completed", None
-        write_run(self.folder, record)
-        clean(self.folder)
+        complete_record(self.folder, self.recorder.checkpoint, self.recorder.wall_s, per_user)
         self.recorder.event("completed")
 
     def _stages(self) -> dict[str, list[Statistics]]:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fl_server.records import LEDGER, BytesPart, TableWriter
+from fl_server.records import BytesPart
+from fl_server.tables import LEDGER, TableWriter
 
 Direction = Literal["up", "down"]
 Phase = Literal["rollcall", "train", "personalize", "evaluate"]

@@ -7,8 +7,9 @@ from typing import Any
 from configs.conditions import DeviceClass
 from fl_server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fl_server.ledger import Ledger, Phase
-from fl_server.records import CLIENTS, ROUNDS, TableWriter, append_line
+from fl_server.records import append_line
 from fl_server.rounds import ClientReply
+from fl_server.tables import CLIENTS, ROUNDS, TableWriter
 from strategies.method import Tensors
 from strategies.metrics import Statistics, metrics
 

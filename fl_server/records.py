@@ -7,79 +7,15 @@ far it is (fl_server/checkpoint.py), and other folders with dots hold what table
 """
 
 import json
-import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import InputError
-from configs.paths import USERS_LINK
 
 Status = Literal["running", "completed", "failed", "cancelled"]
-
-ROUNDS = pa.schema(
-    [
-        ("round", pa.int32()),
-        ("cohort", pa.int32()),
-        ("replies", pa.int32()),
-        ("failures", pa.int32()),
-        ("rejected", pa.int32()),
-        ("retries", pa.int32()),
-        ("seconds", pa.float64()),
-        ("simulated_s", pa.float64()),
-        ("server_s", pa.float64()),
-        ("server_rss_bytes", pa.int64()),
-        ("bytes_up", pa.int64()),
-        ("bytes_down", pa.int64()),
-        ("loss", pa.float64()),
-        ("metrics", pa.map_(pa.string(), pa.float64())),
-    ]
-)
-CLIENTS = pa.schema(
-    [
-        ("round", pa.int32()),
-        ("phase", pa.string()),
-        ("user", pa.int32()),
-        ("examples", pa.int32()),
-        ("examples_cut", pa.int32()),
-        ("questions_cut", pa.int32()),
-        ("steps", pa.int32()),
-        ("loss_first", pa.float64()),
-        ("loss_last", pa.float64()),
-        ("wall_s", pa.float64()),
-        ("ended_at", pa.float64()),
-        ("partition", pa.string()),
-        ("peak_memory_bytes", pa.int64()),
-        ("status", pa.string()),
-        ("retries", pa.int32()),
-        ("device", pa.string()),
-        ("over_memory", pa.bool_()),
-        ("simulated_s", pa.float64()),
-        ("metrics", pa.map_(pa.string(), pa.float64())),
-    ]
-)
-LEDGER = pa.schema(
-    [
-        ("round", pa.int32()),
-        ("phase", pa.string()),
-        ("direction", pa.string()),
-        ("user", pa.int32()),
-        ("record", pa.string()),
-        ("group", pa.string()),
-        ("elements", pa.int64()),
-        ("payload_bytes", pa.int64()),
-        ("message_bytes", pa.int64()),
-        ("codec", pa.string()),
-        ("dtype", pa.string()),
-    ]
-)
-
-TABLES = {"rounds": ROUNDS, "clients": CLIENTS, "ledger": LEDGER}
 
 
 class _Part(BaseModel):
@@ -201,110 +137,3 @@ def end_line(path: Path) -> None:
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as file:
             file.write(b"\n")
-
-
-class TableWriter:
-    """A table that grows by parts, each readable once written, so that a killed run keeps what it recorded."""
-
-    def __init__(self, folder: Path, name: str, schema: pa.Schema, keep: int = 0) -> None:
-        """Open the table `name` of the run record `folder`; `gather` makes `<name>.parquet` of the parts.
-
-        Args:
-            folder: The run record.
-            name: One of `TABLES`.
-            schema: Its columns.
-            keep: So many parts of a run that is taken up again stay, the others go.
-        """
-        self._schema = schema
-        self._parts = folder / f".{name}"
-        self._parts.mkdir(exist_ok=True)
-        for path in self._parts.iterdir():
-            if path.suffix != ".parquet" or int(path.stem) >= keep:
-                path.unlink()
-        self._rows: list[dict[str, Any]] = []
-        self.written = keep
-        """Parts written."""
-
-    def add(self, **row: Any) -> None:
-        """Add one row; columns left out are null."""
-        self._rows.append(row)
-        if len(self._rows) >= 5000:
-            self.flush()
-
-    def parts(self) -> list[Path]:
-        """Return the parts written, in order."""
-        return sorted(self._parts.glob("*.parquet"))
-
-    def flush(self) -> None:
-        """Write the rows added so far as a part."""
-        if self._rows:
-            scratch = self._parts / "part.tmp"
-            pq.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), scratch)
-            scratch.replace(self._parts / f"{self.written:06}.parquet")
-            self._rows, self.written = [], self.written + 1
-
-
-def gather(folder: Path) -> None:
-    """Make the record's tables and predictions of their parts, which stay for a run that is taken up again.
-
-    To be called when no process of the run writes any more.
-    """
-    for name, schema in TABLES.items():
-        parts = folder / f".{name}"
-        if parts.is_dir():
-            scratch = folder / f"{name}.parquet.tmp"
-            with pq.ParquetWriter(scratch, schema) as writer:
-                for path in sorted(parts.glob("*.parquet")):
-                    writer.write_table(pq.read_table(path, schema=schema))
-            scratch.replace(folder / f"{name}.parquet")
-    _gather_predictions(folder)
-    shutil.rmtree(folder / ".partitions", ignore_errors=True)
-
-
-def settle_private(private: Path, last_turns: Mapping[int, int]) -> None:
-    """Make what each user kept from its last turn (`<partition>.round<n>.safetensors`) its file, its only one.
-
-    To be called when no client writes any more.
-
-    Args:
-        private: The private store.
-        last_turns: Round of each user's last turn that counted.
-    """
-    for path in private.glob("*.tmp"):  # of clients that were killed
-        path.unlink()
-    turns: dict[int, dict[int, Path]] = {}
-    for path in private.glob("*.round*.safetensors"):
-        user, number = map(int, path.name.removesuffix(".safetensors").split(".round"))
-        turns.setdefault(user, {})[number] = path
-    for user, own in turns.items():
-        counted = [number for number in own if number <= last_turns.get(user, -1)]
-        last = own.pop(max(counted)) if counted else None
-        # The last is moved when it is the only one: who is killed on the way finds it again.
-        for path in own.values():
-            path.unlink()
-        if last:
-            last.replace(private / f"{user}.safetensors")
-
-
-def clean(folder: Path) -> None:
-    """Remove what only a run that is taken up again would need."""
-    for name in (*TABLES, "predictions", "personalised", "checkpoint", "updates"):
-        shutil.rmtree(folder / f".{name}", ignore_errors=True)
-    (folder / USERS_LINK).unlink(missing_ok=True)
-
-
-def _gather_predictions(folder: Path) -> None:
-    parts = folder / ".predictions"
-    if not parts.is_dir():
-        return
-    order = {"base": 0, "collective": 1, "personalised": 2}
-
-    def place(path: Path) -> tuple[int, int]:
-        user, _, stage = path.stem.partition("-")
-        return int(user), order[stage]
-
-    scratch = folder / "predictions.jsonl.tmp"
-    with scratch.open("w", encoding="utf-8") as merged:
-        for path in sorted(parts.glob("*.jsonl"), key=place):
-            merged.write(path.read_text(encoding="utf-8"))
-    scratch.replace(folder / "predictions.jsonl")

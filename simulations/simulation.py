@@ -14,16 +14,8 @@ from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import build_table
 from fl_server.checkpoint import load_checkpoint
 from fl_server.ledger import total_bytes
-from fl_server.records import (
-    RunRecord,
-    append_line,
-    begin_again,
-    clean,
-    end_line,
-    gather,
-    read_run,
-    write_run,
-)
+from fl_server.records import RunRecord, append_line, begin_again, end_line, read_run, write_run
+from fl_server.tables import clean, gather
 from simulations import plots
 from simulations.cluster import check_cluster, cluster_address
 from simulations.launch import end_leftovers, launch

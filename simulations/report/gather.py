@@ -11,7 +11,8 @@ import pandas as pd
 from configs.errors import InputError
 from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_server.records import TABLES, RunRecord, read_run
+from fl_server.records import RunRecord, read_run
+from fl_server.tables import TABLES
 from simulations.cold_start_plots import main_rows
 
 PREDICTIONS = 5000

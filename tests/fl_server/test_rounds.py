@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 from configs.errors import RunFailed
 from fl_server import rounds
 from fl_server.ledger import Ledger, total_bytes
-from fl_server.records import gather
 from fl_server.rounds import ClientReply, Clients
+from fl_server.tables import gather
 from simulations.inline_grid import InlineGrid
 from strategies.wire import TASK, array_bytes, message_bytes, pack, unpack
 

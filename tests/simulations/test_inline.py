@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
 from configs.load import load_config, read_resolved
-from fl_server.records import CLIENTS, LEDGER, ROUNDS, RunRecord, read_run
+from fl_server.records import RunRecord, read_run
+from fl_server.tables import CLIENTS, LEDGER, ROUNDS
 from simulations.simulation import simulate
 from strategies import wire
 from tests.conftest import TINY, movie, tiny_config, write_lamp
