@@ -32,6 +32,7 @@ app.command()(models.chat)
 app.command()(figures.params)
 app.command()(figures.bench)
 app.command()(scale.deploy)
+app.command()(scale.project)
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
 

@@ -74,8 +74,8 @@ class Measured:
     down_rest: float
     opening_bytes: float
     """Bytes of a user's messages before the first round, both ways, with the numbers as they were sent."""
-    server_s: float | None
-    """The server's seconds of a round: checking, averaging; None where the record does not know."""
+    server_s: list[float]
+    """The server's seconds of each round, checking and averaging; empty where the record does not know."""
     server_rss_bytes: float | None
     steps: float
     """Optimiser steps of a client in a round."""
@@ -112,7 +112,7 @@ def measure(folder: Path) -> Measured:
         users=record.users.collective,
         **found,
         opening_bytes=float(opening) / record.users.collective,
-        server_s=None if rounds.server_s.isna().all() else float(rounds.server_s.mean()),
+        server_s=rounds.server_s.dropna().tolist(),
         server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
         steps=float(own_steps.mean()),
         element_bytes=train.payload_bytes.sum() / max(1, train.elements.sum()),
@@ -154,8 +154,7 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
         way: quantity[f"{way}_elements"] * scale.bytes_per_element + quantity[f"{way}_rest"] for way in ("up", "down")
     }
     opening = float(np.mean([run.opening_bytes for run in runs])) * scale.bytes_per_element / runs[0].element_bytes
-    timed = [run for run in runs if run.server_s is not None]
-    seconds = _server_seconds(timed, cohort) if timed else None
+    seconds, error = _server_seconds(runs, cohort)
     memory = _server_memory([run for run in runs if run.server_rss_bytes is not None], scale.users)
     steps = float(np.mean([run.steps for run in runs]))
     device_s = _device_seconds(scale, per_client, steps) if scale.devices else None
@@ -170,10 +169,11 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
         "total_bytes": scale.rounds * cohort * sum(per_client.values()) + scale.users * opening,
         "opening_bytes": scale.users * opening,
         "server_round_s": seconds,
+        "server_round_s_error": error,
         "server_memory_bytes": memory,
         "round_s": round_s,
         "hours": None if round_s is None else scale.rounds * round_s / 3600,
-        "assumptions": _assumptions(scale, several, bool(opening), seconds, memory),
+        "assumptions": _assumptions(scale, runs, bool(opening), seconds, memory),
         "measured": [asdict(run) for run in runs],
     }
 
@@ -193,11 +193,22 @@ def _line(x: list[float], y: list[float], where: float) -> float:
     return max(0.0, float(start + slope * where))
 
 
-def _server_seconds(runs: list[Measured], cohort: int) -> float:
-    sizes, seconds = [run.cohort for run in runs], [run.server_s or 0.0 for run in runs]
-    if len(set(sizes)) > 1:
-        return _line(sizes, seconds, cohort)
-    return cohort * float(np.mean(seconds)) / sizes[0]
+def _server_seconds(runs: list[Measured], cohort: int) -> tuple[float | None, float | None]:
+    """The server's seconds of a round and their standard error, by regression over the rounds of all runs."""
+    sizes = np.array([run.cohort for run in runs for _ in run.server_s])
+    seconds = np.array([value for run in runs for value in run.server_s])
+    if not len(seconds):
+        return None, None
+    # One size says nothing of a constant part: then the line goes through the origin.
+    design = np.stack([sizes, np.ones_like(sizes)], axis=1) if len(set(sizes)) > 1 else sizes[:, None]
+    where = np.array([cohort, 1.0][: design.shape[1]])
+    solution, *_ = np.linalg.lstsq(design, seconds, rcond=None)
+    free = len(seconds) - len(solution)
+    error = None
+    if free > 0:
+        spread = ((seconds - design @ solution) ** 2).sum() / free
+        error = float(np.sqrt(spread * where @ np.linalg.inv(design.T @ design) @ where))
+    return max(0.0, float(where @ solution)), error
 
 
 def _server_memory(runs: list[Measured], users: int) -> float | None:
@@ -219,15 +230,20 @@ def _device_seconds(scale: Scale, per_client: dict[str, float], steps: float) ->
     return float(np.mean(seconds))
 
 
-def _assumptions(scale: Scale, several: bool, opening: bool, seconds: float | None, memory: float | None) -> list[str]:
+def _assumptions(
+    scale: Scale, runs: list[Measured], opening: bool, seconds: float | None, memory: float | None
+) -> list[str]:
+    sizes = sorted({run.cohort for run in runs})
+    measured = f"measured with cohorts of {', '.join(f'{size:g}' for size in sizes)}"
     lines = [
         f"{scale.users:,} users, {scale.cohort:,} of them in a round, {scale.rounds:,} rounds of stage 1; "
         "personalisation sends one download to each user beyond these",
         f"a number takes {scale.bytes_per_element:g} bytes on the wire; the rest of a message is as measured; TLS, "
         "polling and repeats after faults are not in it",
+        f"{measured}: the line is drawn out {scale.cohort / sizes[-1]:,.0f} times as far",
         "every user has the same number of steps as those measured have on average",
     ]
-    if several:
+    if len(sizes) > 1:
         lines.append("message sizes and the server's seconds follow a line in the cohort's size, fitted to the runs")
     else:
         lines.append(
@@ -240,6 +256,8 @@ def _assumptions(scale: Scale, several: bool, opening: bool, seconds: float | No
         lines.append("these records do not know the server's seconds: simulate again with this version")
     if memory is None:
         lines.append("the server's memory needs runs with two numbers of users")
+    else:
+        lines.append("the server's memory follows a line in the number of users; small runs differ by noise alone")
     if scale.devices:
         lines.append(f"devices are as configs/devices/{scale.devices}.toml says; the server works after the last reply")
     else:

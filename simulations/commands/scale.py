@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-from simulations.commands.options import Words, read_words
+from configs.errors import InputError
+from simulations.commands.options import Json, Results, Words, read_words, show
 from simulations.deploy import DAYS
 from simulations.deploy import deploy as write_deployment
 from simulations.progress import console
+from simulations.projection import Scale, read_folders
+from simulations.projection import project as project_runs
+from simulations.projection_views import draw_projection, projection_table
 
 
 def deploy(
@@ -30,3 +34,36 @@ def deploy(
     ]
     for line in lines:
         console().print(line, soft_wrap=True)
+
+
+def project(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run records or comparisons, by name or folder.")],
+    users: Annotated[float, typer.Option(help="Users in all; 1e6 may be written.")] = 1e6,
+    participation: Annotated[float, typer.Option(help="Share of them in a round.")] = 0.001,
+    rounds: Annotated[int, typer.Option(help="Rounds of stage 1.")] = 200,
+    bytes_per_element: Annotated[float, typer.Option(help="Of a number on the wire: 4 fp32, 2 bf16.")] = 4,
+    devices: Annotated[
+        str, typer.Option(help="configs/devices/ by name, for wall-clock time; else none is told.")
+    ] = "",
+    plot: Annotated[
+        Path | None, typer.Option(help="A picture of the bytes by number of users: .png, .svg or .pdf.")
+    ] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """What a method would cost a server with far more users than anybody simulates, from measured runs.
+
+    Several runs of one method, with cohorts of several sizes, are fitted together.
+
+    Example: `fedperfit project reference --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
+    """
+    if users != int(users):
+        raise InputError(f"--users {users}: expected a whole number")
+    scale = Scale(int(users), participation, rounds, bytes_per_element, devices)
+    paths = [Path(each) if Path(each).is_dir() else results / each for each in runs]
+    folders = read_folders(paths)
+    found = project_runs(folders, scale)
+    if plot:
+        draw_projection(folders, scale, plot)
+    lines = [f"- {line}" for line in found[0]["assumptions"]]
+    show(as_json, found, [projection_table(found, scale)], *lines, *([str(plot)] if plot else []))

@@ -1,0 +1,75 @@
+"""A projection as a table and as a picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from configs.errors import InputError
+from simulations.colours import colour, marker
+from simulations.projection import Scale, project
+from simulations.tables import human_bytes
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def projection_table(rows: Sequence[dict[str, Any]], scale: Scale) -> Table:
+    """Tabulate `project`."""
+    table = Table(title=f"{scale.users:,} users, {scale.cohort:,} in a round, {scale.rounds:,} rounds")
+    titles = (
+        "in, a round",
+        "out, a round",
+        "a client, a round",
+        "in all",
+        "server, s a round",
+        "server memory",
+        "hours",
+    )
+    for title in ("", *titles):
+        table.add_column(title, justify="right" if title else "left")
+    for row in rows:
+        seconds, error = row["server_round_s"], row["server_round_s_error"]
+        memory, hours = row["server_memory_bytes"], row["hours"]
+        table.add_row(
+            row["method"],
+            *(human_bytes(row[f"{key}_round_bytes"]) for key in ("ingress", "egress", "client")),
+            human_bytes(row["total_bytes"]),
+            "–" if seconds is None else f"{seconds:.2f}" + (f" ± {error:.2f}" if error is not None else ""),
+            "–" if memory is None else human_bytes(memory),
+            "–" if hours is None else f"{hours:.1f}",
+        )
+    table.caption = "extrapolated from measured runs, not measured; ±: standard error of the fit"
+    return table
+
+
+def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
+    """Draw the bytes of all rounds against the number of users, up to ten times those asked about.
+
+    Raises:
+        InputError: The file is of another kind, or cannot be written.
+    """
+    if out.suffix not in _FORMATS:
+        raise InputError(f"--plot {out}: expected a name that ends in {', '.join(_FORMATS)}")
+    counts = [max(1, scale.users // 10**power) for power in range(4, -1, -1)] + [scale.users * 10]
+    columns = [project(folders, replace(scale, users=count, devices="")) for count in counts]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for rows in zip(*columns, strict=True):
+        method = rows[0]["method"]
+        totals = [row["total_bytes"] / 1e9 for row in rows]
+        axes.plot(counts, totals, color=colour(method), marker=marker(method), label=method)
+    axes.axvline(scale.users, color="#999999", linestyle=":")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("users")
+    axes.set_ylabel(f"bytes of {scale.rounds} rounds, both ways, GB")
+    axes.set_title(f"extrapolated: {scale.participation:g} of the users in a round")
+    axes.legend(fontsize=8)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=150)
+    except OSError as error:
+        raise InputError(f"--plot {out}: cannot be written: {error.strerror}") from None

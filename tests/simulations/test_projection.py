@@ -1,0 +1,92 @@
+"""Projections: the arithmetic by hand, from records made of a few rows."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from simulations.__main__ import app
+from simulations.projection import Scale, _device_seconds, measure, project
+from simulations.simulation import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("projected")
+    simulate(tiny_config(), "three", folder)
+    simulate(tiny_config("cohort=6"), "six", folder)
+    simulate(tiny_config("method=fdlora", "settings.rank=2"), "fdlora", folder)
+    simulate(tiny_config("method=lora-p"), "alone", folder)
+    for name, seconds in (("three", 0.3), ("six", 0.5)):
+        rounds = pd.read_parquet(folder / name / "rounds.parquet").drop(columns="metrics")
+        rounds.loc[rounds["round"] > 0, "server_s"] = [seconds, seconds + 0.1]
+        rounds.to_parquet(folder / name / "rounds.parquet")
+    return folder
+
+
+def test_bytes_are_the_measured_messages_at_another_size_and_number_format(results: Path) -> None:
+    (row,) = project([results / "three"], Scale(users=1000, participation=0.02, rounds=10, bytes_per_element=2))
+    ledger = pd.read_parquet(results / "three" / "ledger.parquet")
+    up = ledger[(ledger.phase == "train") & (ledger.direction == "up")]
+    messages = 6  # two rounds, three users
+    assert (up.message_bytes > 0).sum() == messages
+    rest = up.message_bytes.sum() - up.payload_bytes.sum()
+    assert row["cohort"] == 20
+    assert row["ingress_round_bytes"] == pytest.approx(20 * (2 * up.elements.sum() + rest) / messages)
+    assert row["total_bytes"] == pytest.approx(10 * (row["ingress_round_bytes"] + row["egress_round_bytes"]))
+    # As measured, it is what was measured.
+    (same,) = project([results / "three"], Scale(users=6, participation=0.5, rounds=2, bytes_per_element=4))
+    train = ledger[ledger.phase == "train"]
+    assert same["total_bytes"] == pytest.approx(train.message_bytes.sum())
+
+
+def test_the_servers_seconds_follow_the_line_through_the_measured_rounds(results: Path) -> None:
+    scale = Scale(users=90, participation=0.1, rounds=1, bytes_per_element=4)
+    (row,) = project([results / "three", results / "six"], scale)
+    # 0.35 s at 3 users and 0.55 s at 6: 0.75 s at 9. Residuals are four times 0.05 s with 2 degrees of freedom, so
+    # their variance is 0.005 s²; leverage of 9 beyond 3, 3, 6, 6 is 1/4 + 4.5²/9.
+    assert row["server_round_s"] == pytest.approx(0.75)
+    assert row["server_round_s_error"] == pytest.approx((0.005 * (0.25 + 4.5**2 / 9)) ** 0.5)
+    (single,) = project([results / "three"], scale)
+    assert single["server_round_s"] == pytest.approx(0.35 * 3)
+
+
+def test_an_opening_is_counted_once_a_user(results: Path) -> None:
+    scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4)
+    (row,) = project([results / "fdlora"], scale)
+    assert row["opening_bytes"] == pytest.approx(100 * measure(results / "fdlora").opening_bytes)
+    assert row["opening_bytes"] > 0
+    assert any("opening" in line for line in row["assumptions"])
+
+
+def test_time_is_links_and_steps_of_the_slowest_that_is_waited_for() -> None:
+    scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4, devices="silos")
+    seconds = _device_seconds(scale, {"up": 1e6, "down": 1e6}, steps=10)
+    # Of ten at least one computes on its CPU nearly always: 10 s, and 16 Mbit over 100 Mbit/s.
+    assert seconds == pytest.approx(10.16, abs=0.05)
+
+
+def test_the_command_prints_every_assumption_and_refuses_what_cannot_be_meant(results: Path, tmp_path: Path) -> None:
+    words = ["project", "three", "six", "--results", str(results)]
+    shown = CliRunner().invoke(app, [*words, "--plot", str(tmp_path / "p.svg")], catch_exceptions=False).output
+    assert "the line is drawn out 167 times as far" in " ".join(shown.split())
+    assert (tmp_path / "p.svg").read_bytes().startswith(b"<?xml")
+    content = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert content[0]["cohort"] == 1000
+    for more, message in (
+        (["--users", "0"], "--users 0"),
+        (["--participation", "2"], "--participation 2"),
+        (["--plot", "p.gif"], "expected a name that ends in"),
+        (["--devices", "nope"], "unknown preset 'nope'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
+    for name, message in (("alone", "sends nothing in stage 1"), ("nothing", "no run record and no comparison")):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, ["project", name, "--results", str(results)], catch_exceptions=False)
