@@ -29,7 +29,8 @@ def complete_record(
     record.metrics = metrics(pool(per_user["personalised"]))
     record.per_user = spread_over_users([metrics(statistics) for statistics in per_user["personalised"]])
     record.bytes = total_bytes(folder)
-    record.retries, record.left_out = count_faults(folder)
+    for key, count in count_faults(folder).items():
+        setattr(record, key, count)
     record.simulated_s = simulated_seconds(folder)
     record.wall_s = wall_s
     record.status, record.error = "completed", None

@@ -104,12 +104,15 @@ def _add(table: pa.Table, column: str, direction: Direction) -> int:
     return int(pc.sum(table.filter(pc.equal(table["direction"], direction))[column]).as_py() or 0)
 
 
-def count_faults(folder: Path) -> tuple[int, int]:
-    """Return from a gathered record how often clients were asked again, and how many updates were left out."""
-    clients = pq.read_table(folder / "clients.parquet", columns=["retries"])
+def count_faults(folder: Path) -> dict[str, int]:
+    """Return from a gathered record how often clients were asked again (`retries`), how many updates were left out
+    (`left_out`), and how many tasks took more memory than their device has (`over_memory`).
+    """
+    clients = pq.read_table(folder / "clients.parquet", columns=["retries", "over_memory"])
     rounds = pq.read_table(folder / "rounds.parquet", columns=["failures", "rejected"])
     left_out = sum(int(pc.sum(rounds[key]).as_py() or 0) for key in ("failures", "rejected"))
-    return int(pc.sum(clients["retries"]).as_py() or 0), left_out
+    retries, over_memory = (int(pc.sum(clients[key]).as_py() or 0) for key in ("retries", "over_memory"))
+    return {"retries": retries, "left_out": left_out, "over_memory": over_memory}
 
 
 def simulated_seconds(folder: Path) -> float | None:

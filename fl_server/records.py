@@ -90,6 +90,8 @@ class RunRecord(_Part):
     resumed: int = 0
     retries: int = 0
     left_out: int = 0
+    over_memory: int = 0
+    """Tasks that took more memory than the user's device has."""
     simulated_s: float | None = None
 
 

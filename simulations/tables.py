@@ -58,6 +58,8 @@ def bytes_table(record: RunRecord) -> Table:
         table.caption += f"; stage 1 took {record.simulated_s:,.0f} simulated seconds"
     if record.left_out:
         table.caption += f"; {record.left_out} updates failed or were rejected (clients.parquet says whose)"
+    if record.over_memory:
+        table.caption += f"; {record.over_memory} tasks took more memory than their device has"
     return table
 
 

@@ -161,7 +161,7 @@ def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[An
 
 
 def _faults(run: Shown) -> list[dict[str, Any]]:
-    """What went wrong in a run: attempts that failed, and updates that were left out."""
+    """What went wrong in a run: attempts that failed, updates that were left out, devices too small."""
     found = [
         {
             "run": run.label,
@@ -177,6 +177,10 @@ def _faults(run: Shown) -> list[dict[str, Any]]:
     for row in left_out.itertuples():
         where = {"run": run.label, "round": row.round, "phase": row.phase, "user": row.user}
         found.append({**where, "what": row.status, "detail": ""})
+    for task in run.clients[run.clients.over_memory.eq(True)].to_dict("records"):
+        what = f"took {human_bytes(task['peak_memory_bytes'])}, more than its device ({task['device']}) has"
+        where = {key: task[key] for key in ("round", "phase", "user")}
+        found.append({"run": run.label, **where, "what": what, "detail": ""})
     return found
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError
+from simulations.report.page import write_page
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 from tests.same import assert_same_run
@@ -56,6 +57,20 @@ def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Pat
             assert row["simulated_s"] == pytest.approx(expected, rel=1e-9)
     assert record.simulated_s == pytest.approx(sum(row["simulated_s"] for row in rows(tmp_path / "run", "rounds")))
     assert record.left_out == 0
+
+
+def test_a_task_that_takes_more_memory_than_its_device_has_is_reported(tmp_path: Path) -> None:
+    # Whatever this process takes is more than 1 MB, and less than 1 TB.
+    sizes = "devices.classes=[{name='small',share=1,memory_mb=1,steps_per_second=1,up_mbit=1,down_mbit=1}"
+    sizes += ",{name='large',share=1,memory_mb=1e6,steps_per_second=1,up_mbit=1,down_mbit=1}]"
+    record = simulate(tiny_config(sizes), "run", tmp_path)
+    tasks = [row for row in rows(tmp_path / "run", "clients") if row["device"]]
+    assert {row["phase"] for row in tasks} == {"train", "personalize", "evaluate"}
+    assert {(row["device"], row["over_memory"]) for row in tasks} == {("small", True), ("large", False)}
+    assert record.over_memory == sum(row["over_memory"] for row in tasks)
+    notes = (tmp_path / "run" / "events.jsonl").read_text()
+    assert notes.count("device small has 1 MB") == record.over_memory
+    assert "more than its device (small) has" in write_page([tmp_path / "run"], tmp_path / "page.html").read_text()
 
 
 def test_the_same_seed_has_the_same_history(tmp_path: Path) -> None:
