@@ -4,9 +4,11 @@
 with two sizes of their messages on a random decoder of the default backbone's width. Per device, run and direction it
 fits
 
-    wire = factor * message bytes + a per message + b per tensor + c per run + d per second
+    wire - idle rate * seconds = factor * (message bytes - repeated) + a * messages + b * tensors + c
 
-with d measured while nothing happens. Prints the fit and what it leaves, and writes `results/bench-wire.json`.
+`repeated` are tensors of the first round's download that are equal to another of the same message (PerFit begins with
+W = R, LoRA with B = 0): Flower sends equal objects once. Prints the fit and what it leaves, and writes
+`results/bench-wire.json`.
 """
 
 import json
@@ -18,13 +20,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.federation import CountingProxy, Federation, free_port
 from configs.load import load_config
-from fl_clients.backbone import fetch
+from configs.schema import RunConfig
+from fl_clients.backbone import fetch, read_shape
 from fl_server.records import read_run
 from simulations.deploy import deploy
+from simulations.prepare import build_method
 
 RUNS = {
     "perfit, ranks 32 and 4": ["method=perfit", "sites=[1,2]", "rank.shared=32", "rank.private=4"],
@@ -32,9 +37,9 @@ RUNS = {
     "oppu, rank 8": ["method=oppu", "settings.rank=8"],
     "oppu, rank 32": ["method=oppu", "settings.rank=32", "settings.alpha=32"],
 }
-_USERS = ["users.collective=3", "users.target=1", "cohort=2", "rounds=4", "precision=fp32"]
+_USERS = ["users.collective=3", "users.target=1", "cohort=2", "rounds=3", "precision=fp32"]
 _SMALL = ["users.synthetic.history=4", "users.synthetic.queries=2", "personal.epochs=1"]
-_IDLE_S = 60.0
+_CONNECT_S, _IDLE_S = 20.0, 40.0
 
 
 def make_wide(folder: Path) -> Path:
@@ -57,34 +62,46 @@ def measure(backbone: Path, words: list[str], folder: Path) -> pd.DataFrame:
         script = folder / "nodes" / str(number) / "start.sh"
         script.write_text(script.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{proxies[-1].port}"))
     with Federation(folder, port) as federation:
-        # The first run registers the devices and is not counted; each device then knows the app.
         federation.start_nodes()
-        federation.submit()
-        federation.wait(600)
-        federation.end("run")
-        time.sleep(10)
+        time.sleep(_CONNECT_S)
         quiet, began = _count(proxies), time.monotonic()
         time.sleep(_IDLE_S)
         idle = (_count(proxies) - quiet) / (time.monotonic() - began)
         before, began = _count(proxies), time.monotonic()
-        first = federation.record()
         federation.submit()
-        while federation.record() == first:
-            time.sleep(0.2)
-        record = federation.wait(600)
+        record = federation.wait(900)
         time.sleep(5)  # confirmations
         crossed, seconds = _count(proxies) - before, time.monotonic() - began
     if read_run(record).status != "completed":
         raise RuntimeError(read_run(record).error)
     ledger = pd.read_parquet(record / "ledger.parquet")
+    tensors = len(load_file(record / "shared.safetensors"))
+    equal_bytes, equal_tensors = _repeated(config)
     rows = []
     for user in range(4):
         for place, direction in enumerate(("up", "down")):
             own = ledger[(ledger.user == user) & (ledger.direction == direction)]
+            messages = own[own.message_bytes > 0]
+            first = int(((messages["round"] == 1) & (messages.phase == "train")).sum()) if direction == "down" else 0
             row = {"user": user, "direction": direction, "wire": crossed[user, place]}
-            row |= {"idle": idle[user, place], "seconds": seconds, "messages": int((own.message_bytes > 0).sum())}
-            rows.append(row | {"message_bytes": int(own.message_bytes.sum())})
+            row |= {"idle": idle[user, place] * seconds, "messages": len(messages)}
+            row |= {"message_bytes": int(messages.message_bytes.sum()), "repeated": first * equal_bytes}
+            rows.append(row | {"tensors": int((messages.elements > 0).sum()) * tensors - first * equal_tensors})
     return pd.DataFrame(rows)
+
+
+def _repeated(config: RunConfig) -> tuple[int, int]:
+    """Bytes and number of the tensors a newcomer is first sent that are equal to one before them."""
+    shape = read_shape(config.backbone)
+    method = build_method(config, shape)
+    seen: set[bytes] = set()
+    found = [0, 0]
+    for tensor in method.server_send(method.server_init(shape), 0).values():
+        content = tensor.numpy().tobytes() + str(tuple(tensor.shape)).encode()
+        if content in seen:
+            found = [found[0] + tensor.numel() * tensor.element_size(), found[1] + 1]
+        seen.add(content)
+    return found[0], found[1]
 
 
 def _count(proxies: list[CountingProxy]) -> Any:
@@ -92,17 +109,16 @@ def _count(proxies: list[CountingProxy]) -> Any:
 
 
 def fit(rows: pd.DataFrame) -> dict[str, Any]:
-    """Fit each direction: factor, bytes a message, bytes a run; and say what the fit leaves, relative."""
+    """Fit each direction and say what the fit leaves, relative to what crossed."""
     found = {}
     for direction, own in rows.groupby("direction"):
-        net = own.wire - own.idle * own.seconds
-        design = np.stack([own.message_bytes, own.messages, np.ones(len(own))], axis=1)
+        net = own.wire - own.idle
+        design = np.stack([own.message_bytes - own.repeated, own.messages, own.tensors, np.ones(len(own))], axis=1)
         solution, *_ = np.linalg.lstsq(design, net, rcond=None)
         rest = (net - design @ solution) / own.wire
-        names = ("factor", "bytes_per_message", "bytes_per_run")
+        names = ("factor", "bytes_per_message", "bytes_per_tensor", "bytes_per_run")
         found[str(direction)] = {
             **dict(zip(names, map(float, solution), strict=True)),
-            "idle_bytes_per_second": float(own.idle.mean()),
             "largest_relative_residual": float(rest.abs().max()),
         }
     return found
