@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.engine import OVERRIDES
 from configs.load import load_config
-from simulations.projection import Scale, measure, project
+from simulations.projection.model import Scale, measure, project
 from simulations.simulation import simulate
 
 SIZES = (100, 1000, 5000)

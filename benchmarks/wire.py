@@ -28,7 +28,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone import fetch, read_shape
 from fl_server.records import read_run
-from simulations.deploy import deploy
+from simulations.federation.deploy import deploy
 from simulations.prepare import build_method
 
 RUNS = {

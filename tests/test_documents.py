@@ -64,6 +64,8 @@ def smaller(words: list[str]) -> list[str]:
         return [fewer.get(word, word) for word in words] + [*SMALL, *FEW[1:], "--seeds", "0"]
     if words[0] == "bench":
         return [*words, "--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "0"]
+    if words[0] == "deploy":
+        return words + SMALL
     if words[0] == "params" and "--paper" not in words:
         return words + [word for word in TINY if word.partition("=")[0] in ("backbone", "sites", "rank.shared")]
     return words

@@ -7,12 +7,12 @@ import typer
 
 from configs.errors import InputError
 from simulations.commands.options import Json, Results, Words, read_words, show
-from simulations.deploy import DAYS
-from simulations.deploy import deploy as write_deployment
+from simulations.federation.deploy import DAYS
+from simulations.federation.deploy import deploy as write_deployment
 from simulations.progress import console
-from simulations.projection import Scale, read_folders
-from simulations.projection import project as project_runs
-from simulations.projection_views import draw_projection, projection_table
+from simulations.projection.model import Scale, read_folders
+from simulations.projection.model import project as project_runs
+from simulations.projection.views import draw_projection, projection_table
 
 
 def deploy(

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.federation import Federation, free_port
 from fl_server.records import read_run
-from simulations.deploy import _write_certificates, _write_key, deploy
+from simulations.federation.deploy import deploy, write_certificates, write_key
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
@@ -74,8 +74,8 @@ def test_a_run_equals_the_simulation_though_a_node_was_killed_in_it(federation: 
 
 
 def test_an_unknown_key_and_a_wrong_certificate_are_refused(federation: Federation, tmp_path: Path) -> None:
-    _write_key(tmp_path / "stranger.key")
-    _write_certificates(tmp_path, "127.0.0.1")
+    write_key(tmp_path / "stranger.key")
+    write_certificates(tmp_path, "127.0.0.1")
     own = federation.folder / "nodes" / "0"
     assert "CERTIFICATE_VERIFY_FAILED" in supernode(federation, tmp_path / "ca.crt", own / "node.key")
     refused = supernode(federation, own / "ca.crt", tmp_path / "stranger.key")

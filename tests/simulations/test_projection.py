@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError
 from simulations.__main__ import app
-from simulations.projection import Scale, _device_seconds, measure, project
+from simulations.projection.model import Scale, device_seconds, measure, project
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
@@ -67,7 +67,7 @@ def test_an_opening_is_counted_once_a_user(results: Path) -> None:
 
 def test_time_is_links_and_steps_of_the_slowest_that_is_waited_for() -> None:
     scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4, devices="silos")
-    seconds = _device_seconds(scale, {"up": 1e6, "down": 1e6}, steps=10)
+    seconds = device_seconds(scale, {"up": 1e6, "down": 1e6}, steps=10)
     # Of ten at least one computes on its CPU nearly always: 10 s, and 16 Mbit over 100 Mbit/s.
     assert seconds == pytest.approx(10.16, abs=0.05)
 

@@ -157,7 +157,7 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
     seconds, error = _server_seconds(runs, cohort)
     memory = _server_memory([run for run in runs if run.server_rss_bytes is not None], scale.users)
     steps = float(np.mean([run.steps for run in runs]))
-    device_s = _device_seconds(scale, per_client, steps) if scale.devices else None
+    device_s = device_seconds(scale, per_client, steps) if scale.devices else None
     round_s = None if device_s is None else device_s + (seconds or 0.0)
     return {
         "method": method,
@@ -216,8 +216,14 @@ def _server_memory(runs: list[Measured], users: int) -> float | None:
     return _line(sizes, memory, users) if len(set(sizes)) > 1 else None
 
 
-def _device_seconds(scale: Scale, per_client: dict[str, float], steps: float) -> float:
-    """A round's mean time by the virtual clock, from the first download to the last reply that is waited for."""
+def device_seconds(scale: Scale, per_client: dict[str, float], steps: float) -> float:
+    """Return a round's mean time by the virtual clock, from the first download to the last reply that is waited for.
+
+    Args:
+        scale: Names the devices.
+        per_client: Bytes of a client's message, by `up` and `down`.
+        steps: Optimiser steps of a client.
+    """
     config: DevicesConfig = load_config(None, [f"devices.preset={scale.devices}"]).devices
     devices = Devices(config, 0)
     turn = {"bytes_down": round(per_client["down"]), "bytes_up": round(per_client["up"]), "steps": round(steps)}

@@ -23,7 +23,7 @@ from simulations.prepare import build_method, resolve
 DAYS = 365
 """How long the certificates hold."""
 _FIRST_NODE_PORT = 9200
-_TEMPLATES = Path(__file__).parent / "deploy_scripts"
+_TEMPLATES = Path(__file__).parent / "scripts"
 
 
 def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
@@ -47,7 +47,7 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
     server = folder / "server"
     (server / "keys").mkdir(parents=True)
     (server / "flwr").mkdir()
-    _write_certificates(server, host)
+    write_certificates(server, host)
     _write_app(server, config, f"{host}:{port}")
     bind = host if host in ("127.0.0.1", "localhost") else "0.0.0.0"
     _write_script(server, "start.sh", bind=bind, port=port)
@@ -58,7 +58,7 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         node.chmod(0o700)
         write_one_user(open_user(users.folder, partition), partition, config.task, node / "user")
         shutil.copyfile(server / "ca.crt", node / "ca.crt")
-        public = _write_key(node / "node.key")
+        public = write_key(node / "node.key")
         (server / "keys" / f"{partition}.pub").write_bytes(public)
         own_port = _FIRST_NODE_PORT + partition
         _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=own_port)
@@ -68,7 +68,7 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
 def _write_app(server: Path, config: RunConfig, address: str) -> None:
     """The Flower app, which is a name for what every machine has installed, and how `flwr` reaches the server."""
     run_config = {"config": dump_resolved(config), "results": str(server / "results"), "run-dir": ""}
-    components = {"serverapp": "simulations.deployment:app", "clientapp": "fl_clients.app:app"}
+    components = {"serverapp": "simulations.federation.server_app:app", "clientapp": "fl_clients.app:app"}
     project = {"name": "fedperfit", "version": "1.0.0", "description": "fedperfit run", "license": "Apache-2.0"}
     flower = {"publisher": "fedperfit", "components": components, "config": run_config}
     (server / "app").mkdir()
@@ -89,8 +89,8 @@ def _write_script(folder: Path, name: str, **values: object) -> None:
     path.chmod(0o755)
 
 
-def _write_key(path: Path) -> bytes:
-    """Write a SuperNode's private key for its owner alone; return the public one."""
+def write_key(path: Path) -> bytes:
+    """Write a SuperNode's private key (P-384, OpenSSH), for its owner alone; return the public one."""
     key = ec.generate_private_key(ec.SECP384R1())
     form, no_password = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     path.touch(mode=0o600)
@@ -98,8 +98,13 @@ def _write_key(path: Path) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
-def _write_certificates(folder: Path, host: str) -> None:
-    """A certificate authority of this federation's own, whose key is not kept, and the server's certificate."""
+def write_certificates(folder: Path, host: str) -> None:
+    """Write `ca.crt`, an authority of this federation's own whose key is not kept, `server.crt` and `server.key`.
+
+    Args:
+        folder: Where to.
+        host: Name or address that the server's certificate is for, beside those of this machine alone.
+    """
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedperfit federation")])
     ca = (

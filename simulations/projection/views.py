@@ -10,7 +10,7 @@ from rich.table import Table
 
 from configs.errors import InputError
 from simulations.colours import colour, marker
-from simulations.projection import Scale, project
+from simulations.projection.model import Scale, project
 from simulations.tables import human_bytes
 
 _FORMATS = (".png", ".svg", ".pdf")

@@ -1,0 +1,1 @@
+"""A real federation: what it starts from, and its server."""

@@ -1,0 +1,1 @@
+"""What measured runs say about far larger ones."""
