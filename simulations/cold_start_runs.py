@@ -138,7 +138,9 @@ def _plan(
     words += [f"users.group={group}", f"evaluate.every={base.rounds}"]
     planned = plan([method], toml, words, question.seeds)
     suffix = f"-group{group}" if group else ""
-    return [replace(each, name=f"{task}-{each.method}-{count}{suffix}-seed{each.config.seed}") for each in planned]
+    names = [f"{task}-{each.method}-{count}{suffix}-seed{each.config.seed}" for each in planned]
+    # A comparison's run, which looked on the way, has the same end.
+    return [replace(each, name=name, looks=False) for each, name in zip(planned, names, strict=True)]
 
 
 def _later(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Planned:
     """Of its users."""
     import_path: list[str]
     """Folders that the method may be imported from, as in `simulate`."""
+    looks: bool = True
+    """What is evaluated on the way is wanted as well; else any run that ends the same will do."""
 
 
 def compare(
@@ -234,7 +236,8 @@ def _find(planned: Planned, folder: Path) -> Path | None:
             continue
         try:
             record = read_run(place)
-            other = first_difference(read_resolved(place / "config.toml"), planned.config)
+            besides = () if planned.looks else ("evaluate.every",)
+            other = first_difference(read_resolved(place / "config.toml"), planned.config, besides)
         except InputError:
             continue  # of another version
         if record.users.data_sha256 != planned.data_sha256:
@@ -250,11 +253,11 @@ NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faul
 """Config keys that change no number."""
 
 
-def first_difference(ours: RunConfig, theirs: RunConfig) -> str | None:
-    """Name the first key in which two configs differ, of those that change a number."""
+def first_difference(ours: RunConfig, theirs: RunConfig, besides: Collection[str] = ()) -> str | None:
+    """Name the first key in which two configs differ, of those that change a number, `besides` left out."""
     flat = [flatten(config) for config in (ours, theirs)]
     for key in sorted(flat[0].keys() | flat[1].keys()):
-        if key in NO_NUMBER or flat[0].get(key) == flat[1].get(key):
+        if key in (*NO_NUMBER, *besides) or flat[0].get(key) == flat[1].get(key):
             continue
         return f"{key} is {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
     return None

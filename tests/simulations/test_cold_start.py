@@ -1,6 +1,7 @@
 """Cold start: who is among whom, what starts from what, and every figure of the tables again by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from simulations.__main__ import app
 from simulations.cold_start_plots import transfer_matrix
 from simulations.cold_start_report import write_report
 from simulations.cold_start_runs import Question, cold_start
+from simulations.comparison_runs import complete, plan
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.integration
@@ -155,6 +157,20 @@ def test_the_matrix_has_the_shifts_task_in_rows(rows: pd.DataFrame) -> None:
     home = rows[(rows.collective == 4) & (rows.method == "perfit") & (rows.task == "product_rating")]
     home = home[(home.trained_on == home.task) & home.history.isna() & (home.epochs == 2)]
     assert matrix.loc["product_rating", "product_rating"] == pytest.approx(home.value.mean())
+
+
+def test_a_comparisons_runs_are_used_though_they_looked_on_the_way(folder: Path) -> None:
+    results = folder.parent
+    words = [*WORDS, "users.collective=4", "rounds=2", "evaluate.every=1"]
+    compared = complete(plan(["lora-p"], None, words, [0]), results / "compared", False, print)
+    question = replace(ASKED, collective=[4], methods=["lora-p"], tasks=["movie_tagging"], seeds=[0])
+    question = replace(question, history=[], epochs=[], compositions=0, transfer=False)
+    found, (run,) = cold_start(question, None, [*WORDS, "rounds=2"], results / "cold-again", print)
+    assert run.folder == compared[0].folder
+    assert found.value.tolist() == [compared[0].record.metrics["accuracy"]]
+    # The other way round the looks are missing.
+    (fresh,) = complete(plan(["lora-p"], None, [*words[:-1], "evaluate.every=2"], [0]), results / "x", False, print)
+    assert fresh.folder == results / "x" / "lora-p-seed0"
 
 
 def test_asked_again_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
