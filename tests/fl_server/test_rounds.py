@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from configs.errors import RunFailed
 from fl_server import rounds
@@ -140,3 +141,60 @@ def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkey
 
     clients.ask(1, "train", range(9), lambda _user: {"shared_x.1.R": torch.zeros(1)}, take)
     assert most == 3
+
+
+class Unplugged(InlineGrid):
+    """One node is not connected for its first `away` messages; Flower says so in its place."""
+
+    away = 0
+    node = -1
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        self.times_to_live = [message.metadata.ttl for message in messages]
+        self.gone = {}
+        for message in messages:
+            if message.metadata.dst_node_id == self.node and self.away:
+                self.away -= 1
+                error = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="offline")
+                (number,) = super().push_messages([message])
+                self.gone[number] = Message(error, reply_to=message)
+                yield number
+            else:
+                yield from super().push_messages([message])
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [
+            self.gone.get(str(reply.metadata.reply_to_message_id), reply)
+            for reply in super().pull_messages(message_ids)
+        ]
+
+
+def ask_unplugged(folder: Path, away: int, patience_s: float | None, monkeypatch: pytest.MonkeyPatch) -> ClientReply:
+    monkeypatch.setattr(rounds, "_AWAY_PAUSE_S", 0.01)
+    grid = Unplugged(echo_app(), 2, {})
+    clients = Clients(grid, Ledger(folder), retries=1, patience_s=patience_s)
+    clients.call_roll(2)
+    grid.node, grid.away = clients._nodes[1], away
+    replies: list[ClientReply] = []
+    clients.ask(1, "train", [0, 1], lambda _user: {"shared_x.1.R": torch.zeros(1)}, replies.append)
+    if patience_s is not None:
+        assert grid.times_to_live == [patience_s]
+    return replies[1]
+
+
+def test_a_device_that_is_away_is_waited_for_and_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = ask_unplugged(tmp_path, away=5, patience_s=60.0, monkeypatch=monkeypatch)
+    assert (reply.error, reply.attempts) == (None, ())
+
+
+def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = ask_unplugged(tmp_path, away=10**6, patience_s=0.2, monkeypatch=monkeypatch)
+    assert "offline" in str(reply.error)
+    assert len(reply.attempts) == 2  # once and one retry
+
+
+def test_a_simulated_client_is_never_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(ask_unplugged(tmp_path, away=1, patience_s=None, monkeypatch=monkeypatch).attempts) == 1

@@ -1,0 +1,52 @@
+"""Where a client's things are, and a device's folder that is not what it should be."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import InputError
+from configs.load import dump_resolved
+from fl_clients.lamp.readers import Pair
+from fl_clients.lamp.table import OpenedUser, open_user, write_one_user
+from fl_clients.places import Place, place_of
+from tests.conftest import tiny_config
+
+ANN = OpenedUser("ann", [Pair("h0", "a film", "comedy")], [Pair("q0", "another film", "action")])
+
+
+def ask(data: Path, store: Path, partition: int = 3, task: str = "movie_tagging") -> Place:
+    node = {"partition-id": partition, "data": str(data), "store": str(store)}
+    return place_of(node, {"config": dump_resolved(tiny_config(f"task={task}")), "run-dir": ""}, 7)
+
+
+def test_a_simulated_clients_things_are_in_the_run_record(tmp_path: Path) -> None:
+    (tmp_path / ".users").symlink_to(tmp_path / "table")
+    place = place_of({"partition-id": 2}, {"run-dir": str(tmp_path)}, 7)
+    assert place == Place(tmp_path, tmp_path / "table", 2, own=False)
+
+
+def test_a_device_has_its_own(tmp_path: Path) -> None:
+    write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
+    place = ask(tmp_path / "user", tmp_path / "store")
+    assert place == Place(tmp_path / "store" / "run-7", tmp_path / "user", 3, own=True)
+    assert (place.run_dir.stat().st_mode & 0o777) == 0o700
+    assert (place.run_dir / "config.toml").read_text() == dump_resolved(tiny_config())
+    assert open_user(tmp_path / "user", 3) == ANN
+    with pytest.raises(IndexError, match="holds no user of partition 0"):
+        open_user(tmp_path / "user", 0)
+
+
+def test_a_folder_of_another_user_or_task_or_none_is_refused(tmp_path: Path) -> None:
+    write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
+    with pytest.raises(InputError, match="holds data of partition 3, this node is asked for partition 4"):
+        ask(tmp_path / "user", tmp_path / "store", partition=4)
+    with pytest.raises(
+        InputError, match="holds data of task movie_tagging, this node is asked for task p"
+    ):
+        ask(tmp_path / "user", tmp_path / "store", task="product_rating")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: holds no user's data"):
+        ask(tmp_path / "empty", tmp_path / "store")
+    (tmp_path / "user" / "user.json").write_text("{")
+    with pytest.raises(InputError, match=r"user\.json: not readable"):
+        ask(tmp_path / "user", tmp_path / "store")
