@@ -22,7 +22,7 @@ from simulations.prepare import build_method, resolve
 
 DAYS = 365
 """How long the certificates hold."""
-_FIRST_NODE_PORT = 9200
+_PORTS = range(1024, 65536)
 _TEMPLATES = Path(__file__).parent / "scripts"
 
 
@@ -60,7 +60,8 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         shutil.copyfile(server / "ca.crt", node / "ca.crt")
         public = write_key(node / "node.key")
         (server / "keys" / f"{partition}.pub").write_bytes(public)
-        own_port = _FIRST_NODE_PORT + partition
+        # For a SuperNode's own processes; on one machine each needs another.
+        own_port = _PORTS[(port + 1 + partition) % len(_PORTS)]
         _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=own_port)
     return folder
 
