@@ -38,7 +38,8 @@ RUNS = {
     "oppu, rank 32": ["method=oppu", "settings.rank=32", "settings.alpha=32"],
 }
 _USERS = ["users.collective=3", "users.target=1", "cohort=2", "rounds=3", "precision=fp32"]
-_SMALL = ["users.synthetic.history=4", "users.synthetic.queries=2", "personal.epochs=1"]
+# Several steps a turn: after one alone LoRA's A is what was sent, and Flower would not send it back.
+_SMALL = ["users.synthetic.history=4", "users.synthetic.queries=2", "personal.epochs=1", "local.batch_size=2"]
 _CONNECT_S, _IDLE_S = 20.0, 40.0
 
 
