@@ -19,6 +19,8 @@ from simulations.cold_start_report import write_report
 from simulations.cold_start_runs import Question, cold_start
 from simulations.comparison_runs import compare
 from simulations.export.export import export
+from simulations.federation.deploy import deploy
+from simulations.projection.model import Scale, project
 from simulations.report.page import write_page
 from simulations.runs import find_runs
 from simulations.simulation import resume, simulate
@@ -29,12 +31,15 @@ __all__ = [
     "Question",
     "RunFailed",
     "RunRecord",
+    "Scale",
     "cold_start",
     "compare",
+    "deploy",
     "export",
     "find_runs",
     "import_folders",
     "load_config",
+    "project",
     "read_run",
     "resume",
     "simulate",

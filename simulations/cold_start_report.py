@@ -1,6 +1,7 @@
 """What a cold-start experiment found: `cold_start.csv`, `cold_start.json` and tables."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,15 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[
     report: dict[str, Any] = {
         "schema": 1,
         "name": folder.name,
+        "numbers": numbers(rows),
         "fewest_against_most": _moonshot(runs),
         "newcomers": _newcomers(rows),
     }
     report["compositions"] = _compositions(rows)
+    report["transfer"] = {
+        method: json.loads(transfer_matrix(rows, method).to_json(orient="index"))
+        for method in (dict.fromkeys(rows.method) if len(transfers(rows)) else ())
+    }
     text = json.dumps(report, indent=1, ensure_ascii=False, default=float)
     (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
     draw(rows, folder)
@@ -46,6 +52,15 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[
     if len(transfers(rows)):
         tables.append(_transfer_table(rows))
     return tables
+
+
+def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the main table, the shape of the paper's Table 14: means over seeds, and their deviation."""
+    grouped = main_rows(rows).groupby(["task", "collective", "method"], sort=False)
+    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4", "bytes_total", "newcomer_bytes"]
+    table = grouped[columns].mean().join(grouped.value.std().rename("deviation")).reset_index()
+    found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return found
 
 
 def _numbers_table(rows: pd.DataFrame) -> Table:
@@ -65,7 +80,7 @@ def _numbers_table(rows: pd.DataFrame) -> Table:
     chosen = main_rows(rows)
     for (task, count), part in chosen.groupby(["task", "collective"], sort=False):
         for method, own in part.groupby("method", sort=False):
-            quarters = "/".join(f"{own[f'q{number}'].mean():.2f}" for number in range(1, 5))
+            quarters = "/".join(_short(own[f"q{number}"].mean()) for number in range(1, 5))
             metric = own.metric.iloc[0]
             table.add_row(
                 f"{task}, {metric}{' ↓' if metric in LOWER_IS_BETTER else ''}",
@@ -217,6 +232,10 @@ def _transfer_table(rows: pd.DataFrame) -> Table:
             table.add_row(method, str(source), *cells)
         table.add_section()
     return table
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _mean(values: "pd.Series[float]") -> str:

@@ -29,8 +29,11 @@ def colour(method: str) -> str:
 
 def symbol(method: str) -> str:
     """Return the marker a method has in every figure, by Plotly's name: methods of one colour differ in it."""
-    place = _KNOWN.index(method) if method in _KNOWN else blake2b(method.encode(), digest_size=2).digest()[1]
-    return _SYMBOLS[place // len(PALETTE) % len(_SYMBOLS)]
+    if method in _KNOWN:
+        return _SYMBOLS[_KNOWN.index(method) // len(PALETTE)]
+    # None that a known method has: its colour may be one of theirs.
+    others = _SYMBOLS[len(_KNOWN) // len(PALETTE) + 1 :]
+    return others[blake2b(method.encode(), digest_size=2).digest()[1] % len(others)]
 
 
 def marker(method: str) -> str:

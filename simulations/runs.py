@@ -24,8 +24,8 @@ class Found:
 
     @property
     def status(self) -> str:
-        """The record's status; `interrupted` where it says running and nobody works in it."""
-        return "interrupted" if self.record.status == "running" and not is_held(self.folder) else self.record.status
+        """As `status_of` says."""
+        return status_of(self.folder, self.record)
 
     def summary(self) -> dict[str, Any]:
         """Return what the list shows."""
@@ -43,6 +43,11 @@ class Found:
             "bytes": record.bytes.total if done else None,
             "age_s": round(self.age_s, 1),
         }
+
+
+def status_of(folder: Path, record: RunRecord) -> str:
+    """Return a record's status; `interrupted` where it says running and nobody works in it."""
+    return "interrupted" if record.status == "running" and not is_held(folder) else record.status
 
 
 def find_runs(results: Path) -> list[Found]:

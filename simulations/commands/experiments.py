@@ -59,8 +59,8 @@ def compare(
     folder = claim_folder(results, name)
     records = [_record(method, results) for method in methods]
     if any(records):
-        if config or overrides or seeds:
-            raise InputError("run records are compared as they are; leave --config, --seeds and overrides out")
+        if config or overrides or seeds is not None or track:
+            raise InputError("run records are compared as they are; leave --config, --seeds, --track and overrides out")
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
                 f"--name {name}: {folder} holds results already; choose another, or --overwrite a comparison"
@@ -68,7 +68,7 @@ def compare(
         runs = [Run.read(record or Path(method)) for record, method in zip(records, methods, strict=True)]
         report = write_comparison(runs, runs[0].method, folder)
     else:
-        given = read_seeds(seeds or "0,1,2")
+        given = read_seeds("0,1,2" if seeds is None else seeds)
         say = partial(_say, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
             report = run_compare(methods, config, overrides, given, name, results, overwrite, say, follower)

@@ -28,7 +28,7 @@ def export(
 ) -> None:
     """Write a run's model, for one user or the collective part, as files other tools load, with a model card.
 
-    Example: `fedperfit export demo --user s24 --format safetensors --out exported`
+    Example: `fedperfit export demo --user s0 --format safetensors --out exported`
     """
     written = write_export(find_run(results, name).folder, user, chosen, out)
     console().print(f"{written} ({', '.join(sorted(path.name for path in written.iterdir()))})", soft_wrap=True)
@@ -45,7 +45,7 @@ def chat(
 
     What is written is put into the task's own prompt.
 
-    Example: `fedperfit chat demo --user s24 --prompt "A heist goes wrong."`
+    Example: `fedperfit chat demo --user s0 --prompt "A heist goes wrong."`
     """
     model = Chat(open_served(find_run(results, name).folder, user))
     screen = console()

@@ -1,6 +1,7 @@
 """`fedperfit runs`: which run records there are, one of them, and one that is still going on."""
 
 import enum
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,7 +78,8 @@ def show_run(
     run = find_run(results, name)
     record = run.record
     if as_json:
-        print((run.folder / "run.json").read_text(encoding="utf-8"), end="")
+        content = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+        print(json.dumps({**content, "status": run.status}, indent=1, ensure_ascii=False))
         return
     screen = console()
     hint = f"; `fedperfit simulate --resume {run.name}` goes on" if run.status == "interrupted" else ""

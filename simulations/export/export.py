@@ -15,11 +15,17 @@ from simulations.export.formats import FORMATS
 from simulations.export.served import Served, open_served
 from simulations.tables import human_bytes
 
-_DATA = {"synthetic": "synthetic users", "lamp": "files in LaMP's format", "oppu": "LaMP, as OPPU prepared it"}
+_DATA = {
+    "synthetic": "synthetic users",
+    "lamp": "files in LaMP's format",
+    "oppu": "LaMP, as OPPU prepared it",
+    "devices": "users of a real federation, each on a device of its own",
+}
 _LICENCES = {
     "synthetic": "of the users none, they are generated",
     "lamp": "of the users their data's (of LaMP's own: CC BY-NC-SA 4.0)",
     "oppu": "of the users LaMP's, CC BY-NC-SA 4.0",
+    "devices": "of the users their own",
 }
 _BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, it is random"}
 
@@ -81,6 +87,7 @@ def _card(served: Served, folder: Path, user: str | None, snippet: str) -> str:
         licence=f"{_LICENCES[record.users.source]}; of the base model {_BASE_LICENCES.get(config.backbone, 'its own')}",
         prompt=find_task(record.task).prompt,
         snippet=snippet,
+        built_in=config.backbone in BUILT_IN,
     )
 
 

@@ -50,13 +50,13 @@ def write_safetensors(served: Served, out: Path) -> str:
         return f"""\
 from perfit_loader import attach  # the file beside this one; one prompt at a time, without padding
 {_base(served)}
-undo = attach(model, "{out}/shift.safetensors")"""
+undo = attach(model, "shift.safetensors")"""
     factors = _lora(served, "safetensors").effective()
     save_file(_named(factors, "{module}.{letter}"), out / "lora.safetensors")
-    return f"""\
+    return """\
 from safetensors.torch import load_file
 
-factors = load_file("{out}/lora.safetensors")  # for every adapted weight W: W + B @ A"""
+factors = load_file("lora.safetensors")  # for every adapted weight W: W + B @ A"""
 
 
 def write_peft(served: Served, out: Path) -> str:
@@ -70,7 +70,7 @@ def write_peft(served: Served, out: Path) -> str:
     rank = max(ranks.values())
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=str(find(served.config.backbone)),
+        base_model_name_or_path=served.config.backbone,
         inference_mode=True,
         r=rank,
         # α = r everywhere: the scale is in B already.
@@ -85,7 +85,7 @@ def write_peft(served: Served, out: Path) -> str:
     return f"""\
 from peft import PeftModel
 {_base(served)}
-model = PeftModel.from_pretrained(model, "{out}")"""
+model = PeftModel.from_pretrained(model, ".")"""
 
 
 def write_pyreft(served: Served, out: Path) -> str:
@@ -117,10 +117,10 @@ def write_pyreft(served: Served, out: Path) -> str:
     return f"""\
 import pyreft, torch
 {_base(served)}
-reft = pyreft.ReftModel.load("{out}", model)
+reft = pyreft.ReftModel.load(".", model)
 for key, intervention in reft.interventions.items():  # pyreft makes them bf16; these are fp32
     intervention.learned_source.float()
-    intervention.load_state_dict(torch.load(f"{out}/intkey_{{key}}.bin"))
+    intervention.load_state_dict(torch.load(f"intkey_{{key}}.bin"))
 # unit_locations: the prompt's tokens that positions={served.config.positions} names"""
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from configs.errors import InputError, nearest
@@ -56,18 +57,27 @@ def open_served(folder: Path, user: str | None) -> Served:
     backbone = load(config.backbone, resolve_precision(config.precision, False))
     method = build_method(config, backbone.shape)
     adapter = method.client_attach(backbone.model, backbone.shape)
-    shared = load_file(folder / "shared.safetensors")
+    shared = _load(folder / "shared.safetensors")
     private = None
     if partition is not None:
+        if record.users.source == "devices" and record.params.private:
+            raise InputError(f"--user {user}: a run of a real federation; what its users keep is on their devices")
         path = private_path(folder / "private", partition)
         history = pq.read_table(folder / "users.parquet", filters=[("partition", "=", partition)])["history"][0].as_py()
         # Who has no history is served by what everybody is sent.
         if history and record.params.private and not path.is_file():
             raise InputError(f"{path}: missing, so nobody knows what user {user} was served")
-        private = load_file(path) if path.is_file() else None
+        private = _load(path) if path.is_file() else None
     served = Served(record, config, backbone, method, adapter, shared, partition, private)
     served.personalise(True)
     return served
+
+
+def _load(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not readable: {error}") from None
 
 
 def _find_user(folder: Path, record: RunRecord, user: str) -> int:

@@ -1,6 +1,5 @@
 """What a report shows of a cold-start experiment."""
 
-from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
@@ -11,15 +10,6 @@ from simulations.colours import colour, symbol
 from simulations.report.figures import axis, finished, safe
 
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
-
-
-def table(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Return the main table, the shape of the paper's Table 14: means over seeds."""
-    keys = ["task", "collective", "method"]
-    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4", "bytes_total", "newcomer_bytes"]
-    grouped = main_rows(rows).groupby(keys, sort=False)
-    deviations = grouped.value.std().rename("deviation")
-    return [dict(row) for row in grouped[columns].mean().join(deviations).reset_index().to_dict("records")]
 
 
 def quality_by_number(rows: pd.DataFrame) -> go.Figure:
@@ -65,6 +55,7 @@ def transfer_map(matrix: pd.DataFrame) -> go.Figure:
         y=list(matrix.index),
         text=text,
         texttemplate="%{text}",
+        hovertemplate="trained on %{y}, used on %{x}: %{text}<extra></extra>",
         colorscale="Viridis",
         showscale=False,
     )

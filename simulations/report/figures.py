@@ -15,6 +15,8 @@ from strategies.metrics import LOWER_IS_BETTER
 
 _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
 _PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
+BARS = 1500
+"""Tasks of a run that are drawn by partition, so that a report stays small enough to open anywhere."""
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
@@ -31,7 +33,13 @@ def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[f
         frames = [curve(Run(each.method, run.folder, run.config, run.record)) for run in each.runs]
         grouped = pd.concat(frames).groupby("round")
         mean, deviation = grouped.value.mean(), grouped.value.std().fillna(0)
-        point = "round %{customdata[0]}<br>%{x:.3f} MB<br>%{y:.3f} ± %{customdata[1]:.3f}<extra></extra>"
+        if not any(run.record.params.shared for run in each.runs):
+            # It sends nothing, so it has no place on a logarithmic axis: a level.
+            line = {"color": colour(each.method), "dash": "dash", "width": 1}
+            text = f"{safe(each.label)} (sends no tensors)"
+            figure.add_hline(y=float(mean.iloc[-1]), line=line, annotation={"text": text, "xanchor": "right"})
+            continue
+        point = "round %{customdata[0]}<br>%{x:.4g} MB<br>%{y:.3f} ± %{customdata[1]:.3f}<extra></extra>"
         figure.add_scatter(
             y=mean,
             customdata=np.stack([mean.index, deviation], axis=1),
@@ -153,9 +161,9 @@ def bytes_by_group(runs: Sequence[Shown]) -> go.Figure:
                 whole = own.message_bytes.sum() - own.payload_bytes.sum()
                 sums.append(float(whole if group == "message" else own[own.group == group].payload_bytes.sum()) / 1e6)
             figure.add_bar(
-                x=[run.label for run in runs],
+                x=[safe(run.label) for run in runs],
                 y=sums,
-                name=f"{group}, {direction}",
+                name=f"{safe(group)}, {direction}",
                 marker={"color": PALETTE[number % len(PALETTE)], "pattern": {"shape": pattern}},
             )
     figure.update_layout(barmode="stack")
@@ -169,7 +177,9 @@ def simulated_time(runs: Sequence[Shown]) -> go.Figure | None:
     for run in runs:
         if run.record.simulated_s is not None:
             line = {"color": colour(run.record.method)}
-            figure.add_scatter(x=run.rounds["round"], y=run.rounds.simulated_s.cumsum() / 60, name=run.label, line=line)
+            figure.add_scatter(
+                x=run.rounds["round"], y=run.rounds.simulated_s.cumsum() / 60, name=safe(run.label), line=line
+            )
     figure.update_xaxes(title="round")
     figure.update_yaxes(title="simulated minutes since the start of stage 1")
     return finished(figure) if figure.data else None
@@ -180,6 +190,7 @@ def partitions(run: Shown) -> go.Figure | None:
     tasks = run.clients.dropna(subset=["partition", "wall_s", "ended_at"])
     if tasks.empty:
         return None
+    every, tasks = len(tasks), tasks.sort_values("ended_at").tail(BARS)
     start = tasks.ended_at - tasks.wall_s
     figure = go.Figure()
     for phase, shade in _PHASES.items():
@@ -191,13 +202,14 @@ def partitions(run: Shown) -> go.Figure | None:
             orientation="h",
             name=phase,
             marker={"color": shade, "line": {"width": 0.5}},
-            customdata=np.stack([own.user, own["round"]], axis=1) if len(own) else None,
-            hovertemplate="user %{customdata[0]}, round %{customdata[1]}<br>%{x:.2f} s from %{base:.1f} s<extra>"
-            + phase
-            + "</extra>",
+            # On a bar with a base x is where it ends.
+            customdata=np.stack([own.user, own["round"], own.wall_s], axis=1) if len(own) else None,
+            hovertemplate="user %{customdata[0]}, round %{customdata[1]}<br>"
+            "%{customdata[2]:.2f} s from %{base:.1f} s<extra>" + phase + "</extra>",
         )
     figure.update_layout(barmode="overlay", bargap=0.3)
-    figure.update_xaxes(title="seconds")
+    figure.update_xaxes(title="seconds" + (f", the last {BARS:,} of {every:,} tasks" if every > BARS else ""))
+    figure.update_yaxes(title="partition")
     return finished(figure)
 
 
@@ -229,4 +241,8 @@ def finished(figure: go.Figure) -> go.Figure:
         "margin": _MARGIN,
         "template": "none",
     }
-    return figure.update_layout(**layout, legend={"orientation": "h", "y": -0.2}, hoverlabel={"namelength": -1})
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    # Below all else, however many lines it takes: whoever draws makes room for it.
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
+    return figure.update_layout(**layout, legend=legend, hoverlabel={"namelength": -1})

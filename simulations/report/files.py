@@ -27,15 +27,21 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--figures {folder}: cannot be written: {error.strerror}") from None
-    drawn = [go.Figure(figure).update_layout(_WHITE) for figure in figures.values()]
-    names = [re.sub(r"[^\w.-]+", "-", name) for name in figures]
+    # The legend stands below the axes, three names a line or so.
+    names = [sum(trace.showlegend is not False for trace in figure.data) for figure in figures.values()]
+    rooms = [80 + 22 * (count // 3) for count in names]
+    drawn = [
+        go.Figure(figure).update_layout(_WHITE).update_layout(margin_b=room)
+        for figure, room in zip(figures.values(), rooms, strict=True)
+    ]
+    files = [re.sub(r"[^\w.-]+", "-", name) for name in figures]
     try:
         # All in one call: a browser is started once.
         plotly.io.write_images(
             [figure for figure in drawn for _ in FORMATS],
-            [folder / f"{name}.{form}" for name in names for form in FORMATS],
+            [folder / f"{name}.{form}" for name in files for form in FORMATS],
             width=900,
-            height=560,
+            height=[500 + room for room in rooms for _ in FORMATS],
         )
     except RuntimeError as error:
         raise InputError(f"--figures: drawn by Chrome or Chromium, which did not start: {error}") from None

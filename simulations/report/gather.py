@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from configs.errors import InputError
 from configs.load import read_resolved
@@ -14,6 +15,7 @@ from configs.schema import RunConfig
 from fl_server.records import RunRecord, read_run
 from fl_server.tables import TABLES
 from simulations.cold_start_plots import main_rows
+from simulations.runs import status_of
 
 PREDICTIONS = 5000
 """Rows of predictions that a report takes, so that it stays small enough to open anywhere."""
@@ -34,6 +36,8 @@ class Shown:
     ledger: pd.DataFrame
     users: pd.DataFrame
     errors: list[dict[str, Any]]
+    status: str
+    """The record's, or `interrupted` where it says running and nobody works in it."""
 
     @property
     def completed(self) -> bool:
@@ -72,18 +76,18 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
         if (path / "run.json").is_file():
             folders[path.resolve()] = None
         elif (path / "compare.json").is_file():
-            comparisons.append(_read_json(path / "compare.json"))
+            comparisons.append(_read_json(path / "compare.json", "runs"))
             folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
         elif (path / "cold_start.csv").is_file():
             frame = pd.read_csv(path / "cold_start.csv")
-            cold_starts.append((frame, _read_json(path / "cold_start.json")))
+            cold_starts.append((frame, _read_json(path / "cold_start.json", "newcomers")))
             folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
         else:
             raise InputError(f"{path}: no run record, comparison or cold-start experiment")
     runs = [_read(folder, label) for folder, label in zip(folders, _labels(list(folders)), strict=True)]
     # An equal share for each run: a comparison's first run would fill a report by itself.
     share = PREDICTIONS // max(1, len(runs))
-    rows = [list(_predictions(run)) for run in runs]
+    rows = [list(_predictions(run)) for run in runs if run.completed]
     return Gathered(
         title=", ".join(path.resolve().name for path in paths),
         runs=runs,
@@ -109,7 +113,9 @@ def _read(folder: Path, label: str) -> Shown:
             name: pd.read_parquet(folder / f"{name}.parquet") for name in ("rounds", "clients", "ledger", "users")
         }
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: its tables are not there yet ({record.status}): {error.filename}") from None
+        raise InputError(f"{folder}: a table is missing, or not there yet ({record.status}): {error}") from None
+    except pa.ArrowException as error:
+        raise InputError(f"{folder}: a table is not readable: {error}") from None
     for name in ("rounds", "clients"):
         # Records of earlier versions lack later columns.
         tables[name] = tables[name].reindex(columns=TABLES[name].names)
@@ -121,6 +127,7 @@ def _read(folder: Path, label: str) -> Shown:
         record,
         read_resolved(folder / "config.toml"),
         errors=_read_lines(folder / "errors.jsonl"),
+        status=status_of(folder, record),
         **tables,
     )
 
@@ -131,19 +138,24 @@ def _predictions(run: Shown) -> Iterator[dict[str, Any]]:
         yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, key: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not readable: {error}") from None
+        content[key]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
     return content
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    # Not splitlines: a text may hold other characters that end a line.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
+            # A browser's JSON knows no NaN.
+            row = json.loads(line, parse_constant=str)
         except ValueError:
             continue  # a killed process left it half written
+        if isinstance(row, dict):
+            rows.append(row)
     return rows

@@ -11,16 +11,33 @@ function shade() {
   return { font: { color: text }, xaxis: axis, yaxis: axis };
 }
 
-function layoutOf(plot) {
+// The legend stands below the axes; its lines depend on how wide the page is.
+function legendRoom(plot, width) {
+  const names = plot.data.filter((trace) => trace.showlegend !== false && trace.name).map((trace) => trace.name);
+  if (names.length < 2) return 0;
+  let lines = 1, used = 0;
+  for (const name of names) {
+    const entry = 60 + 7.5 * name.length;
+    if (used && used + entry > width) { lines += 1; used = 0; }
+    used += entry;
+  }
+  return 22 * lines + 8;
+}
+
+function layoutOf(plot, place) {
   const colours = shade();
-  const layout = { ...plot.layout, font: colours.font, autosize: true };
+  const room = legendRoom(plot, place.clientWidth);
+  const base = matchMedia("(max-width: 600px)").matches ? 320 : 400;
+  place.style.height = `${base + room}px`;
+  const margin = { ...plot.layout.margin, b: 55 + room };
+  const layout = { ...plot.layout, font: colours.font, autosize: true, margin };
   for (const axis of ["xaxis", "yaxis"]) layout[axis] = { ...plot.layout[axis], ...colours[axis], automargin: true };
   return layout;
 }
 
 function draw(place) {
   const plot = plots[Number(place.dataset.plot)];
-  plot.layout = layoutOf(plot);
+  plot.layout = layoutOf(plot, place);
   place.dataset.drawn = "yes";
   return Plotly.react(place, plot.data, plot.layout, { responsive: true, displaylogo: false });
 }
@@ -47,6 +64,9 @@ for (const controls of document.querySelectorAll(".controls")) {
     draw(document.querySelector(`.plot[data-plot="${number}"]`));
   });
 }
+
+// On paper everything is to be seen.
+addEventListener("beforeprint", () => document.querySelectorAll('.plot:not([data-drawn="yes"])').forEach(draw));
 
 function setTheme(dark) {
   root.dataset.theme = dark ? "dark" : "light";

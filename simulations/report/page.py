@@ -119,17 +119,19 @@ def _task(task: str, runs: list[Shown], plots: _Plots) -> dict[str, Any]:
 def _gains(run: Shown) -> dict[str, Any]:
     frame = figures.users_of(run)
     gain = (frame.after - frame.before) * (-1 if run.metric in LOWER_IS_BETTER else 1)
+    ranked = pd.Series(gain.to_numpy(), index=frame.user_id).sort_values(kind="stable")
     spread = run.record.per_user.get(run.metric, {})
     worst = spread.get("p90" if run.metric in LOWER_IS_BETTER else "p10")
     return {
         "label": run.label,
-        "metric": run.metric,
         "mean": spread.get("mean"),
         "std": spread.get("std"),
         "worst": worst,
         "better": int((gain > 0).sum()),
         "same": int((gain == 0).sum()),
         "worse": int((gain < 0).sum()),
+        "most": ", ".join(f"{user} {value:+.2f}" for user, value in ranked.tail(3)[::-1].items() if value > 0),
+        "least": ", ".join(f"{user} {value:+.2f}" for user, value in ranked.head(3).items() if value < 0),
     }
 
 
@@ -141,11 +143,10 @@ def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> di
     ]
     return {
         **report,
-        "numbers": plots.add(f"{name}-quality-by-number", cold_start.quality_by_number(rows)),
-        "bytes": plots.maybe(f"{name}-quality-by-bytes", cold_start.quality_by_bytes(rows)),
-        "history": plots.add(f"{name}-quality-by-history", cold_start.quality_by_history(rows)),
+        "by_number": plots.add(f"{name}-quality-by-number", cold_start.quality_by_number(rows)),
+        "by_bytes": plots.maybe(f"{name}-quality-by-bytes", cold_start.quality_by_bytes(rows)),
+        "by_history": plots.add(f"{name}-quality-by-history", cold_start.quality_by_history(rows)),
         "maps": maps,
-        "rows": cold_start.table(rows),
     }
 
 

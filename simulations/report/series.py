@@ -11,6 +11,7 @@ from simulations.colours import colour, symbol
 from simulations.comparison_runs import NO_NUMBER
 from simulations.report.gather import Shown
 
+_VARIANTS = ("", "-open", "-dot", "-open-dot")
 _DASHES = ("solid", "dash", "dashdot", "longdash")
 
 
@@ -28,7 +29,9 @@ class Series:
     def style(self) -> dict[str, Any]:
         """How its lines and markers look."""
         line = {"color": colour(self.method), "dash": self.dash}
-        return {"line": line, "marker": {"symbol": symbol(self.method), "size": 8, "color": colour(self.method)}}
+        # A series of one point has no dash to be told by.
+        shape = symbol(self.method) + _VARIANTS[_DASHES.index(self.dash)]
+        return {"line": line, "marker": {"symbol": shape, "size": 8, "color": colour(self.method)}}
 
 
 def series(runs: Sequence[Shown]) -> list[Series]:

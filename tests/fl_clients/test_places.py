@@ -40,9 +40,7 @@ def test_a_folder_of_another_user_or_task_or_none_is_refused(tmp_path: Path) -> 
     write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
     with pytest.raises(InputError, match="holds data of partition 3, this node is asked for partition 4"):
         ask(tmp_path / "user", tmp_path / "store", partition=4)
-    with pytest.raises(
-        InputError, match="holds data of task movie_tagging, this node is asked for task p"
-    ):
+    with pytest.raises(InputError, match="holds data of task movie_tagging, this node is asked for task p"):
         ask(tmp_path / "user", tmp_path / "store", task="product_rating")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: holds no user's data"):

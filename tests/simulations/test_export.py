@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,30 @@ def test_chat_chooses_among_the_labels_as_the_run_did(run: Callable[..., Path]) 
     own = [row for row in rows if row["query"] in queries]
     assert {row["stage"] for row in own} == {"base", "collective", "personalised"}
     assert all(chat.answer(queries[row["query"]])[row["stage"]] == row["prediction"] for row in own)
+
+
+@pytest.mark.parametrize(("method", "form"), [("perfit", "safetensors"), ("lora-c", "peft")])
+def test_what_the_card_says_to_run_runs(run: Callable[..., Path], method: str, form: str, tmp_path: Path) -> None:
+    out = export(run(method), None, form, tmp_path / "out")
+    card = (out / "README.md").read_text()
+    assert "In this folder; `fedperfit backbone fetch tiny` prints where the base model is" in card
+    snippet = card.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_federations_private_tensors_are_not_here_to_export(run: Callable[..., Path], tmp_path: Path) -> None:
+    shutil.copytree(run("perfit"), tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    content["users"]["source"] = "devices"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="what its users keep is on their devices"):
+        export(tmp_path / "run", first_target(tmp_path / "run"), "safetensors", tmp_path / "one")
+    card = (export(tmp_path / "run", None, "safetensors", tmp_path / "all") / "README.md").read_text()
+    assert "users of a real federation" in card
+    (tmp_path / "run" / "shared.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"shared\.safetensors: not readable"):
+        export(tmp_path / "run", None, "safetensors", tmp_path / "none")
 
 
 def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:

@@ -47,11 +47,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     )
     write_comparison(runs, "perfit", folder / "three")
     simulate(tiny_config("devices.preset=phones", "users.collective=12", "rounds=4"), "alone", folder)
-    lines = (folder / "alone" / "predictions.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in (folder / "alone" / "predictions.jsonl").open()]
     for row, text in zip(rows, HOSTILE, strict=False):
         row["prediction"], row["query"] = text, text
-    (folder / "alone" / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]  # as clients write them
+    (folder / "alone" / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     words = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
     question = Question([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
     frame, first = cold_start(question, None, [*words, "users.target=3"], folder / "cold", print)
@@ -71,7 +71,9 @@ def test_a_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> 
     gathered = gather_report([results / "three"])
     figure, choices = cost_curves(gathered.runs)
     lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
-    assert [trace.name for trace in lines] == ["perfit", "lora-c", "lora-p"]
+    # What sends nothing is a level, since it has no place on a logarithmic axis.
+    assert [trace.name for trace in lines] == ["perfit", "lora-c"]
+    assert [note.text for note in figure.layout.annotations] == ["lora-p (sends no tensors)"]
     frames = [curve(Run.read(results / "three" / f"lora-c-seed{seed}")) for seed in (0, 1)]
     expected = pd.concat(frames).groupby("round")[["bytes_total", "bytes_up_per_client", "value"]].mean()
     assert list(lines[1].y) == expected.value.tolist()
@@ -81,8 +83,9 @@ def test_a_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> 
 
 def test_a_method_looks_the_same_in_every_report(results: Path) -> None:
     methods = ["perfit", "oppu", "fdlora", "lora-c", "lora-p", "fedreft", "reft-c", "fedsa-lora", "ffa-lora", "flora"]
+    methods += ["fedex-lora", "part_way"]  # whose hash gives it perfit's colour
+    assert colour("part_way") == colour("perfit")
     assert len({(colour(method), symbol(method)) for method in methods}) == len(methods)
-    assert (colour("mine"), symbol("mine")) == (colour("mine"), symbol("mine"))
     runs = gather_report([results / "three"]).runs
     assert [each.label for each in series(runs)] == ["perfit", "lora-c", "lora-p"]
     # Runs of one method that differ in more than the seed are drawn by themselves.
@@ -107,6 +110,7 @@ def test_a_run_that_failed_shows_why_and_no_results(results: Path, tmp_path: Pat
     content = json.loads((tmp_path / "broken" / "run.json").read_text())
     content |= {"status": "failed", "error": "round 3: 1 of 3 clients failed"}
     (tmp_path / "broken" / "run.json").write_text(json.dumps(content))
+    assert gather_report([tmp_path / "broken"]).predictions == []
     page = write_page([tmp_path / "broken"], tmp_path / "page.html").read_text()
     assert "failed: round 3: 1 of 3 clients failed" in page
     assert "No run has completed." in page
@@ -127,12 +131,44 @@ def browser() -> Iterator[Any]:
 def test_a_cold_start_shows_its_tables(results: Path) -> None:
     report = json.loads((results / "cold" / "cold_start.json").read_text())
     page = write_page([results / "cold"], results / "cold.html").read_text()
+    (row,) = (each for each in report["numbers"] if (each["task"], each["collective"]) == ("movie_tagging", 2))
+    run = read_run(results / "cold" / "movie_tagging-perfit-2-seed0")
+    assert row["value"] == pytest.approx(run.metrics["accuracy"])
+    assert list(report["transfer"]["perfit"]) == ["movie_tagging", "product_rating"]
     for title in ("Few collective users against many", "What a newcomer pays, and brings", "Who the collective users"):
         assert title in page
     assert f"{report['fewest_against_most'][0]['p_value']:.4f}" in page
     assert f"{report['compositions'][0]['variance']:.2e}" in page
     levels = report["newcomers"][0]["by_history"]
     assert ", ".join(f"{items}: {level['mean']:.3f}" for items, level in levels.items()) in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("clients.parquet", None, "a table is missing"),
+        ("clients.parquet", b"nonsense", "a table is not readable"),
+        ("ledger.parquet", b"PAR1", "a table is not readable"),
+    ],
+)
+def test_a_damaged_record_is_named(
+    name: str, content: bytes | None, message: str, results: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(results / "alone", tmp_path / "broken")
+    (tmp_path / "broken" / name).unlink()
+    if content is not None:
+        (tmp_path / "broken" / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"broken: {message}"):
+        write_page([tmp_path / "broken"], tmp_path / "page.html")
+
+
+def test_predictions_that_are_none_are_passed_over(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "alone", tmp_path / "run")
+    with (tmp_path / "run" / "predictions.jsonl").open("ab") as file:
+        file.write(b'[1, 2]\n{"half\n{"user": 6, "stage": "base", "query": "q", "gold": "\xff", "prediction": NaN}\n')
+    rows = gather_report([tmp_path / "run"]).predictions
+    assert len(rows) == 1 + len(gather_report([results / "alone"]).predictions)
+    assert (rows[-1]["gold"], rows[-1]["prediction"]) == ("\ufffd", "NaN")
 
 
 def test_each_run_has_its_share_of_the_predictions(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +242,15 @@ def test_it_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None
     assert "taken" not in page.title()
     page.locator("#search").fill("no such answer anywhere")
     assert page.locator("#found").text_content().startswith("0 of ")
-    assert read_run(results / "alone").metrics is not None
+    # Every figure can be drawn; the Gantt's hover tells a task's own seconds.
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("!document.querySelector('.plot:not([data-drawn=yes])')")
+    clients = pd.read_parquet(results / "alone" / "clients.parquet")
+    bar = page.evaluate(
+        "plots.find((each) => each.layout.barmode === 'overlay' && each.data[0].customdata.length > 8).data[0]"
+    )
+    longest = clients[clients.phase == "train"].wall_s.max()
+    assert max(row[2] for row in bar["customdata"]) == pytest.approx(longest)
     assert said == []
     page.close()
