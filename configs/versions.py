@@ -1,6 +1,7 @@
 """What must be the same on every machine of a federation, so that it computes the same."""
 
 import importlib.metadata
+import platform
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +13,7 @@ CODE = "fedperfit's code"
 
 def versions_here() -> dict[str, str]:
     """Return the versions of packages, and a digest of fedperfit's own code, which may differ under one version."""
-    found = {}
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

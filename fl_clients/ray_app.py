@@ -82,8 +82,10 @@ class ReplacingPool(ray_actor.BasicActorPool):
             # It may be out of reach only, and would keep its partition.
             ray.kill(actor)
             self._start()
+            return
         except Exception:
-            self._ready.put(actor)
+            pass  # the task's own
+        self._ready.put(actor)
 
     def _idle(self) -> Any:
         missing_since = time.monotonic()

@@ -78,7 +78,7 @@ class _Asked:
     node: int
     down: Weight = Weight()
     attempts: list[str] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
+    since: float = 0.0
     """When it was asked first."""
     due: float = 0.0
     """When it may be asked again."""
@@ -216,6 +216,7 @@ class Clients:
             # Who is asked again was counted in when asked first, and others may wait for this one.
             while todo and (todo[-1].due or todo[-1].attempts or len(pending) + len(waiting) < _WINDOW):
                 asked = todo.pop()
+                asked.since = asked.since or time.monotonic()
                 # A fresh content each time: Flower ties a content to its message.
                 shared = send(self._users[asked.node]) if send else None
                 content = pack(shared, {"round": round_number, **values(self._users[asked.node])})

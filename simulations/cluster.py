@@ -20,7 +20,7 @@ from configs.paths import cache_dir
 from configs.versions import difference, versions_here
 from fl_clients.backbone import find
 
-_CONNECT_S, _ANSWER_S = 5.0, 120.0
+_CONNECT_S, _ANSWER_S = 5.0, 60.0
 
 
 def cluster_address(configured: str) -> str | None:
@@ -44,9 +44,12 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
     with ExitStack() as probes:
         files = []
         for folder in (results.expanduser().resolve(), cache_dir() / "users"):
-            folder.mkdir(parents=True, exist_ok=True)
             files.append(folder / f".probe-{uuid.uuid4().hex}")
-            files[-1].touch()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                files[-1].touch()
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
             probes.callback(files[-1].unlink)
         command = [sys.executable, "-m", "simulations.cluster", address, backbone, *map(str, files)]
         environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}

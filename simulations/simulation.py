@@ -80,6 +80,8 @@ def resume(
             raise InputError(f"--resume {name}: this run has completed")
         if record.status == "completed":
             return finish(folder, watch)
+        if record.users.source == "devices":
+            raise InputError(f"--resume {name}: a run of a real federation cannot be taken up again")
         checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
         _check_cluster(config, results)

@@ -71,24 +71,35 @@ def _index(folder: Path) -> pa.Table:
 
 
 def write_one_user(user: OpenedUser, partition: int, task: str, folder: Path) -> None:
-    """Write the folder of a device: this user and no other.
+    """Write the folder of a device, readable by its owner alone: this user and no other.
 
     Args:
         user: Whose it is.
         partition: The number the user has in the federation.
         task: Of these texts.
         folder: New or empty.
+
+    Raises:
+        InputError: It is not, or cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a new or empty folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
     own = User(user.user_id, user.history, user.queries, "any", 0, 0)
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         writer.write_batch(batch_of(own))
     write_index([(partition, own.user_id, 0, len(own.history), len(own.queries), 0, 0)], folder)
     (folder / "user.json").write_text(json.dumps({"task": task, "partition": partition}) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        path.chmod(0o600)
 
 
 def check_one_user(folder: Path, partition: int, task: str) -> None:
-    """Refuse a device's folder that is not of this user and task.
+    """Refuse a device's folder that is not of this user and task; the server is told, so no path is named.
 
     Raises:
         InputError: Says what is there instead.
@@ -97,9 +108,11 @@ def check_one_user(folder: Path, partition: int, task: str) -> None:
         found = json.loads((folder / "user.json").read_text(encoding="utf-8"))
         holds = (int(found["partition"]), str(found["task"]))
     except OSError:
-        raise InputError(f"{folder}: holds no user's data (no user.json)") from None
+        raise InputError(f"partition {partition}: its folder holds no user's data (no user.json)") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'user.json'}: not readable ({error})") from None
+        raise InputError(f"partition {partition}: its user.json is not readable ({error})") from None
     for what, wanted, there in (("partition", partition, holds[0]), ("task", task, holds[1])):
         if wanted != there:
-            raise InputError(f"{folder}: holds data of {what} {there}, this node is asked for {what} {wanted}")
+            raise InputError(
+                f"partition {partition}: its folder holds data of {what} {there}, asked for is {what} {wanted}"
+            )

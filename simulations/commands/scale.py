@@ -1,5 +1,6 @@
 """`fedperfit deploy` and `project`: from one machine to many."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def project(
 
     Example: `fedperfit project reference --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
     """
-    if users != int(users):
+    if not math.isfinite(users) or users != int(users):
         raise InputError(f"--users {users}: expected a whole number")
     scale = Scale(int(users), participation, rounds, bytes_per_element, devices)
     paths = [Path(each) if Path(each).is_dir() else results / each for each in runs]
@@ -65,5 +66,13 @@ def project(
     found = project_runs(folders, scale)
     if plot:
         draw_projection(folders, scale, plot)
-    lines = [f"- {line}" for line in found[0]["assumptions"]]
+    every = {
+        line: [row["method"] for row in found if line in row["assumptions"]]
+        for row in found
+        for line in row["assumptions"]
+    }
+    lines = [
+        f"- {line}" if len(methods) == len(found) else f"- {', '.join(methods)}: {line}"
+        for line, methods in every.items()
+    ]
     show(as_json, found, [projection_table(found, scale)], *lines, *([str(plot)] if plot else []))

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,19 @@ from simulations.prepare import build_method, resolve
 
 DAYS = 365
 """How long the certificates hold."""
-_PORTS = range(1024, 65536)
+_LAST_PORT = 65535
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_CA_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 _TEMPLATES = Path(__file__).parent / "scripts"
 
 
@@ -36,8 +49,15 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         port: The server's.
 
     Raises:
-        InputError: The config will not do, or the folder is not empty.
+        InputError: The config, the host or the port will not do, or the folder is not empty or cannot be made.
     """
+    if not _HOST.fullmatch(host):
+        raise InputError(f"--host {host!r}: expected a name or an IPv4 address")
+    users_in_all = config.users.collective + config.users.target
+    if port + users_in_all > _LAST_PORT:
+        raise InputError(f"--port {port}: nodes use the {users_in_all} ports after it, and {_LAST_PORT} is the last")
+    if config.devices.classes:
+        raise InputError("devices: simulated devices have no place among real ones")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
     build_method(config, read_shape(config.backbone))
@@ -45,14 +65,16 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
     users = build_table(config)
     folder = folder.expanduser().resolve()
     server = folder / "server"
-    (server / "keys").mkdir(parents=True)
-    (server / "flwr").mkdir()
+    try:
+        (server / "keys").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
     write_certificates(server, host)
-    _write_app(server, config, f"{host}:{port}")
+    _write_app(server, config)
     bind = host if host in ("127.0.0.1", "localhost") else "0.0.0.0"
     _write_script(server, "start.sh", bind=bind, port=port)
-    _write_script(server, "run.sh")
-    for partition in range(config.users.collective + config.users.target):
+    _write_script(server, "run.sh", address=f"{host}:{port}")
+    for partition in range(users_in_all):
         node = folder / "nodes" / str(partition)
         node.mkdir(parents=True)
         node.chmod(0o700)
@@ -61,24 +83,23 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         public = write_key(node / "node.key")
         (server / "keys" / f"{partition}.pub").write_bytes(public)
         # For a SuperNode's own processes; on one machine each needs another.
-        own_port = _PORTS[(port + 1 + partition) % len(_PORTS)]
+        own_port = port + 1 + partition
         _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=own_port)
     return folder
 
 
-def _write_app(server: Path, config: RunConfig, address: str) -> None:
-    """The Flower app, which is a name for what every machine has installed, and how `flwr` reaches the server."""
-    run_config = {"config": dump_resolved(config), "results": str(server / "results"), "run-dir": ""}
-    components = {"serverapp": "simulations.federation.server_app:app", "clientapp": "fl_clients.app:app"}
+def _write_app(server: Path, config: RunConfig) -> None:
+    """The Flower app, which is a name for what every machine has installed, and the run's config."""
+    # Whose data they were, and from where, is nobody's business but the devices'.
+    nameless = {"source": "devices", "select": "random", "collective_ids": [], "target_ids": []}
+    config = config.model_copy(update={"users": config.users.model_copy(update=nameless)})
+    run_config = {"config": dump_resolved(config), "results": "results", "run-dir": ""}
+    components = {"serverapp": "simulations.federation.server_app:app", "clientapp": "fl_clients.device_app:app"}
     project = {"name": "fedperfit", "version": "1.0.0", "description": "fedperfit run", "license": "Apache-2.0"}
     flower = {"publisher": "fedperfit", "components": components, "config": run_config}
     (server / "app").mkdir()
     (server / "app" / "pyproject.toml").write_text(
         tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}})
-    )
-    connection = {"address": address, "root-certificates": str(server / "ca.crt")}
-    (server / "flwr" / "config.toml").write_text(
-        tomli_w.dumps({"superlink": {"default": "server", "server": connection}})
     )
 
 
@@ -111,6 +132,7 @@ def write_certificates(folder: Path, host: str) -> None:
     ca = (
         _certificate(authority, authority, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_CA_USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )

@@ -19,8 +19,8 @@ from configs.load import load_config, read_resolved
 from fl_server.devices import Devices, Turn
 from fl_server.records import read_run
 
-_PLAYED = 20
-"""Rounds that the device model plays."""
+_PLAYED, _LARGEST = 20, 200
+"""Rounds that the device model plays, and the largest cohort it plays them with."""
 _QUANTITIES = ("up_elements", "up_rest", "down_elements", "down_rest")
 
 
@@ -49,7 +49,7 @@ class Scale:
             InputError: Names the option.
         """
         for option, value, fine in (
-            ("--users", self.users, self.users >= 1),
+            ("--users", self.users, 1 <= self.users <= 10**12),
             ("--participation", self.participation, 0 < self.participation <= 1),
             ("--rounds", self.rounds, self.rounds >= 1),
             ("--bytes-per-element", self.bytes_per_element, 0 < self.bytes_per_element <= 8),
@@ -72,14 +72,14 @@ class Measured:
     """Bytes of that message beyond them."""
     down_elements: float
     down_rest: float
-    opening_bytes: float
-    """Bytes of a user's messages before the first round, both ways, with the numbers as they were sent."""
+    opening_elements: float
+    """Numbers in a user's messages before the first round, both ways."""
+    opening_rest: float
     server_s: list[float]
     """The server's seconds of each round, checking and averaging; empty where the record does not know."""
     server_rss_bytes: float | None
     steps: float
     """Optimiser steps of a client in a round."""
-    element_bytes: float
 
 
 def measure(folder: Path) -> Measured:
@@ -104,18 +104,18 @@ def measure(folder: Path) -> Measured:
         messages = int((own.message_bytes > 0).sum())
         found[f"{direction}_elements"] = own.elements.sum() / messages
         found[f"{direction}_rest"] = (own.message_bytes.sum() - own.payload_bytes.sum()) / messages
-    opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)].message_bytes.sum()
+    opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
     clients = pd.read_parquet(folder / "clients.parquet", columns=["round", "phase", "steps"])
     own_steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
     return Measured(
         cohort=float(rounds.cohort.mean()),
         users=record.users.collective,
         **found,
-        opening_bytes=float(opening) / record.users.collective,
+        opening_elements=float(opening.elements.sum()) / record.users.collective,
+        opening_rest=float(opening.message_bytes.sum() - opening.payload_bytes.sum()) / record.users.collective,
         server_s=rounds.server_s.dropna().tolist(),
         server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
         steps=float(own_steps.mean()),
-        element_bytes=train.payload_bytes.sum() / max(1, train.elements.sum()),
     )
 
 
@@ -133,15 +133,18 @@ def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
         InputError: A run will not do, or the scale cannot be meant.
     """
     scale.check()
-    groups: dict[str, list[Path]] = {}
+    groups: dict[tuple[str, str], list[Path]] = {}
     for folder in folders:
-        groups.setdefault(read_run(folder).method, []).append(folder)
-    return [_project(method, own, scale) for method, own in groups.items()]
+        groups.setdefault((read_run(folder).method, _setting(folder)), []).append(folder)
+    names = [method for method, _ in groups]
+    return [
+        _project(method if names.count(method) == 1 else f"{method}, {own[0].name}", own, scale)
+        for (method, _), own in groups.items()
+    ]
 
 
 def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
     runs = [measure(folder) for folder in folders]
-    _check_alike(folders)
     several = len({run.cohort for run in runs}) > 1
     cohort = scale.cohort
 
@@ -153,11 +156,12 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
     per_client = {
         way: quantity[f"{way}_elements"] * scale.bytes_per_element + quantity[f"{way}_rest"] for way in ("up", "down")
     }
-    opening = float(np.mean([run.opening_bytes for run in runs])) * scale.bytes_per_element / runs[0].element_bytes
+    opening = float(np.mean([run.opening_elements * scale.bytes_per_element + run.opening_rest for run in runs]))
     seconds, error = _server_seconds(runs, cohort)
     memory = _server_memory([run for run in runs if run.server_rss_bytes is not None], scale.users)
     steps = float(np.mean([run.steps for run in runs]))
-    device_s = device_seconds(scale, per_client, steps) if scale.devices else None
+    tensors = {way: quantity[f"{way}_elements"] * scale.bytes_per_element for way in ("up", "down")}
+    device_s = device_seconds(scale, tensors, steps) if scale.devices else None
     round_s = None if device_s is None else device_s + (seconds or 0.0)
     return {
         "method": method,
@@ -178,13 +182,11 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
     }
 
 
-def _check_alike(folders: list[Path]) -> None:
-    first = read_resolved(folders[0] / "config.toml")
-    for folder in folders[1:]:
-        other = read_resolved(folder / "config.toml")
-        for key in ("backbone", "sites", "rank", "settings", "local"):
-            if getattr(first, key) != getattr(other, key):
-                raise InputError(f"{folders[0]} and {folder}: {key} differs, so they are not one method at two sizes")
+def _setting(folder: Path) -> str:
+    """What makes runs of one method, at whatever size, one line: all that decides what is sent and trained."""
+    config = read_resolved(folder / "config.toml").model_dump(mode="json")
+    keys = ("method", "backbone", "sites", "positions", "rank", "joint_private_init", "settings", "local")
+    return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 
 
 def _line(x: list[float], y: list[float], where: float) -> float:
@@ -208,31 +210,36 @@ def _server_seconds(runs: list[Measured], cohort: int) -> tuple[float | None, fl
     if free > 0:
         spread = ((seconds - design @ solution) ** 2).sum() / free
         error = float(np.sqrt(spread * where @ np.linalg.inv(design.T @ design) @ where))
-    return max(0.0, float(where @ solution)), error
+    # A line that falls is noise.
+    return (None, None) if solution[0] < 0 else (max(0.0, float(where @ solution)), error)
 
 
 def _server_memory(runs: list[Measured], users: int) -> float | None:
     sizes, memory = [float(run.users) for run in runs], [run.server_rss_bytes or 0.0 for run in runs]
-    return _line(sizes, memory, users) if len(set(sizes)) > 1 else None
+    if len(set(sizes)) < 2 or np.polyfit(sizes, memory, 1)[0] < 0:
+        return None
+    return _line(sizes, memory, users)
 
 
-def device_seconds(scale: Scale, per_client: dict[str, float], steps: float) -> float:
+def device_seconds(scale: Scale, tensors: dict[str, float], steps: float) -> float:
     """Return a round's mean time by the virtual clock, from the first download to the last reply that is waited for.
 
     Args:
         scale: Names the devices.
-        per_client: Bytes of a client's message, by `up` and `down`.
+        tensors: Bytes of the tensors in a client's message, by `up` and `down`.
         steps: Optimiser steps of a client.
     """
     config: DevicesConfig = load_config(None, [f"devices.preset={scale.devices}"]).devices
     devices = Devices(config, 0)
-    turn = {"bytes_down": round(per_client["down"]), "bytes_up": round(per_client["up"]), "steps": round(steps)}
-    asked = devices.asked(scale.cohort)
+    turn = {"bytes_down": round(tensors["down"]), "bytes_up": round(tensors["up"]), "steps": round(steps)}
+    # A few hundred devices have the same slowest tenth as a few thousand.
+    cohort = min(scale.cohort, _LARGEST)
+    asked = devices.asked(cohort)
     seconds = []
     for number in range(1, _PLAYED + 1):
         # Other users each round: who takes part is one of very many.
         present = devices.available(number, range(number * 4 * asked, (number + 1) * 4 * asked))[:asked]
-        seconds.append(devices.close(number, (Turn(user, **turn) for user in present), scale.cohort).seconds)
+        seconds.append(devices.close(number, (Turn(user, **turn) for user in present), cohort).seconds)
     return float(np.mean(seconds))
 
 
@@ -259,13 +266,14 @@ def _assumptions(
     if opening:
         lines.append("every user does the opening before the first round once")
     if seconds is None:
-        lines.append("these records do not know the server's seconds: simulate again with this version")
+        lines.append("the server's seconds are not in these records, or do not grow with the cohort: noise")
     if memory is None:
-        lines.append("the server's memory needs runs with two numbers of users")
+        lines.append("the server's memory needs runs with two numbers of users, so far apart that it grows")
     else:
         lines.append("the server's memory follows a line in the number of users; small runs differ by noise alone")
     if scale.devices:
-        lines.append(f"devices are as configs/devices/{scale.devices}.toml says; the server works after the last reply")
+        played = f", played with {_LARGEST} in a round" if scale.cohort > _LARGEST else ""
+        lines.append(f"devices are as configs/devices/{scale.devices}.toml says{played}; the server works after them")
     else:
         lines.append("no --devices, so no wall-clock time")
     return lines

@@ -94,9 +94,10 @@ def test_a_node_with_another_tasks_data_is_refused_by_name(federation: Federatio
             assert time.monotonic() < deadline
             time.sleep(0.2)
         record = federation.wait(120)
+        assert federation.started["run"].wait(60) != 0
     finally:
         own.write_text(before)
     run = read_run(record)
     assert run.status == "failed"
     assert run.error is not None
-    assert "holds data of task product_rating, this node is asked for task movie_tagging" in run.error
+    assert "partition 1: its folder holds data of task product_rating, asked for is task movie_tagging" in run.error

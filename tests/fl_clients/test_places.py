@@ -32,19 +32,23 @@ def test_a_device_has_its_own(tmp_path: Path) -> None:
     assert (place.run_dir.stat().st_mode & 0o777) == 0o700
     assert (place.run_dir / "config.toml").read_text() == dump_resolved(tiny_config())
     assert open_user(tmp_path / "user", 3) == ANN
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "user").iterdir()}
+    assert (modes, (tmp_path / "user").stat().st_mode & 0o777) == ({0o600}, 0o700)
+    with pytest.raises(InputError, match="expected a new or empty folder"):
+        write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
     with pytest.raises(IndexError, match="holds no user of partition 0"):
         open_user(tmp_path / "user", 0)
 
 
 def test_a_folder_of_another_user_or_task_or_none_is_refused(tmp_path: Path) -> None:
     write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
-    with pytest.raises(InputError, match="holds data of partition 3, this node is asked for partition 4"):
+    with pytest.raises(InputError, match="partition 4: its folder holds data of partition 3, asked for is partition 4"):
         ask(tmp_path / "user", tmp_path / "store", partition=4)
-    with pytest.raises(InputError, match="holds data of task movie_tagging, this node is asked for task p"):
+    with pytest.raises(InputError, match="holds data of task movie_tagging, asked for is task product_rating"):
         ask(tmp_path / "user", tmp_path / "store", task="product_rating")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: holds no user's data"):
+    with pytest.raises(InputError, match="partition 3: its folder holds no user's data"):
         ask(tmp_path / "empty", tmp_path / "store")
     (tmp_path / "user" / "user.json").write_text("{")
-    with pytest.raises(InputError, match=r"user\.json: not readable"):
+    with pytest.raises(InputError, match=r"its user\.json is not readable"):
         ask(tmp_path / "user", tmp_path / "store")

@@ -1,6 +1,7 @@
 """Projections: the arithmetic by hand, from records made of a few rows."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError
 from simulations.__main__ import app
-from simulations.projection.model import Scale, device_seconds, measure, project
+from simulations.projection.model import Scale, device_seconds, project
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
@@ -57,18 +58,35 @@ def test_the_servers_seconds_follow_the_line_through_the_measured_rounds(results
     assert single["server_round_s"] == pytest.approx(0.35 * 3)
 
 
-def test_an_opening_is_counted_once_a_user(results: Path) -> None:
-    scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4)
-    (row,) = project([results / "fdlora"], scale)
-    assert row["opening_bytes"] == pytest.approx(100 * measure(results / "fdlora").opening_bytes)
-    assert row["opening_bytes"] > 0
+def test_an_opening_is_counted_once_a_user_its_numbers_at_their_new_size(results: Path) -> None:
+    ledger = pd.read_parquet(results / "fdlora" / "ledger.parquet")
+    opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
+    (row,) = project([results / "fdlora"], Scale(users=100, participation=0.1, rounds=1, bytes_per_element=2))
+    # Six users did it, in fp32.
+    measured = opening.message_bytes.sum() - opening.payload_bytes.sum() / 2
+    assert row["opening_bytes"] == pytest.approx(100 * measured / 6)
     assert any("opening" in line for line in row["assumptions"])
+
+
+def test_two_settings_of_a_method_are_two_rows_and_noise_is_no_line(results: Path, tmp_path: Path) -> None:
+    simulate(tiny_config("rank.shared=2"), "other", tmp_path)
+    scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4)
+    rows = project([results / "three", tmp_path / "other"], scale)
+    assert [row["method"] for row in rows] == ["perfit, three", "perfit, other"]
+    shutil.copytree(results / "six", tmp_path / "falling")
+    rounds = pd.read_parquet(tmp_path / "falling" / "rounds.parquet").assign(server_s=0.01)
+    rounds.to_parquet(tmp_path / "falling" / "rounds.parquet")
+    (row,) = project([results / "three", tmp_path / "falling"], scale)
+    assert (row["server_round_s"], row["server_memory_bytes"]) == (None, None)
 
 
 def test_time_is_links_and_steps_of_the_slowest_that_is_waited_for() -> None:
     scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4, devices="silos")
     seconds = device_seconds(scale, {"up": 1e6, "down": 1e6}, steps=10)
-    # Of ten at least one computes on its CPU nearly always: 10 s, and 16 Mbit over 100 Mbit/s.
+    # Of ten at least one computes on its CPU nearly always: 10 s, and 16 Mbit over 100 Mbit/s. As many as 10,000 users
+    # of a million are played by 200.
+    larger = Scale(users=10**6, participation=0.01, rounds=1, bytes_per_element=4, devices="silos")
+    assert device_seconds(larger, {"up": 1e6, "down": 1e6}, steps=10) == pytest.approx(10.16, abs=0.01)
     assert seconds == pytest.approx(10.16, abs=0.05)
 
 
@@ -81,6 +99,7 @@ def test_the_command_prints_every_assumption_and_refuses_what_cannot_be_meant(re
     assert content[0]["cohort"] == 1000
     for more, message in (
         (["--users", "0"], "--users 0"),
+        (["--users", "inf"], "--users inf: expected a whole number"),
         (["--participation", "2"], "--participation 2"),
         (["--plot", "p.gif"], "expected a name that ends in"),
         (["--devices", "nope"], "unknown preset 'nope'"),

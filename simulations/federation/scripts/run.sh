@@ -1,9 +1,14 @@
 #!/bin/sh
-# One run: register the SuperNodes' keys that are not yet, then submit. The record goes to results/.
+# One run: register the SuperNodes' keys that are not yet, then submit. The record goes to results/; fails if the run does.
 cd "$(dirname "$0")" || exit 1
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+mkdir -p flwr
+printf '[superlink]\ndefault = "server"\n[superlink.server]\naddress = "%s"\nroot-certificates = "%s"\n' \
+    "{{ address }}" "$PWD/ca.crt" > flwr/config.toml
 for key in keys/*.pub; do
     [ -e "$key.registered" ] && continue
     flwr supernode register "$key" server && touch "$key.registered"
 done
-exec flwr run app server --stream
+flwr run app server --stream || exit 1
+# Flower's status says that the run was submitted.
+grep -q '"status": "completed"' "$(ls -td results/run-*/ | head -n 1)run.json"
