@@ -120,17 +120,18 @@ def write_key(path: Path) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
-def write_certificates(folder: Path, host: str) -> None:
+def write_certificates(folder: Path, host: str, days: float = DAYS) -> None:
     """Write `ca.crt`, an authority of this federation's own whose key is not kept, `server.crt` and `server.key`.
 
     Args:
         folder: Where to.
         host: Name or address that the server's certificate is for, beside those of this machine alone.
+        days: How long they hold.
     """
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedperfit federation")])
     ca = (
-        _certificate(authority, authority, ca_key.public_key())
+        _certificate(authority, authority, ca_key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_CA_USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
@@ -138,7 +139,7 @@ def write_certificates(folder: Path, host: str) -> None:
     )
     names: dict[str, x509.GeneralName] = {each: _general_name(each) for each in (host, "localhost", "127.0.0.1")}
     server = (
-        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])]), authority, key.public_key())
+        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])]), authority, key.public_key(), days)
         .add_extension(x509.SubjectAlternativeName(names.values()), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
@@ -151,16 +152,19 @@ def write_certificates(folder: Path, host: str) -> None:
     (folder / "server.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, no_password))
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
+    ends = now + datetime.timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .not_valid_before(min(now, ends) - datetime.timedelta(minutes=5))
+        .not_valid_after(ends)
     )
 
 
