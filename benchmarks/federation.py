@@ -13,6 +13,8 @@ from types import TracebackType
 
 import psutil
 
+from simulations.processes import free_port
+
 _START_S = 120.0
 
 
@@ -103,13 +105,6 @@ class Federation:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -23,13 +23,14 @@ import pandas as pd
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.federation import CountingProxy, Federation, free_port
+from benchmarks.federation import CountingProxy, Federation
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone import fetch, read_shape
 from fl_server.records import read_run
 from simulations.federation.deploy import deploy
 from simulations.prepare import build_method
+from simulations.processes import free_port
 
 RUNS = {
     "perfit, ranks 32 and 4": ["method=perfit", "sites=[1,2]", "rank.shared=32", "rank.private=4"],

@@ -1,12 +1,12 @@
 """The ClientApp as a real device runs it: no task works for ever."""
 
-import faulthandler
 from collections.abc import Iterator
 
 from flwr.app import Context
 
 from configs.load import parse_resolved
 from fl_clients.app import app
+from fl_clients.limit import limited_to
 
 __all__ = ["app"]
 
@@ -15,8 +15,5 @@ __all__ = ["app"]
 def limited(context: Context) -> Iterator[None]:
     """End this process if the task exceeds `faults.client_seconds`; the server has stopped waiting then."""
     seconds = parse_resolved(str(context.run_config["config"])).faults.client_seconds
-    faulthandler.dump_traceback_later(seconds, exit=True)
-    try:
+    with limited_to(seconds):
         yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()

@@ -5,7 +5,6 @@ simulation no more threads, so no more actors at work, than a few over the cores
 either. Flower imports the ClientApp before it makes its pool, so this module can put what does better in their places.
 """
 
-import faulthandler
 import os
 import queue
 import signal
@@ -27,6 +26,7 @@ from ray.exceptions import RayActorError
 from configs.load import read_resolved
 from configs.paths import DRIVER, NODE, run_dir
 from fl_clients.app import app
+from fl_clients.limit import limited_to
 
 __all__ = ["app"]
 _POLL_S = 2.0
@@ -84,8 +84,10 @@ class ReplacingPool(ray_actor.BasicActorPool):
             self._start()
             return
         except Exception:
-            pass  # the task's own
-        self._ready.put(actor)
+            # The task's own, which Flower passes on; the actor is as good as before.
+            self._ready.put(actor)
+        else:
+            self._ready.put(actor)
 
     def _idle(self) -> Any:
         missing_since = time.monotonic()
@@ -112,12 +114,9 @@ class ReplacingPool(ray_actor.BasicActorPool):
         threading.Thread(target=wait, args=(self.create_actor_fn(),), daemon=True).start()
 
 
-_EXECUTOR = partial(ThreadPoolExecutor, max_workers=_MOST_PARTITIONS)
-for module, name, better in (
-    (ray_actor, "BasicActorPool", ReplacingPool),
-    (vce_api, "ThreadPoolExecutor", _EXECUTOR),
-):
-    setattr(module, name, better)
+# To mypy a class is no variable, and what a module imports is not its own.
+setattr(ray_actor, "BasicActorPool", ReplacingPool)  # noqa: B010
+setattr(vce_api, "ThreadPoolExecutor", partial(ThreadPoolExecutor, max_workers=_MOST_PARTITIONS))  # noqa: B010
 
 
 def _end_with_driver(driver: int) -> None:
@@ -133,13 +132,10 @@ if DRIVER in os.environ:
 
 @app.lifespan()
 def limited(context: Context) -> Iterator[None]:
-    """End this process if one task exceeds `faults.client_seconds`: nothing less ends a hang in native code."""
+    """End this process if one task exceeds `faults.client_seconds`."""
     _name_node()
-    faulthandler.dump_traceback_later(_limit(run_dir(context.run_config, context.run_id)), exit=True)
-    try:
+    with limited_to(_limit(run_dir(context.run_config, context.run_id))):
         yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,6 @@ installed.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from simulations.processes import (
     adopt_orphans,
     die_with_parent,
     find_simulation,
+    free_port,
     is_alive,
     undisturbed,
 )
@@ -154,7 +154,7 @@ class _Simulation:
         home = Path(self._environment["FLWR_HOME"])
         home.mkdir(parents=True)
         for _ in range(_PORT_TRIES):
-            port = _free_port()
+            port = free_port()
             connection = {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}
             (home / "config.toml").write_text(tomli_w.dumps({"superlink": connection}))
             command = [
@@ -223,12 +223,6 @@ class _Simulation:
             )
         self._family.started.append(process)
         return process
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _is_healthy(link: subprocess.Popen[bytes], port: int) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import pytest
 from configs.errors import InputError
 from configs.load import load_config
 from fl_server.records import read_run
+from simulations.processes import free_port
 from simulations.simulation import simulate
 from tests.e2e.test_faults import RAY, ROOT, errors_of, faulty
 from tests.same import assert_same_run
@@ -29,9 +29,7 @@ class Cluster:
     """Ray's own command starts each node; a node's processes are one session, so they can be killed together."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
         self._path = folder / "ray.log"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.federation import Federation, free_port
+from benchmarks.federation import Federation
 from fl_server.records import read_run
 from simulations.federation.deploy import deploy, write_certificates, write_key
+from simulations.processes import free_port
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 

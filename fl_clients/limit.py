@@ -1,0 +1,15 @@
+"""How long one task may take: nothing less than ending the process ends a hang in native code."""
+
+import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def limited_to(seconds: float) -> Iterator[None]:
+    """End this process, with a traceback on standard error, if the block takes longer."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
