@@ -40,16 +40,16 @@ def main(grid: Grid, context: Context) -> None:
     complete(run_dir(context.run_config, context.run_id), grid)
 
 
-def complete(folder: Path, grid: Grid, devices: bool = False) -> None:
+def complete(folder: Path, grid: Grid, real: bool = False) -> None:
     """Run the federation of a record, or what is left of it; the record says how it ended.
 
     Args:
         folder: The run record.
         grid: Flower's.
-        devices: The clients are real devices, each with its own user's data.
+        real: The clients are real devices, each with its own user's data.
     """
     try:
-        Run(folder, grid, devices).complete()
+        Run(folder, grid, real).complete()
     except Exception as error:
         record = read_run(folder)
         record.status = "failed"
@@ -62,7 +62,7 @@ class Run:
     """One run of a method over the clients of a grid."""
 
     def __init__(self, folder: Path, grid: Grid, real: bool = False) -> None:
-        """Read the record's config, and its checkpoint; `real` as `devices` of `complete`."""
+        """Read the record's config, and its checkpoint; `real` as in `complete`."""
         self.folder = folder
         self._real = real
         self.config: RunConfig = read_resolved(folder / "config.toml")

@@ -44,8 +44,22 @@ def main(grid: Grid, context: Context) -> None:
         )
     folder = run_dir(context.run_config, context.run_id)
     with new_record(config, folder.name, folder.parent, False, import_folders(toml, overrides)):
-        complete(folder, grid)
-        record = read_run(folder)
-        if record.status != "completed":
-            raise RunFailed(record.error or record.status)
-        finish(folder)
+        run_on(folder, grid)
+
+
+def run_on(folder: Path, grid: Grid, real: bool = False) -> None:
+    """Run a new record's federation in this ServerApp's process, and finish the record.
+
+    Args:
+        folder: The run record.
+        grid: Flower's.
+        real: As in `fl_server.app.complete`.
+
+    Raises:
+        RunFailed: The run did not complete; the record says more.
+    """
+    complete(folder, grid, real)
+    record = read_run(folder)
+    if record.status != "completed":
+        raise RunFailed(record.error or record.status)
+    finish(folder)

@@ -46,7 +46,7 @@ def new_record(
     results: Path,
     overwrite: bool,
     import_path: Sequence[str],
-    devices: bool = False,
+    real: bool = False,
 ) -> Iterator[Opened]:
     """Make a run's record, once everything that can be wrong beforehand is known to be right, and hold it.
 
@@ -56,7 +56,7 @@ def new_record(
         results: Where run records go.
         overwrite: Replace a record of that name.
         import_path: Folders to import methods from, beside what is installed.
-        devices: The users' data are on real devices, and nothing of them is here.
+        real: The users' data are on real devices, and nothing of them is here.
 
     Raises:
         InputError: Something asked for is wrong; nothing was written.
@@ -70,7 +70,7 @@ def new_record(
         state = shared = take_shared(Path(config.start_from), method, config)
     name = name or _default_name(method, config)
     folder = _claim(results, name, overwrite)
-    users = None if devices else build_table(config)
+    users = None if real else build_table(config)
     with held(folder):
         _claim(results, name, overwrite)  # another command may have been quicker
         end_leftovers(folder)

@@ -5,12 +5,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from configs.errors import RunFailed
 from configs.load import parse_resolved
-from fl_server.app import complete
-from fl_server.records import read_run
+from simulations.flower import run_on
 from simulations.record import new_record
-from simulations.simulation import finish
 
 app = ServerApp()
 
@@ -25,9 +22,5 @@ def main(grid: Grid, context: Context) -> None:
     """
     config = parse_resolved(str(context.run_config["config"]))
     results = Path(str(context.run_config["results"]))
-    with new_record(config, f"run-{context.run_id}", results, False, [], devices=True) as opened:
-        complete(opened.folder, grid, devices=True)
-        record = read_run(opened.folder)
-        if record.status != "completed":
-            raise RunFailed(record.error or record.status)
-        finish(opened.folder)
+    with new_record(config, f"run-{context.run_id}", results, False, [], real=True) as opened:
+        run_on(opened.folder, grid, real=True)
