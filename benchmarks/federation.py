@@ -18,6 +18,11 @@ from simulations.processes import free_port
 _START_S = 120.0
 
 
+def activated() -> dict[str, str]:
+    """Return the variables with this Python's environment activated: Flower looks up its own commands."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
 class Federation:
     """SuperLink and SuperNodes as their scripts start them, each in processes of its own."""
 
@@ -46,12 +51,10 @@ class Federation:
 
     def start(self, name: str, script: Path) -> None:
         """Start a script; what it prints is in `<name>.log`."""
-        # The environment this runs in need not be activated.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = subprocess.Popen(
                 [script],
-                env={**os.environ, "PATH": path},
+                env=activated(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

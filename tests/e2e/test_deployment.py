@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.federation import Federation
+from benchmarks.federation import Federation, activated
 from fl_server.records import read_run
 from simulations.federation.deploy import deploy, write_certificates, write_key
 from simulations.processes import free_port
@@ -38,7 +38,7 @@ def supernode(port: int, authority: Path, key: Path) -> str:
     # Into a file: what the SuperNode started holds a pipe open for longer than itself.
     said = key.with_suffix(".said")
     with said.open("wb") as log:
-        done = subprocess.run(list(map(str, command)), stdout=log, stderr=log, timeout=60, check=False)
+        done = subprocess.run(list(map(str, command)), env=activated(), stdout=log, stderr=log, timeout=60, check=False)
     assert done.returncode != 0
     return said.read_text()
 
