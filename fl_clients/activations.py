@@ -13,7 +13,7 @@ import secrets
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -103,19 +103,19 @@ class ActivationStore:
         if self._written <= self._limit // 20:
             return
         entries = []
-        for path in self._folder.glob("*/*"):
+        for entry in _files_below(self._folder):
             with contextlib.suppress(OSError):  # gone meanwhile
-                found = path.stat()
-                if path.suffix == ".tmp" and time.time() - found.st_mtime > _ABANDONED:
-                    path.unlink()
+                found = entry.stat()
+                if entry.name.endswith(".tmp") and time.time() - found.st_mtime > _ABANDONED:
+                    Path(entry).unlink()
                 else:
-                    entries.append((found.st_mtime_ns, found.st_size, path))
+                    entries.append((found.st_mtime_ns, found.st_size, entry.path))
         total = sum(entry[1] for entry in entries)
         for _, bytes_of, path in sorted(entries):
             if total + size <= self._limit:
                 break
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
                 total -= bytes_of
         self._written = 0
 
@@ -125,6 +125,14 @@ class ActivationStore:
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.safetensors"
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Give the files of a folder's folders; there may be a hundred thousand, too many for a Path each."""
+    with contextlib.suppress(OSError), os.scandir(folder) as folders:  # not there, or nobody's to read
+        for each in folders:
+            with contextlib.suppress(OSError), os.scandir(each) as files:  # gone meanwhile
+                yield from files
 
 
 def key_of(*parts: object) -> str:

@@ -20,7 +20,7 @@ from configs.paths import cache_dir
 from configs.versions import difference, versions_here
 from fl_clients.backbone import find
 
-_CONNECT_S, _ANSWER_S = 5.0, 60.0
+_CONNECT_S, _ANSWER_S = 5.0, 120.0
 
 
 def cluster_address(configured: str) -> str | None:

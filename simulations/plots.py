@@ -31,6 +31,9 @@ def draw(folder: Path) -> list[Path]:
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG, SVG and PDF, for the screen and for papers; the same figure gives the same bytes."""
     paths = [folder / f"{name}.{suffix}" for suffix in _UNDATED]
+    # Laying out costs as much as drawing: once, not once a format.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for path, undated in zip(paths, _UNDATED.values(), strict=True):
         figure.savefig(path, dpi=150, metadata=undated)
     return paths

@@ -1,6 +1,7 @@
 """Fixtures every tier shares. Nothing here needs a network: `tiny` is built in code."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone import Backbone, load
+from simulations import plots
+
+DRAW = plots.draw
 
 TINY = (
     "backbone=tiny",
@@ -43,6 +47,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "backbones" / "smollm2-135m").symlink_to(fetched)
     os.environ["FEDPERFIT_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
+    """A run's plots take longer to draw than a tiny run takes; a test that looks at them asks for `drawn`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", lambda folder: (folder / "plots").mkdir(exist_ok=True))
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "draw", DRAW)
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,7 @@ def test_the_pages_are_found_and_have_commands() -> None:
 def smaller(words: list[str]) -> list[str]:
     """The same command on the tiny backbone, with few users, one round and one seed."""
     if words[0] == "simulate":
-        counts = [word.partition("=")[0] for word in words]
-        real = any(word.startswith("users.source=lamp") for word in words)
-        return words + SMALL + ([] if real or "users.source" in counts else FEW)
+        return words + SMALL + FEW
     if words[0] in ("compare", "tune"):
         return [word for word in words if "," not in word and word != "--seeds"] + [*SMALL, *FEW, "--seeds", "0"]
     if words[0] == "cold-start":

@@ -226,7 +226,7 @@ def test_a_full_disk_loses_nothing(limit: int, cache: Path, tmp_path: Path) -> N
     assert_same_run(tmp_path / "full", tmp_path / "whole")
 
 
-def test_a_run_killed_while_it_is_tidied_up_is_finished(tmp_path: Path) -> None:
+def test_a_run_killed_while_it_is_tidied_up_is_finished(drawn: None, tmp_path: Path) -> None:
     simulate(tiny_config(), "run", tmp_path)
     simulate(tiny_config(), "whole", tmp_path)
     shutil.rmtree(tmp_path / "run" / "plots")
