@@ -43,6 +43,8 @@ class UsersConfig(_Group):
     """User ids in order, for `select = "listed"`."""
     group: int = Field(0, ge=0)
     """Which of the disjoint groups of `collective` users, in the order that the seed gives; 0 is the first."""
+    collective_history: int | None = Field(None, ge=1)
+    """Collective users bring only the first so many items of their histories; all without it."""
     target_history: int | None = Field(None, ge=0)
     """Target users bring only the first so many items of their histories; all without it."""
     overlap: bool = False

@@ -7,20 +7,10 @@ the pooled predictions.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
 Statistics = dict[str, list[float]]
-
-_INFO: dict[str, Any] = {
-    "description": "LaMP metric from sufficient statistics",
-    "citation": "arXiv:2304.11406",
-}
-_TEXTS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
 
 
 def classification_statistics(predictions: Sequence[int], references: Sequence[int], labels: int) -> Statistics:
@@ -75,6 +65,8 @@ def generation_statistics(predictions: Iterable[str], references: Iterable[str])
     Returns:
         `rouge1` and `rougeL`: sum over pairs; `count`: number of pairs.
     """
+    from rouge_score.rouge_scorer import RougeScorer  # a second of nltk, which tasks of labels and ratings do not need
+
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
     scores = [scorer.score(gold, text) for text, gold in zip(predictions, references, strict=True)]
     sums = {key: [sum(float(score[key].fmeasure) for score in scores)] for key in ("rouge1", "rougeL")}
@@ -131,37 +123,6 @@ def _classification_metrics(flat: np.ndarray) -> dict[str, float]:
         "f1": float(f1.mean()),
         "outside": float(confusion[:, labels].sum() / count),
     }
-
-
-class ClassificationMetric(evaluate.Metric):
-    """Accuracy and macro-F1 as a Hugging Face `evaluate` module; predictions and references are label indices."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        integers = datasets.Features({"predictions": datasets.Value("int32"), "references": datasets.Value("int32")})
-        return evaluate.MetricInfo(features=integers, **_INFO)
-
-    def _compute(self, predictions: list[int], references: list[int], labels: int) -> dict[str, float]:
-        return metrics(classification_statistics(predictions, references, labels))
-
-
-class RatingMetric(evaluate.Metric):
-    """MAE and RMSE as a Hugging Face `evaluate` module; predictions and references are texts."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(features=_TEXTS, **_INFO)
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return metrics(rating_statistics(predictions, references))
-
-
-class GenerationMetric(evaluate.Metric):
-    """ROUGE-1 and ROUGE-L as a Hugging Face `evaluate` module; predictions and references are texts."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(features=_TEXTS, **_INFO)
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return metrics(generation_statistics(predictions, references))
 
 
 def spread_over_users(users: list[dict[str, float]]) -> dict[str, dict[str, float]]:

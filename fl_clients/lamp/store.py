@@ -194,17 +194,21 @@ def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, fold
                 # A target's questions are never trained on, also where it is a collective user too.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective
                 own = replace(user, queries=[]) if both else user
-                if users.target_history is not None and partition >= users.collective:
-                    own = replace(own, history=own.history[: users.target_history])
+                limit = users.target_history if partition >= users.collective else users.collective_history
+                own = replace(own, history=own.history[:limit])
                 writer.write_batch(batch_of(own))
                 sizes = (len(own.history), len(own.queries), own.leaks, own.skipped)
                 rows.append((partition, own.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
-    longest = max(history for partition, _, _, history, *_ in rows if partition >= users.collective)
-    if users.target_history is not None and longest < users.target_history:
-        raise InputError(f"users.target_history={users.target_history}: no target user has more than {longest} items")
+    for role, limit, of_role in (
+        ("collective", users.collective_history, rows[: users.collective]),
+        ("target", users.target_history, rows[users.collective :]),
+    ):
+        longest = max(history for _, _, _, history, *_ in of_role)
+        if limit is not None and longest < limit:
+            raise InputError(f"users.{role}_history={limit}: no {role} user has more than {longest} items")
     return write_index(rows, folder)
 
 

@@ -100,6 +100,22 @@ def test_overlap_lets_targets_train_on_their_histories_but_not_on_their_question
     assert all(len(open_user(table.folder, user["partition"]).queries) == 1 for user in targets)
 
 
+def test_each_role_brings_as_much_history_as_is_said(tmp_path: Path) -> None:
+    who = [uneven(tmp_path), "users.select=paper", "users.collective=7", "users.target=3", "cohort=7"]
+
+    def histories(*overrides: str) -> list[int]:
+        table = pq.read_table(build_table(tiny_config(*who, *overrides)).folder / "users.parquet")
+        return [int(items) for items in table["history"].to_pylist()]
+
+    whole = histories()
+    assert sorted(whole[:7]) == list(range(7))
+    assert whole[7:] == [9, 8, 7]
+    assert histories("users.collective_history=3") == [min(3, items) for items in whole[:7]] + [9, 8, 7]
+    assert histories("users.target_history=8") == [*whole[:7], 8, 8, 7]
+    with pytest.raises(InputError, match=r"users.collective_history=7: no collective user has more than 6 items"):
+        build_table(tiny_config(*who, "users.collective_history=7"))
+
+
 def test_users_may_be_listed(tmp_path: Path) -> None:
     source = uneven(tmp_path)
     listed = [source, "users.select=listed", "users.collective_ids=['5','2','8']", "users.target_ids=['0','1']"]

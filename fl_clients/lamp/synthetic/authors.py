@@ -8,15 +8,13 @@ counted.
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
 from fl_clients.lamp.synthetic.taste import Generator, Item, Taste
+from strategies.metrics import generation_statistics
 
 Style = dict[str, int]
 """The chosen option by slot."""
 Facts = dict[str, str]
-
-_SCORER = RougeScorer(["rouge1"], use_stemmer=False)
 
 _SUBJECTS = (
     "the mayor",
@@ -156,7 +154,7 @@ def _written(
         target = write(drawn, style)
 
         def score(guess: Style) -> float:
-            return float(_SCORER.score(target, write(drawn, guess))["rouge1"].fmeasure)
+            return generation_statistics([write(drawn, guess)], [target])["rouge1"][0]
 
         return Item(text[:1].upper() + text[1:], target, score(knowing), score(not_knowing))
 
