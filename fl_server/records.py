@@ -94,6 +94,11 @@ class RunRecord(_Part):
     """Tasks that took more memory than the user's device has."""
     simulated_s: float | None = None
 
+    @property
+    def main_metric(self) -> str:
+        """The metric that comparisons are about, the first; of completed runs only."""
+        return next(iter(self.metrics))
+
 
 def read_run(folder: Path) -> RunRecord:
     """Read and validate `run.json`.

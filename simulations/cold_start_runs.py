@@ -16,7 +16,7 @@ from configs.errors import InputError
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.lamp.store import build_table
-from simulations.comparison import Run, curve, main_metric
+from simulations.comparison import Run, curve
 from simulations.comparison_runs import Planned, complete, plan
 from simulations.prepare import resolve
 from strategies.metrics import LOWER_IS_BETTER
@@ -186,7 +186,7 @@ def tabulate(run: Run, folder: Path) -> dict[str, object]:
         folder: The experiment's, from which the run's path is told.
     """
     record, config = run.record, run.config
-    metric = main_metric(record)
+    metric = record.main_metric
     last = curve(run).iloc[-1]
     clients = pd.read_parquet(run.folder / "clients.parquet")
     personal = clients[clients.phase == "personalize"]

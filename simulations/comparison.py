@@ -106,11 +106,6 @@ def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: obj
         )
 
 
-def main_metric(record: RunRecord) -> str:
-    """Return the metric that a comparison is about, the record's first."""
-    return next(iter(record.metrics))
-
-
 def curve(run: Run) -> pd.DataFrame:
     """Return the target users' quality after personalisation against the bytes spent until then.
 
@@ -122,7 +117,7 @@ def curve(run: Run) -> pd.DataFrame:
         One row per evaluated round: `method, seed, round, bytes_up, bytes_down, bytes_total`, the same
         `…_per_client` (mean over all users), `metric, value`.
     """
-    metric = main_metric(run.record)
+    metric = run.record.main_metric
     ledger = pd.read_parquet(run.folder / "ledger.parquet")
     looks = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in _rows(run, "rounds")]
     points = [(number, value, "evaluate") for number, value in looks if value is not None]
@@ -145,7 +140,7 @@ def curve(run: Run) -> pd.DataFrame:
 
 def per_user(run: Run) -> dict[str, float]:
     """Return the personalised main metric of each target user that has questions, by user id."""
-    key = f"personalised.{main_metric(run.record)}"
+    key = f"personalised.{run.record.main_metric}"
     names = {row["partition"]: row["user_id"] for row in _rows(run, "users")}
     chosen = [row for row in _rows(run, "clients") if row["phase"] == "personalize"]
     values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
@@ -170,7 +165,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     methods = list(dict.fromkeys(run.method for run in runs))
     curves = pd.concat([curve(run) for run in runs], ignore_index=True)
     first = runs[0]
-    metric = main_metric(first.record)
+    metric = first.record.main_metric
     lower = metric in LOWER_IS_BETTER
     final = {method: [run.record.metrics[metric] for run in runs if run.method == method] for method in methods}
     means = {method: float(np.mean(values)) for method, values in final.items()}

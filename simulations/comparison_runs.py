@@ -17,9 +17,9 @@ from fl_clients.lamp.store import build_table
 from fl_server.checkpoint import load_checkpoint
 from fl_server.records import read_run
 from simulations.comparison import Run, check_comparable, compare_runs, difference_in_evaluation
+from simulations.folders import claim_folder
 from simulations.plots import draw_curves
 from simulations.prepare import build_method, resolve
-from simulations.record import claim_folder
 from simulations.simulation import resume, simulate
 
 _LOOKS = 4

@@ -41,7 +41,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 def _quality(folder: Path) -> Figure:
     record = read_run(folder)
-    metric = next(iter(record.metrics))
+    metric = record.main_metric
     stages = [("bare backbone", "base", _BASE), ("collective", "collective", _COLLECTIVE)]
     stages += [("personalised", "personalised", _PERSONAL)]
     clients = pq.read_table(folder / "clients.parquet").to_pylist()

@@ -1,9 +1,7 @@
 """The record of a new run: what is checked before it is made, and what it begins with."""
 
 import importlib.metadata
-import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,7 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from configs.errors import InputError
@@ -23,6 +20,7 @@ from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import UserTable, build_table
 from fl_server.checkpoint import Checkpoint, save_checkpoint
 from fl_server.records import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
+from simulations.folders import claim_folder, held
 from simulations.launch import end_leftovers
 from simulations.prepare import build_method, resolve, take_shared
 from strategies.method import BackboneShape, Method
@@ -92,55 +90,8 @@ def link_users(folder: Path, users: UserTable) -> None:
     link.symlink_to(users.folder)
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other commands from working in a record; the lock stands beside it, since the record may be replaced."""
-    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{folder}: another command works in it") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def is_held(folder: Path) -> bool:
-    """Tell whether a command works in a record now; one that was killed does not."""
-    path = folder.parent / f".{folder.name}.lock"
-    if not path.is_file():
-        return False
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
 def _default_name(method: Method, config: RunConfig) -> str:
     return f"{method.name}-{config.task}-seed{config.seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
-def claim_folder(results: Path, name: str) -> Path:
-    """Return the folder `name` under `results`, which can be written; it is not made yet.
-
-    Raises:
-        InputError: The name or `results` will not do.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"--name {name!r}: letters, digits, '.', '_' and '-' make a name")
-    folder = results.expanduser().resolve() / name
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--results {results}: cannot be made: {error.strerror}") from None
-    if not os.access(folder.parent, os.W_OK):
-        raise InputError(f"--results {results}: not writable")
-    return folder
 
 
 def _claim(results: Path, name: str, overwrite: bool) -> Path:

@@ -7,8 +7,7 @@ from typing import Any
 
 from configs.errors import InputError, nearest
 from fl_server.records import RunRecord, read_run
-from simulations.comparison import main_metric
-from simulations.record import is_held
+from simulations.folders import is_held
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Found:
         """Return what the list shows."""
         record = self.record
         done = record.status == "completed" and bool(record.metrics)
-        metric = main_metric(record) if done else None
+        metric = record.main_metric if done else None
         return {
             "name": self.name,
             "status": self.status,

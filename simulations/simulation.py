@@ -18,9 +18,10 @@ from fl_server.records import RunRecord, append_line, begin_again, end_line, rea
 from fl_server.tables import clean, gather
 from simulations import plots
 from simulations.cluster import check_cluster, cluster_address
+from simulations.folders import held
 from simulations.launch import end_leftovers, launch
 from simulations.prepare import build_method
-from simulations.record import held, link_users, new_record
+from simulations.record import link_users, new_record
 
 
 def simulate(

@@ -17,7 +17,7 @@ import pandas as pd
 from configs.errors import InputError, RunFailed
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
-from simulations.comparison import Run, main_metric, per_user
+from simulations.comparison import Run, per_user
 from simulations.comparison_runs import Planned, complete, plan
 from simulations.prepare import build_method
 from strategies.metrics import LOWER_IS_BETTER
@@ -121,7 +121,7 @@ def _diverged(folder: Path, planned: Sequence[Planned]) -> bool:
 
 def _score(runs: Sequence[Run]) -> tuple[str, float, float, int]:
     """Return the metric, its mean over seeds, the standard error over users, and how many those are."""
-    metric = main_metric(runs[0].record)
+    metric = runs[0].record.main_metric
     users = [value for run in runs for value in per_user(run).values()]
     error = float(np.std(users, ddof=1) / math.sqrt(len(users))) if len(users) > 1 else math.nan
     return metric, float(np.mean([run.record.metrics[metric] for run in runs])), error, len(users)

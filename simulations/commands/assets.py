@@ -10,14 +10,10 @@ from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import load_config
-from fl_clients import backbone as backbones
 from fl_clients.lamp.fetch import ADDRESS, fetch_files
 from fl_clients.lamp.readers import find_source
-from fl_clients.lamp.synthetic.generate import write_synthetic
-from fl_clients.lamp.table import OpenedUser, write_one_user
 from fl_clients.lamp.tasks import find_task
 from simulations.commands.options import Json, show
-from simulations.inspect import inspect_source, inspection_table
 from simulations.progress import console
 
 backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
@@ -39,6 +35,8 @@ _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 @backbone_app.command("list")
 def backbone_list(as_json: Json = False) -> None:
     """List the built-in backbones and whether they are in the cache."""
+    from fl_clients import backbone as backbones
+
     table = Table("name", "what it is", "fetched")
     fetched = {name: backbones.is_fetched(name) for name in backbones.BUILT_IN}
     for name, text in backbones.BUILT_IN.items():
@@ -52,7 +50,9 @@ def backbone_fetch(
     name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
 ) -> None:
     """Fetch a built-in backbone into the cache folder."""
-    print(backbones.fetch(name))
+    from fl_clients.backbone import fetch
+
+    print(fetch(name))
 
 
 @data_app.command("synth")
@@ -67,6 +67,8 @@ def data_synth(
     ] = None,
 ) -> None:
     """Write synthetic users in official LaMP format, with the best reachable score beside them."""
+    from fl_clients.lamp.synthetic.generate import write_synthetic
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: expected a new or empty folder")
     chosen = load_config(None, [f"users.synthetic.{setting}" for setting in settings or []]).users.synthetic
@@ -85,6 +87,8 @@ def data_inspect(
     as_json: Json = False,
 ) -> None:
     """Check LaMP files and print what is in them."""
+    from simulations.inspect import inspect_source, inspection_table
+
     found = inspect_source(find_source(path, find_task(task)), backbone)
     show(as_json, found, [inspection_table(found)])
 
@@ -98,6 +102,8 @@ def data_user(
     out: Annotated[Path, typer.Option(help="The folder to write, for a SuperNode's `data`.")],
 ) -> None:
     """Write one user's own folder, as a device of a real federation has it."""
+    from fl_clients.lamp.table import OpenedUser, write_one_user
+
     for found in find_source(path, find_task(task)).users():
         if found.user_id == user:
             write_one_user(OpenedUser(user, found.history, found.queries), partition, task, out)

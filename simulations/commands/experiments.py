@@ -11,9 +11,6 @@ from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import CONFIGS
-from simulations.cold_start_report import write_report
-from simulations.cold_start_runs import Question
-from simulations.cold_start_runs import cold_start as run_cold_start
 from simulations.commands.options import (
     Experiment,
     Json,
@@ -25,13 +22,9 @@ from simulations.commands.options import (
     read_seeds,
     show,
 )
-from simulations.comparison import Run
-from simulations.comparison_runs import compare as run_compare
-from simulations.comparison_runs import write_comparison
+from simulations.folders import claim_folder
 from simulations.progress import Follower, console
-from simulations.record import claim_folder
 from simulations.tables import comparison_tables
-from simulations.tuning import tune as run_tune
 
 
 def compare(
@@ -54,6 +47,10 @@ def compare(
 
     Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
     """
+    from simulations.comparison import Run
+    from simulations.comparison_runs import compare as run_compare
+    from simulations.comparison_runs import write_comparison
+
     methods = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     folder = claim_folder(results, name)
@@ -87,6 +84,8 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search a method's learning rates, on held-out collective users; the same small search for every method."""
+    from simulations.tuning import tune as run_tune
+
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     say = partial(_say, as_json)
@@ -125,6 +124,10 @@ def cold_start(
 
     Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
     """
+    from simulations.cold_start_report import write_report
+    from simulations.cold_start_runs import Question
+    from simulations.cold_start_runs import cold_start as run_cold_start
+
     folder = claim_folder(results, name)
     question = Question(
         collective=read_numbers("--collective", collective),

@@ -8,18 +8,8 @@ from rich.console import Console
 
 from configs.errors import InputError
 from configs.load import import_folders, load_config
-from fl_clients import backbone as backbones
 from simulations.commands.options import Json, Results, Words, read_words, show
-from simulations.params import (
-    paper_parity,
-    parameter_rows,
-    parameter_table,
-    parity_content,
-    parity_table,
-)
-from simulations.prepare import build_method
 from simulations.progress import console
-from simulations.report.page import write_page
 from simulations.tables import human_bytes
 
 
@@ -35,6 +25,8 @@ def report(
 
     Example: `fedperfit report demo` or `fedperfit report results/comparison --out comparison.html`
     """
+    from simulations.report.page import write_page
+
     paths = [Path(each) if Path(each).is_dir() else results / each for each in folders]
     written = write_page(paths, out or paths[0] / "report.html", figures)
     console().print(
@@ -48,6 +40,10 @@ def params(
     as_json: Json = False,
 ) -> None:
     """Print how many parameters a config trains, sends and keeps; no weights are loaded."""
+    from fl_clients import backbone as backbones
+    from simulations.params import paper_parity, parameter_rows, parameter_table, parity_content, parity_table
+    from simulations.prepare import build_method
+
     if paper:
         if words:
             raise InputError("--paper: computed from the shipped presets alone; leave the config and overrides out")
@@ -72,7 +68,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
-    from benchmarks.command import bench as run_bench  # the benchmark runs simulations itself
+    from benchmarks.command import bench as run_bench
+    from fl_clients import backbone as backbones
+    from simulations.prepare import build_method
 
     try:
         blocks = [int(site) for site in sites.split(",")]

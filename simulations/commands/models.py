@@ -9,9 +9,6 @@ import typer
 from rich.table import Table
 
 from simulations.commands.options import Json, Results
-from simulations.export.chat import Chat
-from simulations.export.export import export as write_export
-from simulations.export.served import open_served
 from simulations.progress import console
 from simulations.runs import find_run
 
@@ -30,6 +27,8 @@ def export(
 
     Example: `fedperfit export demo --user s0 --format safetensors --out exported`
     """
+    from simulations.exports.export import export as write_export
+
     written = write_export(find_run(results, name).folder, user, chosen, out)
     console().print(f"{written} ({', '.join(sorted(path.name for path in written.iterdir()))})", soft_wrap=True)
 
@@ -47,6 +46,9 @@ def chat(
 
     Example: `fedperfit chat demo --user s0 --prompt "A heist goes wrong."`
     """
+    from simulations.exports.chat import Chat
+    from simulations.exports.served import open_served
+
     model = Chat(open_served(find_run(results, name).folder, user))
     screen = console()
     if prompt is None and sys.stdin.isatty():

@@ -8,12 +8,7 @@ import typer
 
 from configs.errors import InputError
 from simulations.commands.options import Json, Results, Words, read_words, show
-from simulations.federation.deploy import DAYS
-from simulations.federation.deploy import deploy as write_deployment
 from simulations.progress import console
-from simulations.projection.model import Scale, read_folders
-from simulations.projection.model import project as project_runs
-from simulations.projection.views import draw_projection, projection_table
 
 
 def deploy(
@@ -26,6 +21,9 @@ def deploy(
 
     Example: `fedperfit deploy federation configs/experiments/demo.toml users.collective=3 users.target=1 cohort=2`
     """
+    from simulations.federation.deploy import DAYS
+    from simulations.federation.deploy import deploy as write_deployment
+
     config, _ = read_words(words)
     written = write_deployment(config, folder, host, port)
     users = config.users.collective + config.users.target
@@ -58,6 +56,10 @@ def project(
 
     Example: `fedperfit project reference --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
     """
+    from simulations.projection.model import Scale, read_folders
+    from simulations.projection.model import project as project_runs
+    from simulations.projection.views import draw_projection, projection_table
+
     if not math.isfinite(users) or users != int(users):
         raise InputError(f"--users {users}: expected a whole number")
     scale = Scale(int(users), participation, rounds, bytes_per_element, devices)

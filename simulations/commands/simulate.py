@@ -11,8 +11,6 @@ from configs.errors import InputError
 from configs.load import import_folders
 from simulations.commands.options import Json, Results, Track, Words, read_words, show
 from simulations.progress import Follower, console
-from simulations.simulation import resume as resume_simulation
-from simulations.simulation import simulate as run_simulation
 from simulations.tables import bytes_table, quality_table
 
 
@@ -32,15 +30,17 @@ def simulate(
 
     Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
     """
+    if resume is not None and (words or name or overwrite):
+        raise InputError(f"--resume {resume}: the run goes on with its own config and name; leave the rest out")
+    config, toml = read_words(words)
+    import_path = import_folders(toml, [word for word in words or [] if "=" in word])
+    from simulations import simulation
+
     with Follower(console(), quiet or as_json, track or (), time.time()) as follower:
         if resume is not None:
-            if words or name or overwrite:
-                raise InputError(f"--resume {resume}: the run goes on with its own config and name; leave the rest out")
-            record = resume_simulation(resume, results, follower)
+            record = simulation.resume(resume, results, follower)
         else:
-            config, toml = read_words(words)
-            import_path = import_folders(toml, [word for word in words or [] if "=" in word])
-            record = run_simulation(config, name, results, overwrite, import_path, follower)
+            record = simulation.simulate(config, name, results, overwrite, import_path, follower)
     folder = results.expanduser().resolve() / record.name
     if not quiet:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))

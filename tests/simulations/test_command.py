@@ -2,11 +2,13 @@
 
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import simulations
 from fl_server.records import read_run
 from simulations import __main__ as command
 from simulations import inspect
@@ -51,6 +53,19 @@ def test_simulate_prints_quality_bytes_and_where_the_record_is(
     record = read_run(tmp_path / "mine")
     assert f"{record.metrics['accuracy']:.3f}" in printed
     assert human_bytes(record.bytes.up) in printed
+
+
+def test_nobody_waits_for_what_is_not_needed() -> None:
+    heavy = "{'torch', 'transformers', 'ray', 'pandas', 'matplotlib'}"
+    code = f"import sys, simulations.__main__; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_everything_the_package_offers_is_there() -> None:
+    assert sorted(simulations._HOMES) == sorted(simulations.__all__)
+    assert all(getattr(simulations, name).__name__ == name for name in simulations.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'simulat'"):
+        getattr(simulations, "simulat")  # noqa: B009 - a type checker would find it written plainly
 
 
 def test_quiet_prints_nothing(

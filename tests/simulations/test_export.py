@@ -25,9 +25,9 @@ from fl_clients.backbone import find
 from fl_clients.lamp.store import build_table
 from fl_clients.lamp.table import open_user
 from simulations.__main__ import app
-from simulations.export.chat import Chat
-from simulations.export.export import export
-from simulations.export.served import open_served
+from simulations.exports.chat import Chat
+from simulations.exports.export import export
+from simulations.exports.served import open_served
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
@@ -121,7 +121,7 @@ def test_generated_tokens_are_not_shifted_by_the_loader(run: Callable[..., Path]
     folder = run("perfit", "decoding=paper")
     user = first_target(folder)
     out = export(folder, user, "safetensors", tmp_path / "plain")
-    from simulations.export.perfit_loader import attach
+    from simulations.exports.perfit_loader import attach
 
     model = plain()
     attach(model, str(out / "shift.safetensors"))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from fl_server.records import append_line, read_run, write_run
 from simulations.__main__ import app
-from simulations.record import held
+from simulations.folders import held
 from simulations.runs import find_run, find_runs
 from simulations.simulation import simulate
 from tests.conftest import tiny_config

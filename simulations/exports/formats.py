@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from configs.errors import InputError
 from fl_clients.backbone import find
-from simulations.export.served import Served
+from simulations.exports.served import Served
 from strategies import shifts
 from strategies.adapters.lora import LoraAdapters
 from strategies.adapters.shift import compose

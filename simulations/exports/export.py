@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from configs.errors import InputError
 from fl_clients.backbone import BUILT_IN
 from fl_clients.lamp.tasks import find_task
-from simulations.export.formats import FORMATS
-from simulations.export.served import Served, open_served
+from simulations.exports.formats import FORMATS
+from simulations.exports.served import Served, open_served
 from simulations.tables import human_bytes
 
 _DATA = {

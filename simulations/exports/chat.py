@@ -5,7 +5,7 @@ from fl_clients.batches import Encoder
 from fl_clients.forward import Forward
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import generate, score_labels, stop_tokens
-from simulations.export.served import Served
+from simulations.exports.served import Served
 from strategies.method import Adapter
 
 

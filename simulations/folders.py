@@ -1,0 +1,58 @@
+"""The folders that commands write into: a name and a place that will do, and one command at a time."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from configs.errors import InputError
+
+
+def claim_folder(results: Path, name: str) -> Path:
+    """Return the folder `name` under `results`, which can be written; it is not made yet.
+
+    Raises:
+        InputError: The name or `results` will not do.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"--name {name!r}: letters, digits, '.', '_' and '-' make a name")
+    folder = results.expanduser().resolve() / name
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--results {results}: cannot be made: {error.strerror}") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise InputError(f"--results {results}: not writable")
+    return folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other commands from working in a record; the lock stands beside it, since the record may be replaced."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder}: another command works in it") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether a command works in a record now; one that was killed does not."""
+    path = folder.parent / f".{folder.name}.lock"
+    if not path.is_file():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
