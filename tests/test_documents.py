@@ -53,6 +53,8 @@ def test_the_pages_are_found_and_have_commands() -> None:
 
 def smaller(words: list[str]) -> list[str]:
     """The same command on the tiny backbone, with few users, one round and one seed."""
+    if "configs/experiments/reference.toml" in words:
+        words = [*words, "users.collective_history=3"]
     if words[0] == "simulate":
         return words + SMALL + FEW
     if words[0] in ("compare", "tune"):
