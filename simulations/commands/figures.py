@@ -68,7 +68,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
-    from benchmarks.command import bench as run_bench
+    from benchmarks.command import bench as run_bench  # which runs simulations itself
     from fl_clients import backbone as backbones
     from simulations.prepare import build_method
 
