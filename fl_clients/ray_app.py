@@ -25,8 +25,11 @@ from ray.exceptions import RayActorError
 
 from configs.load import read_resolved
 from configs.paths import DRIVER, NODE, run_dir
-from fl_clients.app import app
 from fl_clients.limit import limited_to
+from strategies.method import IMPORTING
+
+with IMPORTING:
+    from fl_clients.app import app
 
 __all__ = ["app"]
 _POLL_S = 2.0
@@ -84,10 +87,8 @@ class ReplacingPool(ray_actor.BasicActorPool):
             self._start()
             return
         except Exception:
-            # The task's own, which Flower passes on; the actor is as good as before.
-            self._ready.put(actor)
-        else:
-            self._ready.put(actor)
+            pass  # The task's own, which Flower passes on; the actor is as good as before.
+        self._ready.put(actor)
 
     def _idle(self) -> Any:
         missing_since = time.monotonic()

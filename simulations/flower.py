@@ -12,8 +12,11 @@ from configs.load import CONFIGS, import_folders, load_config
 from configs.paths import run_dir
 from fl_server.app import complete
 from fl_server.records import read_run
-from simulations.record import new_record
-from simulations.simulation import finish
+from strategies.method import IMPORTING
+
+with IMPORTING:
+    from simulations.record import new_record
+    from simulations.simulation import finish
 
 app = ServerApp()
 _CONNECT_S = 10.0

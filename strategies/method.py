@@ -10,6 +10,7 @@ stay where they are.
 
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -182,6 +183,14 @@ def travelling(state: Tensors) -> Tensors:
     return {name: value for name, value in state.items() if name.startswith("shared_")}
 
 
+IMPORTING = threading.RLock()
+"""Held while a method, or a Flower app that works with one, is imported.
+
+A simulation's process imports the ServerApp and its method in one thread and the ClientApp in another. `transformers`
+puts another module in its own place at the end of its import; a thread that asked for it meanwhile has the first.
+"""
+
+
 def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
     """Build the method that `reference` names.
 
@@ -196,7 +205,8 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
     """
     module_name, _, class_name = reference.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), class_name)
+        with IMPORTING:
+            factory = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever somebody's file may raise while it is imported
         raise ValueError(f"method '{reference}' cannot be imported: {type(error).__name__}: {error}") from error
     parameters = inspect.signature(factory).parameters

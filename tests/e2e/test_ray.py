@@ -52,9 +52,10 @@ def listening(pid: int) -> set[str]:
     return set()
 
 
-def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["perfit", "oppu"])  # other libraries in the server's process, too
+def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, tmp_path: Path) -> None:
     # On devices: who comes first must not hang on how many digits Flower's random ids have.
-    world = ["devices.preset=silos", "devices.over_selection=1", "rounds=4"]
+    world = [f"method={method}", "devices.preset=silos", "devices.over_selection=1", "rounds=4"]
     words = [*RAY, *world, "partitions.gpus=2", "partitions.per_client=0.5", "partitions.cpus=2"]
     environment = {**os.environ, "FEDPERFIT_TEST": str(os.getpid())}
     # Another folder than this process's, so relative paths must have been settled.
