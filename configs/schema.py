@@ -3,7 +3,7 @@
 import os
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.conditions import DevicesConfig, FaultsConfig, RobustConfig
 from configs.group import Group as _Group
@@ -117,14 +117,28 @@ class PersonalConfig(FitConfig):
 class EvaluateConfig(_Group):
     """When and how target users are evaluated."""
 
-    every: int = Field(0, ge=0)
-    """Evaluate target users every so many rounds as well; 0: only after stage 1."""
+    every: int | Literal["halving"] = 0
+    """Evaluate target users every so many rounds as well; 0: only after stage 1; `halving`: after half of the rounds,
+    half of those and so on, which lie evenly where bytes are drawn on a logarithmic axis."""
     stage: Literal["collective", "personalised"] = "collective"
     """What is evaluated on the way: the collective shift, or also a personalisation from there, which is not kept."""
     batch_size: int = Field(8, ge=1)
     """Queries scored together."""
     predictions: bool = True
     """Write `predictions.jsonl` (query id, gold, prediction) into the run record."""
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _is_a_spacing(cls, given: Any) -> Any:
+        if given != "halving" and (type(given) is not int or given < 0):
+            raise ValueError(f"{given!r}: expected a number of rounds, or halving")
+        return given
+
+    def on_the_way(self, rounds: int) -> set[int]:
+        """Return the rounds of so many after which target users are evaluated, the last one not among them."""
+        if self.every == "halving":
+            return {rounds >> times for times in range(1, rounds.bit_length())}
+        return set(range(self.every, rounds, self.every)) if self.every else set()
 
 
 class PartitionsConfig(_Group):

@@ -210,8 +210,7 @@ class Run:
 
     def _look(self, number: int) -> dict[str, float]:
         """Evaluate on the way, where the config wants it; after the last round the personalisation does."""
-        every = self.config.evaluate.every
-        if not every or not number or number % every or number == self.config.rounds:
+        if number not in self.config.evaluate.on_the_way(self.config.rounds):
             return {}
         looked = self._evaluate(number, self.config.evaluate.stage)
         figures: dict[str, float] = {}

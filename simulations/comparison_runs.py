@@ -22,9 +22,6 @@ from simulations.plots import draw_curves
 from simulations.prepare import build_method, resolve
 from simulations.simulation import resume, simulate
 
-_LOOKS = 4
-"""How often the target users are evaluated on the way, where the config leaves that open."""
-
 
 @dataclass(frozen=True)
 class Planned:
@@ -82,7 +79,7 @@ def compare(
 def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], seeds: Sequence[int]) -> list[Planned]:
     """Make every config of a comparison, and check it and its users, before any work.
 
-    The target users are evaluated personalised on the way, `evaluate.every` the config's, else about four times.
+    The target users are evaluated personalised on the way, `evaluate.every` the config's, else `halving`.
 
     Args:
         methods: As in the config's `method`.
@@ -127,8 +124,7 @@ def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], se
 def _with_looks(config: RunConfig) -> RunConfig:
     if config.evaluate.every:
         return config
-    every = max(1, config.rounds // _LOOKS)
-    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": every})})
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": "halving"})})
 
 
 def _check_method(method: str, config: RunConfig, import_path: Sequence[str]) -> None:

@@ -1,14 +1,16 @@
 """`fedperfit tune`: the learning rates of a method, by one small search that is the same for every method.
 
-First stage 1's rate with stage 2's as configured, then stage 2's with the best of stage 1's. Judged by what comparisons
-are about, the main metric after personalisation, on users held out of the collective ones: the config's own target
-users take no part.
+First stage 1's rate, with stage 2's at a value that is the same for all; then stage 2's, with the best of stage 1's.
+What the method's TOML says of either takes no part. While the best rate is the lowest or highest tried, the next one is
+tried too. Judged by what comparisons are about, the main metric after personalisation, on users held out of training:
+the config's own target users take no part.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,11 @@ from simulations.prepare import build_method
 from strategies.metrics import LOWER_IS_BETTER
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
-"""The rates tried."""
+"""The rates tried first."""
+RATES = (3e-5, 1e-4, 3e-4, *GRID, 1e-1, 3e-1)
+"""Those that may be tried."""
+_PERSONAL = 3e-3
+"""Stage 2's rate while stage 1's is searched."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Tuned:
     rates: dict[str, float]
     """The best rate of each stage that has one, by config key."""
     at_the_edge: list[str]
-    """Those at an end of the grid: the best may lie beyond."""
+    """Those at an end of `RATES`: the best may lie beyond."""
     table: pd.DataFrame
     """One row per setting tried: `local_lr, personal_lr, metric, value, standard_error, users`."""
 
@@ -77,31 +83,43 @@ def tune(
     built = build_method(first, shape, planned[0].import_path)
     keys = ["local.lr"] if built.first_round is not None else []
     keys += ["personal.lr"] if built.private_parameters(shape) else []
-    rates: dict[str, float] = {}
+    rates = dict.fromkeys(keys[1:], _PERSONAL)
     tried: dict[tuple[float, float], tuple[float, float, str, float, float, int]] = {}
+
+    def quality(key: str, rate: float) -> float:
+        words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: rate}.items())]
+        runs = [_named(each) for each in plan([method], toml, words, seeds)]
+        try:
+            metric, value, error, count = _score(complete(runs, folder, False, say))
+        except RunFailed as failure:
+            if not _diverged(folder, runs):
+                raise
+            say(f"{failure}: the rate is too high")
+            metric, value, error, count = "", math.nan, math.nan, 0
+        both = runs[0].config.local.lr, runs[0].config.personal.lr
+        tried[both] = (*both, metric, value, error, count)
+        return -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1)
+
     for key in keys:
-        scores: dict[float, float] = {}
-        for rate in GRID:
-            words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: rate}.items())]
-            planned = [_named(each) for each in plan([method], toml, words, seeds)]
-            setting = planned[0].config
-            try:
-                metric, value, error, count = _score(complete(planned, folder, False, say))
-            except RunFailed as failure:
-                if not _diverged(folder, planned):
-                    raise
-                say(f"{failure}: the rate is too high")
-                metric, value, error, count = "", math.nan, math.nan, 0
-            row = (setting.local.lr, setting.personal.lr, metric, value, error, count)
-            tried[row[:2]] = row
-            scores[rate] = -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1)
-        rates[key] = max(scores, key=lambda rate: scores[rate])
+        rates[key] = _best(partial(quality, key))
     table = pd.DataFrame(
         tried.values(), columns=["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
     )
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
-    return Tuned(rates, [key for key, rate in rates.items() if rate in (GRID[0], GRID[-1])], table)
+    return Tuned(rates, [key for key, rate in rates.items() if rate in (RATES[0], RATES[-1])], table)
+
+
+def _best(quality: Callable[[float], float]) -> float:
+    """Return the rate of highest quality: of the grid, and of its neighbours as long as the best is at an end."""
+    found = {rate: quality(rate) for rate in GRID}
+    while True:
+        best = max(found, key=lambda rate: found[rate])
+        place = RATES.index(best)
+        nearby = [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in found]
+        if not nearby:
+            return best
+        found[nearby[0]] = quality(nearby[0])
 
 
 def _named(planned: Planned) -> Planned:

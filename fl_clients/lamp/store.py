@@ -160,7 +160,8 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     ):
         if have < want:
             group = f" in users.group={wanted.group}" if key == "users.collective" and wanted.group else ""
-            raise InputError(f"{key}={want}: {source.path} has {have} users for that{group}")
+            besides = f", beside users.reserved={wanted.reserved}" if wanted.reserved else ""
+            raise InputError(f"{key}={want}: {source.path} has {have} users for that{group}{besides}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)

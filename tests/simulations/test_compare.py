@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 from configs.errors import InputError, RunFailed
 from simulations import comparison_runs as module
 from simulations.__main__ import app
-from simulations.comparison import Run, _bytes_to, _quality_at, curve, paired_test, per_user
+from simulations.comparison import Run, _bytes_to, _quality_at, curve, paired_test
 from simulations.comparison_runs import complete, first_difference, plan, write_comparison
 from simulations.simulation import simulate
-from simulations.tuning import tune
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -251,26 +250,3 @@ def test_a_run_of_users_that_have_changed_since_is_not_reused(tmp_path: Path) ->
     films("action")
     with pytest.raises(InputError, match="its users have changed since"):
         complete(plan(["perfit"], None, words, [0]), tmp_path / "x", False, quiet)
-
-
-def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("simulations.tuning.GRID", (1e-3, 1e30))
-    tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
-    assert tuned.rates == {"local.lr": 1e-3}
-    assert tuned.table.value.isna().tolist() == [False, True]
-
-
-def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
-    tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
-    assert tuned.table.columns.tolist() == ["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
-    assert tuned.table.local_lr.tolist() == [1e-3, 3e-3, 1e-2, 3e-2]
-    assert list(tuned.rates) == ["local.lr"]
-    best = tuned.table.sort_values("value", ascending=False, kind="stable").iloc[0]
-    assert tuned.rates["local.lr"] == best.local_lr
-    run = Run.read(next((tmp_path / "tuned").glob("*/run.json")).parent)
-    assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
-    assert len(per_user(run)) == 2
-    with pytest.raises(InputError, match="--held-out 6"):
-        tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)

@@ -1,0 +1,63 @@
+"""`fedperfit tune`: which rates are tried, on whom, and what is made of them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from configs.errors import InputError
+from simulations.comparison import Run, per_user
+from simulations.comparison_runs import Planned
+from simulations.tuning import tune
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.integration
+
+
+def quiet(_text: str) -> None:
+    pass
+
+
+def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.tuning.GRID", (1e-3, 1e30))
+    monkeypatch.setattr("simulations.tuning.RATES", (1e-3, 1e30))
+    tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
+    assert tuned.rates == {"local.lr": 1e-3}
+    assert tuned.table.value.isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("mae", -1)])
+def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
+    metric: str, sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(planned: Sequence[Planned]) -> tuple[str, float, float, int]:
+        config = planned[0].config
+        off = [math.log10(config.local.lr / 3e-4), math.log10(config.personal.lr / 1e-2)]
+        return metric, sign * (1 - sum(each**2 for each in off)), 0.0, 1
+
+    monkeypatch.setattr("simulations.tuning.complete", lambda planned, *_: planned)
+    monkeypatch.setattr("simulations.tuning._score", score)
+    tuned = tune("oppu", None, [*TINY, "personal.lr=0.5"], [0], 2, tmp_path, quiet)
+    assert tuned.rates == {"local.lr": 3e-4, "personal.lr": 1e-2}
+    tried = list(zip(tuned.table.local_lr, tuned.table.personal_lr, strict=True))
+    first = [(rate, 3e-3) for rate in (1e-3, 3e-3, 1e-2, 3e-2, 3e-4, 1e-4)]
+    # 3e-4 with 3e-3 has been tried before.
+    assert tried == [*first, (3e-4, 1e-3), (3e-4, 1e-2), (3e-4, 3e-2)]
+    assert tuned.at_the_edge == []
+
+
+def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
+    tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
+    assert tuned.table.columns.tolist() == ["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
+    assert tuned.table.local_lr.tolist()[:4] == [1e-3, 3e-3, 1e-2, 3e-2]
+    assert list(tuned.rates) == ["local.lr"]
+    best = tuned.table.sort_values("value", ascending=False, kind="stable").iloc[0]
+    assert tuned.rates["local.lr"] == best.local_lr
+    run = Run.read(next((tmp_path / "tuned").glob("*/run.json")).parent)
+    assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
+    assert len(per_user(run)) == 2
+    with pytest.raises(InputError, match="--held-out 6"):
+        tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)
