@@ -10,7 +10,8 @@ import pandas as pd
 from rich.table import Table
 
 from simulations.cold_start_plots import by_history, draw, main_rows, transfer_matrix, transfers
-from simulations.comparison import Run, paired_test, spread
+from simulations.comparable import Run
+from simulations.comparison import paired_test, spread
 from simulations.tables import human_bytes
 from strategies.metrics import LOWER_IS_BETTER
 

@@ -16,7 +16,8 @@ from configs.errors import InputError
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.lamp.store import build_table
-from simulations.comparison import Run, curve
+from simulations.comparable import Run
+from simulations.comparison import curve
 from simulations.comparison_runs import Planned, complete, plan
 from simulations.prepare import resolve
 from strategies.metrics import LOWER_IS_BETTER

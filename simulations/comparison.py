@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,99 +9,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy import stats
 
-from configs.errors import InputError
-from configs.load import read_resolved
-from configs.schema import RunConfig
-from fl_server.records import RunRecord, read_run
+from simulations.comparable import Run
 from strategies.metrics import LOWER_IS_BETTER
 
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality that bytes are counted to."""
 SIGNIFICANCE = 0.05
 _RESAMPLES = 9999
-_ALIKE = (
-    "task",
-    "backbone",
-    "precision",
-    "decoding",
-    "cohort",
-    "users.collective",
-    "users.target",
-    "personal.max_tokens",
-    "devices",
-    "robust",
-)
-"""Config keys in which compared runs must not differ; rounds may, since curves are read at bytes."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run record in a comparison."""
-
-    method: str
-    """Its row's name."""
-    folder: Path
-    config: RunConfig
-    record: RunRecord
-
-    @classmethod
-    def read(cls, folder: Path, method: str | None = None) -> "Run":
-        """Read a record; its row is called as its method is unless said otherwise.
-
-        Raises:
-            InputError: No record, or of a run that did not complete.
-        """
-        record = read_run(folder)
-        if record.status != "completed":
-            raise InputError(f"{folder}: this run's status is {record.status}; only completed runs are compared")
-        return cls(method or record.method, folder, read_resolved(folder / "config.toml"), record)
-
-
-def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs that differ in more than their methods.
-
-    Raises:
-        InputError: Names the first difference, and the two records.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        if difference := difference_in_evaluation(first.config, run.config):
-            _refuse_difference(first, run, *difference)
-    seen: dict[tuple[str, int], Run] = {}
-    by_seed: dict[int, Run] = {}
-    for run in runs:
-        seed = run.record.seed
-        if (run.method, seed) in seen:
-            other = seen[run.method, seed].folder
-            raise InputError(f"{other} and {run.folder}: both are {run.method} with seed {seed}")
-        seen[run.method, seed] = run
-        twin = by_seed.setdefault(seed, run)
-        ours, theirs = (each.record.users.data_sha256[:12] for each in (twin, run))
-        _refuse_difference(twin, run, "users (data_sha256)", ours, theirs)
-    seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
-    for run in runs:
-        _refuse_difference(first, run, "seeds", seeds[first.method], seeds[run.method])
-
-
-def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, Any, Any] | None:
-    """Return the first key, with both values, in which two configs would not be evaluated alike; None if in none."""
-    for key in _ALIKE:
-        values = []
-        for config in (ours, theirs):
-            value: Any = config
-            for part in key.split("."):
-                value = getattr(value, part)
-            values.append(value)
-        if values[0] != values[1]:
-            return key, values[0], values[1]
-    return None
-
-
-def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: object) -> None:
-    if ours != theirs:
-        raise InputError(
-            f"{first.folder} and {run.folder} cannot be compared: {key} is {ours!r} in one and {theirs!r} in the other"
-        )
+_IDS = 1e-3
+"""Share by which messages may differ through Flower's random ids."""
 
 
 def curve(run: Run) -> pd.DataFrame:
@@ -171,7 +85,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     means = {method: float(np.mean(values)) for method, values in final.items()}
     best = (min if lower else max)(means, key=lambda method: means[method])
     mean_curves = {method: _mean_curve(curves[curves.method == method]) for method in methods}
-    budget = float(mean_curves[reference].bytes_total.iloc[-1])
+    budgets = _budgets(mean_curves, reference)
     theirs = [run for run in runs if run.method == reference]
     rows = []
     for method in methods:
@@ -192,7 +106,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
                     f"{share:.0%}": _bytes_to(line, means[best] / share if lower else means[best] * share, lower)
                     for share in SHARES
                 },
-                "quality_at_equal_bytes": _quality_at(curves[curves.method == method], budget),
+                "quality_at_equal_bytes": [_quality_at(curves[curves.method == method], each) for each in budgets],
                 "params": {"shared": own[0].record.params.shared, "private": own[0].record.params.private},
                 "seconds": _seconds(own),
                 "against": None if method == reference else paired_test(own, theirs),
@@ -208,7 +122,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
         "users": {"collective": first.record.users.collective, "target": first.record.users.target},
         "reference": reference,
         "best": best,
-        "equal_bytes": budget,
+        "equal_bytes": budgets,
         "base": spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
         "methods": rows,
         "runs": [
@@ -233,6 +147,13 @@ def _mean_curve(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby("round", as_index=False)[["bytes_total", "value"]].mean()
 
 
+def _budgets(lines: dict[str, pd.DataFrame], reference: str) -> list[float]:
+    """Return the bytes that the reference takes in all, and the fewest within which every method was evaluated."""
+    whole = float(lines[reference].bytes_total.iloc[-1])
+    least = max(float(line.bytes_total.iloc[0]) for line in lines.values())
+    return sorted({whole, least} if not math.isclose(whole, least, rel_tol=_IDS) else {whole})
+
+
 def _bytes_to(line: pd.DataFrame, wanted: float, lower: bool) -> float | None:
     """The bytes spent at the first evaluated round whose mean quality is good enough; None if none is."""
     reached = line[line.value <= wanted] if lower else line[line.value >= wanted]
@@ -243,7 +164,7 @@ def _quality_at(curves: pd.DataFrame, budget: float) -> dict[str, Any] | None:
     """Each seed's quality at the last evaluated round within the budget; None if a first one is beyond it."""
     values = []
     for _, line in curves.groupby("seed"):
-        within = line[line.bytes_total <= budget * (1 + 1e-3)]  # random ids make messages differ by some bytes
+        within = line[line.bytes_total <= budget * (1 + _IDS)]
         if not len(within):
             return None
         values.append(float(within.value.iloc[-1]))

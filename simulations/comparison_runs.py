@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from configs.errors import InputError, RunFailed
-from configs.load import flatten, import_folders, load_config, read_resolved
+from configs.load import import_folders, load_config, read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import build_table
 from fl_server.checkpoint import load_checkpoint
 from fl_server.records import read_run
-from simulations.comparison import Run, check_comparable, compare_runs, difference_in_evaluation
+from simulations.comparable import Run, check_comparable, difference_in_evaluation, first_difference
+from simulations.comparison import compare_runs
 from simulations.folders import claim_folder
 from simulations.plots import draw_curves
-from simulations.prepare import build_method, resolve
+from simulations.prepare import build_method, own_code, resolve
 from simulations.simulation import resume, simulate
 
 
@@ -35,6 +36,8 @@ class Planned:
     """Of its users."""
     import_path: list[str]
     """Folders that the method may be imported from, as in `simulate`."""
+    code: dict[str, str]
+    """As `simulations.prepare.own_code` has it."""
     looks: bool = True
     """What is evaluated on the way is wanted as well; else any run that ends the same will do."""
 
@@ -101,18 +104,26 @@ def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], se
             raise InputError(f"{word}: a comparison takes its {key}s by themselves, not as overrides")
     planned = []
     tables: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for method in methods:
         words = ["evaluate.stage=personalised", *overrides, f"method={method}"]
         label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
+        if (other := labels.setdefault(label, method)) != method:
+            raise InputError(f"{other} and {method} would both be called {label}; rename a TOML file")
         for seed in seeds:
             config = resolve(_with_looks(load_config(toml, [*words, f"seed={seed}"])))
             if config.evaluate.stage != "personalised":
                 raise InputError("evaluate.stage=collective: comparisons are about the quality after personalisation")
-            _check_method(method, config, import_folders(toml, words))
+            if config.start_from:
+                raise InputError(
+                    f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this leaves out"
+                )
+            code = _check_method(method, config, import_folders(toml, words))
             key = json.dumps([config.users.model_dump(), config.task, seed])
             if key not in tables:
                 tables[key] = build_table(config).sha256
-            planned.append(Planned(label, f"{label}-seed{seed}", config, tables[key], import_folders(toml, words)))
+            name = f"{label}-seed{seed}"
+            planned.append(Planned(label, name, config, tables[key], import_folders(toml, words), code))
     for each in planned:
         if difference := difference_in_evaluation(planned[0].config, each.config):
             key, ours, theirs = difference
@@ -127,9 +138,9 @@ def _with_looks(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": "halving"})})
 
 
-def _check_method(method: str, config: RunConfig, import_path: Sequence[str]) -> None:
+def _check_method(method: str, config: RunConfig, import_path: Sequence[str]) -> dict[str, str]:
     try:
-        build_method(config, read_shape(config.backbone), import_path)
+        return own_code(build_method(config, read_shape(config.backbone), import_path))
     except InputError as error:
         raise InputError(f"{method}: {error}") from None
 
@@ -238,22 +249,11 @@ def _find(planned: Planned, folder: Path) -> Path | None:
             continue  # of another version
         if record.users.data_sha256 != planned.data_sha256:
             other = other or "its users have changed since"
+        for file, digest in planned.code.items():
+            if record.versions.get(file) != digest:
+                other = other or f"{file} has changed since"
         if record.status == "completed" and other is None:
             return place
         if record.status == "completed" and place == own:
             raise InputError(f"{own} is of another config ({other}); choose another --name, or --overwrite")
-    return None
-
-
-NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
-"""Config keys that change no number."""
-
-
-def first_difference(ours: RunConfig, theirs: RunConfig, besides: Collection[str] = ()) -> str | None:
-    """Name the first key in which two configs differ, of those that change a number, `besides` left out."""
-    flat = [flatten(config) for config in (ours, theirs)]
-    for key in sorted(flat[0].keys() | flat[1].keys()):
-        if key in (*NO_NUMBER, *besides) or flat[0].get(key) == flat[1].get(key):
-            continue
-        return f"{key} is {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
     return None

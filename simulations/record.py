@@ -22,7 +22,7 @@ from fl_server.checkpoint import Checkpoint, save_checkpoint
 from fl_server.records import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
 from simulations.folders import claim_folder, held
 from simulations.launch import end_leftovers
-from simulations.prepare import build_method, resolve, take_shared
+from simulations.prepare import build_method, own_code, resolve, take_shared
 from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
@@ -133,7 +133,8 @@ def _start_record(
             backbone=shape.parameters,
         ),
         versions={"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        | {package: importlib.metadata.version(package) for package in _PACKAGES}
+        | own_code(method),
         git=_git(),
     )
     write_run(folder, record)

@@ -100,18 +100,18 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
 
 def _comparison_bytes(report: dict[str, Any]) -> Table:
     table = Table(title="bytes of all clients, both ways")
-    budget = human_bytes(report["equal_bytes"])
+    budgets = [human_bytes(each) for each in report["equal_bytes"]]
     titles = ["", "in all", *(f"to {share}" for share in report["methods"][0]["bytes_to_reach"])]
-    for title in (*titles, f"{report['metric']} at {budget}"):
+    for title in (*titles, *(f"{report['metric']} at {budget}" for budget in budgets)):
         table.add_column(title, justify="right" if title else "left")
     for row in report["methods"]:
         reach = [human_bytes(count) if count is not None else "–" for count in row["bytes_to_reach"].values()]
-        equal = row["quality_at_equal_bytes"]
+        equal = ["–" if each is None else _mean(each) for each in row["quality_at_equal_bytes"]]
         total = human_bytes(row["bytes"]["in_all"])
-        table.add_row(row["method"], total, *reach, "–" if equal is None else _mean(equal))
+        table.add_row(row["method"], total, *reach, *equal)
     table.caption = (
-        f"to x %: when x % of {report['best']}'s quality was first seen; at {budget}: the last quality seen within "
-        f"what {report['reference']} takes in all; –: not within this run"
+        f"to x %: when x % of {report['best']}'s quality was first seen; at so many bytes (all {report['reference']} "
+        "takes, and the fewest within which every method was seen): the last quality seen within them; –: not seen"
     )
     return table
 

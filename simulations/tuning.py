@@ -19,7 +19,8 @@ import pandas as pd
 from configs.errors import InputError, RunFailed
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
-from simulations.comparison import Run, per_user
+from simulations.comparable import Run
+from simulations.comparison import per_user
 from simulations.comparison_runs import Planned, complete, plan
 from simulations.prepare import build_method
 from strategies.metrics import LOWER_IS_BETTER

@@ -43,7 +43,14 @@ class Flora:
 
     def server_aggregator(self, state: Tensors, round_number: int) -> "Stack":
         """Return the stack of the clients' factors."""
-        return Stack(state, round_number, self.lora.alpha / self.lora.rank)
+        began: Tensors = {}
+        for name, value in state.items():
+            kind, _, rest = name.partition(".")
+            module, _, letter = rest.rpartition(".")
+            if kind == _START:
+                drawn = lora.first_a(*value.shape, self.seed, COLLECTIVE, round_number, module)
+                began[f"{SHARED}.{rest}"] = drawn if letter == "A" else value
+        return Stack(state, round_number, self.lora.alpha / self.lora.rank, began)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
         """Put the adapter on."""
@@ -83,11 +90,10 @@ class Stack:
 
     per_user = True
 
-    def __init__(self, state: Tensors, round_number: int, scale: float) -> None:
-        """Start a round; `scale` is α/r."""
+    def __init__(self, state: Tensors, round_number: int, scale: float, began: Tensors) -> None:
+        """Start a round; `scale` is α/r, `began` the factors that its clients begin with."""
         self._state, self._round, self._scale = state, round_number, scale
-        starts = {name: value for name, value in state.items() if name.startswith(_START)}
-        self.expected = {name.replace(_START, SHARED, 1): value for name, value in starts.items()}
+        self.expected = began
         self._clients: list[tuple[int, Tensors, int]] = []
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:

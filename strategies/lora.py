@@ -4,6 +4,7 @@ LoRA (Hu et al., ICLR 2022) as `peft` does it. One adapter's factors are called 
 they travel the prefix is `shared_lora`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +81,16 @@ def start(lora: Lora, backbone: BackboneShape, prefix: str, seed: int, *names: s
     tensors: Tensors = {}
     for module in lora.modules:
         inputs, outputs = backbone.linears[module]
-        generator = torch.Generator().manual_seed(derive_seed(seed, "start", *names, module))
-        uniform = torch.rand(lora.rank, inputs, generator=generator, dtype=torch.float64)
-        tensors[f"{prefix}.{module}.A"] = ((2 * uniform - 1) / inputs**0.5).float()
+        tensors[f"{prefix}.{module}.A"] = first_a(lora.rank, inputs, seed, *names, module)
         tensors[f"{prefix}.{module}.B"] = torch.zeros(outputs, lora.rank)
     return tensors
+
+
+def first_a(rank: int, inputs: int, seed: int, *names: str | int) -> torch.Tensor:
+    """Return one module's A as `start` has it, [rank, inputs]; the last of `names` is the module's."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "start", *names))
+    uniform = torch.rand(rank, inputs, generator=generator, dtype=torch.float64)
+    return ((2 * uniform - 1) / math.sqrt(inputs)).float()
 
 
 def parameters(lora: Lora, backbone: BackboneShape) -> int:

@@ -47,7 +47,7 @@ def compare(
 
     Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
     """
-    from simulations.comparison import Run
+    from simulations.comparable import Run
     from simulations.comparison_runs import compare as run_compare
     from simulations.comparison_runs import write_comparison
 
@@ -56,13 +56,16 @@ def compare(
     folder = claim_folder(results, name)
     records = [_record(method, results) for method in methods]
     if any(records):
+        if not all(records):
+            word = methods[records.index(None)]
+            raise InputError(f"{word} is no run record under {results}; run records are compared with each other alone")
         if config or overrides or seeds is not None or track:
             raise InputError("run records are compared as they are; leave --config, --seeds, --track and overrides out")
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
                 f"--name {name}: {folder} holds results already; choose another, or --overwrite a comparison"
             )
-        runs = [Run.read(record or Path(method)) for record, method in zip(records, methods, strict=True)]
+        runs = [Run.read(record) for record in records if record]
         report = write_comparison(runs, runs[0].method, folder)
     else:
         given = read_seeds("0,1,2" if seeds is None else seeds)
@@ -147,10 +150,9 @@ def cold_start(
 
 def _record(word: str, results: Path) -> Path | None:
     """The run record a word stands for: a folder, or a name in the results; methods' names come first."""
-    if Path(word).is_dir():
-        return Path(word)
-    named = results / word
-    return named if (named / "run.json").is_file() and not (CONFIGS / "methods" / f"{word}.toml").is_file() else None
+    if (CONFIGS / "methods" / f"{word}.toml").is_file():
+        return None
+    return next((place for place in (Path(word), results / word) if (place / "run.json").is_file()), None)
 
 
 def _say(as_json: bool, text: str) -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from simulations.colours import PALETTE, colour
-from simulations.comparison import Run, curve
+from simulations.comparable import Run
+from simulations.comparison import curve
 from simulations.report.gather import Shown
 from simulations.report.series import series
 from strategies.metrics import LOWER_IS_BETTER

@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.load import flatten
 from simulations.colours import colour, symbol
-from simulations.comparison_runs import NO_NUMBER
+from simulations.comparable import NO_NUMBER
 from simulations.report.gather import Shown
 
 _VARIANTS = ("", "-open", "-dot", "-open-dot")

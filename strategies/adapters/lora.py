@@ -2,14 +2,16 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.nn.functional import linear
 
 from strategies.method import Tensors
 
@@ -55,7 +57,8 @@ class LoraAdapters:
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }
         self._modules_of = {name: lora.modules for name, lora in adapters.items()}
-        self._base: dict[str, torch.Tensor] = {}
+        self._changes: dict[str, torch.Tensor] = {}
+        self._merged: dict[str, nn.Parameter] = {}
         self._used: tuple[str, ...] = ()
         for parameter in self.trainable(*adapters):
             # peft makes them in the model's number format; adapters are fp32 whatever that is.
@@ -108,11 +111,9 @@ class LoraAdapters:
             for module in self._modules_of[name]:
                 A, B = (self._factor(name, module, letter).weight.detach().cpu() for letter in "AB")
                 parts.setdefault(module, []).append((A, self._layers[module].scaling[name] * B))
-        for module, weight in self._base.items():
-            layer = self._layers[module].get_base_layer()
-            change = (weight.float() - layer.weight.float()).cpu()
-            change = change if isinstance(layer, nn.Linear) else change.T
+        for module, change in self._changes.items():
             outputs, inputs = change.shape
+            change = change.cpu()
             pair = (torch.eye(inputs), change) if inputs <= outputs else (change, torch.eye(outputs))
             parts.setdefault(module, []).append(pair)
         return {
@@ -123,34 +124,38 @@ class LoraAdapters:
     @torch.no_grad()
     def add_to_base(self, changes: Mapping[str, torch.Tensor]) -> None:
         """Let the adapted modules' own weights be W + change inside `active`, [m, n] each; {} takes all back."""
-        self._base = {}
+        self._changes = {}
+        self._merged = {}
         for module, change in changes.items():
             layer = self._layers[module].get_base_layer()
-            weight = layer.weight
-            # transformers' Conv1D keeps its weight as n×m.
-            turned = change if isinstance(layer, nn.Linear) else change.T
-            self._base[module] = (weight.float() + turned.to(weight.device)).to(weight.dtype)
+            self._changes[module] = change = change.float().to(layer.weight.device)
+            if layer.weight.dtype == torch.float32:
+                # transformers' Conv1D keeps its weight as n×m.
+                turned = change if isinstance(layer, nn.Linear) else change.T
+                self._merged[module] = nn.Parameter(layer.weight + turned, requires_grad=False)
 
     @contextmanager
     def active(self, _prompt: torch.Tensor) -> Iterator[None]:
         """Let the chosen adapters act, on all tokens."""
-        own = {module: self._layers[module].get_base_layer().weight for module in self._base}
-        for module, weight in own.items():
-            self._layers[module].get_base_layer().weight = nn.Parameter(self._base[module], requires_grad=False)
-            assert weight.shape == self._base[module].shape
-        self._enable(True)
-        try:
+        with ExitStack() as undo:
+            for module, change in self._changes.items():
+                layer = self._layers[module].get_base_layer()
+                if module in self._merged:
+                    undo.callback(setattr, layer, "weight", layer.weight)
+                    layer.weight = self._merged[module]
+                else:
+                    # bf16 would round a small change of the weight away.
+                    undo.callback(layer.register_forward_hook(partial(_add_product, change)).remove)
+            self._enable(True)
+            undo.callback(self._enable, False)
             yield
-        finally:
-            self._enable(False)
-            for module, weight in own.items():
-                self._layers[module].get_base_layer().weight = weight
 
     def train(self, mode: bool = True) -> None:
-        """Turn dropout on or off."""
+        """Turn the dropout of what is trained on, or all off: an adapter that is fixed acts as it will when served."""
         for layer in self._layers.values():
-            for dropout in layer.lora_dropout.values():
-                dropout.train(mode)
+            for name, dropout in layer.lora_dropout.items():
+                factors = (layer.lora_A[name].weight, layer.lora_B[name].weight)
+                dropout.train(mode and any(factor.requires_grad for factor in factors))
 
     def _enable(self, enabled: bool) -> None:
         for layer in self._layers.values():
@@ -160,6 +165,12 @@ class LoraAdapters:
     def _factor(self, name: str, module: str, letter: str) -> Any:
         layer = self._layers[module]
         return (layer.lora_A if letter == "A" else layer.lora_B)[name]
+
+
+def _add_product(
+    change: torch.Tensor, _layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+) -> Any:
+    return output + linear(inputs[0].float(), change).to(output.dtype)
 
 
 def find_modules(linears: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:

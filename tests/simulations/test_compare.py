@@ -1,6 +1,8 @@
 """Comparisons: what is run, reused and refused, bytes by hand, and what counts as noise."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from typer.testing import CliRunner
 from configs.errors import InputError, RunFailed
 from simulations import comparison_runs as module
 from simulations.__main__ import app
-from simulations.comparison import Run, _bytes_to, _quality_at, curve, paired_test
-from simulations.comparison_runs import complete, first_difference, plan, write_comparison
+from simulations.comparable import Run, check_comparable, difference_in_evaluation, first_difference
+from simulations.comparison import curve, paired_test
+from simulations.comparison_runs import complete, plan, write_comparison
 from simulations.simulation import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
@@ -59,17 +62,17 @@ def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> 
 def test_a_curves_bytes_are_stage_ones_and_one_download_a_target_user(compared: tuple[Path, list[Run]]) -> None:
     folder, runs = compared
     line = curve(runs[0])
-    # Four rounds, looked at after 1, 2 and 3; the last is the personalisation itself.
-    assert line["round"].tolist() == [1, 2, 3, 4]
+    # Four rounds, looked at after 1 and 2; the last is the personalisation itself.
+    assert line["round"].tolist() == [1, 2, 4]
     ledger = pd.read_parquet(runs[0].folder / "ledger.parquet")
     train = ledger[ledger.phase == "train"].pivot_table("message_bytes", "round", "direction", "sum")
     targets = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")].message_bytes.sum()
-    assert line.bytes_up.tolist() == train.up.cumsum().tolist()
+    assert line.bytes_up.tolist() == train.up.cumsum().loc[[1, 2, 4]].tolist()
     assert line.bytes_down.iloc[-1] == train.down.sum() + targets
     assert line.bytes_total_per_client.iloc[-1] == line.bytes_total.iloc[-1] / 9
     written = pd.read_parquet(folder / "curves.parquet")
     assert list(written.columns[:3]) == ["method", "seed", "round"]
-    assert len(written) == 2 * (4 + 4 + 1)
+    assert len(written) == 2 * (3 + 3 + 1)
 
 
 def test_completed_runs_are_reused_also_from_beside(
@@ -146,6 +149,19 @@ def test_run_records_are_compared_by_name_or_folder(compared: tuple[Path, list[R
     assert [row["method"] for row in json.loads(done.stdout)["methods"]] == ["lora-c", "perfit"]
 
 
+def test_a_methods_name_is_the_method_whatever_lies_in_the_working_directory(
+    compared: tuple[Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lora-c").mkdir()
+    folder = str(compared[0] / "perfit-seed0")
+    words = [[*TINY, "lora-c", "rounds=9.5"], [folder, "lora-c"], [folder, "lora-c-sed0"]]
+    messages = ["rounds=9.5", "lora-c is no run record under", "lora-c-sed0 is no run record under"]
+    for given, message in zip(words, messages, strict=True):
+        with pytest.raises(InputError, match=message):
+            CliRunner().invoke(app, ["compare", *given, "--results", str(tmp_path)], catch_exceptions=False)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -164,18 +180,6 @@ def test_runs_that_differ_in_more_than_the_method_are_refused(
     with pytest.raises(InputError) as caught:
         write_comparison([runs[0], Run.read(tmp_path / "other")], "perfit", tmp_path / "x")
     assert message in str(caught.value)
-
-
-def test_bytes_to_a_quality_and_quality_at_bytes_by_hand() -> None:
-    line = pd.DataFrame({"bytes_total": [10.0, 20.0, 30.0], "value": [0.5, 0.7, 0.6]})
-    assert _bytes_to(line, 0.6, lower=False) == 20
-    assert _bytes_to(line, 0.8, lower=False) is None
-    assert _bytes_to(line, 0.5, lower=True) == 10
-    seeds = pd.concat([line.assign(seed=0), line.assign(seed=1, value=line.value + 0.1)])
-    found = _quality_at(seeds, 29)
-    assert found
-    assert found["per_seed"] == pytest.approx([0.7, 0.8])
-    assert _quality_at(seeds, 9) is None
 
 
 def test_the_paired_test_equals_scipys_on_the_same_differences(
@@ -202,12 +206,55 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(
     assert paired_test(ours, theirs)["p_value"] == pytest.approx(2 / 8)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("personal.lr=0.5", "personal.lr is 0.01 there, 0.5 here"), ("rank.shared=3", "rank.shared is 4 there, 3 here")],
+)
+def test_runs_of_one_method_with_other_settings_are_no_seeds_of_it(
+    compared: tuple[Path, list[Run]], word: str, message: str
+) -> None:
+    first, second = (run for run in compared[1] if run.method == "perfit")
+    looked = ("evaluate.every=halving", "evaluate.stage=personalised")
+    other = replace(second, config=tiny_config(*looked, "rounds=4", "seed=1", word))
+    with pytest.raises(InputError, match="seed1 are not seeds of one perfit") as caught:
+        check_comparable([first, other])
+    assert message in str(caught.value)
+
+
+def test_a_run_without_a_stage_1_of_its_own_is_not_compared(compared: tuple[Path, list[Run]]) -> None:
+    _, runs = compared
+    started = replace(runs[0], config=runs[0].config.model_copy(update={"start_from": str(runs[1].folder)}))
+    with pytest.raises(InputError, match="its stage 1 is another run's"):
+        check_comparable([started])
+    with pytest.raises(InputError, match="counts the bytes of stage 1"):
+        plan(["perfit"], None, [*TINY, f"start_from={runs[0].folder}"], [0])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "task=product_rating",
+        "backbone=smollm2-135m",
+        "precision=bf16",
+        "personal.max_tokens=64",
+        "users.collective=5",
+        "robust.rule=median",
+        "devices.preset=silos",
+    ],
+)
+def test_what_must_be_alike_in_all_methods(word: str) -> None:
+    difference = difference_in_evaluation(tiny_config(), tiny_config(word))
+    assert difference is not None
+    assert difference[0] == word.partition("=")[0].split(".preset")[0].split(".rule")[0]
+
+
 def test_configs_are_the_same_but_for_what_changes_no_number() -> None:
     assert first_difference(tiny_config(), tiny_config("engine=ray", "partitions.cpus=1")) is None
     assert first_difference(tiny_config(), tiny_config("personal.epochs=3")) == "personal.epochs is 2 there, 3 here"
 
 
 def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
     (tmp_path / "halved_method.py").write_text(
         "from strategies.lora_c import LoraC\n\nclass Halved(LoraC):\n    name = 'halved'\n"
     )
@@ -220,6 +267,17 @@ def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path
     assert runs[1].record.params.shared == 4 * 2 * 32
     report = write_comparison(runs, "perfit", tmp_path / "x")
     assert [row["method"] for row in report["methods"]] == ["perfit", "small"]
+
+    shutil.copy(tmp_path / "small.toml", tmp_path / "other" / "small.toml")
+    with pytest.raises(InputError, match="would both be called small; rename"):
+        plan([str(tmp_path / "small.toml"), str(tmp_path / "other" / "small.toml")], None, TINY, [0])
+    with (tmp_path / "halved_method.py").open("a") as file:
+        file.write("    # changed\n")
+    planned = plan([str(tmp_path / "small.toml")], None, [*TINY, "rounds=1"], [0])
+    with pytest.raises(InputError, match=r"halved_method\.py has changed since"):
+        complete(planned, tmp_path / "x", False, quiet)
+    (run,) = complete(planned, tmp_path / "y", False, quiet)
+    assert run.folder == tmp_path / "y" / "small-seed0"
 
 
 def test_methods_that_would_be_evaluated_otherwise_are_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from simulations.__main__ import app
 from simulations.cold_start_report import write_report
 from simulations.cold_start_runs import Question, cold_start
 from simulations.colours import colour, symbol
-from simulations.comparison import Run, curve
+from simulations.comparable import Run
+from simulations.comparison import curve
 from simulations.comparison_runs import complete, plan, write_comparison
 from simulations.report.figures import cost_curves, partitions
 from simulations.report.files import FORMATS

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import InputError
-from simulations.comparison import Run, per_user
+from simulations.comparable import Run
+from simulations.comparison import per_user
 from simulations.comparison_runs import Planned
 from simulations.tuning import tune
 from tests.conftest import TINY

@@ -130,6 +130,7 @@ def test_dropout_drops_in_training_alone(backbone: Backbone) -> None:
     adapter = ours.client_attach(backbone.model, backbone.shape)
     for parameter in adapter.trainable(COLLECTIVE):
         parameter.data.fill_(0.1)
+        parameter.requires_grad_(True)
     adapter.use(COLLECTIVE)
     with adapter.active(NOWHERE):
         assert torch.equal(backbone.model(IDS).logits, backbone.model(IDS).logits)
@@ -137,6 +138,18 @@ def test_dropout_drops_in_training_alone(backbone: Backbone) -> None:
         assert not torch.equal(backbone.model(IDS).logits, backbone.model(IDS).logits)
         adapter.train(False)
         assert torch.equal(backbone.model(IDS).logits, backbone.model(IDS).logits)
+
+
+def test_a_fixed_adapter_acts_in_training_as_it_will_when_served(backbone: Backbone) -> None:
+    ours = Oppu(4, 8, 0.5, TARGETS, ["q_proj"], [], 0)
+    adapter = ours.client_attach(backbone.model, backbone.shape)
+    for parameter in adapter.trainable(PERSONAL):
+        parameter.requires_grad_(True)
+    adapter.train()
+    dropping = {
+        name for layer in adapter._layers.values() for name, each in layer.lora_dropout.items() if each.training
+    }
+    assert dropping == {PERSONAL}
 
 
 def test_labels_are_scored_with_the_adapter_on_their_own_tokens_too(backbone: Backbone) -> None:
@@ -160,6 +173,26 @@ def test_adapters_are_fp32_on_a_bf16_backbone(cache: object) -> None:
     trained = ours.client_train(adapter, Visit(1, ours.server_init(backbone.shape), {}, fit))
     assert {tensor.dtype for tensor in trained.shared.values()} == {torch.float32}
     assert backbone.model.dtype == torch.bfloat16
+
+
+def test_a_merged_change_too_small_for_bf16_is_not_rounded_away(cache: object) -> None:
+    backbone = load("tiny", "bf16")
+    adapter = method().client_attach(backbone.model, backbone.shape)
+    module = adapter._modules_of[COLLECTIVE][0]
+    layer = adapter._layers[module].get_base_layer()
+    outputs, inputs = layer.weight.shape
+    change = torch.full((outputs, inputs), 1e-4)
+    adapter.use()
+    adapter.add_to_base({module: change})
+    given = torch.zeros(1, inputs, dtype=torch.bfloat16)
+    given[0, 0] = 1
+    before, weight = layer(given), layer.weight
+    with torch.no_grad(), adapter.active(NOWHERE):
+        moved = adapter._layers[module](100 * given) - 100 * before
+    assert layer.weight is weight
+    torch.testing.assert_close(layer(given), before)
+    # 100 · 10⁻⁴ beside outputs of about 1, of which bf16 keeps 2 to 3 digits.
+    assert float(moved.float().mean()) == pytest.approx(1e-2, rel=0.3)
 
 
 def test_blocks_below_the_lowest_adapted_one_are_frozen(backbone: Backbone) -> None:

@@ -1,0 +1,140 @@
+"""What a comparison says of two made-up methods, `cheap`, and `dear` with an opening, against figures by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fl_server.records import BytesPart, ParamsPart, RunRecord, UsersPart
+from simulations.comparable import Run
+from simulations.comparison import compare_runs, curve
+from tests.conftest import tiny_config
+
+_METRICS = pa.map_(pa.string(), pa.float64())
+PERSONS = ["ann", "ben"]
+
+
+def made_up(
+    folder: Path, method: str, metric: str, opening: int, each_way: int, values: list[float], users: list[float]
+) -> Run:
+    """A run of two rounds, evaluated after both, whose two target users download `each_way` bytes together."""
+    folder.mkdir()
+
+    def write(name: str, rows: list[dict[str, Any]]) -> None:
+        fields = [
+            pa.field(key, _METRICS) if key == "metrics" else pa.field(key, pa.array([value]).type)
+            for key, value in rows[0].items()
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), folder / f"{name}.parquet")
+
+    def message(phase: str, number: int, direction: str, size: int) -> dict[str, Any]:
+        return {"phase": phase, "round": number, "direction": direction, "message_bytes": size}
+
+    write(
+        "ledger",
+        [
+            message("roll_call", 0, "up", 7),
+            message("train", 0, "up", opening),
+            *(message("train", number, way, each_way) for number in (1, 2) for way in ("up", "down")),
+            message("evaluate", 1, "down", each_way),
+            message("evaluate", 1, "up", 7),
+            message("personalize", 2, "down", each_way),
+            message("personalize", 2, "up", 7),
+        ],
+    )
+    seen = {f"personalised.{metric}": values[0], f"collective.{metric}": 0.1}
+    write("rounds", [{"round": 1, "metrics": list(seen.items())}, {"round": 2, "metrics": []}])
+    write("users", [{"partition": 4 + place, "user_id": person} for place, person in enumerate(PERSONS)])
+    turns = [
+        {"phase": "train", "round": 1, "user": 0, "wall_s": 3.0, "metrics": []},
+        {"phase": "evaluate", "round": 1, "user": 4, "wall_s": 9.0, "metrics": [(f"personalised.{metric}", 0.2)]},
+    ]
+    for place, value in enumerate(users):
+        own = [(f"personalised.{metric}", value), (f"collective.{metric}", 0.3)]
+        turns.append({"phase": "personalize", "round": 2, "user": 4 + place, "wall_s": 5.0 + place, "metrics": own})
+    write("clients", turns)
+    record = RunRecord(
+        name=folder.name,
+        status="completed",
+        method=method,
+        task="movie_tagging",
+        backbone="tiny",
+        seed=0,
+        users=UsersPart(collective=4, target=2, data_sha256="", source="synthetic"),
+        metrics={metric: values[1]},
+        metrics_collective={metric: 0.4},
+        metrics_base={metric: 0.05},
+        bytes=BytesPart(per_client_round_up=each_way / 2, per_client_round_down=each_way / 2),
+        params=ParamsPart(shared=8, private=2, backbone=100),
+    )
+    return Run(method, folder, tiny_config("rounds=2"), record)
+
+
+def test_the_opening_is_in_the_curve_and_what_only_measures_is_not(tmp_path: Path) -> None:
+    line = curve(made_up(tmp_path / "x", "dear", "accuracy", 100, 20, [0.6, 1.0], [1.0, 1.0]))
+    assert line["round"].tolist() == [1, 2]
+    assert line.value.tolist() == [0.6, 1.0]
+    # Opening and round 1, then round 2; down also once what the target users begin with.
+    assert line.bytes_up.tolist() == [120, 140]
+    assert line.bytes_down.tolist() == [40, 60]
+    assert line.bytes_total_per_client.tolist() == [160 / 6, 200 / 6]
+
+
+@pytest.mark.parametrize(
+    ("metric", "cheap", "dear", "reached", "difference"),
+    [
+        # 90 % of 1.0 is reached at 0.92; 95 % is not.
+        ("accuracy", [0.5, 0.92], [0.6, 1.0], [50.0, None, None], [0.9, 0.94]),
+        # Of an error the best is the least: 0.9 / 90 % is 1.0, 0.9 / 95 % is 0.947.
+        ("mae", [2.0, 0.98], [1.5, 0.9], [50.0, None, None], [0.9, 1.06]),
+    ],
+)
+def test_every_figure_of_a_comparison(
+    metric: str,
+    cheap: list[float],
+    dear: list[float],
+    reached: list[float | None],
+    difference: list[float],
+    tmp_path: Path,
+) -> None:
+    runs = [
+        made_up(tmp_path / "cheap", "cheap", metric, 0, 10, cheap, difference),
+        made_up(tmp_path / "dear", "dear", metric, 100, 20, dear, [1.0, 1.0]),
+    ]
+    report, curves = compare_runs(runs, "cheap")
+    ours, theirs = report["methods"]
+    assert (report["best"], report["metric"], report["lower_is_better"]) == ("dear", metric, metric == "mae")
+    assert ours["quality"] == {"mean": cheap[1], "std": None, "per_seed": [cheap[1]]}
+    assert (ours["quality_collective"]["mean"], report["base"]["mean"]) == (0.4, 0.05)
+    assert (ours["bytes"]["in_all"], theirs["bytes"]["in_all"]) == (50, 200)
+    assert list(ours["bytes_to_reach"].values()) == reached
+    assert list(theirs["bytes_to_reach"].values()) == [200, 200, 200]
+    # All that `cheap` takes; and the fewest within which `dear` was seen, when `cheap` had ended long before.
+    assert report["equal_bytes"] == [50, 160]
+    assert [each["mean"] for each in ours["quality_at_equal_bytes"]] == [cheap[1], cheap[1]]
+    assert theirs["quality_at_equal_bytes"][0] is None
+    assert theirs["quality_at_equal_bytes"][1]["mean"] == dear[0]
+    assert theirs["against"]["difference"] == pytest.approx(1 - sum(difference) / 2)
+    assert theirs["against"]["users"] == 2
+    assert ours["against"] is None
+    assert ours["seconds"] == {"train": 3.0, "personalize": 5.5}
+    assert ours["params"] == {"shared": 8, "private": 2}
+    assert curves.groupby("method").bytes_total.max().to_dict() == {"cheap": 50, "dear": 200}
+
+
+def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
+    first = made_up(tmp_path / "a", "cheap", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
+    second = made_up(tmp_path / "b", "cheap", "accuracy", 0, 10, [0.7, 1.0], [1.0, 1.0])
+    second.record.seed = 1
+    report, curves = compare_runs([first, second], "cheap")
+    (row,) = report["methods"]
+    assert row["quality"]["mean"] == pytest.approx(0.9)
+    assert row["quality"]["std"] == pytest.approx(0.02**0.5)
+    # 0.9 · 90 % = 0.81 is first seen at the end, when the mean is 0.9.
+    assert row["bytes_to_reach"]["90%"] == 50
+    assert isinstance(curves, pd.DataFrame)
+    assert report["equal_bytes"] == [30, 50]
+    assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.7]

@@ -1,0 +1,269 @@
+"""What a client begins with, trains, sends and keeps in one turn, method by method; the training only adds one."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from strategies import lora
+from strategies.adapters.lora import LoraAdapters
+from strategies.fdlora import FdLora, OuterStep
+from strategies.fedex_lora import FedexLora
+from strategies.fedreft import FedReft
+from strategies.fedsa_lora import FedsaLora
+from strategies.ffa_lora import FfaLora
+from strategies.flora import Flora
+from strategies.lora import COLLECTIVE
+from strategies.lora_p import LoraP
+from strategies.method import BackboneShape, FitResult, Tensors, Visit
+from strategies.oppu import Oppu
+
+Q, V = "layers.0.q_proj", "layers.1.v_proj"
+SHAPE = BackboneShape(6, 2, 1000, {Q: (6, 5), V: (6, 3)})
+SETTINGS = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "blocks": [], "seed": 0}
+FUSION = {"sync_every": 2, "outer_lr": 1.0, "outer_momentum": 0.5, "fusion_trials": 12, "fusion_batches": 1}
+
+
+class Block(nn.Module):
+    """A decoder block that is one linear module."""
+
+    def __init__(self, name: str, inputs: int, outputs: int) -> None:
+        super().__init__()
+        setattr(self, name, nn.Linear(inputs, outputs, bias=False))
+
+
+class Model(nn.Module):
+    """Two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Block("q_proj", 6, 5), Block("v_proj", 6, 3)])
+        self.requires_grad_(False)
+
+
+class AddOne:
+    """A training that adds 1 to whatever it may train, and notes how the model was before."""
+
+    def __init__(self, adapter: LoraAdapters, losses: Iterable[float] = ()) -> None:
+        self.adapter = adapter
+        self.losses = iter(losses)
+        self.before: dict[str, torch.Tensor] = {}
+        self.trained: list[int] = []
+
+    def __call__(self, parameters: Iterable[nn.Parameter], _after: Callable[[], None] = lambda: None, /) -> FitResult:
+        self.before = products(self.adapter)
+        for parameter in parameters:
+            parameter.data += 1
+            self.trained.append(id(parameter))
+        return FitResult(1, 1, 1.0, 1.0)
+
+    def loss(self, _batches: int, /) -> float:
+        return next(self.losses)
+
+
+def products(adapter: LoraAdapters) -> dict[str, torch.Tensor]:
+    """By how much each module's weight is another one than the backbone's."""
+    return {module: B @ A for module, (A, B) in adapter.effective().items()}
+
+
+def product(tensors: Tensors, prefix: str, module: str) -> torch.Tensor:
+    """(α/r)BA, α/r = 2."""
+    return 2 * tensors[f"{prefix}.{module}.B"] @ tensors[f"{prefix}.{module}.A"]
+
+
+def some(like: Tensors, seed: int = 1) -> Tensors:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(value.shape, generator=generator) for name, value in like.items()}
+
+
+def attached(method: Any) -> tuple[LoraAdapters, AddOne]:
+    adapter = method.client_attach(Model(), SHAPE)
+    return adapter, AddOne(adapter)
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name])
+
+
+def test_oppu_trains_the_collective_adapter_then_a_personal_one_on_top_of_it() -> None:
+    method = Oppu(**SETTINGS, private_targets=["q_proj"])
+    adapter, fit = attached(method)
+    shared = some(method.server_init(SHAPE))
+    collective = {module: product(shared, "shared_lora", module) for module in (Q, V)}
+    trained = method.client_train(adapter, Visit(1, shared, {}, fit))
+    same(fit.before, collective)
+    same(trained.shared, {name: value + 1 for name, value in shared.items()})
+    assert trained.kept is None
+
+    fit = AddOne(adapter)
+    private, _ = method.client_personalize(adapter, shared, fit)
+    same(fit.before, collective)
+    assert fit.trained == [id(parameter) for parameter in adapter.trainable("personal")]
+    assert private.keys() == {f"private_lora.{Q}.A", f"private_lora.{Q}.B"}
+    method.client_load(adapter, shared, private)
+    same(products(adapter), {**collective, Q: collective[Q] + product(private, "private_lora", Q)})
+    method.client_load(adapter, shared, None)
+    same(products(adapter), collective)
+
+
+def test_lora_p_has_nothing_but_its_own() -> None:
+    method = LoraP(**SETTINGS)
+    adapter, fit = attached(method)
+    private, _ = method.client_personalize(adapter, {}, fit)
+    same(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
+    method.client_load(adapter, {}, private)
+    same(products(adapter), {module: product(private, "private_lora", module) for module in (Q, V)})
+
+
+def test_fdloras_opening_trains_theta_p_from_the_common_start() -> None:
+    method = FdLora(**SETTINGS, **FUSION, fusion_penalty=0.0)
+    adapter, fit = attached(method)
+    begin = method.server_init(SHAPE)
+    opening = method.client_train(adapter, Visit(0, {}, {}, fit))
+    same(opening.shared, {name: value + 1 for name, value in begin.items()})
+    assert opening.kept is not None
+    same(opening.kept, {name.replace("shared", "kept"): value for name, value in opening.shared.items()})
+    # The opening is averaged as it is; from then on the server steps.
+    assert not isinstance(method.server_aggregator(begin, 0), OuterStep)
+    assert isinstance(method.server_aggregator(begin, 1), OuterStep)
+
+
+def test_fdloras_rounds_train_theta_s_and_keep_it_every_second_time() -> None:
+    method = FdLora(**SETTINGS, **FUSION, fusion_penalty=0.0)
+    adapter, fit = attached(method)
+    shared = some(method.server_init(SHAPE))
+    kept = {name.replace("shared", "kept"): value for name, value in some(shared, 2).items()}
+    first = method.client_train(adapter, Visit(1, shared, kept, fit))
+    same(fit.before, {module: product(shared, "shared_lora", module) for module in (Q, V)})
+    same(first.shared, {name: value + 1 for name, value in shared.items()})
+    assert first.kept is None
+    second = method.client_train(adapter, Visit(2, shared, kept, fit))
+    assert second.kept is not None
+    same(second.kept, {name.replace("shared", "kept"): value for name, value in second.shared.items()})
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_fdlora_fuses_what_a_user_trained_by_what_its_search_found(penalty: float) -> None:
+    method = FdLora(**SETTINGS, **FUSION, fusion_penalty=penalty)
+    adapter, _ = attached(method)
+    shared = some(method.server_init(SHAPE))
+    private, _ = method.client_personalize(adapter, shared, AddOne(adapter, losses=[3.0] * 12))
+    w = private["private_fusion.w"]
+    # Every w has the same loss. Without a penalty the first will do, half of each; with one, smaller w are better.
+    assert (w.tolist() == [0.5, 0.5]) == (penalty == 0)
+    assert float(w.abs().mean()) < 0.5 or penalty == 0
+    same(
+        private,
+        {n.replace("shared", "private"): t + 1 for n, t in method.server_init(SHAPE).items()} | {"private_fusion.w": w},
+    )
+    private["private_fusion.w"] = torch.tensor([0.5, -2.0])
+    method.client_load(adapter, shared, private)
+    for module, change in products(adapter).items():
+        A, B = (
+            0.5 * shared[f"shared_lora.{module}.{letter}"] - 2 * private[f"private_lora.{module}.{letter}"]
+            for letter in "AB"
+        )
+        torch.testing.assert_close(change, 2 * B @ A)
+
+
+def test_fedsa_lora_sends_a_and_goes_on_with_its_own_b() -> None:
+    method = FedsaLora(**SETTINGS)
+    adapter, fit = attached(method)
+    shared = some(method.server_init(SHAPE))
+    assert {name[-1] for name in shared} == {"A"}
+    first = method.client_train(adapter, Visit(1, shared, {}, fit))
+    same(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
+    same(first.shared, {name: value + 1 for name, value in shared.items()})
+    assert first.kept is not None
+    assert {name[-1] for name in first.kept} == {"B"}
+    method.client_train(adapter, Visit(2, shared, first.kept, fit))
+    # B was 0, is 1 everywhere.
+    same(fit.before, {m: 2 * torch.ones(SHAPE.linears[m][1], 2) @ shared[f"shared_lora.{m}.A"] for m in (Q, V)})
+
+
+def test_ffa_lora_trains_b_alone() -> None:
+    method = FfaLora(**SETTINGS)
+    adapter, fit = attached(method)
+    shared = some(method.server_init(SHAPE))
+    trained = method.client_train(adapter, Visit(1, shared, {}, fit))
+    assert fit.trained == [id(parameter) for parameter in adapter.trainable(COLLECTIVE, letters="B")]
+    same(trained.shared, {name: value + 1 for name, value in shared.items()})
+    first = lora.start(method.lora.on(SHAPE), SHAPE, "x", 0, COLLECTIVE)
+    same(adapter.state(COLLECTIVE, "x", letters="A"), {name: t for name, t in first.items() if name.endswith("A")})
+
+
+@pytest.mark.parametrize("method", [Flora(**SETTINGS), FedexLora(**SETTINGS)], ids=["flora", "fedex-lora"])
+def test_what_came_is_merged_before_training_and_kept(method: Flora | FedexLora) -> None:
+    adapter, fit = attached(method)
+    change = {"shared_base.layers.0.q_proj.W": torch.ones(5, 6)}
+    kept = {"kept_base.layers.0.q_proj.W": 2 * torch.ones(5, 6)}
+    mean = some(method.server_init(SHAPE)) if isinstance(method, FedexLora) else {}
+    trained = method.client_train(adapter, Visit(3, mean | change, kept, fit))
+    own = {m: product(mean, "shared_lora", m) if mean else torch.zeros(SHAPE.linears[m][::-1]) for m in (Q, V)}
+    same(fit.before, {Q: own[Q] + 3, V: own[V]})
+    assert trained.kept is not None
+    same(trained.kept, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
+
+
+def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> None:
+    method = Flora(**SETTINGS)
+    adapter, fit = attached(method)
+    state = method.server_init(SHAPE)
+    starts = []
+    for number in (1, 2):
+        aggregator = method.server_aggregator(state, number)
+        trained = method.client_train(adapter, Visit(number, method.server_send(state, 0), {}, fit))
+        same(trained.shared, {name: value + 1 for name, value in aggregator.expected.items()})
+        aggregator.add(0, trained.shared, 1)
+        state, _ = aggregator.result()
+        starts.append(aggregator.expected[f"shared_lora.{Q}.A"])
+    assert not torch.equal(*starts)
+
+
+def turned(tensors: Tensors, prefix: str) -> Tensors:
+    """The same function written in another frame: R, W and b with their two rows exchanged."""
+    return {prefix + name[name.index(".") :]: value.flip(0) for name, value in tensors.items()}
+
+
+def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    begin = method.server_send(method.server_init(SHAPE), None)
+    received = {name.replace("shared_median", "kept_own"): value for name, value in begin.items()}
+    others = {name: value + (0.0 if name.endswith("R") else 8.0) for name, value in received.items()}
+    loaded: list[float] = []
+    monkeypatch.setattr(
+        "strategies.shifts.load",
+        lambda _adapter, _stage, tensors, _prefix: loaded.append(float(tensors["kept_own.0.b"][0])),
+    )
+    fit = AddOne(None, losses=[3.0, 1.0])  # type: ignore[arg-type]
+    # The own shift, written in another frame, has three quarters of the losses: a quarter of it stays.
+    mixed = method._mix(None, turned(received, "kept_own"), others, fit)  # type: ignore[arg-type]
+    assert loaded == [0.0, 8.0]
+    same(
+        mixed,
+        {
+            "kept_own.0.R": received["kept_own.0.R"],
+            "kept_own.0.W": received["kept_own.0.W"] + 6,
+            "kept_own.0.b": torch.tensor([6.0, 6.0]),
+        },
+    )
+
+
+def test_fedrefts_server_takes_the_median_of_functions_whatever_frame_they_are_written_in() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    state = method.server_init(SHAPE)
+    start = method.server_send(state, None)
+    aggregator = method.server_aggregator(state, 1)
+    # Two clients changed nothing, in two frames; the third went far.
+    same_function = {name.replace("shared_median", "shared_own"): value for name, value in start.items()}
+    far = {name: value + (0.0 if name.endswith("R") else 9.0) for name, value in same_function.items()}
+    for user, shared in enumerate((same_function, turned(start, "shared_own"), far)):
+        aggregator.add(user, shared, 1)
+    state, _ = aggregator.result()
+    sent = method.server_send(state, None)
+    for name, value in sent.items():
+        torch.testing.assert_close(value, start[name], atol=1e-3, rtol=0)
