@@ -8,6 +8,7 @@ installed.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
         try:
             cluster = cluster_address(config.ray.address)
             _Simulation(run_dir, import_path, cluster).run(config.partitions, nodes, run_config, tick)
-            problem = f"the run ended without a word; see {run_dir / 'engine.log'}"
+            problem = _last_words(run_dir / "engine.log")
         except RunFailed as error:
             problem = str(error)
         if read_run(run_dir).status != "running":
@@ -84,6 +85,13 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
             run_dir / "events.jsonl", {"event": "note", "text": f"{problem}; going on from the last checkpoint"}
         )
         begin_again(run_dir)
+
+
+def _last_words(log: Path) -> str:
+    """Say how a run ended that did not say so itself: by the last exception in its engine's log, if there is one."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    found = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): ", line)]
+    return f"the run ended with {found[-1]!r}; see {log}" if found else f"the run ended without a word; see {log}"
 
 
 def end_leftovers(run_dir: Path) -> None:

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
+from simulations.launch import _last_words
 from simulations.processes import MARK, Family, adopt_orphans, is_alive
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -33,3 +35,10 @@ def test_only_the_familys_processes_end() -> None:
             process.kill()
             process.wait()
     assert not [child for child in psutil.Process().children() if is_alive(child) and child.cmdline() == SLEEP]
+
+
+def test_a_run_that_did_not_say_how_it_ended_is_told_by_its_engines_last_exception(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    assert _last_words(log) == f"the run ended without a word; see {log}"
+    log.write_text("Traceback (most recent call last):\nValueError: first\ngrpc.RpcError: then\nINFO\n")
+    assert _last_words(log) == f"the run ended with 'grpc.RpcError: then'; see {log}"
