@@ -1,4 +1,4 @@
-"""Pictures of a cold-start experiment, and which of its rows they show."""
+"""Pictures of a cold-start experiment."""
 
 import math
 from pathlib import Path
@@ -10,43 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simulations.cold_start_findings import by_history, main_rows, transfer_matrix, transfers
 from simulations.colours import colour, marker
-from simulations.comparison import spread
 from simulations.plots import save_figure
 from strategies.metrics import LOWER_IS_BETTER
 
 matplotlib.use("Agg")
-
-
-def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of runs with all history, the config's epochs, their own task and the first group."""
-    own = (rows.task == rows.trained_on) & (rows.group == 0) & rows.history.isna()
-    return rows[own & rows.bytes_total.notna()]
-
-
-def transfers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of runs whose shift was trained on another task."""
-    return rows[rows.task != rows.trained_on]
-
-
-def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
-    """Return quality by how much history newcomers bring: `0`, the numbers tried, `all`."""
-    plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
-    own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
-    final = own[own.history.isna() & own.bytes_total.notna()]
-    levels: dict[str, Any] = {"0": spread(final.value_collective.tolist())}
-    for items, part in own[own.history.notna()].groupby("history"):
-        levels[f"{items:g}"] = spread(part.value.tolist())
-    return levels | {"all": spread(final.value.tolist())}
-
-
-def transfer_matrix(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return quality by the task the shift was trained on (rows) and used on (columns), mean over seeds."""
-    most = rows.collective.max()
-    whole = rows.history.isna() & (rows.group == 0) & (rows.method == method) & (rows.collective == most)
-    own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
-    matrix: pd.DataFrame = own.pivot_table("value", "trained_on", "task", "mean", sort=False)
-    return matrix
 
 
 def draw(rows: pd.DataFrame, folder: Path) -> None:

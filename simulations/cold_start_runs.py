@@ -23,6 +23,7 @@ from simulations.prepare import resolve
 from strategies.metrics import LOWER_IS_BETTER
 
 Say = Callable[[str], None]
+_OPTIONS = {"users.collective": "--collective", "users.group": "--compositions", "task": "--tasks"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Question:
     epochs: list[int]
     """Epochs that newcomers train, beside the config's."""
     compositions: int
-    """Groups of the smallest number of collective users; 0 or 1: only the first."""
+    """Groups of the smallest number of collective users, at least two; 0: only the first."""
     transfer: bool
     """Train the collective shift on each task, personalise on each other."""
 
@@ -64,6 +65,8 @@ class Question:
                     raise InputError(f"{option}: {value} stands there twice")
                 if isinstance(value, int) and value < (least := 0 if option == "--history" else 1):
                     raise InputError(f"{option} {value}: expected at least {least}")
+        if self.compositions == 1:
+            raise InputError("--compositions 1: expected at least 2 groups, or 0")
         for option in ("--collective", "--methods"):
             if not options[option]:
                 raise InputError(f"{option}: expected at least one")
@@ -96,23 +99,31 @@ def cold_start(
         raise InputError(
             "cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
         )
+    if (items := base.users.target_history) is not None:
+        raise InputError(f"users.target_history={items}: cold-start takes it from --history")
+    for word in overrides:
+        key = word.partition("=")[0].strip()
+        if key in _OPTIONS and (key != "task" or question.tasks):
+            raise InputError(f"{word}: cold-start takes it from {_OPTIONS[key]}")
     tasks = question.tasks or [base.task]
     question = replace(question, tasks=tasks)
     planned = [
-        (method, each)
-        for task, method, count in product(tasks, question.methods, sorted(question.collective))
-        for each in _plan(question, toml, overrides, method, task, count, base)
+        each
+        for task, count in product(tasks, sorted(question.collective))
+        for each in _plan(question, toml, overrides, task, count, base)
     ]
     groups = [
         each
-        for task, method, group in product(tasks, question.methods, range(1, question.compositions))
-        for each in _plan(question, toml, overrides, method, task, min(question.collective), base, group)
+        for task, group in product(tasks, range(1, question.compositions))
+        for each in _plan(question, toml, overrides, task, min(question.collective), base, group)
     ]
     # Planned before anything runs: what cannot be is said before work is spent.
-    laters = [_later(question, method, each, toml, overrides) for method, each in planned]
-    mains = [each for _, each in planned]
-    say(f"{len(mains)} runs for the numbers of collective users, {len(groups)} for their compositions")
-    runs = complete(mains, folder, False, say)
+    laters = [_later(question, each, toml, overrides) for each in planned]
+    say(
+        f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
+        f"{sum(map(len, laters))} that start from the first"
+    )
+    runs = complete(planned, folder, False, say)
     starting = [
         replace(later, config=later.config.model_copy(update={"start_from": str(run.folder.resolve())}))
         for run, own in zip(runs, laters, strict=True)
@@ -128,7 +139,6 @@ def _plan(
     question: Question,
     toml: Path | None,
     overrides: Sequence[str],
-    method: str,
     task: str,
     count: int,
     base: RunConfig,
@@ -137,16 +147,20 @@ def _plan(
     words = [*overrides, f"task={task}", f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
     # Looked at after the last round alone, by the personalisation.
     words += [f"users.group={group}", f"evaluate.every={base.rounds}"]
-    planned = plan([method], toml, words, question.seeds)
+    try:
+        planned = plan(question.methods, toml, words, question.seeds)
+    except InputError as error:
+        if not group:
+            raise
+        wanted = f"{question.compositions} disjoint groups of {count} users"
+        raise InputError(f"--compositions {question.compositions}: {wanted}: {error}") from None
     suffix = f"-group{group}" if group else ""
     names = [f"{task}-{each.method}-{count}{suffix}-seed{each.config.seed}" for each in planned]
     # A comparison's run, which looked on the way, has the same end.
     return [replace(each, name=name, looks=False) for each, name in zip(planned, names, strict=True)]
 
 
-def _later(
-    question: Question, method: str, planned: Planned, toml: Path | None, overrides: Sequence[str]
-) -> list[Planned]:
+def _later(question: Question, planned: Planned, toml: Path | None, overrides: Sequence[str]) -> list[Planned]:
     """The runs that start from this one's shared tensors, `start_from` still to be set."""
     config = planned.config
     changes: list[tuple[str, RunConfig]] = []
@@ -160,16 +174,17 @@ def _later(
             changes.append((f"epochs{epochs}", config.model_copy(update={"personal": personal})))
     if question.transfer and config.users.collective == max(question.collective):
         others = [task for task in question.tasks if task != config.task]
-        changes += [(f"to-{task}", _transferred(config, method, task, toml, overrides)) for task in others]
+        changes += [(f"to-{task}", _transferred(planned, task, toml, overrides)) for task in others]
     return [
         replace(planned, name=f"{planned.name}-{suffix}", config=other, data_sha256=build_table(other).sha256)
         for suffix, other in changes
     ]
 
 
-def _transferred(config: RunConfig, method: str, task: str, toml: Path | None, overrides: Sequence[str]) -> RunConfig:
-    """The config of another task with the shift of `config`: its sites, positions and ranks are the shift's."""
-    words = [*overrides, f"task={task}", f"method={method}", f"seed={config.seed}"]
+def _transferred(planned: Planned, task: str, toml: Path | None, overrides: Sequence[str]) -> RunConfig:
+    """The config of another task with this run's shift: its sites, positions and ranks are the shift's."""
+    config = planned.config
+    words = [*overrides, f"task={task}", f"method={planned.asked}", f"seed={config.seed}"]
     words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}", "evaluate.stage=personalised"]
     other = resolve(load_config(toml, words))
     if other.backbone != config.backbone:
@@ -215,20 +230,22 @@ def tabulate(run: Run, folder: Path) -> dict[str, object]:
         "bytes_total": None if source else int(last.bytes_total),
         "newcomer_bytes": float(download / len(personal)),
         "newcomer_steps": float(personal.steps.mean()),
-        "newcomer_seconds": float(personal.wall_s.mean()),
+        "newcomer_turn_seconds": float(personal.wall_s.mean()),
         "folder": os.path.relpath(run.folder, folder),
     }
 
 
 def _quartiles(run: Run, metric: str) -> dict[str, float | None]:
-    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest."""
+    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest; None if all equal."""
     users = pd.read_parquet(run.folder / "users.parquet")
     clients = pd.read_parquet(run.folder / "clients.parquet")
     lengths = users.set_index("partition").history
     personal = clients[clients.phase == "personalize"]
+    if lengths[personal.user].nunique() < 2:
+        return {f"q{number}": None for number in range(1, 5)}
     found = zip(personal.user, personal.metrics, strict=True)
     values = {user: dict(metrics).get(f"personalised.{metric}") for user, metrics in found}
-    # Ties go by partition, so that every quarter has its share also where all histories are equally long.
+    # Ties go by partition, so that every quarter has its share.
     order = sorted((user for user in values if values[user] is not None), key=lambda user: (lengths[user], user))
     quarters: dict[str, float | None] = {}
     for number in range(4):

@@ -183,6 +183,8 @@ def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
 def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
     """Compare two lists of runs user by user: a paired sign-flip permutation test of the mean difference, two-sided.
 
+    `interval` is a 95 % interval of that mean, by resampling users; None of fewer than two.
+
     A user who is there with several seeds is one user: its differences are averaged first.
 
     Args:
@@ -206,7 +208,17 @@ def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
         p_value = float(test.pvalue)
     return {
         "difference": float(values.mean()),
+        "interval": _interval(values),
         "p_value": p_value,
         "users": len(values),
         "within_noise": p_value >= SIGNIFICANCE,
     }
+
+
+def _interval(values: np.ndarray) -> list[float] | None:
+    if len(values) < 2:
+        return None
+    found = stats.bootstrap(
+        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return [float(found.low), float(found.high)]

@@ -30,6 +30,8 @@ class Planned:
 
     method: str
     """Its row's name."""
+    asked: str
+    """The config's `method` as it was given."""
     name: str
     config: RunConfig
     data_sha256: str
@@ -123,12 +125,17 @@ def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], se
             if key not in tables:
                 tables[key] = build_table(config).sha256
             name = f"{label}-seed{seed}"
-            planned.append(Planned(label, name, config, tables[key], import_folders(toml, words), code))
+            planned.append(Planned(label, method, name, config, tables[key], import_folders(toml, words), code))
+    users: dict[int, str] = {}
     for each in planned:
-        if difference := difference_in_evaluation(planned[0].config, each.config):
-            key, ours, theirs = difference
+        difference = difference_in_evaluation(planned[0].config, each.config)
+        ours, theirs = users.setdefault(each.config.seed, each.data_sha256), each.data_sha256
+        if ours != theirs:
+            difference = difference or ("users (data_sha256)", ours[:12], theirs[:12])
+        if difference:
+            key, one, other = difference
             pair = f"{planned[0].method} and {each.method}"
-            raise InputError(f"{pair} cannot be compared: {key} is {ours!r} in one and {theirs!r} in the other")
+            raise InputError(f"{pair} cannot be compared: {key} is {one!r} in one and {other!r} in the other")
     return planned
 
 
@@ -255,5 +262,5 @@ def _find(planned: Planned, folder: Path) -> Path | None:
         if record.status == "completed" and other is None:
             return place
         if record.status == "completed" and place == own:
-            raise InputError(f"{own} is of another config ({other}); choose another --name, or --overwrite")
+            raise InputError(f"{own} is of another config ({other}); choose another --name, or delete it")
     return None

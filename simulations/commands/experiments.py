@@ -112,7 +112,9 @@ def cold_start(
     words: Overrides = None,
     config: Experiment = None,
     collective: Annotated[str, typer.Option(help="Numbers of collective users, nested.")] = "10,100",
-    methods: Annotated[str, typer.Option(help="All are tested against the first.")] = "perfit,oppu",
+    methods: Annotated[
+        str, typer.Option(help="The first, with the fewest users, is tested against each with the most.")
+    ] = "perfit,oppu",
     tasks: Annotated[str, typer.Option(help="Default: the config's.")] = "",
     seeds: Seeds = "0,1,2",
     history: Annotated[str, typer.Option(help="Items newcomers bring, beside none and all.")] = "",

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.cold_start_plots import by_history, main_rows
+from simulations.cold_start_findings import by_history, main_rows
 from simulations.colours import colour, symbol
 from simulations.report.figures import axis, finished, safe
 

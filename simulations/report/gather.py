@@ -14,7 +14,7 @@ from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_server.records import RunRecord, read_run
 from fl_server.tables import TABLES
-from simulations.cold_start_plots import main_rows
+from simulations.cold_start_findings import main_rows
 from simulations.runs import status_of
 
 PREDICTIONS = 5000

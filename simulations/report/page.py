@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
 from configs.load import flatten
-from simulations.cold_start_plots import transfer_matrix, transfers
+from simulations.cold_start_findings import transfer_matrix, transfers
 from simulations.report import cold_start, figures
 from simulations.report.files import write_figures
 from simulations.report.gather import Gathered, Shown, gather_report

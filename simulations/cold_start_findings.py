@@ -1,0 +1,150 @@
+"""What the rows of a cold-start experiment say: the figures of `cold_start.json`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from simulations.comparable import Run
+from simulations.comparison import paired_test, spread
+from strategies.metrics import LOWER_IS_BETTER
+
+NEAR = 0.95
+"""Share of its final quality that a newcomer's training time is counted to."""
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of runs with all history, the config's epochs, their own task and the first group."""
+    own = (rows.task == rows.trained_on) & (rows.group == 0) & rows.history.isna()
+    return rows[own & rows.bytes_total.notna()]
+
+
+def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the main table, the shape of the paper's Table 14: means over seeds, and their deviation."""
+    grouped = main_rows(rows).groupby(["task", "collective", "method"], sort=False)
+    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4", "bytes_total", "newcomer_bytes"]
+    table = grouped[columns].mean().join(grouped.value.std().rename("deviation")).reset_index()
+    found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return found
+
+
+def fewest_against_most(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Test the first method with the fewest collective users against every method with the most.
+
+    Args:
+        runs: Of the experiment's first part, of its first method first.
+        rows: All.
+    """
+    found = []
+    first = runs[0].method
+    worst = main_rows(rows).groupby(["task", "collective", "method"]).worst_decile.mean()
+    for task in dict.fromkeys(run.config.task for run in runs):
+        of_task = [run for run in runs if run.config.task == task]
+        counts = sorted({run.config.users.collective for run in of_task})
+        few = [run for run in of_task if run.method == first and run.config.users.collective == counts[0]]
+        for method in dict.fromkeys(run.method for run in of_task):
+            many = [run for run in of_task if run.method == method and run.config.users.collective == counts[-1]]
+            if method != first or len(counts) > 1:
+                sides = {"fewest": (first, counts[0]), "most": (method, counts[-1])}
+                found.append(
+                    {
+                        "task": task,
+                        "metric": few[0].record.main_metric,
+                        **{
+                            side: {"method": name, "collective": count, "worst_decile": worst[task, count, name]}
+                            for side, (name, count) in sides.items()
+                        },
+                        **paired_test(few, many),
+                    }
+                )
+    return found
+
+
+def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what a newcomer downloads, and how long it trains until it is near its final quality.
+
+    That is the fewest of the epochs tried, 0 included, the collective shift alone. Each number of epochs is a training
+    of its own, with its own schedule of the learning rate.
+    """
+    found = []
+    plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
+    for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
+        final = own[own.bytes_total.notna()]
+        value = final.value.mean()
+        tried = {0: (final.value_collective.mean(), 0.0)}
+        if final.newcomer_steps.any():
+            for epochs, part in own.groupby("epochs"):
+                tried[int(str(epochs))] = (part.value.mean(), part.newcomer_steps.mean())
+        if final.metric.iloc[0] in LOWER_IS_BETTER:
+            near = [epochs for epochs, (reached, _) in tried.items() if reached <= value / NEAR]
+        else:
+            near = [epochs for epochs, (reached, _) in tried.items() if reached >= value * NEAR]
+        found.append(
+            {
+                "task": task,
+                "method": method,
+                "collective": int(str(count)),
+                "download_bytes": final.newcomer_bytes.mean(),
+                "final": spread(final.value.tolist()),
+                "epochs_tried": sorted(tried),
+                "near_final": {"epochs": min(near), "steps": tried[min(near)][1]} if near else None,
+                "by_history": by_history(plain, task, method, count),
+            }
+        )
+    return found
+
+
+def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
+    """Return quality by how much history newcomers bring: `0`, the numbers tried, `all`."""
+    plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
+    own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
+    final = own[own.history.isna() & own.bytes_total.notna()]
+    levels: dict[str, Any] = {"0": spread(final.value_collective.tolist())}
+    for items, part in own[own.history.notna()].groupby("history"):
+        levels[f"{items:g}"] = {**spread(part.value.tolist()), "worst_decile": part.worst_decile.mean()}
+    return levels | {"all": {**spread(final.value.tolist()), "worst_decile": final.worst_decile.mean()}}
+
+
+def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return variance and range over groups of one size (the paper's Table 15), within each seed, then averaged.
+
+    A group of another seed is other people, and its targets are other people too: seeds are no repetitions of a group.
+    """
+    found = []
+    own = rows[(rows.task == rows.trained_on) & rows.history.isna() & rows.bytes_total.notna()]
+    sizes = own[own.group > 0].collective.unique()
+    for (task, method, count), part in own[own.collective.isin(sizes)].groupby(
+        ["task", "method", "collective"], sort=False
+    ):
+        by_seed = part.groupby("seed").value
+        found.append(
+            {
+                "task": task,
+                "method": method,
+                "collective": int(str(count)),
+                "groups": part.group.nunique(),
+                "mean": part.value.mean(),
+                "worst_decile": part.worst_decile.mean(),
+                "variance": by_seed.var(ddof=1).mean(),
+                "range": (by_seed.max() - by_seed.min()).mean(),
+            }
+        )
+    return found
+
+
+def transfers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of runs whose shift was trained on another task."""
+    return rows[rows.task != rows.trained_on]
+
+
+def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
+    """Return a column by the task the shift was trained on (rows) and used on (columns), mean over seeds.
+
+    The shifts are those of the largest number of collective users.
+    """
+    most = rows.collective.max()
+    whole = rows.history.isna() & (rows.group == 0) & (rows.method == method) & (rows.collective == most)
+    own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
+    matrix: pd.DataFrame = own.pivot_table(column, "trained_on", "task", "mean", sort=False)
+    return matrix

@@ -1,0 +1,167 @@
+"""Every figure of a cold start by hand, from rows that are written down here."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from simulations import cold_start_findings as module
+from simulations.cold_start_findings import compositions, fewest_against_most, newcomers, numbers, transfer_matrix
+from simulations.cold_start_report import write_report
+from simulations.comparable import Run
+from tests.conftest import tiny_config
+
+_PLAIN: dict[str, Any] = {
+    "task": "a",
+    "trained_on": "a",
+    "method": "perfit",
+    "collective": 10,
+    "group": 0,
+    "history": None,
+    "epochs": 4,
+    "seed": 0,
+    "metric": "accuracy",
+    "value": 0.5,
+    "value_collective": 0.4,
+    "value_base": 0.1,
+    "worst_decile": 0.2,
+    "q1": 0.1,
+    "q2": 0.2,
+    "q3": 0.3,
+    "q4": 0.4,
+    "shared_parameters": 8,
+    "bytes_total": 1000.0,
+    "newcomer_bytes": 50.0,
+    "newcomer_steps": 8.0,
+    "newcomer_turn_seconds": 1.0,
+    "folder": "x",
+}
+
+
+def rows(*changes: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame([{**_PLAIN, **change} for change in changes])
+
+
+def later(**changes: Any) -> dict[str, Any]:
+    """A run that starts from another's stage 1: its bytes are not its own."""
+    return {"bytes_total": float("nan"), **changes}
+
+
+def test_the_main_table_is_of_whole_runs_mean_over_seeds() -> None:
+    (found,) = numbers(
+        rows(
+            {"value": 0.5},
+            {"value": 0.7, "seed": 1, "worst_decile": 0.4, "bytes_total": 2000.0, "q4": 0.8},
+            {"value": 9.0, "group": 1},
+            {"value": 9.0, "trained_on": "b"},
+            later(value=9.0, history=3),
+            later(value=9.0, epochs=1),
+        )
+    )
+    figures = [found[key] for key in ("value", "worst_decile", "bytes_total", "q4")]
+    assert figures == pytest.approx([0.6, 0.3, 1500, 0.6])
+    assert found["deviation"] == pytest.approx(0.02**0.5)
+    assert (found["task"], found["collective"], found["method"], found["newcomer_bytes"]) == ("a", 10, "perfit", 50)
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "one", "two", "final", "near"),
+    [
+        # 95 % of 0.8 is 0.76.
+        ("accuracy", 0.4, 0.75, 0.77, 0.8, {"epochs": 2, "steps": 4.0}),
+        ("accuracy", 0.4, 0.76, 0.77, 0.8, {"epochs": 1, "steps": 2.0}),
+        ("accuracy", 0.9, 0.75, 0.77, 0.8, {"epochs": 0, "steps": 0.0}),
+        # Of an error 1.9 / 95 % is 2.
+        ("mae", 3.0, 2.1, 1.99, 1.9, {"epochs": 2, "steps": 4.0}),
+        ("mae", 1.5, 2.1, 1.99, 1.9, {"epochs": 0, "steps": 0.0}),
+    ],
+)
+def test_how_long_a_newcomer_trains(
+    metric: str, before: float, one: float, two: float, final: float, near: dict[str, float]
+) -> None:
+    frame = rows(
+        {"value": final, "value_collective": before},
+        later(value=one, epochs=1, newcomer_steps=2.0),
+        later(value=two, epochs=2, newcomer_steps=4.0),
+        later(value=0.3, history=5, worst_decile=0.05),
+    ).assign(metric=metric)
+    (found,) = newcomers(frame)
+    assert found["near_final"] == near
+    assert found["epochs_tried"] == [0, 1, 2, 4]
+    assert found["download_bytes"] == 50
+    assert [(items, level["mean"]) for items, level in found["by_history"].items()] == [
+        ("0", before),
+        ("5", 0.3),
+        ("all", final),
+    ]
+    assert found["by_history"]["5"]["worst_decile"] == 0.05
+
+
+def test_without_a_stage_2_there_is_nothing_to_train() -> None:
+    (found,) = newcomers(rows({"newcomer_steps": 0.0, "value_collective": 0.5}, later(newcomer_steps=0.0, epochs=1)))
+    assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0})
+
+
+def test_compositions_vary_within_a_seed() -> None:
+    # Seed 0: 0.4, 0.5, 0.6, variance 0.01, range 0.2. Seed 1: 0.9, 0.7, 0.8, the same; means by group would hide it.
+    values = {(0, 0): 0.4, (1, 0): 0.5, (2, 0): 0.6, (0, 1): 0.9, (1, 1): 0.7, (2, 1): 0.8}
+    frame = rows(*({"group": group, "seed": seed, "value": value} for (group, seed), value in values.items()))
+    (found,) = compositions(pd.concat([frame, rows({"collective": 100})]))
+    assert (found["groups"], found["collective"]) == (3, 10)
+    assert (found["variance"], found["range"], found["mean"]) == pytest.approx((0.01, 0.2, 0.65))
+    assert found["worst_decile"] == pytest.approx(0.2)
+
+
+def test_the_matrix_is_of_the_most_users() -> None:
+    both = {"collective": 100}
+    frame = rows(
+        {**both, "value": 0.6, "worst_decile": 0.3},
+        later(**both, value=0.5, task="b"),
+        {**both, "task": "b", "trained_on": "b", "value": 0.8},
+        later(**both, task="a", trained_on="b", value=0.4),
+        later(**both, value=9.0, epochs=1),
+        {"value": 9.0},
+    )
+    assert transfer_matrix(frame, "perfit").to_dict("index") == {"a": {"a": 0.6, "b": 0.5}, "b": {"a": 0.4, "b": 0.8}}
+    assert transfer_matrix(frame, "perfit", "worst_decile").loc["a", "a"] == 0.3
+
+
+def test_the_first_method_with_the_fewest_is_tested_against_all_with_the_most(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Record:
+        main_metric = "mae"
+
+    def run(method: str, count: int) -> Run:
+        config = tiny_config(f"users.collective={count}", "cohort=2")
+        return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
+
+    def test(few: list[Run], many: list[Run]) -> dict[str, Any]:
+        asked.append((few[0].folder.name, many[0].folder.name))
+        return {"difference": -0.1, "interval": [-0.2, 0.1], "p_value": 0.3, "users": 7, "within_noise": True}
+
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(module, "paired_test", test)
+    pairs = [(method, count) for count in (3, 10, 30) for method in ("perfit", "oppu")]
+    frame = rows(
+        *(
+            {
+                "task": "movie_tagging",
+                "trained_on": "movie_tagging",
+                "method": m,
+                "collective": n,
+                "worst_decile": n / 10,
+            }
+            for m, n in pairs
+        )
+    ).assign(metric="mae")
+    runs = [run(*pair) for pair in pairs]
+    found = fewest_against_most(runs, frame)
+    assert asked == [("perfit-3", "perfit-30"), ("perfit-3", "oppu-30")]
+    assert found[1]["fewest"] == {"method": "perfit", "collective": 3, "worst_decile": 0.3}
+    assert found[1]["most"] == {"method": "oppu", "collective": 30, "worst_decile": 3.0}
+    assert (found[1]["p_value"], found[1]["users"], found[1]["metric"]) == (0.3, 7, "mae")
+    tables = write_report(frame, runs, tmp_path)
+    assert "-0.200 to +0.100" in list(tables[1].columns[4].cells)
+    assert fewest_against_most([run("perfit", 3)], frame) == []
