@@ -148,3 +148,12 @@ def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value") -> p
     own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
     matrix: pd.DataFrame = own.pivot_table(column, "trained_on", "task", "mean", sort=False)
     return matrix
+
+
+def brightness(matrix: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return 0 for the worst and 1 for the best of each column: columns are other tasks, with other metrics."""
+    shades = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
+    metrics = dict(zip(rows.task, rows.metric, strict=True))
+    lower = [task for task in matrix.columns if metrics[task] in LOWER_IS_BETTER]
+    shades[lower] = 1 - shades[lower]
+    return shades

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulations.cold_start_findings import by_history, main_rows, transfer_matrix, transfers
+from simulations.cold_start_findings import brightness, by_history, main_rows, transfer_matrix, transfers
 from simulations.colours import colour, marker
 from simulations.plots import save_figure
 from strategies.metrics import LOWER_IS_BETTER
@@ -38,7 +38,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         by_number.set_xscale("log")
         by_number.set_xlabel("collective users")
         by_bytes.set_xscale("log")
-        by_bytes.set_xlabel("bytes, all clients, MB")
+        by_bytes.set_xlabel("bytes, all clients, MB (rounds × cohort, however many users)")
         by_items.set_xlabel("items of history a newcomer brings")
         for axes in (by_number, by_bytes, by_items):
             axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
@@ -61,13 +61,13 @@ def _heat_maps(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(5 * len(methods), 4), layout="constrained")
     for axes, method in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods, strict=True):
         matrix = transfer_matrix(rows, method)
-        # Columns are other tasks, with other metrics: each is coloured by itself.
-        scaled = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
-        axes.imshow(scaled, cmap="viridis")
+        shades = brightness(matrix, rows).to_numpy(dtype=float)
+        axes.imshow(shades, cmap="viridis", vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(matrix.to_numpy()):
             if not math.isnan(value):
-                axes.text(column, row, f"{value:.3f}", ha="center", va="center", color="white", fontsize=8)
+                ink = "black" if shades[row, column] > 0.6 else "white"
+                axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=8)
         axes.set_xticks(range(matrix.shape[1]), list(matrix.columns), rotation=30, ha="right", fontsize=7)
         axes.set_yticks(range(matrix.shape[0]), list(matrix.index), fontsize=7)
-        axes.set_title(f"{method}: trained on (row), used on (column)", fontsize=9)
+        axes.set_title(f"{method}: trained on (row), used on (column); brighter is better", fontsize=9)
     return figure

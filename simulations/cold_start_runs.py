@@ -75,7 +75,12 @@ class Question:
 
 
 def cold_start(
-    question: Question, toml: Path | None, overrides: Sequence[str], folder: Path, say: Say
+    question: Question,
+    toml: Path | None,
+    overrides: Sequence[str],
+    folder: Path,
+    say: Say,
+    watch: Callable[[Path], None] = lambda _folder: None,
 ) -> tuple[pd.DataFrame, list[Run]]:
     """Run what is missing of an experiment.
 
@@ -85,6 +90,7 @@ def cold_start(
         overrides: `key=value` for all runs.
         folder: Where run records go.
         say: Told what is done.
+        watch: As in `simulate`.
 
     Returns:
         One row per run (`tabulate`), and the runs of the first part: every task, method, number and seed.
@@ -99,6 +105,8 @@ def cold_start(
         raise InputError(
             "cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
         )
+    if len(question.tasks) > 1 and base.users.source != "synthetic":
+        raise InputError(f"users.source={base.users.source}: one task's data; --tasks needs users.source=synthetic")
     if (items := base.users.target_history) is not None:
         raise InputError(f"users.target_history={items}: cold-start takes it from --history")
     for word in overrides:
@@ -123,15 +131,16 @@ def cold_start(
         f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
         f"{sum(map(len, laters))} that start from the first"
     )
-    runs = complete(planned, folder, False, say)
+    runs = complete(planned, folder, False, say, watch)
     starting = [
         replace(later, config=later.config.model_copy(update={"start_from": str(run.folder.resolve())}))
         for run, own in zip(runs, laters, strict=True)
         for later in own
     ]
-    rows = [tabulate(run, folder) for run in runs]
-    rows += [tabulate(run, folder) for run in complete(groups, folder, False, say)]
-    rows += [tabulate(run, folder) for run in complete(starting, folder, False, say)]
+    sources = [run.config.task for run, own in zip(runs, laters, strict=True) for _ in own]
+    rows = [tabulate(run, folder) for run in (*runs, *complete(groups, folder, False, say, watch))]
+    started = complete(starting, folder, False, say, watch)
+    rows += [tabulate(run, folder, task) for run, task in zip(started, sources, strict=True)]
     return pd.DataFrame(rows), runs
 
 
@@ -194,12 +203,13 @@ def _transferred(planned: Planned, task: str, toml: Path | None, overrides: Sequ
     return other.model_copy(update=same)
 
 
-def tabulate(run: Run, folder: Path) -> dict[str, object]:
+def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str, object]:
     """Return one run as a row: what was asked, quality, who is served badly, bytes, time.
 
     Args:
         run: Completed; it may lie elsewhere.
         folder: The experiment's, from which the run's path is told.
+        trained_on: The task of its shift, if that is another run's.
     """
     record, config = run.record, run.config
     metric = record.main_metric
@@ -209,11 +219,9 @@ def tabulate(run: Run, folder: Path) -> dict[str, object]:
     ledger = pd.read_parquet(run.folder / "ledger.parquet")
     download = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")].message_bytes.sum()
     worst = "p90" if metric in LOWER_IS_BETTER else "p10"
-    source = config.start_from
-    trained_on = Run.read(Path(source)).config.task if source else config.task
     return {
         "task": config.task,
-        "trained_on": trained_on,
+        "trained_on": trained_on or config.task,
         "method": run.method,
         "collective": config.users.collective,
         "group": config.users.group,
@@ -227,7 +235,7 @@ def tabulate(run: Run, folder: Path) -> dict[str, object]:
         "worst_decile": record.per_user[metric][worst],
         **_quartiles(run, metric),
         "shared_parameters": record.params.shared,
-        "bytes_total": None if source else int(last.bytes_total),
+        "bytes_total": None if config.start_from else int(last.bytes_total),
         "newcomer_bytes": float(download / len(personal)),
         "newcomer_steps": float(personal.steps.mean()),
         "newcomer_turn_seconds": float(personal.wall_s.mean()),

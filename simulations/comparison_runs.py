@@ -1,5 +1,6 @@
 """`fedperfit compare`: several methods on the same users, seeds and evaluation; runs what is missing."""
 
+import filecmp
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -241,6 +242,13 @@ def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[
     return report
 
 
+def _same_start(place: Path, start_from: str) -> bool:
+    """Tell whether a run began with the shared tensors that another has now, wherever those two lie."""
+    ours, theirs = Path(start_from) / "shared.safetensors", place / "shared.safetensors"
+    both = bool(start_from) and ours.is_file() and theirs.is_file()
+    return both and filecmp.cmp(ours, theirs, shallow=False)
+
+
 def _find(planned: Planned, folder: Path) -> Path | None:
     """Return a completed record of the same config and users: in the comparison's folder, else anywhere beside it."""
     own = folder / planned.name
@@ -250,8 +258,11 @@ def _find(planned: Planned, folder: Path) -> Path | None:
             continue
         try:
             record = read_run(place)
-            besides = () if planned.looks else ("evaluate.every",)
-            other = first_difference(read_resolved(place / "config.toml"), planned.config, besides)
+            there = read_resolved(place / "config.toml")
+            besides = [] if planned.looks else ["evaluate.every"]
+            if there.start_from and _same_start(place, planned.config.start_from):
+                besides.append("start_from")
+            other = first_difference(there, planned.config, besides)
         except InputError:
             continue  # of another version
         if record.users.data_sha256 != planned.data_sha256:

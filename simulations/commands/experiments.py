@@ -144,7 +144,8 @@ def cold_start(
         compositions=compositions,
         transfer=transfer,
     )
-    rows, runs = run_cold_start(question, config, words or [], folder, partial(_say, as_json))
+    with Follower(console(), as_json, (), time.time()) as follower:
+        rows, runs = run_cold_start(question, config, words or [], folder, partial(_say, as_json), follower)
     tables = write_report(rows, runs, folder)
     content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
     show(as_json, content, tables, f"{folder} (cold_start.csv, cold_start.json, plots)")

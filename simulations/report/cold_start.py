@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.cold_start_findings import by_history, main_rows
+from simulations.cold_start_findings import brightness, by_history, main_rows, transfer_matrix
 from simulations.colours import colour, symbol
 from simulations.report.figures import axis, finished, safe
 
@@ -45,12 +45,12 @@ def quality_by_history(rows: pd.DataFrame) -> go.Figure:
     return _titled(figure, rows)
 
 
-def transfer_map(matrix: pd.DataFrame) -> go.Figure:
-    """Draw quality by the task a shift was trained on (rows) and used on (columns), each column coloured by itself."""
-    scaled = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
+def transfer_map(rows: pd.DataFrame, method: str) -> go.Figure:
+    """Draw quality by the task a shift was trained on (rows) and used on (columns), the best of a column brightest."""
+    matrix = transfer_matrix(rows, method)
     text = matrix.map(lambda value: f"{value:.3f}")
     heat = go.Heatmap(
-        z=scaled,
+        z=brightness(matrix, rows),
         x=list(matrix.columns),
         y=list(matrix.index),
         text=text,

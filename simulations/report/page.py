@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
 from configs.load import flatten
-from simulations.cold_start_findings import transfer_matrix, transfers
+from simulations.cold_start_findings import transfers
 from simulations.report import cold_start, figures
 from simulations.report.files import write_figures
 from simulations.report.gather import Gathered, Shown, gather_report
@@ -138,7 +138,7 @@ def _gains(run: Shown) -> dict[str, Any]:
 def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> dict[str, Any]:
     name = report["name"]
     maps = [
-        (method, plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(transfer_matrix(rows, method))))
+        (method, plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(rows, method)))
         for method in (dict.fromkeys(rows.method) if len(transfers(rows)) else ())
     ]
     return {

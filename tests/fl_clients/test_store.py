@@ -112,6 +112,8 @@ def test_each_role_brings_as_much_history_as_is_said(tmp_path: Path) -> None:
     assert whole[7:] == [9, 8, 7]
     assert histories("users.collective_history=3") == [min(3, items) for items in whole[:7]] + [9, 8, 7]
     assert histories("users.target_history=8") == [*whole[:7], 8, 8, 7]
+    long, short = (build_table(tiny_config(*who, *words)).folder for words in ([], ["users.target_history=2"]))
+    assert open_user(short, 7).history == open_user(long, 7).history[:2]
     with pytest.raises(InputError, match=r"users.collective_history=7: no collective user has more than 6 items"):
         build_table(tiny_config(*who, "users.collective_history=7"))
 

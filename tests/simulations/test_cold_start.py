@@ -1,6 +1,7 @@
 """Cold start: who is among whom, what starts from what, and every figure of the tables again by hand."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,10 +165,14 @@ def test_a_comparisons_runs_are_used_though_they_looked_on_the_way(folder: Path)
     assert fresh.folder == results / "x" / "lora-p-seed0"
 
 
-def test_asked_again_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("simulations.comparison_runs.simulate", None)
-    rows, _ = cold_start(ASKED, None, WORDS, folder, print)
+    shutil.copytree(folder, tmp_path / "moved")
+    rows, _ = cold_start(ASKED, None, WORDS, tmp_path / "moved", print)
     assert len(rows) == 72
+    assert rows.trained_on.tolist() == pd.read_csv(folder / "cold_start.csv").trained_on.tolist()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +190,7 @@ def test_asked_again_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch)
         (["--collective", "2", "users.collective=5"], "users.collective=5: cold-start takes it from --collective"),
         (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "takes it from --tasks"),
         (["--collective", "2", "users.target_history=3"], "users.target_history=3: cold-start takes it from --history"),
+        (["--collective", "2", "--tasks", "movie_tagging,product_rating", "users.source=x"], "one task's data"),
         (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
     ],
 )

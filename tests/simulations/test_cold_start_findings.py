@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from simulations import cold_start_findings as module
-from simulations.cold_start_findings import compositions, fewest_against_most, newcomers, numbers, transfer_matrix
+from simulations.cold_start_findings import (
+    brightness,
+    compositions,
+    fewest_against_most,
+    newcomers,
+    numbers,
+    transfer_matrix,
+)
 from simulations.cold_start_report import write_report
 from simulations.comparable import Run
 from tests.conftest import tiny_config
@@ -125,6 +132,11 @@ def test_the_matrix_is_of_the_most_users() -> None:
     )
     assert transfer_matrix(frame, "perfit").to_dict("index") == {"a": {"a": 0.6, "b": 0.5}, "b": {"a": 0.4, "b": 0.8}}
     assert transfer_matrix(frame, "perfit", "worst_decile").loc["a", "a"] == 0.3
+    # The best of each column is the brightest: of an error the least.
+    matrix = transfer_matrix(frame, "perfit")
+    assert brightness(matrix, frame).to_dict("index") == {"a": {"a": 1, "b": 0}, "b": {"a": 0, "b": 1}}
+    frame.loc[frame.task == "b", "metric"] = "mae"
+    assert brightness(matrix, frame).to_dict("index") == {"a": {"a": 1, "b": 1}, "b": {"a": 0, "b": 0}}
 
 
 def test_the_first_method_with_the_fewest_is_tested_against_all_with_the_most(

@@ -154,13 +154,16 @@ def test_bytes_read_well() -> None:
     ]
 
 
+NEWCOMERS = [word for word in TINY if not word.startswith("users.collective")]
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ("simulate", *TINY, "rounds=1", "--name", "json"),
         ("compare", "perfit", "reft-c", *TINY, "rounds=1", "--seeds", "0", "--name", "both"),
         ("tune", "lora-p", *TINY, "--held-out", "2"),
-        ("cold-start", *TINY[:5], *TINY[6:], "rounds=1", "--collective", "3,6", "--methods", "perfit", "--seeds", "0"),
+        ("cold-start", *NEWCOMERS, "rounds=1", "--collective", "3,6", "--methods", "perfit", "--seeds", "0"),
         ("runs",),
         ("params", *TINY),
         ("params", "--paper"),
