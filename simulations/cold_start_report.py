@@ -22,8 +22,7 @@ from simulations.cold_start_findings import (
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
 from simulations.comparison import spread
-from simulations.tables import human_bytes
-from strategies.metrics import LOWER_IS_BETTER
+from simulations.tables import human_bytes, with_arrow
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[Table]:
@@ -82,9 +81,8 @@ def _numbers_table(rows: pd.DataFrame) -> Table:
         for method, own in part.groupby("method", sort=False):
             means = [own[f"q{number}"].mean() for number in range(1, 5)]
             quarters = "/".join(f"{mean:.2f}" for mean in means if not math.isnan(mean))
-            metric = own.metric.iloc[0]
             table.add_row(
-                f"{task}, {metric}{' ↓' if metric in LOWER_IS_BETTER else ''}",
+                f"{task}, {with_arrow(own.metric.iloc[0])}",
                 str(count),
                 str(method),
                 _mean(own.value),
@@ -109,7 +107,7 @@ def _moonshot_table(found: list[dict[str, Any]]) -> Table:
         few, many = (f"{row[key]['method']} with {row[key]['collective']}" for key in ("fewest", "most"))
         noise = " ≈" if row["within_noise"] else ""
         table.add_row(
-            f"{row['task']}, {row['metric']}{' ↓' if row['metric'] in LOWER_IS_BETTER else ''}",
+            f"{row['task']}, {with_arrow(row['metric'])}",
             few,
             many,
             f"{row['difference']:+.3f}{noise}",
@@ -174,8 +172,7 @@ def _transfer_table(rows: pd.DataFrame) -> Table:
     most = rows.collective.max()
     table = Table(title=f"where the collective shift of {most} users comes from: trained on (row), used on (column)")
     metrics = dict(zip(rows.task, rows.metric, strict=True))
-    arrows = {task: " ↓" if metrics[task] in LOWER_IS_BETTER else "" for task in tasks}
-    for title in ("method", "trained on", *(f"{task}, {metrics[task]}{arrows[task]}" for task in tasks)):
+    for title in ("method", "trained on", *(f"{task}, {with_arrow(metrics[task])}" for task in tasks)):
         table.add_column(title, justify="left" if title in ("method", "trained on") else "right")
     for method in dict.fromkeys(rows.method):
         matrix, worst = (transfer_matrix(rows, method, column) for column in ("value", "worst_decile"))

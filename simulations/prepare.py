@@ -1,7 +1,6 @@
 """What is settled before a run: the method, checked; what depends on this machine and folder; tensors to start from."""
 
 import hashlib
-import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +47,9 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
 
 def own_code(method: Method) -> dict[str, str]:
     """Return a digest of the file that somebody's own method is in, by its name; of fedperfit's methods nothing."""
-    file = inspect.getsourcefile(type(method))
-    if type(method).__module__.startswith("strategies.") or file is None:
+    module = type(method).__module__
+    file = getattr(sys.modules[module], "__file__", None)  # a notebook has none
+    if module.startswith("strategies.") or file is None:
         return {}
     return {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest()}
 

@@ -14,7 +14,7 @@ def quality_table(record: RunRecord) -> Table:
     metrics = [key for key in record.metrics if key != "outside"]
     table.add_column("")
     for key in metrics:
-        table.add_column(f"{key} ↓" if key in LOWER_IS_BETTER else key, justify="right")
+        table.add_column(with_arrow(key), justify="right")
     stages = (
         ("bare backbone", record.metrics_base),
         ("collective shift", record.metrics_collective),
@@ -38,6 +38,11 @@ def quality_table(record: RunRecord) -> Table:
 def _spread(metric: str, key: str) -> str:
     """The percentile that plays a role for `metric`: where less is better, the worst tenth lies above p90."""
     return {"p10": "p90", "p90": "p10"}.get(key, key) if metric in LOWER_IS_BETTER else key
+
+
+def with_arrow(metric: str) -> str:
+    """Return a metric's name, with an arrow where less is better."""
+    return f"{metric} ↓" if metric in LOWER_IS_BETTER else metric
 
 
 def bytes_table(record: RunRecord) -> Table:
@@ -80,8 +85,7 @@ def comparison_tables(report: dict[str, Any]) -> list[Table]:
 def _comparison_quality(report: dict[str, Any]) -> Table:
     seeds = ", ".join(map(str, report["seeds"]))
     table = Table(title=f"{report['name']}: {report['task']}, {report['backbone']}, seeds {seeds}")
-    arrow = " ↓" if report["lower_is_better"] else ""
-    titles = ("", f"{report['metric']}{arrow}", "before stage 2", f"against {report['reference']}", "p")
+    titles = ("", with_arrow(report["metric"]), "before stage 2", f"against {report['reference']}", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
     table.add_row("bare backbone", _mean(report["base"]), end_section=True)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from configs.errors import InputError, RunFailed
 from simulations import comparison_runs as module
 from simulations.__main__ import app
-from simulations.comparable import Run, check_comparable, difference_in_evaluation, first_difference
+from simulations.comparable import Run, check_comparable
 from simulations.comparison import curve, paired_test
 from simulations.comparison_runs import complete, plan, write_comparison
 from simulations.simulation import simulate
@@ -228,29 +228,6 @@ def test_a_run_without_a_stage_1_of_its_own_is_not_compared(compared: tuple[Path
         check_comparable([started])
     with pytest.raises(InputError, match="counts the bytes of stage 1"):
         plan(["perfit"], None, [*TINY, f"start_from={runs[0].folder}"], [0])
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "task=product_rating",
-        "backbone=smollm2-135m",
-        "precision=bf16",
-        "personal.max_tokens=64",
-        "users.collective=5",
-        "robust.rule=median",
-        "devices.preset=silos",
-    ],
-)
-def test_what_must_be_alike_in_all_methods(word: str) -> None:
-    difference = difference_in_evaluation(tiny_config(), tiny_config(word))
-    assert difference is not None
-    assert difference[0] == word.partition("=")[0].split(".preset")[0].split(".rule")[0]
-
-
-def test_configs_are_the_same_but_for_what_changes_no_number() -> None:
-    assert first_difference(tiny_config(), tiny_config("engine=ray", "partitions.cpus=1")) is None
-    assert first_difference(tiny_config(), tiny_config("personal.epochs=3")) == "personal.epochs is 2 there, 3 here"
 
 
 def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path) -> None:
