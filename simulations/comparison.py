@@ -12,6 +12,8 @@ from scipy import stats
 from simulations.comparable import Run
 from strategies.metrics import LOWER_IS_BETTER
 
+SCHEMA = 2
+"""Of `compare.json`."""
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality that bytes are counted to."""
 SIGNIFICANCE = 0.05
@@ -74,9 +76,11 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
         reference: The method that all others are tested against.
 
     Returns:
-        What `compare.json` holds, and all curves, one below the other.
+        What `compare.json` holds, seeds in rising order wherever there is one value for each, and all curves, one
+        below the other.
     """
     methods = list(dict.fromkeys(run.method for run in runs))
+    runs = sorted(runs, key=lambda run: (methods.index(run.method), run.record.seed))
     curves = pd.concat([curve(run) for run in runs], ignore_index=True)
     first = runs[0]
     metric = first.record.main_metric
@@ -87,6 +91,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     mean_curves = {method: _mean_curve(curves[curves.method == method]) for method in methods}
     budgets = _budgets(mean_curves, reference)
     theirs = [run for run in runs if run.method == reference]
+    seeds = [run.record.seed for run in theirs]
     rows = []
     for method in methods:
         own = [run for run in runs if run.method == method]
@@ -103,7 +108,13 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
                 "bytes": {key: float(np.mean([getattr(r.record.bytes, key) for r in own])) for key in _BYTES}
                 | {"in_all": float(line.bytes_total.iloc[-1])},
                 "bytes_to_reach": {
-                    f"{share:.0%}": _bytes_to(line, means[best] / share if lower else means[best] * share, lower)
+                    f"{share:.0%}": {
+                        "mean_curve": _bytes_to(line, means[best], share, lower),
+                        "per_seed": [
+                            _bytes_to(curves[(curves.method == method) & (curves.seed == seed)], value, share, lower)
+                            for seed, value in zip(seeds, final[best], strict=True)
+                        ],
+                    }
                     for share in SHARES
                 },
                 "quality_at_equal_bytes": [_quality_at(curves[curves.method == method], each) for each in budgets],
@@ -113,12 +124,12 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
             }
         )
     report = {
-        "schema": 1,
+        "schema": SCHEMA,
         "task": first.config.task,
         "backbone": first.config.backbone,
         "metric": metric,
         "lower_is_better": lower,
-        "seeds": sorted({run.record.seed for run in runs}),
+        "seeds": seeds,
         "users": {"collective": first.record.users.collective, "target": first.record.users.target},
         "reference": reference,
         "best": best,
@@ -154,9 +165,9 @@ def _budgets(lines: dict[str, pd.DataFrame], reference: str) -> list[float]:
     return sorted({whole, least} if not math.isclose(whole, least, rel_tol=_IDS) else {whole})
 
 
-def _bytes_to(line: pd.DataFrame, wanted: float, lower: bool) -> float | None:
-    """The bytes spent at the first evaluated round whose mean quality is good enough; None if none is."""
-    reached = line[line.value <= wanted] if lower else line[line.value >= wanted]
+def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> float | None:
+    """The bytes spent at the first evaluated round with that share of the best quality; None if none has it."""
+    reached = line[line.value <= best / share] if lower else line[line.value >= best * share]
     return float(reached.bytes_total.iloc[0]) if len(reached) else None
 
 

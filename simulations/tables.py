@@ -1,5 +1,6 @@
 """Run records and comparisons as tables in the terminal."""
 
+import math
 from typing import Any
 
 from rich.table import Table
@@ -109,15 +110,24 @@ def _comparison_bytes(report: dict[str, Any]) -> Table:
     for title in (*titles, *(f"{report['metric']} at {budget}" for budget in budgets)):
         table.add_column(title, justify="right" if title else "left")
     for row in report["methods"]:
-        reach = [human_bytes(count) if count is not None else "–" for count in row["bytes_to_reach"].values()]
+        reach = [bytes_reached(each) for each in row["bytes_to_reach"].values()]
         equal = ["–" if each is None else _mean(each) for each in row["quality_at_equal_bytes"]]
         total = human_bytes(row["bytes"]["in_all"])
         table.add_row(row["method"], total, *reach, *equal)
     table.caption = (
         f"to x %: when x % of {report['best']}'s quality was first seen; at so many bytes (all {report['reference']} "
-        "takes, and the fewest within which every method was seen): the last quality seen within them; –: not seen"
+        "takes, and the fewest within which every method was seen): the last quality seen within them; –: not seen; "
+        "in brackets: seed by seed, of what the best did with that seed"
     )
     return table
+
+
+def bytes_reached(found: dict[str, Any]) -> str:
+    """Write the bytes at which the mean curve showed a quality, and the range of the seeds' own where they differ."""
+    by_seed = sorted(math.inf if each is None else each for each in found["per_seed"])
+    least, most = ("–" if math.isinf(each) else human_bytes(each) for each in (by_seed[0], by_seed[-1]))
+    mean = "–" if found["mean_curve"] is None else human_bytes(found["mean_curve"])
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def _comparison_cost(report: dict[str, Any]) -> Table:

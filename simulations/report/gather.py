@@ -15,6 +15,7 @@ from configs.schema import RunConfig
 from fl_server.records import RunRecord, read_run
 from fl_server.tables import TABLES
 from simulations.cold_start_findings import main_rows
+from simulations.comparison import SCHEMA
 from simulations.runs import status_of
 
 PREDICTIONS = 5000
@@ -77,6 +78,11 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
             folders[path.resolve()] = None
         elif (path / "compare.json").is_file():
             comparisons.append(_read_json(path / "compare.json", "runs"))
+            if (schema := comparisons[-1].get("schema")) != SCHEMA:
+                raise InputError(
+                    f"{path / 'compare.json'}: of schema {schema}, expected {SCHEMA}; the same `fedperfit compare` "
+                    "writes it anew from its runs"
+                )
             folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
         elif (path / "cold_start.csv").is_file():
             frame = pd.read_csv(path / "cold_start.csv")

@@ -11,6 +11,7 @@ import pytest
 from fl_server.records import BytesPart, ParamsPart, RunRecord, UsersPart
 from simulations.comparable import Run
 from simulations.comparison import compare_runs, curve
+from simulations.tables import bytes_reached
 from tests.conftest import tiny_config
 
 _METRICS = pa.map_(pa.string(), pa.float64())
@@ -110,8 +111,8 @@ def test_every_figure_of_a_comparison(
     assert ours["quality"] == {"mean": cheap[1], "std": None, "per_seed": [cheap[1]]}
     assert (ours["quality_collective"]["mean"], report["base"]["mean"]) == (0.4, 0.05)
     assert (ours["bytes"]["in_all"], theirs["bytes"]["in_all"]) == (50, 200)
-    assert list(ours["bytes_to_reach"].values()) == reached
-    assert list(theirs["bytes_to_reach"].values()) == [200, 200, 200]
+    assert list(ours["bytes_to_reach"].values()) == [{"mean_curve": each, "per_seed": [each]} for each in reached]
+    assert list(theirs["bytes_to_reach"].values()) == [{"mean_curve": 200, "per_seed": [200]}] * 3
     # All that `cheap` takes; and the fewest within which `dear` was seen, when `cheap` had ended long before.
     assert report["equal_bytes"] == [50, 160]
     assert [each["mean"] for each in ours["quality_at_equal_bytes"]] == [cheap[1], cheap[1]]
@@ -127,14 +128,16 @@ def test_every_figure_of_a_comparison(
 
 def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
     first = made_up(tmp_path / "a", "cheap", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
-    second = made_up(tmp_path / "b", "cheap", "accuracy", 0, 10, [0.7, 1.0], [1.0, 1.0])
+    second = made_up(tmp_path / "b", "cheap", "accuracy", 0, 10, [0.95, 1.0], [1.0, 1.0])
     second.record.seed = 1
-    report, curves = compare_runs([first, second], "cheap")
+    report, curves = compare_runs([second, first], "cheap")
     (row,) = report["methods"]
     assert row["quality"]["mean"] == pytest.approx(0.9)
     assert row["quality"]["std"] == pytest.approx(0.02**0.5)
-    # 0.9 · 90 % = 0.81 is first seen at the end, when the mean is 0.9.
-    assert row["bytes_to_reach"]["90%"] == 50
+    # 0.9 · 90 % = 0.81 is first seen at the end, when the mean is 0.9; seed 1 had 90 % of its own 1.0 after a round.
+    assert row["bytes_to_reach"]["90%"] == {"mean_curve": 50, "per_seed": [50, 30]}
+    assert bytes_reached(row["bytes_to_reach"]["90%"]) == "50 B (30 B to 50 B)"
+    assert bytes_reached({"mean_curve": None, "per_seed": [30, None]}) == "– (30 B to –)"
     assert isinstance(curves, pd.DataFrame)
     assert report["equal_bytes"] == [30, 50]
-    assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.7]
+    assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.95]

@@ -116,6 +116,13 @@ def test_the_command_writes_beside_the_run_and_refuses_what_is_no_record(results
             CliRunner().invoke(app, ["report", *words, "--results", str(results)], catch_exceptions=False)
 
 
+def test_a_comparison_of_another_version_is_refused_with_what_makes_it_anew(results: Path, tmp_path: Path) -> None:
+    content = json.loads((results / "three" / "compare.json").read_text())
+    (tmp_path / "compare.json").write_text(json.dumps(content | {"schema": 1}))
+    with pytest.raises(InputError, match=r"of schema 1, expected 2; the same `fedperfit compare` writes it anew"):
+        gather_report([tmp_path])
+
+
 def test_a_run_that_failed_shows_why_and_no_results(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "alone", tmp_path / "broken")
     content = json.loads((tmp_path / "broken" / "run.json").read_text())
