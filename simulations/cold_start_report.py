@@ -52,6 +52,11 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[
     text = json.dumps(report, indent=1, ensure_ascii=False, default=float)
     (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
     draw(rows, folder)
+    return cold_start_tables(rows, report)
+
+
+def cold_start_tables(rows: pd.DataFrame, report: dict[str, Any]) -> list[Table]:
+    """Return what `cold_start.csv` and `cold_start.json` hold as tables."""
     tables = [_numbers_table(rows), _newcomers_table(report["newcomers"])]
     if report["fewest_against_most"]:
         tables.insert(1, _moonshot_table(report["fewest_against_most"]))

@@ -1,0 +1,44 @@
+"""Prints the tables of comparisons and cold starts in Markdown: `python docs/reference_tables.py FOLDER…`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from simulations.cold_start_report import cold_start_tables
+from simulations.tables import comparison_tables
+
+
+def main() -> None:
+    """Print them, as `docs/reference.md` has them; `tests/test_reference.py` holds the page to it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="comparisons, cold starts")
+    for folder in parser.parse_args().folders:
+        for table in read(folder):
+            print(markdown(table))
+
+
+def read(folder: Path) -> list[Table]:
+    """Return the tables of a comparison's or a cold start's folder."""
+    if (folder / "compare.json").is_file():
+        return comparison_tables(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
+    report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
+    return cold_start_tables(pd.read_csv(folder / "cold_start.csv"), report)
+
+
+def markdown(table: Table) -> str:
+    """Return a terminal's table as a Markdown table, title above and caption below."""
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    lines = [
+        [str(column.header) for column in table.columns],
+        ["--:" if column.justify == "right" else "---" for column in table.columns],
+        *(list(map(str, row)) for row in rows),
+    ]
+    written = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"**{table.title}**\n\n{written}\n\n{table.caption}.\n"
+
+
+if __name__ == "__main__":
+    main()
