@@ -22,7 +22,7 @@ from simulations.cold_start_findings import (
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
 from simulations.comparison import spread
-from simulations.tables import human_bytes, with_arrow
+from simulations.tables import human_bytes, interval, with_arrow
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[Table]:
@@ -116,7 +116,7 @@ def _moonshot_table(found: list[dict[str, Any]]) -> Table:
             few,
             many,
             f"{row['difference']:+.3f}{noise}",
-            "–" if row["interval"] is None else f"{row['interval'][0]:+.3f} to {row['interval'][1]:+.3f}",
+            interval(row),
             f"{row['p_value']:.4f}",
             f"{row['fewest']['worst_decile']:.3f} / {row['most']['worst_decile']:.3f}",
             str(row["users"]),

@@ -86,7 +86,7 @@ def comparison_tables(report: dict[str, Any]) -> list[Table]:
 def _comparison_quality(report: dict[str, Any]) -> Table:
     seeds = ", ".join(map(str, report["seeds"]))
     table = Table(title=f"{report['name']}: {report['task']}, {report['backbone']}, seeds {seeds}")
-    titles = ("", with_arrow(report["metric"]), "before stage 2", f"against {report['reference']}", "p")
+    titles = ("", with_arrow(report["metric"]), "before stage 2", f"against {report['reference']}", "95 %", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
     table.add_row("bare backbone", _mean(report["base"]), end_section=True)
@@ -94,13 +94,18 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
         cells = [_mean(row["quality"]), _mean(row["quality_collective"])]
         if against := row["against"]:
             noise = " ≈" if against["within_noise"] else ""
-            cells += [f"{against['difference']:+.3f}{noise}", f"{against['p_value']:.4f}"]
+            cells += [f"{against['difference']:+.3f}{noise}", interval(against), f"{against['p_value']:.4f}"]
         table.add_row(row["method"], *cells)
     table.caption = (
-        "mean ± standard deviation over seeds; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
-        "several methods)"
+        "mean ± standard deviation over seeds; 95 %: interval of the difference, by resampling users; ≈: within noise "
+        "(paired test over users, p ≥ 0.05, not corrected for several methods)"
     )
     return table
+
+
+def interval(test: dict[str, Any]) -> str:
+    """Write the interval of a paired test's difference."""
+    return "–" if test["interval"] is None else f"{test['interval'][0]:+.3f} to {test['interval'][1]:+.3f}"
 
 
 def _comparison_bytes(report: dict[str, Any]) -> Table:

@@ -57,6 +57,8 @@ def smaller(words: list[str]) -> list[str]:
         words = [*words, "users.collective_history=3"]
     if words[0] == "simulate":
         return words + SMALL + FEW
+    if words[0] == "compare" and any("-seed" in word for word in words):
+        return [word for word in words if not word.endswith(("-seed1", "-seed2"))]
     if words[0] in ("compare", "tune"):
         return [word for word in words if "," not in word and word != "--seeds"] + [*SMALL, *FEW, "--seeds", "0"]
     if words[0] == "cold-start":

@@ -17,7 +17,7 @@ from simulations.cold_start_findings import transfers
 from simulations.report import cold_start, figures
 from simulations.report.files import write_figures
 from simulations.report.gather import Gathered, Shown, gather_report
-from simulations.tables import bytes_reached, human_bytes
+from simulations.tables import bytes_reached, human_bytes, interval
 from strategies.metrics import LOWER_IS_BETTER
 
 _HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def render(gathered: Gathered) -> tuple[str, dict[str, go.Figure]]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"bytes": human_bytes, "reached": bytes_reached, "number": _number}
+    environment.filters |= {"bytes": human_bytes, "reached": bytes_reached, "interval": interval, "number": _number}
     plots = _Plots()
     completed = [run for run in gathered.runs if run.completed]
     tasks = {run.config.task: [each for each in completed if each.config.task == run.config.task] for run in completed}
