@@ -34,8 +34,10 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     # Laying out costs as much as drawing: once, not once a format.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    for path, undated in zip(paths, _UNDATED.values(), strict=True):
-        figure.savefig(path, dpi=150, metadata=undated)
+    # Without a salt of its own an SVG's ids are drawn at random.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        for path, undated in zip(paths, _UNDATED.values(), strict=True):
+            figure.savefig(path, dpi=150, metadata=undated)
     return paths
 
 

@@ -38,6 +38,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Pat
     return folder, runs
 
 
+def test_written_anew_every_file_has_the_same_bytes(compared: tuple[Path, list[Run]]) -> None:
+    folder, runs = compared
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    write_comparison(runs, "perfit", folder)
+    assert len(before) == 6
+    for path, content in before.items():
+        assert path.read_bytes() == content, path
+
+
 def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:
     folder, runs = compared
     names = {path.name for path in folder.iterdir()}
