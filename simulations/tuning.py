@@ -2,8 +2,9 @@
 
 First stage 1's rate, with stage 2's at a value that is the same for all; then stage 2's, with the best of stage 1's.
 What the method's TOML says of either takes no part. While the best rate is the lowest or highest tried, the next one is
-tried too. Judged by what comparisons are about, the main metric after personalisation, on users held out of training:
-the config's own target users take no part.
+tried too. Those within one standard error of the best are tried again with more seeds, which then decide: a few dozen
+questions do not tell neighbours apart. Judged by what comparisons are about, the main metric after personalisation, on
+users held out of training: the config's own target users take no part.
 """
 
 import json
@@ -31,6 +32,8 @@ RATES = (3e-5, 1e-4, 3e-4, *GRID, 1e-1, 3e-1)
 """Those that may be tried."""
 _PERSONAL = 3e-3
 """Stage 2's rate while stage 1's is searched."""
+_MORE_SEEDS = 2
+"""How many seeds more those get that are close to the best."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Tuned:
     at_the_edge: list[str]
     """Those at an end of `RATES`: the best may lie beyond."""
     table: pd.DataFrame
-    """One row per setting tried: `local_lr, personal_lr, metric, value, standard_error, users`."""
+    """One row per setting tried: `local_lr, personal_lr, seeds, metric, value, standard_error, users`; `seeds` counts
+    those it ran with, a setting close to the best has a row for the first ones and a row for all."""
 
 
 def tune(
@@ -60,7 +64,7 @@ def tune(
         method: A name or an object reference.
         toml: The experiment whose collective users are taken.
         overrides: `key=value`.
-        seeds: Every setting is run with each of them.
+        seeds: Every setting is run with each of them; those close to the best also with the next two numbers.
         held_out: So many of the collective users are personalised and evaluated instead.
         folder: Where runs and `tune.csv` go.
         say: Told what is done.
@@ -85,11 +89,12 @@ def tune(
     keys = ["local.lr"] if built.first_round is not None else []
     keys += ["personal.lr"] if built.private_parameters(shape) else []
     rates = dict.fromkeys(keys[1:], _PERSONAL)
-    tried: dict[tuple[float, float], tuple[float, float, str, float, float, int]] = {}
+    tried: dict[tuple[float, float, int], tuple[str, float, float, int]] = {}
 
-    def quality(key: str, rate: float) -> float:
+    def quality(key: str, rate: float, more: int) -> tuple[float, float]:
         words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: rate}.items())]
-        runs = [_named(each) for each in plan([method], toml, words, seeds)]
+        chosen = [*seeds, *(max(seeds) + number for number in range(1, more + 1))]
+        runs = [_named(each) for each in plan([method], toml, words, chosen)]
         try:
             metric, value, error, count = _score(complete(runs, folder, False, say))
         except RunFailed as failure:
@@ -97,30 +102,47 @@ def tune(
                 raise
             say(f"{failure}: the rate is too high")
             metric, value, error, count = "", math.nan, math.nan, 0
-        both = runs[0].config.local.lr, runs[0].config.personal.lr
-        tried[both] = (*both, metric, value, error, count)
-        return -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1)
+        tried[runs[0].config.local.lr, runs[0].config.personal.lr, len(chosen)] = metric, value, error, count
+        return -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1), error
 
     for key in keys:
         rates[key] = _best(partial(quality, key))
-    table = pd.DataFrame(
-        tried.values(), columns=["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
-    )
+    columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
+    table = pd.DataFrame([(*setting, *found) for setting, found in tried.items()], columns=columns)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
     return Tuned(rates, [key for key, rate in rates.items() if rate in (RATES[0], RATES[-1])], table)
 
 
-def _best(quality: Callable[[float], float]) -> float:
-    """Return the rate of highest quality: of the grid, and of its neighbours as long as the best is at an end."""
-    found = {rate: quality(rate) for rate in GRID}
+def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
+    """Return the rate of highest quality; `quality` gives it and its standard error for a rate and so many seeds more.
+
+    Of the grid, and of its neighbours as long as the best is at an end; where others are within a standard error of it,
+    the best of these with more seeds.
+    """
+    found = {rate: quality(rate, 0) for rate in GRID}
+    tried = set(GRID)
+    best = _climb(found, tried, lambda rate: quality(rate, 0))
+    value, error = found[best]
+    close = [rate for rate in found if rate == best or value - found[rate][0] <= error]
+    if len(close) == 1:
+        return best
+    again = {rate: quality(rate, _MORE_SEEDS) for rate in close}
+    return _climb(again, tried, lambda rate: quality(rate, _MORE_SEEDS))
+
+
+def _climb(
+    found: dict[float, tuple[float, float]], tried: set[float], quality: Callable[[float], tuple[float, float]]
+) -> float:
+    """Return the best rate in `found`, its neighbours having been tried as well."""
     while True:
-        best = max(found, key=lambda rate: found[rate])
+        best = max(found, key=lambda rate: found[rate][0])
         place = RATES.index(best)
-        nearby = [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in found]
-        if not nearby:
+        beyond = [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in tried]
+        if not beyond:
             return best
-        found[nearby[0]] = quality(nearby[0])
+        tried.add(beyond[0])
+        found[beyond[0]] = quality(beyond[0])
 
 
 def _named(planned: Planned) -> Planned:

@@ -50,13 +50,35 @@ def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
     assert tuned.at_the_edge == []
 
 
+@pytest.mark.parametrize("top", [3e-3, 3e-2])
+def test_what_noise_cannot_tell_apart_gets_more_seeds_and_these_decide(
+    top: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {1e-3: 0.1, 3e-3: 0.37, 1e-2: 0.4, 3e-2: 0.36, 1e-1: 0.2}
+
+    def score(planned: Sequence[Planned]) -> tuple[str, float, float, int]:
+        rate = planned[0].config.local.lr
+        assert [each.config.seed for each in planned] == [4, 5, 6][: len(planned)]
+        value = few[rate] if len(planned) == 1 else 0.5 - abs(math.log10(rate / top))
+        return "accuracy", value, 0.05, 8
+
+    monkeypatch.setattr("simulations.tuning.complete", lambda planned, *_: planned)
+    monkeypatch.setattr("simulations.tuning._score", score)
+    tuned = tune("lora-c", None, TINY, [4], 2, tmp_path, quiet)
+    assert tuned.rates == {"local.lr": top}
+    # 1e-3 is more than 0.05 behind; 1e-1 is tried only if the best turns out to be its neighbour.
+    more = tuned.table[tuned.table.seeds == 3].local_lr.tolist()
+    assert more == ([3e-3, 1e-2, 3e-2] if top == 3e-3 else [3e-3, 1e-2, 3e-2, 1e-1])
+
+
 def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
     tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
-    assert tuned.table.columns.tolist() == ["local_lr", "personal_lr", "metric", "value", "standard_error", "users"]
+    columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
+    assert tuned.table.columns.tolist() == columns
     assert tuned.table.local_lr.tolist()[:4] == [1e-3, 3e-3, 1e-2, 3e-2]
     assert list(tuned.rates) == ["local.lr"]
-    best = tuned.table.sort_values("value", ascending=False, kind="stable").iloc[0]
-    assert tuned.rates["local.lr"] == best.local_lr
+    decisive = tuned.table[tuned.table.seeds == tuned.table.seeds.max()]
+    assert tuned.rates["local.lr"] == decisive.loc[decisive.value.idxmax()].local_lr
     run = Run.read(next((tmp_path / "tuned").glob("*/run.json")).parent)
     assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
     assert len(per_user(run)) == 2
