@@ -58,6 +58,7 @@ def smaller(words: list[str]) -> list[str]:
     if words[0] == "simulate":
         return words + SMALL + FEW
     if words[0] == "compare" and any("-seed" in word for word in words):
+        # Run records are compared as they are, and there is one seed of each.
         return [word for word in words if not word.endswith(("-seed1", "-seed2"))]
     if words[0] in ("compare", "tune"):
         return [word for word in words if "," not in word and word != "--seeds"] + [*SMALL, *FEW, "--seeds", "0"]

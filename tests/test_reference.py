@@ -35,8 +35,9 @@ def test_a_comparison_is_worked_out_from_its_runs(folder: Path) -> None:
     assert ours.keys() == theirs.keys()
     for path, value in theirs.items():
         if isinstance(value, float):
-            # Resampling's last digits may go with the library's version.
-            assert ours[path] == pytest.approx(value, rel=1e-6, abs=2e-3), path
+            # Resampling may go with the library's version.
+            resampled = path.endswith("p_value") or ".interval" in path
+            assert ours[path] == pytest.approx(value, rel=1e-6, abs=2e-3 if resampled else 1e-9), path
         else:
             assert ours[path] == value, path
 
