@@ -131,6 +131,7 @@ def cold_start(
         f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
         f"{sum(map(len, laters))} that start from the first"
     )
+    planned = [replace(each, starts_others=bool(own)) for each, own in zip(planned, laters, strict=True)]
     runs = complete(planned, folder, False, say, watch)
     starting = [
         replace(later, config=later.config.model_copy(update={"start_from": str(run.folder.resolve())}))

@@ -43,6 +43,8 @@ class Planned:
     """As `simulations.prepare.own_code` has it."""
     looks: bool = True
     """What is evaluated on the way is wanted as well; else any run that ends the same will do."""
+    starts_others: bool = False
+    """Other runs start from its shared tensors, which a record need not have kept."""
 
 
 def compare(
@@ -271,6 +273,8 @@ def _find(planned: Planned, folder: Path) -> Path | None:
             if record.versions.get(file) != digest:
                 other = other or f"{file} has changed since"
         if record.status == "completed" and other is None:
+            if planned.starts_others and not (place / "shared.safetensors").is_file():
+                continue
             return place
         if record.status == "completed" and place == own:
             raise InputError(f"{own} is of another config ({other}); choose another --name, or delete it")

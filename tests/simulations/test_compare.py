@@ -47,6 +47,20 @@ def test_written_anew_every_file_has_the_same_bytes(compared: tuple[Path, list[R
         assert path.read_bytes() == content, path
 
 
+def test_a_record_without_its_shared_tensors_is_reused_unless_others_start_from_it(
+    compared: tuple[Path, list[Run]], tmp_path: Path
+) -> None:
+    folder, _ = compared
+    planned = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])[0]
+    there = tmp_path / "first" / planned.name
+    shutil.copytree(folder / planned.name, there)
+    starting = replace(planned, starts_others=True)
+    assert module._find(starting, there.parent) == there
+    (there / "shared.safetensors").unlink()
+    assert module._find(planned, there.parent) == there
+    assert module._find(starting, there.parent) is None
+
+
 def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:
     folder, runs = compared
     names = {path.name for path in folder.iterdir()}
