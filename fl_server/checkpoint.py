@@ -22,6 +22,8 @@ class Checkpoint(BaseModel):
 
     import_path: list[str] = []
     """Where the method may be imported from, beside what is installed."""
+    started_in: str = ""
+    """The folder that relative paths in the run's config are meant from."""
     round: int | None = None
     """Last round of stage 1 whose state is the one kept; None before the first."""
     parts: dict[str, int] = {}

@@ -1,5 +1,6 @@
 """From what a finished run has left to a complete record."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def complete_record(
     record.bytes = total_bytes(folder)
     for key, count in count_faults(folder).items():
         setattr(record, key, count)
+    record.shared_sha256 = hashlib.sha256((folder / "shared.safetensors").read_bytes()).hexdigest()
     record.simulated_s = simulated_seconds(folder)
     record.wall_s = wall_s
     record.status, record.error = "completed", None

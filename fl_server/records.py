@@ -93,6 +93,8 @@ class RunRecord(_Part):
     over_memory: int = 0
     """Tasks that took more memory than the user's device has."""
     simulated_s: float | None = None
+    shared_sha256: str | None = None
+    """Of `shared.safetensors`, which records may be kept without."""
 
     @property
     def main_metric(self) -> str:

@@ -18,7 +18,7 @@ from configs.schema import RunConfig
 from fl_clients.lamp.store import build_table
 from simulations.comparable import Run
 from simulations.comparison import curve
-from simulations.comparison_runs import Planned, complete, plan
+from simulations.comparison_runs import Planned, complete, find, plan
 from simulations.prepare import resolve
 from strategies.metrics import LOWER_IS_BETTER
 
@@ -131,13 +131,12 @@ def cold_start(
         f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
         f"{sum(map(len, laters))} that start from the first"
     )
-    planned = [replace(each, starts_others=bool(own)) for each, own in zip(planned, laters, strict=True)]
-    runs = complete(planned, folder, False, say, watch)
-    starting = [
-        replace(later, config=later.config.model_copy(update={"start_from": str(run.folder.resolve())}))
-        for run, own in zip(runs, laters, strict=True)
-        for later in own
+    planned = [
+        replace(each, starts_others=_starts_others(each, own, folder))
+        for each, own in zip(planned, laters, strict=True)
     ]
+    runs = complete(planned, folder, False, say, watch)
+    starting = [_started(later, run.folder) for run, own in zip(runs, laters, strict=True) for later in own]
     sources = [run.config.task for run, own in zip(runs, laters, strict=True) for _ in own]
     rows = [tabulate(run, folder) for run in (*runs, *complete(groups, folder, False, say, watch))]
     started = complete(starting, folder, False, say, watch)
@@ -189,6 +188,16 @@ def _later(question: Question, planned: Planned, toml: Path | None, overrides: S
         replace(planned, name=f"{planned.name}-{suffix}", config=other, data_sha256=build_table(other).sha256)
         for suffix, other in changes
     ]
+
+
+def _started(later: Planned, place: Path) -> Planned:
+    return replace(later, config=resolve(later.config.model_copy(update={"start_from": str(place)})))
+
+
+def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) -> bool:
+    """Tell whether a completed run would still have to give its shared tensors to one that is missing."""
+    there = find(planned, folder)
+    return there is not None and any(find(_started(later, there), folder) is None for later in laters)
 
 
 def _transferred(planned: Planned, task: str, toml: Path | None, overrides: Sequence[str]) -> RunConfig:

@@ -1,6 +1,5 @@
 """`fedperfit compare`: several methods on the same users, seeds and evaluation; runs what is missing."""
 
-import filecmp
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -180,7 +179,7 @@ def complete(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            found = {} if overwrite else {each.name: _find(each, folder) for each in planned}
+            found = {} if overwrite else {each.name: find(each, folder) for each in planned}
             return [
                 _one(each, found.get(each.name), folder, overwrite, f"{number} of {len(planned)}", say, watch)
                 for number, each in enumerate(planned, 1)
@@ -244,14 +243,7 @@ def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[
     return report
 
 
-def _same_start(place: Path, start_from: str) -> bool:
-    """Tell whether a run began with the shared tensors that another has now, wherever those two lie."""
-    ours, theirs = Path(start_from) / "shared.safetensors", place / "shared.safetensors"
-    both = bool(start_from) and ours.is_file() and theirs.is_file()
-    return both and filecmp.cmp(ours, theirs, shallow=False)
-
-
-def _find(planned: Planned, folder: Path) -> Path | None:
+def find(planned: Planned, folder: Path) -> Path | None:
     """Return a completed record of the same config and users: in the comparison's folder, else anywhere beside it."""
     own = folder / planned.name
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
@@ -261,9 +253,11 @@ def _find(planned: Planned, folder: Path) -> Path | None:
         try:
             record = read_run(place)
             there = read_resolved(place / "config.toml")
-            besides = [] if planned.looks else ["evaluate.every"]
-            if there.start_from and _same_start(place, planned.config.start_from):
-                besides.append("start_from")
+            besides = ["users.source"] if planned.looks else ["users.source", "evaluate.every"]
+            if there.start_from and planned.config.start_from:
+                # Where the start lies makes no number. What starts from a run keeps its shared tensors as they are.
+                start = read_run(Path(planned.config.start_from)).shared_sha256
+                besides += ["start_from"] if start and start == record.shared_sha256 else []
             other = first_difference(there, planned.config, besides)
         except InputError:
             continue  # of another version

@@ -79,16 +79,20 @@ def _fitting(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
 
 
+def _told(path: str) -> str:
+    """A path as records tell it: relative if it lies below the current folder, so that they fit another checkout."""
+    full, here = Path(path).expanduser().resolve(), Path.cwd()
+    return str(full.relative_to(here) if full.is_relative_to(here) else full)
+
+
 def resolve(config: RunConfig) -> RunConfig:
     """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
     backbone = Path(config.backbone).expanduser()
     source = config.users.source
-    users = config.users.model_copy(
-        update={"source": source if source == "synthetic" else str(Path(source).expanduser().resolve())}
-    )
+    users = config.users.model_copy(update={"source": source if source == "synthetic" else _told(source)})
     return config.model_copy(
         update={
-            "start_from": str(Path(config.start_from).expanduser().resolve()) if config.start_from else "",
+            "start_from": _told(config.start_from) if config.start_from else "",
             "backbone": config.backbone
             if config.backbone in BUILT_IN or not backbone.is_dir()
             else str(backbone.resolve()),

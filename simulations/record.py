@@ -74,7 +74,8 @@ def new_record(
         end_leftovers(folder)
         _start_record(folder, config, method, shape, users)
         save_file(shared, folder / "shared.safetensors")
-        save_checkpoint(folder, Checkpoint(import_path=[str(Path(each).resolve()) for each in import_path]), state)
+        paths = [str(Path(each).resolve()) for each in import_path]
+        save_checkpoint(folder, Checkpoint(import_path=paths, started_in=str(Path.cwd())), state)
         if asked.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})

@@ -87,7 +87,7 @@ def resume(
         config = read_resolved(folder / "config.toml")
         _check_cluster(config, results)
         build_method(config, read_shape(config.backbone), checkpoint.import_path)
-        users = build_table(config)
+        users = build_table(config, Path(checkpoint.started_in))
         if users.sha256 != record.users.data_sha256:
             raise InputError(f"--resume {name}: the data of {config.users.source} have changed since the run began")
         for lines in ("events.jsonl", "errors.jsonl"):

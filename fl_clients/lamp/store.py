@@ -50,15 +50,19 @@ class UserTable:
     skipped: int
 
 
-def build_table(config: RunConfig) -> UserTable:
+def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     """Choose the run's users and write them into the cache folder, named after their content.
+
+    Args:
+        config: The run's.
+        within: The folder that a relative `users.source` is meant from.
 
     Raises:
         InputError: The source is unreadable or malformed, or has fewer users than asked for.
     """
     task = find_task(config.task)
     synthetic = config.users.source == "synthetic"
-    folder = _synthetic_users(config) if synthetic else Path(config.users.source).expanduser().resolve()
+    folder = _synthetic_users(config) if synthetic else (within / Path(config.users.source).expanduser()).resolve()
     source = find_source(folder, task)
     roles = _choose(source, config)
     root = cache_dir() / "users"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError
 from simulations import cold_start_runs as module
+from simulations import comparison_runs
 from simulations.__main__ import app
 from simulations.cold_start_findings import transfer_matrix
 from simulations.cold_start_report import write_report
@@ -236,6 +237,25 @@ def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
     question = Question([2], ["perfit"], [], [0], [], [], 3, False)
     with pytest.raises(InputError, match=r"--compositions 3: 3 disjoint groups of 2 users: .* has 1"):
         cold_start(question, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
+
+
+def test_records_without_tensors_are_reused_and_one_that_has_to_start_another_is_made_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = replace(ASKED, collective=[2], methods=["perfit"], tasks=[], seeds=[0], epochs=[], compositions=0)
+    question = replace(question, transfer=False)
+    other = tmp_path / "another checkout" / "cold-start"
+    first, started = "movie_tagging-perfit-2-seed0", "movie_tagging-perfit-2-seed0-history3"
+    for name in (first, started):
+        shutil.copytree(folder / name, other / name, ignore=shutil.ignore_patterns("*.safetensors", "private"))
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison_runs, "simulate", None)
+        rows, _ = cold_start(question, None, WORDS, other, print)
+    assert rows.folder.tolist() == [first, started]
+    shutil.rmtree(other / started)
+    again, _ = cold_start(question, None, WORDS, other, print)
+    assert again.value.tolist() == rows.value.tolist()
+    assert (other / first / "shared.safetensors").is_file()
 
 
 def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,10 @@ def test_a_record_without_its_shared_tensors_is_reused_unless_others_start_from_
     there = tmp_path / "first" / planned.name
     shutil.copytree(folder / planned.name, there)
     starting = replace(planned, starts_others=True)
-    assert module._find(starting, there.parent) == there
+    assert module.find(starting, there.parent) == there
     (there / "shared.safetensors").unlink()
-    assert module._find(planned, there.parent) == there
-    assert module._find(starting, there.parent) is None
+    assert module.find(planned, there.parent) == there
+    assert module.find(starting, there.parent) is None
 
 
 def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:

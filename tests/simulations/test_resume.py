@@ -15,6 +15,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
+from configs.load import read_resolved
 from fl_clients import work
 from fl_server.records import read_run
 from simulations.__main__ import app
@@ -165,6 +166,19 @@ def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeyp
         complete(plan(["perfit"], None, [*TINY, "rounds=3"], [1]), tmp_path / "y", False, print, stop)
     (other,) = complete(plan(["perfit"], None, [*TINY, "rounds=4"], [1]), tmp_path / "y", False, print)
     assert other.record.resumed == 0
+
+
+def test_a_relative_source_is_told_as_it_is_and_found_again_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films = [movie(str(number)) for number in range(9)]
+    write_lamp(tmp_path / "lamp", films, [{"id": str(number), "output": "comedy"} for number in range(9)])
+    monkeypatch.chdir(tmp_path)
+    folder = interrupted(tmp_path, "users.source=./lamp")
+    assert read_resolved(folder / "config.toml").users.source == "lamp"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resume("stopped", tmp_path).status == "completed"
 
 
 def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
