@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-import pandas as pd
 from rich.table import Table
 
 from simulations.cold_start_report import cold_start_tables
@@ -25,7 +24,7 @@ def read(folder: Path) -> list[Table]:
     if (folder / "compare.json").is_file():
         return comparison_tables(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
     report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
-    return cold_start_tables(pd.read_csv(folder / "cold_start.csv"), report)
+    return cold_start_tables(report)
 
 
 def markdown(table: Table) -> str:

@@ -10,6 +10,8 @@ from simulations.comparable import Run
 from simulations.comparison import paired_test, spread
 from strategies.metrics import LOWER_IS_BETTER
 
+SCHEMA = 2
+"""Of `cold_start.json`."""
 NEAR = 0.95
 """Share of its final quality that a newcomer's training time is counted to."""
 
@@ -22,9 +24,12 @@ def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the main table, the shape of the paper's Table 14: means over seeds, and their deviation."""
-    grouped = main_rows(rows).groupby(["task", "collective", "method"], sort=False)
-    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4", "bytes_total", "newcomer_bytes"]
-    table = grouped[columns].mean().join(grouped.value.std().rename("deviation")).reset_index()
+    grouped = main_rows(rows).groupby(["task", "metric", "collective", "method"], sort=False)
+    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4"]
+    columns += ["trained", "bytes_total", "newcomer_bytes"]
+    table = grouped[columns].mean()
+    table = table.join(grouped[["value", "value_collective"]].std().rename(columns=lambda name: f"{name}_deviation"))
+    table = table.reset_index()
     found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
     return found
 
@@ -37,10 +42,10 @@ def fewest_against_most(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[st
         rows: All.
     """
     found = []
-    first = runs[0].method
     worst = main_rows(rows).groupby(["task", "collective", "method"]).worst_decile.mean()
     for task in dict.fromkeys(run.config.task for run in runs):
         of_task = [run for run in runs if run.config.task == task]
+        first = of_task[0].method
         counts = sorted({run.config.users.collective for run in of_task})
         few = [run for run in of_task if run.method == first and run.config.users.collective == counts[0]]
         for method in dict.fromkeys(run.method for run in of_task):
@@ -83,27 +88,40 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
         found.append(
             {
                 "task": task,
+                "metric": final.metric.iloc[0],
                 "method": method,
                 "collective": int(str(count)),
                 "download_bytes": final.newcomer_bytes.mean(),
                 "final": spread(final.value.tolist()),
                 "epochs_tried": sorted(tried),
                 "near_final": {"epochs": min(near), "steps": tried[min(near)][1]} if near else None,
-                "by_history": by_history(plain, task, method, count),
+                "by_history": by_history(rows, task, method, count),
             }
         )
     return found
 
 
 def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
-    """Return quality by how much history newcomers bring: `0`, the numbers tried, `all`."""
+    """Return quality by how much history newcomers bring: `0`, at most the numbers tried, `all`.
+
+    `items` is how many they bring on the mean: some have fewer than a number tried.
+    """
     plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
     own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
     final = own[own.history.isna() & own.bytes_total.notna()]
-    levels: dict[str, Any] = {"0": spread(final.value_collective.tolist())}
-    for items, part in own[own.history.notna()].groupby("history"):
-        levels[f"{items:g}"] = {**spread(part.value.tolist()), "worst_decile": part.worst_decile.mean()}
-    return levels | {"all": {**spread(final.value.tolist()), "worst_decile": final.worst_decile.mean()}}
+    before = {
+        **spread(final.value_collective.tolist()),
+        "worst_decile": final.worst_decile_collective.mean(),
+        "items": 0.0,
+    }
+    levels: dict[str, Any] = {"0": before}
+    for items, part in [*own[own.history.notna()].groupby("history"), ("all", final)]:
+        levels[items if isinstance(items, str) else f"{items:g}"] = {
+            **spread(part.value.tolist()),
+            "worst_decile": part.worst_decile.mean(),
+            "items": part.newcomer_items.mean(),
+        }
+    return levels
 
 
 def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -121,6 +139,7 @@ def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
         found.append(
             {
                 "task": task,
+                "metric": part.metric.iloc[0],
                 "method": method,
                 "collective": int(str(count)),
                 "groups": part.group.nunique(),
@@ -151,9 +170,12 @@ def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value") -> p
 
 
 def brightness(matrix: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return 0 for the worst and 1 for the best of each column: columns are other tasks, with other metrics."""
-    shades = (matrix - matrix.min()) / (matrix.max() - matrix.min()).replace(0, 1)
+    """Return 0 for the worst and 1 for the best of each column, one half where all are equal.
+
+    Columns are other tasks, with other metrics.
+    """
+    shades = ((matrix - matrix.min()) / (matrix.max() - matrix.min())).where(matrix.max() > matrix.min(), 0.5)
     metrics = dict(zip(rows.task, rows.metric, strict=True))
     lower = [task for task in matrix.columns if metrics[task] in LOWER_IS_BETTER]
     shades[lower] = 1 - shades[lower]
-    return shades
+    return shades.where(matrix.notna())

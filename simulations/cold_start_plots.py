@@ -39,7 +39,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         by_number.set_xlabel("collective users")
         by_bytes.set_xscale("log")
         by_bytes.set_xlabel("bytes, all clients, MB (rounds × cohort, however many users)")
-        by_items.set_xlabel("items of history a newcomer brings")
+        by_items.set_xlabel("items of history a newcomer brings, at most")
         for axes in (by_number, by_bytes, by_items):
             axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
         by_number.legend(fontsize=8)

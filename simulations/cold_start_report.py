@@ -1,7 +1,6 @@
 """What a cold-start experiment found: `cold_start.csv`, `cold_start.json` and tables."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from rich.table import Table
 
 from simulations.cold_start_findings import (
     NEAR,
+    SCHEMA,
     compositions,
     fewest_against_most,
-    main_rows,
     newcomers,
     numbers,
     transfer_matrix,
@@ -21,7 +20,6 @@ from simulations.cold_start_findings import (
 )
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
-from simulations.comparison import spread
 from simulations.tables import human_bytes, interval, with_arrow
 
 
@@ -33,73 +31,81 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[
         runs: The runs of its first part.
         folder: Where to.
     """
-    rows.to_csv(folder / "cold_start.csv", index=False, float_format="%.6g")
-    report: dict[str, Any] = {
-        "schema": 1,
-        "name": folder.name,
+    rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
+    report = {"name": folder.name, **findings(rows, runs)}
+    text = json.dumps(report, indent=1, ensure_ascii=False, default=float)
+    (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
+    for old in (path for stem in ("cold_start-*", "transfer") for path in folder.glob(f"{stem}.*")):
+        old.unlink()
+    draw(rows, folder)
+    return cold_start_tables(report)
+
+
+def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what `cold_start.json` holds, but for the experiment's name."""
+    moved = transfers(rows)
+    return {
+        "schema": SCHEMA,
         "numbers": numbers(rows),
         "fewest_against_most": fewest_against_most(runs, rows),
         "newcomers": newcomers(rows),
-    }
-    report["compositions"] = compositions(rows)
-    report["transfer"] = {
-        method: {
-            column: json.loads(transfer_matrix(rows, method, column).to_json(orient="index"))
-            for column in ("value", "worst_decile")
+        "compositions": compositions(rows),
+        "transfer": {
+            "collective": int(moved.collective.max()),
+            "metrics": dict(zip(rows.task, rows.metric, strict=True)),
+            "methods": {
+                method: {
+                    column: json.loads(transfer_matrix(rows, method, column).to_json(orient="index"))
+                    for column in ("value", "worst_decile")
+                }
+                for method in dict.fromkeys(rows.method)
+            },
         }
-        for method in (dict.fromkeys(rows.method) if len(transfers(rows)) else ())
+        if len(moved)
+        else None,
     }
-    text = json.dumps(report, indent=1, ensure_ascii=False, default=float)
-    (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
-    draw(rows, folder)
-    return cold_start_tables(rows, report)
 
 
-def cold_start_tables(rows: pd.DataFrame, report: dict[str, Any]) -> list[Table]:
-    """Return what `cold_start.csv` and `cold_start.json` hold as tables."""
-    tables = [_numbers_table(rows), _newcomers_table(report["newcomers"])]
+def cold_start_tables(report: dict[str, Any]) -> list[Table]:
+    """Return what `cold_start.json` holds as tables."""
+    tables = [_numbers_table(report["numbers"]), _newcomers_table(report["newcomers"])]
     if report["fewest_against_most"]:
         tables.insert(1, _moonshot_table(report["fewest_against_most"]))
     if report["compositions"]:
         tables.append(_compositions_table(report["compositions"]))
-    if len(transfers(rows)):
-        tables.append(_transfer_table(rows))
+    if report["transfer"]:
+        tables.append(_transfer_table(**report["transfer"]))
     return tables
 
 
-def _numbers_table(rows: pd.DataFrame) -> Table:
+def _numbers_table(found: list[dict[str, Any]]) -> Table:
     """The shape of the paper's Table 14, with what a mean hides: the worst decile and the shortest histories."""
     table = Table(title="quality of unseen users by the number of collective users")
-    for title in (
-        "task",
-        "users",
-        "method",
-        "quality",
-        "before stage 2",
-        "worst decile",
-        "quarters by history",
-        "bytes",
-    ):
+    titles = ("task", "users", "trained", "method", "quality", "before stage 2", "worst decile", "quarters by history")
+    for title in (*titles, "bytes"):
         table.add_column(title, justify="left" if title in ("task", "method") else "right")
-    chosen = main_rows(rows)
-    for (task, count), part in chosen.groupby(["task", "collective"], sort=False):
-        for method, own in part.groupby("method", sort=False):
-            means = [own[f"q{number}"].mean() for number in range(1, 5)]
-            quarters = "/".join(f"{mean:.2f}" for mean in means if not math.isnan(mean))
-            table.add_row(
-                f"{task}, {with_arrow(own.metric.iloc[0])}",
-                str(count),
-                str(method),
-                _mean(own.value),
-                _mean(own.value_collective),
-                f"{own.worst_decile.mean():.3f}",
-                quarters or "–",
-                human_bytes(own.bytes_total.mean()),
-            )
-        table.add_section()
+    last = None
+    for row in found:
+        if last not in (None, (row["task"], row["collective"])):
+            table.add_section()
+        last = row["task"], row["collective"]
+        quarters = [row[f"q{number}"] for number in range(1, 5)]
+        told = "/".join("–" if quarter is None else f"{quarter:.2f}" for quarter in quarters)
+        table.add_row(
+            f"{row['task']}, {with_arrow(row['metric'])}",
+            str(row["collective"]),
+            f"{row['trained']:.0f}",
+            row["method"],
+            _mean(row, "value"),
+            _mean(row, "value_collective"),
+            f"{row['worst_decile']:.3f}",
+            "–" if quarters == [None] * 4 else told,
+            human_bytes(row["bytes_total"]),
+        )
     table.caption = (
-        "mean ± standard deviation over seeds; quarters: the shortest histories first, – where all are equally long; "
-        "bytes: all clients"
+        "mean ± standard deviation over seeds; quality is over all questions, worst decile and quarters over users; "
+        "trained: collective users that cohorts were drawn from at least once; quarters: the shortest histories first, "
+        "– where all are equally long; bytes: all clients"
     )
     return table
 
@@ -121,7 +127,10 @@ def _moonshot_table(found: list[dict[str, Any]]) -> Table:
             f"{row['fewest']['worst_decile']:.3f} / {row['most']['worst_decile']:.3f}",
             str(row["users"]),
         )
-    table.caption = "≈: within noise (paired test over users, p ≥ 0.05, not corrected for several tests)"
+    table.caption = (
+        "difference: of the means over users; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
+        "several tests)"
+    )
     return table
 
 
@@ -130,25 +139,29 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
     near = f"epochs to {NEAR:.0%}"
     for title in ("task", "method", "users", "download", near, "steps", "quality by items of history"):
         table.add_column(title, justify="left" if title in ("task", "method") else "right")
+    fewer = False
     for row in found:
         reached = row["near_final"]
-        history = ", ".join(
-            f"{items}: {level['mean']:.3f}" + (f" ({level['worst_decile']:.3f})" if "worst_decile" in level else "")
-            for items, level in row["by_history"].items()
-        )
+        levels = []
+        for items, level in row["by_history"].items():
+            short = items.isdecimal() and level["items"] < float(items)
+            fewer |= short
+            label = f"{items} (on the mean {level['items']:.1f})" if short else items
+            levels.append(f"{label}: {level['mean']:.3f} ({level['worst_decile']:.3f})")
         tried = ", ".join(map(str, row["epochs_tried"]))
         table.add_row(
-            row["task"],
+            f"{row['task']}, {with_arrow(row['metric'])}",
             row["method"],
             str(row["collective"]),
             human_bytes(row["download_bytes"]),
             f"{reached['epochs']} of {tried}" if reached else f"– of {tried}",
             f"{reached['steps']:.0f}" if reached else "–",
-            history,
+            ", ".join(levels),
         )
     table.caption = (
-        f"{near}: the fewest of those tried that reach {NEAR:.0%} of the final quality; 0: the collective shift alone; "
-        "in brackets: the worst decile"
+        f"{near}: the fewest of those tried that reach {NEAR:.0%} of the final quality, each a training of its own; "
+        "0: the collective shift alone; in brackets: the worst decile"
+        + ("; on the mean: not all have so many items" if fewer else "")
     )
     return table
 
@@ -159,7 +172,7 @@ def _compositions_table(found: list[dict[str, Any]]) -> Table:
         table.add_column(title, justify="left" if title in ("task", "method") else "right")
     for row in found:
         table.add_row(
-            row["task"],
+            f"{row['task']}, {with_arrow(row['metric'])}",
             row["method"],
             str(row["collective"]),
             str(row["groups"]),
@@ -172,23 +185,23 @@ def _compositions_table(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _transfer_table(rows: pd.DataFrame) -> Table:
-    tasks = list(dict.fromkeys(rows.task))
-    most = rows.collective.max()
-    table = Table(title=f"where the collective shift of {most} users comes from: trained on (row), used on (column)")
-    metrics = dict(zip(rows.task, rows.metric, strict=True))
-    for title in ("method", "trained on", *(f"{task}, {with_arrow(metrics[task])}" for task in tasks)):
+def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str, Any]) -> Table:
+    title = f"where the collective shift of {collective} users comes from: trained on (row), used on (column)"
+    table = Table(title=title)
+    for title in ("method", "trained on", *(f"{task}, {with_arrow(metric)}" for task, metric in metrics.items())):
         table.add_column(title, justify="left" if title in ("method", "trained on") else "right")
-    for method in dict.fromkeys(rows.method):
-        matrix, worst = (transfer_matrix(rows, method, column) for column in ("value", "worst_decile"))
-        for source in matrix.index:
-            cells = [f"{matrix.loc[source, task]:.3f} ({worst.loc[source, task]:.3f})" for task in tasks]
-            table.add_row(method, str(source), *cells)
+    for method, matrix in methods.items():
+        for source, values in matrix["value"].items():
+            worst = matrix["worst_decile"][source]
+            table.add_row(method, source, *(f"{values[task]:.3f} ({worst[task]:.3f})" for task in metrics))
         table.add_section()
-    table.caption = "in brackets: the worst decile"
+    table.caption = (
+        "in brackets: the worst decile; sites, positions and ranks, also the private one, go with the task that a "
+        "shift was trained on"
+    )
     return table
 
 
-def _mean(values: "pd.Series[float]") -> str:
-    found = spread(values.tolist())
-    return f"{found['mean']:.3f}" + (f" ± {found['std']:.3f}" if found["std"] is not None else "")
+def _mean(row: dict[str, Any], key: str) -> str:
+    deviation = row[f"{key}_deviation"]
+    return f"{row[key]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")

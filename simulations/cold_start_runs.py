@@ -4,7 +4,6 @@ Every run is an ordinary run record. What changes nothing in stage 1 (how much h
 train, the task they have) starts from the shared tensors of the run that did stage 1.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,15 +14,20 @@ import pandas as pd
 from configs.errors import InputError
 from configs.load import load_config
 from configs.schema import RunConfig
-from fl_clients.lamp.store import build_table
+from fl_clients.backbone import read_shape
+from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run
-from simulations.comparison import curve
-from simulations.comparison_runs import Planned, complete, find, plan
-from simulations.prepare import resolve
-from strategies.metrics import LOWER_IS_BETTER
+from simulations.comparison_runs import Planned, complete, find, plan, users_digests
+from simulations.prepare import build_method, resolve
 
 Say = Callable[[str], None]
-_OPTIONS = {"users.collective": "--collective", "users.group": "--compositions", "task": "--tasks"}
+_OPTIONS = {
+    "users.collective": "cold-start takes it from --collective",
+    "users.group": "cold-start takes it from --compositions",
+    "task": "cold-start takes it from --tasks",
+    "evaluate.every": "cold-start looks at newcomers when stage 1 is over, and not before",
+}
+"""Config keys that are no overrides here, and why."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,15 @@ def cold_start(
         RunFailed: A run failed.
     """
     question.check()
-    base = load_config(toml, overrides)
-    if base.users.overlap or base.users.select == "listed":
-        raise InputError(
-            "cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
-        )
-    if len(question.tasks) > 1 and base.users.source != "synthetic":
-        raise InputError(f"users.source={base.users.source}: one task's data; --tasks needs users.source=synthetic")
-    if (items := base.users.target_history) is not None:
-        raise InputError(f"users.target_history={items}: cold-start takes it from --history")
+    if (folder / "compare.json").is_file():
+        raise InputError(f"{folder} is a comparison; choose another --name")
     for word in overrides:
         key = word.partition("=")[0].strip()
         if key in _OPTIONS and (key != "task" or question.tasks):
-            raise InputError(f"{word}: cold-start takes it from {_OPTIONS[key]}")
+            raise InputError(f"{word}: {_OPTIONS[key]}")
+    base = load_config(toml, overrides)
+    for method in question.methods:
+        _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, question)
     tasks = question.tasks or [base.task]
     question = replace(question, tasks=tasks)
     planned = [
@@ -126,7 +126,8 @@ def cold_start(
         for each in _plan(question, toml, overrides, task, min(question.collective), base, group)
     ]
     # Planned before anything runs: what cannot be is said before work is spent.
-    laters = [_later(question, each, toml, overrides) for each in planned]
+    digest = users_digests()
+    laters = [_later(question, each, toml, overrides, digest) for each in planned]
     say(
         f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
         f"{sum(map(len, laters))} that start from the first"
@@ -144,6 +145,20 @@ def cold_start(
     return pd.DataFrame(rows), runs
 
 
+def _check_config(method: str, config: RunConfig, base: RunConfig, question: Question) -> None:
+    """Refuse what an experiment or a method's TOML may say elsewhere, but not here."""
+    if config.users.overlap or config.users.select == "listed":
+        raise InputError(
+            f"{method}: cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
+        )
+    if len(question.tasks) > 1 and config.users.source != "synthetic":
+        raise InputError(f"users.source={config.users.source}: one task's data; --tasks needs users.source=synthetic")
+    if (items := config.users.target_history) is not None:
+        raise InputError(f"{method}: users.target_history={items}: cold-start takes it from --history")
+    if config.cohort != base.cohort:
+        raise InputError(f"{method}: cohort={config.cohort}, but cohort={base.cohort} for the others")
+
+
 def _plan(
     question: Question,
     toml: Path | None,
@@ -154,30 +169,56 @@ def _plan(
     group: int = 0,
 ) -> list[Planned]:
     words = [*overrides, f"task={task}", f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
-    # Looked at after the last round alone, by the personalisation.
-    words += [f"users.group={group}", f"evaluate.every={base.rounds}"]
     try:
-        planned = plan(question.methods, toml, words, question.seeds)
+        planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds)
     except InputError as error:
-        if not group:
-            raise
-        wanted = f"{question.compositions} disjoint groups of {count} users"
-        raise InputError(f"--compositions {question.compositions}: {wanted}: {error}") from None
+        asked = f"--collective {count}"
+        if group:
+            asked = f"--compositions {question.compositions}: {question.compositions} disjoint groups of {count} users"
+        raise InputError(f"{asked}: {error}") from None
     suffix = f"-group{group}" if group else ""
-    names = [f"{task}-{each.method}-{count}{suffix}-seed{each.config.seed}" for each in planned]
-    # A comparison's run, which looked on the way, has the same end.
-    return [replace(each, name=name, looks=False) for each, name in zip(planned, names, strict=True)]
+    # Looked at after the last round alone, by the personalisation. A comparison's run, which looked on the way as well,
+    # has the same end.
+    return [
+        replace(
+            each,
+            name=f"{task}-{each.method}-{count}{suffix}-seed{each.config.seed}",
+            config=each.config.model_copy(
+                update={"evaluate": each.config.evaluate.model_copy(update={"every": each.config.rounds})}
+            ),
+            looks=False,
+        )
+        for each in planned
+    ]
 
 
-def _later(question: Question, planned: Planned, toml: Path | None, overrides: Sequence[str]) -> list[Planned]:
-    """The runs that start from this one's shared tensors, `start_from` still to be set."""
+def _later(
+    question: Question,
+    planned: Planned,
+    toml: Path | None,
+    overrides: Sequence[str],
+    digest: Callable[[RunConfig], str],
+) -> list[Planned]:
+    """The runs that start from this one's shared tensors, `start_from` still to be set.
+
+    `digest` is of a run's users.
+    """
     config = planned.config
+    shape = read_shape(config.backbone)
+    trains = build_method(config, shape, planned.import_path).private_parameters(shape) > 0
     changes: list[tuple[str, RunConfig]] = []
-    for items in question.history:
+    for items in question.history if trains else ():
         if items:
             users = config.users.model_copy(update={"target_history": items})
-            changes.append((f"history{items}", config.model_copy(update={"users": users})))
-    for epochs in question.epochs:
+            fewer = config.model_copy(update={"users": users})
+            try:
+                sha256 = digest(fewer)
+            except InputError as error:
+                raise InputError(f"--history {items}: {error}") from None
+            if sha256 == planned.data_sha256:
+                raise InputError(f"--history {items}: no newcomer brings more (seed {config.seed}); that is `all`")
+            changes.append((f"history{items}", fewer))
+    for epochs in question.epochs if trains else ():
         if epochs != config.personal.epochs:
             personal = config.personal.model_copy(update={"epochs": epochs})
             changes.append((f"epochs{epochs}", config.model_copy(update={"personal": personal})))
@@ -185,7 +226,7 @@ def _later(question: Question, planned: Planned, toml: Path | None, overrides: S
         others = [task for task in question.tasks if task != config.task]
         changes += [(f"to-{task}", _transferred(planned, task, toml, overrides)) for task in others]
     return [
-        replace(planned, name=f"{planned.name}-{suffix}", config=other, data_sha256=build_table(other).sha256)
+        replace(planned, name=f"{planned.name}-{suffix}", config=other, data_sha256=digest(other))
         for suffix, other in changes
     ]
 
@@ -211,62 +252,3 @@ def _transferred(planned: Planned, task: str, toml: Path | None, overrides: Sequ
         raise InputError(f"--transfer: a shift fits the backbone it was trained on alone; {both}")
     same = {key: getattr(config, key) for key in ("settings", "sites", "positions", "rank", "evaluate")}
     return other.model_copy(update=same)
-
-
-def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str, object]:
-    """Return one run as a row: what was asked, quality, who is served badly, bytes, time.
-
-    Args:
-        run: Completed; it may lie elsewhere.
-        folder: The experiment's, from which the run's path is told.
-        trained_on: The task of its shift, if that is another run's.
-    """
-    record, config = run.record, run.config
-    metric = record.main_metric
-    last = curve(run).iloc[-1]
-    clients = pd.read_parquet(run.folder / "clients.parquet")
-    personal = clients[clients.phase == "personalize"]
-    ledger = pd.read_parquet(run.folder / "ledger.parquet")
-    download = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")].message_bytes.sum()
-    worst = "p90" if metric in LOWER_IS_BETTER else "p10"
-    return {
-        "task": config.task,
-        "trained_on": trained_on or config.task,
-        "method": run.method,
-        "collective": config.users.collective,
-        "group": config.users.group,
-        "history": config.users.target_history,
-        "epochs": config.personal.epochs,
-        "seed": record.seed,
-        "metric": metric,
-        "value": record.metrics[metric],
-        "value_collective": record.metrics_collective[metric],
-        "value_base": record.metrics_base[metric],
-        "worst_decile": record.per_user[metric][worst],
-        **_quartiles(run, metric),
-        "shared_parameters": record.params.shared,
-        "bytes_total": None if config.start_from else int(last.bytes_total),
-        "newcomer_bytes": float(download / len(personal)),
-        "newcomer_steps": float(personal.steps.mean()),
-        "newcomer_turn_seconds": float(personal.wall_s.mean()),
-        "folder": os.path.relpath(run.folder, folder),
-    }
-
-
-def _quartiles(run: Run, metric: str) -> dict[str, float | None]:
-    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest; None if all equal."""
-    users = pd.read_parquet(run.folder / "users.parquet")
-    clients = pd.read_parquet(run.folder / "clients.parquet")
-    lengths = users.set_index("partition").history
-    personal = clients[clients.phase == "personalize"]
-    if lengths[personal.user].nunique() < 2:
-        return {f"q{number}": None for number in range(1, 5)}
-    found = zip(personal.user, personal.metrics, strict=True)
-    values = {user: dict(metrics).get(f"personalised.{metric}") for user, metrics in found}
-    # Ties go by partition, so that every quarter has its share.
-    order = sorted((user for user in values if values[user] is not None), key=lambda user: (lengths[user], user))
-    quarters: dict[str, float | None] = {}
-    for number in range(4):
-        chosen = order[len(order) * number // 4 : len(order) * (number + 1) // 4]
-        quarters[f"q{number + 1}"] = sum(values[user] or 0.0 for user in chosen) / len(chosen) if chosen else None
-    return quarters

@@ -18,7 +18,7 @@ from fl_server.checkpoint import load_checkpoint
 from fl_server.records import read_run
 from simulations.comparable import Run, check_comparable, difference_in_evaluation, first_difference
 from simulations.comparison import compare_runs
-from simulations.folders import claim_folder
+from simulations.folders import check_name, claim_folder
 from simulations.plots import draw_curves
 from simulations.prepare import build_method, own_code, resolve
 from simulations.simulation import resume, simulate
@@ -78,6 +78,8 @@ def compare(
         RunFailed: A run failed; those completed before are kept and used the next time.
     """
     folder = claim_folder(results, name)
+    if (folder / "cold_start.json").is_file():
+        raise InputError(f"{folder} is a cold-start experiment; choose another --name")
     planned = plan(methods, toml, overrides, seeds)
     runs = complete(planned, folder, overwrite, say, watch)
     return write_comparison(runs, planned[0].method, folder)
@@ -107,7 +109,7 @@ def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], se
         if (key := word.partition("=")[0].strip()) in ("method", "seed"):
             raise InputError(f"{word}: a comparison takes its {key}s by themselves, not as overrides")
     planned = []
-    tables: dict[str, str] = {}
+    digest = users_digests()
     labels: dict[str, str] = {}
     for method in methods:
         words = ["evaluate.stage=personalised", *overrides, f"method={method}"]
@@ -122,12 +124,10 @@ def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], se
                 raise InputError(
                     f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this leaves out"
                 )
+            check_name(label, f"method {method!r}")
             code = _check_method(method, config, import_folders(toml, words))
-            key = json.dumps([config.users.model_dump(), config.task, seed])
-            if key not in tables:
-                tables[key] = build_table(config).sha256
             name = f"{label}-seed{seed}"
-            planned.append(Planned(label, method, name, config, tables[key], import_folders(toml, words), code))
+            planned.append(Planned(label, method, name, config, digest(config), import_folders(toml, words), code))
     users: dict[int, str] = {}
     for each in planned:
         difference = difference_in_evaluation(planned[0].config, each.config)
@@ -139,6 +139,19 @@ def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], se
             pair = f"{planned[0].method} and {each.method}"
             raise InputError(f"{pair} cannot be compared: {key} is {one!r} in one and {other!r} in the other")
     return planned
+
+
+def users_digests() -> Callable[[RunConfig], str]:
+    """Return a function that tells the digest of a run's users; it looks at the same users once."""
+    known: dict[str, str] = {}
+
+    def digest(config: RunConfig) -> str:
+        key = json.dumps([config.users.model_dump(), config.task, config.seed])
+        if key not in known:
+            known[key] = build_table(config).sha256
+        return known[key]
+
+    return digest
 
 
 def _with_looks(config: RunConfig) -> RunConfig:

@@ -11,14 +11,23 @@ from filelock import FileLock, Timeout
 from configs.errors import InputError
 
 
+def check_name(name: str, where: str) -> None:
+    """Refuse what cannot be a folder's name everywhere; `where` says what was given.
+
+    Raises:
+        InputError: It has other characters.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"{where}: letters, digits, '.', '_' and '-' make a name")
+
+
 def claim_folder(results: Path, name: str) -> Path:
     """Return the folder `name` under `results`, which can be written; it is not made yet.
 
     Raises:
         InputError: The name or `results` will not do.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"--name {name!r}: letters, digits, '.', '_' and '-' make a name")
+    check_name(name, f"--name {name!r}")
     folder = results.expanduser().resolve() / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

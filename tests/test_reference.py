@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from simulations.cold_start_findings import main_rows
+from simulations.cold_start_report import findings
+from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run, check_comparable
 from simulations.comparison import compare_runs
 
@@ -24,14 +28,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
-def test_a_comparison_is_worked_out_from_its_runs(folder: Path) -> None:
-    report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-    runs = [Run.read(folder / each["folder"], each["method"]) for each in report["runs"]]
-    check_comparable(runs)
-    again, _ = compare_runs(runs, report["reference"])
-    del report["name"], report["runs"], again["runs"]
-    ours, theirs = dict(leaves(again)), dict(leaves(report))
+def check(again: dict[str, Any], written: dict[str, Any]) -> None:
+    """Hold figures worked out again to those that were written."""
+    ours, theirs = (dict(leaves(json.loads(json.dumps(each, default=float)))) for each in (again, written))
     assert ours.keys() == theirs.keys()
     for path, value in theirs.items():
         if isinstance(value, float):
@@ -40,6 +39,28 @@ def test_a_comparison_is_worked_out_from_its_runs(folder: Path) -> None:
             assert ours[path] == pytest.approx(value, rel=1e-6, abs=2e-3 if resampled else 1e-9), path
         else:
             assert ours[path] == value, path
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
+def test_a_comparison_is_worked_out_from_its_runs(folder: Path) -> None:
+    report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    runs = [Run.read(folder / each["folder"], each["method"]) for each in report["runs"]]
+    check_comparable(runs)
+    again, _ = compare_runs(runs, report["reference"])
+    del report["name"], report["runs"], again["runs"]
+    check(again, report)
+
+
+@pytest.mark.parametrize("folder", COLD_STARTS, ids=lambda folder: folder.name)
+def test_a_cold_start_is_worked_out_from_its_runs(folder: Path) -> None:
+    rows = pd.read_csv(folder / "cold_start.csv")
+    runs = [Run.read(folder / row.folder, row.method) for row in rows.itertuples()]
+    made = [tabulate(run, folder, source) for run, source in zip(runs, rows.trained_on, strict=True)]
+    again = pd.DataFrame(made).astype(rows.dtypes)
+    pd.testing.assert_frame_equal(again, rows, rtol=1e-6)
+    report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
+    found = findings(again, [runs[place] for place in main_rows(again).index])
+    check(found, {key: value for key, value in report.items() if key != "name"})
 
 
 @pytest.mark.parametrize("folder", [*COMPARISONS, *COLD_STARTS], ids=lambda folder: folder.name)

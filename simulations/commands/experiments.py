@@ -18,6 +18,7 @@ from simulations.commands.options import (
     Results,
     Seeds,
     Track,
+    read_list,
     read_numbers,
     read_seeds,
     show,
@@ -118,7 +119,7 @@ def cold_start(
     tasks: Annotated[str, typer.Option(help="Default: the config's.")] = "",
     seeds: Seeds = "0,1,2",
     history: Annotated[str, typer.Option(help="Items newcomers bring, beside none and all.")] = "",
-    epochs: Annotated[str, typer.Option(help="Epochs newcomers train, beside the config's.")] = "",
+    epochs: Annotated[str, typer.Option(help="Epochs newcomers train, beside none and the config's.")] = "1",
     compositions: Annotated[int, typer.Option(min=0, help="Groups of the smallest number of collective users.")] = 0,
     transfer: Annotated[bool, typer.Option("--transfer", help="Train on each task, use on each other.")] = False,
     name: Annotated[str, typer.Option(help="The folder under --results.")] = "cold-start",
@@ -136,8 +137,8 @@ def cold_start(
     folder = claim_folder(results, name)
     question = Question(
         collective=read_numbers("--collective", collective),
-        methods=[word for word in methods.split(",") if word],
-        tasks=[word for word in tasks.split(",") if word],
+        methods=read_list(methods),
+        tasks=read_list(tasks),
         seeds=read_seeds(seeds),
         history=read_numbers("--history", history, or_all=True),
         epochs=read_numbers("--epochs", epochs),

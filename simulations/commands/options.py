@@ -52,13 +52,18 @@ def read_seeds(text: str) -> list[int]:
         raise InputError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
 
 
+def read_list(text: str) -> list[str]:
+    """Read `one, two`."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
     """Read an option's numbers; `all` is passed over where it may stand.
 
     Raises:
         InputError: Something else.
     """
-    words = [word for word in text.split(",") if word and not (or_all and word == "all")]
+    words = [word for word in read_list(text) if not (or_all and word == "all")]
     try:
         return [int(word) for word in words]
     except ValueError:

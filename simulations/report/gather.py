@@ -14,8 +14,9 @@ from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_server.records import RunRecord, read_run
 from fl_server.tables import TABLES
+from simulations import cold_start_findings, comparison
 from simulations.cold_start_findings import main_rows
-from simulations.comparison import SCHEMA
+from simulations.cold_start_rows import COLUMNS
 from simulations.runs import status_of
 
 PREDICTIONS = 5000
@@ -77,16 +78,12 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
         if (path / "run.json").is_file():
             folders[path.resolve()] = None
         elif (path / "compare.json").is_file():
-            comparisons.append(_read_json(path / "compare.json", "runs"))
-            if (schema := comparisons[-1].get("schema")) != SCHEMA:
-                raise InputError(
-                    f"{path / 'compare.json'}: of schema {schema}, expected {SCHEMA}; the same `fedperfit compare` "
-                    "writes it anew from its runs"
-                )
+            comparisons.append(_read_json(path / "compare.json", comparison.SCHEMA, "compare"))
             folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
         elif (path / "cold_start.csv").is_file():
-            frame = pd.read_csv(path / "cold_start.csv")
-            cold_starts.append((frame, _read_json(path / "cold_start.json", "newcomers")))
+            report = _read_json(path / "cold_start.json", cold_start_findings.SCHEMA, "cold-start")
+            frame = _read_rows(path / "cold_start.csv")
+            cold_starts.append((frame, report))
             folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
         else:
             raise InputError(f"{path}: no run record, comparison or cold-start experiment")
@@ -144,13 +141,27 @@ def _predictions(run: Shown) -> Iterator[dict[str, Any]]:
         yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
 
 
-def _read_json(path: Path, key: str) -> dict[str, Any]:
+def _read_json(path: Path, schema: int, command: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content[key]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        there = content.get("schema")
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
+    if there != schema:
+        raise InputError(
+            f"{path}: of schema {there}, expected {schema}; the same `fedperfit {command}` writes it anew from its runs"
+        )
     return content
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable: {error}") from None
+    if missing := [name for name in COLUMNS if name not in rows]:
+        raise InputError(f"{path}: column {missing[0]!r} is missing")
+    return rows
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
 from configs.load import flatten
-from simulations.cold_start_findings import transfers
+from simulations.cold_start_findings import main_rows, transfers
+from simulations.cold_start_report import cold_start_tables
 from simulations.report import cold_start, figures
 from simulations.report.files import write_figures
 from simulations.report.gather import Gathered, Shown, gather_report
@@ -137,17 +138,20 @@ def _gains(run: Shown) -> dict[str, Any]:
 
 def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> dict[str, Any]:
     name = report["name"]
-    maps = [
-        (method, plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(rows, method)))
-        for method in (dict.fromkeys(rows.method) if len(transfers(rows)) else ())
-    ]
-    return {
-        **report,
-        "by_number": plots.add(f"{name}-quality-by-number", cold_start.quality_by_number(rows)),
-        "by_bytes": plots.maybe(f"{name}-quality-by-bytes", cold_start.quality_by_bytes(rows)),
-        "by_history": plots.add(f"{name}-quality-by-history", cold_start.quality_by_history(rows)),
-        "maps": maps,
-    }
+    drawn = []
+    for task in dict.fromkeys(main_rows(rows).task):
+        for against, draw in (
+            ("the number of collective users", cold_start.quality_by_number),
+            ("bytes", cold_start.quality_by_bytes),
+            ("how much history they bring", cold_start.quality_by_history),
+        ):
+            number = plots.maybe(f"{name}-{task}-{draw.__name__.replace('_', '-')}", draw(rows, task))
+            if number is not None:
+                drawn.append((f"quality of unseen users of {task} against {against}", number))
+    for method in dict.fromkeys(rows.method) if len(transfers(rows)) else ():
+        number = plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(rows, method))
+        drawn.append((f"{method}: tasks that a collective shift was trained on and used on", number))
+    return {"name": name, "plots": drawn, "tables": cold_start_tables(report)}
 
 
 def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[Any]]]:

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from simulations import cold_start_rows, comparison_runs
 from simulations import cold_start_runs as module
-from simulations import comparison_runs
 from simulations.__main__ import app
 from simulations.cold_start_findings import transfer_matrix
 from simulations.cold_start_report import write_report
@@ -52,9 +52,10 @@ def users(folder: Path, name: str) -> list[str]:
 
 
 def test_every_question_has_its_runs(folder: Path, rows: pd.DataFrame) -> None:
-    # Two tasks, methods and seeds: 16 runs of 2 and 4 users, 16 of two further groups, and from each of the first 16
-    # one with 3 items and one with 1 epoch; from each of the 8 with 4 users one for the other task.
-    assert len(rows) == 16 + 16 + 2 * 16 + 8
+    # Two tasks, methods and seeds: 16 runs of 2 and 4 users, 16 of two further groups; from each of PerFit's 8 among
+    # the first one with 3 items and one with 1 epoch, of which LoRA-C, without a stage 2, would make no use; from each
+    # of the 8 with 4 users one for the other task.
+    assert len(rows) == 16 + 16 + 2 * 8 + 8
     assert all((folder / name / "run.json").is_file() for name in rows.folder)
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".json", ".png", ".svg", ".pdf", ""}
     assert (folder / "transfer.png").is_file()
@@ -81,28 +82,24 @@ def test_a_row_says_what_its_run_record_says(folder: Path, rows: pd.DataFrame) -
     down = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")]
     assert row.newcomer_bytes == pytest.approx(down.message_bytes.sum() / 4)
     # 8 items in batches of 4, 2 epochs.
-    assert row.newcomer_steps == 4
-
-
-def test_quarters_go_by_history_and_ties_by_partition(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = module.Run.read(folder / "movie_tagging-perfit-2-seed0")
-    lengths = pd.DataFrame({"partition": range(7), "history": [9, 9, 5, 1, 5, 20, 3]})
-    scores = {2: 0.5, 3: 0.1, 4: 0.6, 5: 1.0, 6: 0.2}
-    clients = pd.DataFrame(
-        {
-            "phase": ["personalize"] * 6 + ["train"],
-            "user": [2, 3, 4, 5, 6, 1, 0],
-            "metrics": [*([("personalised.accuracy", scores[user])] for user in (2, 3, 4, 5, 6)), [], []],
-        }
+    assert (row.newcomer_items, row.newcomer_steps) == (8, 4)
+    train = ledger[(ledger.phase == "train") & (ledger.direction == "up")]
+    assert row.trained == train.user.nunique() == 4
+    assert (
+        row.bytes_total
+        == train.message_bytes.sum()
+        + ledger[(ledger.phase.isin(["train", "personalize"])) & (ledger.direction == "down")].message_bytes.sum()
     )
-    monkeypatch.setattr(module.pd, "read_parquet", lambda path: lengths if path.name == "users.parquet" else clients)
+    assert tuple(rows.columns) == cold_start_rows.COLUMNS
+
+
+def test_quarters_go_by_history_and_ties_by_partition() -> None:
+    lengths = pd.Series({2: 5, 3: 1, 4: 5, 5: 20, 6: 3, 1: 9})
+    scores = {2: 0.5, 3: 0.1, 4: 0.6, 5: 1.0, 6: 0.2}
     # By history: 3 (1 item), 6 (3), 2 (5), 4 (5), 5 (20); user 1 has no questions. 5·1/4 = 1, 5·2/4 = 2, 5·3/4 = 3.
-    assert module._quartiles(run, "accuracy") == {
-        "q1": 0.1,
-        "q2": 0.2,
-        "q3": 0.5,
-        "q4": pytest.approx((0.6 + 1.0) / 2),
-    }
+    quarters = {"q1": 0.1, "q2": 0.2, "q3": 0.5, "q4": pytest.approx((0.6 + 1.0) / 2)}
+    assert cold_start_rows._quartiles(scores, lengths) == quarters
+    assert cold_start_rows._quartiles({2: 0.5, 3: 0.1, 4: 0.6}, lengths[[2, 3, 4]])["q1"] is None
 
 
 def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, rows: pd.DataFrame) -> None:
@@ -172,7 +169,7 @@ def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
     monkeypatch.setattr("simulations.comparison_runs.simulate", None)
     shutil.copytree(folder, tmp_path / "moved")
     rows, _ = cold_start(ASKED, None, WORDS, tmp_path / "moved", print)
-    assert len(rows) == 72
+    assert len(rows) == 56
     assert rows.trained_on.tolist() == pd.read_csv(folder / "cold_start.csv").trained_on.tolist()
 
 
@@ -187,7 +184,12 @@ def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
         (["--collective", "2", "--methods", "perfits"], "perfit"),
         (["--collective", "2", "--history", "99,all"], "users.target_history=99: no target user has more than 8 items"),
         (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
+        (["--collective", "2", "--history", "8"], "--history 8: no newcomer brings more (seed 0); that is `all`"),
+        (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods: perfit stands there twice"),
+        (["--collective", "2", "--methods", "my own.toml"], "method 'my own.toml': letters, digits"),
+        (["--collective", "2", "--methods", "perfit,over.toml"], "over.toml: cold-start draws users by their numbers"),
         (["--collective", "2", "users.overlap=true"], "newcomers apart: no users.overlap"),
+        (["--collective", "2", "evaluate.every=1"], "evaluate.every=1: cold-start looks at newcomers when stage 1 is"),
         (["--collective", "2", "users.collective=5"], "users.collective=5: cold-start takes it from --collective"),
         (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "takes it from --tasks"),
         (["--collective", "2", "users.target_history=3"], "users.target_history=3: cold-start takes it from --history"),
@@ -195,7 +197,13 @@ def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
         (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_runs(options: list[str], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_is_said_before_anything_runs(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    method = 'method = "strategies.perfit:PerFit"\n'
+    for name, more in (("my own", ""), ("over", "[users]\noverlap = true\n")):
+        (tmp_path / f"{name}.toml").write_text(method + more)
     with pytest.raises(InputError) as caught:
         CliRunner().invoke(app, ["cold-start", "--results", str(tmp_path), *options, *WORDS], catch_exceptions=False)
     assert message in str(caught.value)
@@ -256,6 +264,42 @@ def test_records_without_tensors_are_reused_and_one_that_has_to_start_another_is
     again, _ = cold_start(question, None, WORDS, other, print)
     assert again.value.tolist() == rows.value.tolist()
     assert (other / first / "shared.safetensors").is_file()
+
+
+def test_a_folder_is_a_comparison_or_a_cold_start(folder: Path) -> None:
+    question = Question([2], ["perfit"], [], [0], [], [], 0, False)
+    (folder.parent / "compared-before").mkdir()
+    (folder.parent / "compared-before" / "compare.json").write_text("{}")
+    with pytest.raises(InputError, match="is a comparison; choose another --name"):
+        cold_start(question, None, WORDS, folder.parent / "compared-before", print)
+    with pytest.raises(InputError, match="is a cold-start experiment; choose another --name"):
+        comparison_runs.compare(["perfit"], None, WORDS, [0], folder.name, folder.parent)
+
+
+def test_a_methods_own_rounds_end_its_stage_1_and_nobody_looks_before(tmp_path: Path) -> None:
+    toml = tmp_path / "longer.toml"
+    toml.write_text('method = "strategies.perfit:PerFit"\nrounds = 3\n')
+    question = Question([2], [str(toml)], [], [0], [], [], 0, False)
+    words = [word for word in WORDS if not word.startswith("rounds")]
+    _, (run,) = cold_start(question, None, words, tmp_path / "x", print)
+    assert (run.config.rounds, run.config.evaluate.on_the_way(3)) == (3, set())
+    toml.write_text('method = "strategies.perfit:PerFit"\ncohort = 1\n')
+    words = [word for word in WORDS if not word.startswith("cohort")]
+    with pytest.raises(InputError, match=r"longer\.toml: cohort=1, but cohort=8 for the others"):
+        cold_start(replace(question, collective=[8]), None, words, tmp_path / "x", print)
+
+
+def test_figures_of_what_is_not_asked_any_more_go(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cold").mkdir()
+    for name in ("transfer.png", "cold_start-product_rating.svg", "notes.txt"):
+        (tmp_path / "cold" / name).write_text("old")
+    question = Question([2], ["lora-p"], [], [0], [], [], 0, False)
+    write_report(*cold_start(question, None, WORDS, tmp_path / "cold", print), tmp_path / "cold")
+    assert {path.name for path in (tmp_path / "cold").glob("*.*g")} == {
+        "cold_start-movie_tagging.png",
+        "cold_start-movie_tagging.svg",
+    }
+    assert (tmp_path / "cold" / "notes.txt").is_file()
 
 
 def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.table import Table
 
 from simulations import cold_start_findings as module
 from simulations.cold_start_findings import (
@@ -15,7 +16,7 @@ from simulations.cold_start_findings import (
     numbers,
     transfer_matrix,
 )
-from simulations.cold_start_report import write_report
+from simulations.cold_start_report import cold_start_tables, findings, write_report
 from simulations.comparable import Run
 from tests.conftest import tiny_config
 
@@ -33,13 +34,16 @@ _PLAIN: dict[str, Any] = {
     "value_collective": 0.4,
     "value_base": 0.1,
     "worst_decile": 0.2,
+    "worst_decile_collective": 0.15,
     "q1": 0.1,
     "q2": 0.2,
     "q3": 0.3,
     "q4": 0.4,
     "shared_parameters": 8,
+    "trained": 7,
     "bytes_total": 1000.0,
     "newcomer_bytes": 50.0,
+    "newcomer_items": 6.0,
     "newcomer_steps": 8.0,
     "newcomer_turn_seconds": 1.0,
     "folder": "x",
@@ -55,20 +59,28 @@ def later(**changes: Any) -> dict[str, Any]:
     return {"bytes_total": float("nan"), **changes}
 
 
+STRAYS = [
+    {"value": 9.0, "value_collective": 9.0, "group": 1},
+    later(value=9.0, value_collective=9.0, trained_on="b"),
+    later(value=9.0, value_collective=9.0, history=3, group=1),
+]
+"""Of another group, and of another task's shift; no figure of the task's own users may take them in."""
+
+
 def test_the_main_table_is_of_whole_runs_mean_over_seeds() -> None:
     (found,) = numbers(
         rows(
             {"value": 0.5},
             {"value": 0.7, "seed": 1, "worst_decile": 0.4, "bytes_total": 2000.0, "q4": 0.8},
-            {"value": 9.0, "group": 1},
-            {"value": 9.0, "trained_on": "b"},
+            *STRAYS,
             later(value=9.0, history=3),
             later(value=9.0, epochs=1),
         )
     )
     figures = [found[key] for key in ("value", "worst_decile", "bytes_total", "q4")]
     assert figures == pytest.approx([0.6, 0.3, 1500, 0.6])
-    assert found["deviation"] == pytest.approx(0.02**0.5)
+    assert found["value_deviation"] == pytest.approx(0.02**0.5)
+    assert found["value_collective_deviation"] == 0
     assert (found["task"], found["collective"], found["method"], found["newcomer_bytes"]) == ("a", 10, "perfit", 50)
 
 
@@ -91,7 +103,8 @@ def test_how_long_a_newcomer_trains(
         {"value": final, "value_collective": before},
         later(value=one, epochs=1, newcomer_steps=2.0),
         later(value=two, epochs=2, newcomer_steps=4.0),
-        later(value=0.3, history=5, worst_decile=0.05),
+        later(value=0.3, history=5, worst_decile=0.05, newcomer_items=4.5),
+        *STRAYS,
     ).assign(metric=metric)
     (found,) = newcomers(frame)
     assert found["near_final"] == near
@@ -102,7 +115,8 @@ def test_how_long_a_newcomer_trains(
         ("5", 0.3),
         ("all", final),
     ]
-    assert found["by_history"]["5"]["worst_decile"] == 0.05
+    assert [level["worst_decile"] for level in found["by_history"].values()] == [0.15, 0.05, 0.2]
+    assert [level["items"] for level in found["by_history"].values()] == [0, 4.5, 6]
 
 
 def test_without_a_stage_2_there_is_nothing_to_train() -> None:
@@ -114,7 +128,8 @@ def test_compositions_vary_within_a_seed() -> None:
     # Seed 0: 0.4, 0.5, 0.6, variance 0.01, range 0.2. Seed 1: 0.9, 0.7, 0.8, the same; means by group would hide it.
     values = {(0, 0): 0.4, (1, 0): 0.5, (2, 0): 0.6, (0, 1): 0.9, (1, 1): 0.7, (2, 1): 0.8}
     frame = rows(*({"group": group, "seed": seed, "value": value} for (group, seed), value in values.items()))
-    (found,) = compositions(pd.concat([frame, rows({"collective": 100})]))
+    strays = [{"collective": 100}, later(value=9.0, epochs=1), later(value=9.0, history=3), STRAYS[1]]
+    (found,) = compositions(pd.concat([frame, rows(*strays)]))
     assert (found["groups"], found["collective"]) == (3, 10)
     assert (found["variance"], found["range"], found["mean"]) == pytest.approx((0.01, 0.2, 0.65))
     assert found["worst_decile"] == pytest.approx(0.2)
@@ -128,6 +143,8 @@ def test_the_matrix_is_of_the_most_users() -> None:
         {**both, "task": "b", "trained_on": "b", "value": 0.8},
         later(**both, task="a", trained_on="b", value=0.4),
         later(**both, value=9.0, epochs=1),
+        later(**both, value=9.0, history=3),
+        {**both, "value": 9.0, "group": 1},
         {"value": 9.0},
     )
     assert transfer_matrix(frame, "perfit").to_dict("index") == {"a": {"a": 0.6, "b": 0.5}, "b": {"a": 0.4, "b": 0.8}}
@@ -135,6 +152,7 @@ def test_the_matrix_is_of_the_most_users() -> None:
     # The best of each column is the brightest: of an error the least.
     matrix = transfer_matrix(frame, "perfit")
     assert brightness(matrix, frame).to_dict("index") == {"a": {"a": 1, "b": 0}, "b": {"a": 0, "b": 1}}
+    assert brightness(matrix * 0, frame).to_numpy().tolist() == [[0.5, 0.5], [0.5, 0.5]]
     frame.loc[frame.task == "b", "metric"] = "mae"
     assert brightness(matrix, frame).to_dict("index") == {"a": {"a": 1, "b": 1}, "b": {"a": 0, "b": 0}}
 
@@ -177,3 +195,41 @@ def test_the_first_method_with_the_fewest_is_tested_against_all_with_the_most(
     tables = write_report(frame, runs, tmp_path)
     assert "-0.200 to +0.100" in list(tables[1].columns[4].cells)
     assert fewest_against_most([run("perfit", 3)], frame) == []
+
+
+def cells(table: Table) -> list[list[str]]:
+    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def test_every_cell_of_the_tables() -> None:
+    frame = rows(
+        {"value": 0.5},
+        {"value": 0.7, "value_collective": 0.5, "seed": 1},
+        {"value": 0.6, "group": 1, "worst_decile": 0.1},
+        {"value": 0.4, "group": 1, "seed": 1, "worst_decile": 0.1},
+        later(value=0.45, history=3, newcomer_items=2.5),
+        later(value=0.48, history=5, newcomer_items=5.0),
+        later(value=0.59, epochs=1, newcomer_steps=2.0),
+        later(value=1.2, task="b", metric="mae", worst_decile=2.5),
+        {"task": "b", "trained_on": "b", "metric": "mae", "value": 1.0, "q1": None, "q2": None, "q3": None, "q4": None},
+        later(value=0.3, trained_on="b", worst_decile=0.05),
+    )
+    numbers, newcomers, groups, matrix = cold_start_tables(findings(frame, []))
+    quality = ["0.600 ± 0.141", "0.450 ± 0.071", "0.200", "0.10/0.20/0.30/0.40"]
+    assert cells(numbers) == [
+        ["a, accuracy", "10", "7", "perfit", *quality, "1.00 kB"],
+        ["b, mae ↓", "10", "7", "perfit", "1.000", "0.400", "0.200", "–", "1.00 kB"],
+    ]
+    history = "0: 0.450 (0.150), 3 (on the mean 2.5): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
+    assert cells(newcomers) == [
+        ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4", "2", history],
+        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "0: 0.400 (0.150), all: 1.000 (0.200)"],
+    ]
+    assert "not all have so many" in str(newcomers.caption)
+    # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
+    assert cells(groups)[0] == ["a, accuracy", "perfit", "10", "2", "0.550", "0.150", "2.50e-02", "0.200"]
+    assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
+    assert cells(matrix) == [
+        ["perfit", "a", "0.600 (0.200)", "1.200 (2.500)"],
+        ["perfit", "b", "0.300 (0.050)", "1.000 (0.200)"],
+    ]

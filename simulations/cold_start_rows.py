@@ -1,0 +1,82 @@
+"""One run of a cold-start experiment as a row: what was asked, quality, who is served badly, bytes, time."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from simulations.comparable import Run
+from simulations.comparison import curve
+from strategies.metrics import LOWER_IS_BETTER, spread_over_users
+
+COLUMNS = (
+    *("task", "trained_on", "method", "collective", "group", "history", "epochs", "seed", "metric"),
+    *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
+    *("shared_parameters", "trained", "bytes_total"),
+    *("newcomer_bytes", "newcomer_items", "newcomer_steps", "newcomer_turn_seconds", "folder"),
+)
+"""Of `cold_start.csv`."""
+
+
+def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str, object]:
+    """Return one run as a row: what was asked, quality, who is served badly, bytes, time.
+
+    Args:
+        run: Completed; it may lie elsewhere.
+        folder: The experiment's, from which the run's path is told.
+        trained_on: The task of its shift, if that is another run's.
+    """
+    record, config = run.record, run.config
+    metric = record.main_metric
+    last = curve(run).iloc[-1]
+    clients = pd.read_parquet(run.folder / "clients.parquet")
+    personal = clients[clients.phase == "personalize"]
+    users = pd.read_parquet(run.folder / "users.parquet").set_index("partition")
+    ledger = pd.read_parquet(run.folder / "ledger.parquet")
+    download = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")].message_bytes.sum()
+    worst = "p90" if metric in LOWER_IS_BETTER else "p10"
+    before = spread_over_users([{metric: value} for value in _by_user(personal, f"collective.{metric}").values()])
+    return {
+        "task": config.task,
+        "trained_on": trained_on or config.task,
+        "method": run.method,
+        "collective": config.users.collective,
+        "group": config.users.group,
+        "history": config.users.target_history,
+        "epochs": config.personal.epochs,
+        "seed": record.seed,
+        "metric": metric,
+        "value": record.metrics[metric],
+        "value_collective": record.metrics_collective[metric],
+        "value_base": record.metrics_base[metric],
+        "worst_decile": record.per_user[metric][worst],
+        "worst_decile_collective": before[metric][worst],
+        **_quartiles(_by_user(personal, f"personalised.{metric}"), users.history.loc[personal.user]),
+        "shared_parameters": record.params.shared,
+        "trained": clients[clients.phase == "train"].user.nunique(),
+        "bytes_total": None if config.start_from else int(last.bytes_total),
+        "newcomer_bytes": float(download / len(personal)),
+        "newcomer_items": float(users.history.loc[personal.user].mean()),
+        "newcomer_steps": float(personal.steps.mean()),
+        "newcomer_turn_seconds": float(personal.wall_s.mean()),
+        "folder": os.path.relpath(run.folder, folder),
+    }
+
+
+def _by_user(personal: pd.DataFrame, key: str) -> dict[int, float]:
+    """A figure of each target user that has questions."""
+    found = {user: dict(metrics).get(key) for user, metrics in zip(personal.user, personal.metrics, strict=True)}
+    return {user: value for user, value in found.items() if value is not None}
+
+
+def _quartiles(values: dict[int, float], lengths: "pd.Series[int]") -> dict[str, float | None]:
+    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest; None if all equal."""
+    if lengths.nunique() < 2:
+        return {f"q{number}": None for number in range(1, 5)}
+    # Ties go by partition, so that every quarter has its share.
+    order = sorted(values, key=lambda user: (lengths[user], user))
+    quarters: dict[str, float | None] = {}
+    for number in range(4):
+        chosen = order[len(order) * number // 4 : len(order) * (number + 1) // 4]
+        quarters[f"q{number + 1}"] = sum(values[user] for user in chosen) / len(chosen) if chosen else None
+    return quarters
