@@ -17,7 +17,7 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run
-from simulations.comparison_runs import Planned, complete, find, plan, users_digests
+from simulations.comparison_runs import Planned, complete, find, plan, started_from, users_digests
 from simulations.prepare import build_method, resolve
 
 Say = Callable[[str], None]
@@ -137,11 +137,11 @@ def cold_start(
         for each, own in zip(planned, laters, strict=True)
     ]
     runs = complete(planned, folder, False, say, watch)
-    starting = [_started(later, run.folder) for run, own in zip(runs, laters, strict=True) for later in own]
+    starting = [started_from(later, run.folder) for run, own in zip(runs, laters, strict=True) for later in own]
     sources = [run.config.task for run, own in zip(runs, laters, strict=True) for _ in own]
     rows = [tabulate(run, folder) for run in (*runs, *complete(groups, folder, False, say, watch))]
-    started = complete(starting, folder, False, say, watch)
-    rows += [tabulate(run, folder, task) for run, task in zip(started, sources, strict=True)]
+    begun = complete(starting, folder, False, say, watch)
+    rows += [tabulate(run, folder, task) for run, task in zip(begun, sources, strict=True)]
     return pd.DataFrame(rows), runs
 
 
@@ -231,14 +231,10 @@ def _later(
     ]
 
 
-def _started(later: Planned, place: Path) -> Planned:
-    return replace(later, config=resolve(later.config.model_copy(update={"start_from": str(place)})))
-
-
 def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) -> bool:
     """Tell whether a completed run would still have to give its shared tensors to one that is missing."""
     there = find(planned, folder)
-    return there is not None and any(find(_started(later, there), folder) is None for later in laters)
+    return there is not None and any(find(started_from(later, there), folder) is None for later in laters)
 
 
 def _transferred(planned: Planned, task: str, toml: Path | None, overrides: Sequence[str]) -> RunConfig:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,11 @@ def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[
     curves.to_parquet(folder / "curves.parquet", index=False)
     draw_curves(report, curves, folder)
     return report
+
+
+def started_from(planned: Planned, place: Path) -> Planned:
+    """Return a run that begins with the shared tensors of the one in `place`, in place of stage 1."""
+    return replace(planned, config=resolve(planned.config.model_copy(update={"start_from": str(place)})))
 
 
 def find(planned: Planned, folder: Path) -> Path | None:

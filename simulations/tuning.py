@@ -22,7 +22,7 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from simulations.comparable import Run
 from simulations.comparison import per_user
-from simulations.comparison_runs import Planned, complete, plan
+from simulations.comparison_runs import Planned, complete, plan, started_from
 from simulations.prepare import build_method
 from strategies.metrics import LOWER_IS_BETTER
 
@@ -92,10 +92,19 @@ def tune(
     tried: dict[tuple[float, float, int], tuple[str, float, float, int]] = {}
 
     def quality(key: str, rate: float, more: int) -> tuple[float, float]:
-        words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: rate}.items())]
         chosen = [*seeds, *(max(seeds) + number for number in range(1, more + 1))]
-        runs = [_named(each) for each in plan([method], toml, words, chosen)]
+
+        def planned_with(own: float) -> list[Planned]:
+            words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: own}.items())]
+            return [_named(each) for each in plan([method], toml, words, chosen)]
+
+        runs = planned_with(rate)
         try:
+            if key == "personal.lr" and built.first_round == 1 and rate != _PERSONAL:
+                # Stage 2's rate changes nothing in stage 1, whose runs are there; only an opening trains with it.
+                first = [replace(each, starts_others=True) for each in planned_with(_PERSONAL)]
+                places = [run.folder for run in complete(first, folder, False, say)]
+                runs = [started_from(each, place) for each, place in zip(runs, places, strict=True)]
             metric, value, error, count = _score(complete(runs, folder, False, say))
         except RunFailed as failure:
             if not _diverged(folder, runs):

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from configs.errors import InputError
 from simulations.comparable import Run
 from simulations.comparison import per_user
 from simulations.comparison_runs import Planned
+from simulations.simulation import simulate
 from simulations.tuning import tune
 from tests.conftest import TINY
 
@@ -18,6 +21,10 @@ pytestmark = pytest.mark.integration
 
 def quiet(_text: str) -> None:
     pass
+
+
+def pretend(planned: Sequence[Planned], folder: Path, *_: object) -> list[Any]:
+    return [SimpleNamespace(config=each.config, folder=folder / each.name) for each in planned]
 
 
 def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
@@ -34,12 +41,12 @@ def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
 def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
     metric: str, sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score(planned: Sequence[Planned]) -> tuple[str, float, float, int]:
+    def score(planned: Sequence[Run]) -> tuple[str, float, float, int]:
         config = planned[0].config
         off = [math.log10(config.local.lr / 3e-4), math.log10(config.personal.lr / 1e-2)]
         return metric, sign * (1 - sum(each**2 for each in off)), 0.0, 1
 
-    monkeypatch.setattr("simulations.tuning.complete", lambda planned, *_: planned)
+    monkeypatch.setattr("simulations.tuning.complete", pretend)
     monkeypatch.setattr("simulations.tuning._score", score)
     tuned = tune("oppu", None, [*TINY, "personal.lr=0.5"], [0], 2, tmp_path, quiet)
     assert tuned.rates == {"local.lr": 3e-4, "personal.lr": 1e-2}
@@ -56,19 +63,35 @@ def test_what_noise_cannot_tell_apart_gets_more_seeds_and_these_decide(
 ) -> None:
     few = {1e-3: 0.1, 3e-3: 0.37, 1e-2: 0.4, 3e-2: 0.36, 1e-1: 0.2}
 
-    def score(planned: Sequence[Planned]) -> tuple[str, float, float, int]:
+    def score(planned: Sequence[Run]) -> tuple[str, float, float, int]:
         rate = planned[0].config.local.lr
         assert [each.config.seed for each in planned] == [4, 5, 6][: len(planned)]
         value = few[rate] if len(planned) == 1 else 0.5 - abs(math.log10(rate / top))
         return "accuracy", value, 0.05, 8
 
-    monkeypatch.setattr("simulations.tuning.complete", lambda planned, *_: planned)
+    monkeypatch.setattr("simulations.tuning.complete", pretend)
     monkeypatch.setattr("simulations.tuning._score", score)
     tuned = tune("lora-c", None, TINY, [4], 2, tmp_path, quiet)
     assert tuned.rates == {"local.lr": top}
     # 1e-3 is more than 0.05 behind; 1e-1 is tried only if the best turns out to be its neighbour.
     more = tuned.table[tuned.table.seeds == 3].local_lr.tolist()
     assert more == ([3e-3, 1e-2, 3e-2] if top == 3e-3 else [3e-3, 1e-2, 3e-2, 1e-1])
+
+
+@pytest.mark.parametrize("method", ["perfit", "fdlora"])
+def test_stage_2_is_searched_from_the_stage_1_that_has_been_run_and_ends_as_a_whole_run_does(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.tuning.GRID", (1e-3, 3e-3))
+    monkeypatch.setattr("simulations.tuning.RATES", (1e-3, 3e-3))
+    words = [*TINY, *(["settings.rank=2"] if method == "fdlora" else [])]
+    tuned = tune(method, None, words, [0], 2, tmp_path, quiet)
+    best = tuned.rates["local.lr"]
+    started = Run.read(tmp_path / f"{best:g}-0.001-seed0")
+    # FDLoRA's opening trains as stage 2 does.
+    assert Path(started.config.start_from).name == (f"{best:g}-0.003-seed0" if method == "perfit" else "")
+    whole = simulate(started.config.model_copy(update={"start_from": ""}), "whole", tmp_path)
+    assert (whole.metrics, whole.shared_sha256) == (started.record.metrics, started.record.shared_sha256)
 
 
 def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
