@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from simulations.cold_start_report import cold_start_tables
-from simulations.tables import comparison_tables
+from simulations.tables import comparison_tables, rows_of
 
 
 def main() -> None:
@@ -29,11 +29,10 @@ def read(folder: Path) -> list[Table]:
 
 def markdown(table: Table) -> str:
     """Return a terminal's table as a Markdown table, title above and caption below."""
-    rows = zip(*(column.cells for column in table.columns), strict=True)
     lines = [
         [str(column.header) for column in table.columns],
         ["--:" if column.justify == "right" else "---" for column in table.columns],
-        *(list(map(str, row)) for row in rows),
+        *rows_of(table),
     ]
     written = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"**{table.title}**\n\n{written}\n\n{table.caption}.\n"

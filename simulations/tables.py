@@ -69,6 +69,11 @@ def bytes_table(record: RunRecord) -> Table:
     return table
 
 
+def rows_of(table: Table) -> list[list[str]]:
+    """Return a table's cells, row by row, for other places than the terminal."""
+    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
 def human_bytes(number: float) -> str:
     """Write a number of bytes with three or more digits: `1.23 MB` (powers of 1,000)."""
     for unit in ("B", "kB", "MB"):

@@ -18,7 +18,7 @@ from simulations.cold_start_report import cold_start_tables
 from simulations.report import cold_start, figures
 from simulations.report.files import write_figures
 from simulations.report.gather import Gathered, Shown, gather_report
-from simulations.tables import bytes_reached, human_bytes, interval
+from simulations.tables import comparison_tables, human_bytes, rows_of
 from strategies.metrics import LOWER_IS_BETTER
 
 _HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def render(gathered: Gathered) -> tuple[str, dict[str, go.Figure]]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"bytes": human_bytes, "reached": bytes_reached, "interval": interval, "number": _number}
+    environment.filters |= {"bytes": human_bytes, "rows": rows_of, "number": _number}
     plots = _Plots()
     completed = [run for run in gathered.runs if run.completed]
     tasks = {run.config.task: [each for each in completed if each.config.task == run.config.task] for run in completed}
@@ -69,7 +69,7 @@ def render(gathered: Gathered) -> tuple[str, dict[str, go.Figure]]:
         "partitions": [
             (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs
         ],
-        "comparisons": gathered.comparisons,
+        "comparisons": [(report["name"], comparison_tables(report)) for report in gathered.comparisons],
         "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
         "predictions": gathered.predictions,

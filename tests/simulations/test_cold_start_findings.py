@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rich.table import Table
 
 from simulations import cold_start_findings as module
 from simulations.cold_start_findings import (
@@ -18,6 +17,7 @@ from simulations.cold_start_findings import (
 )
 from simulations.cold_start_report import cold_start_tables, findings, write_report
 from simulations.comparable import Run
+from simulations.tables import rows_of
 from tests.conftest import tiny_config
 
 _PLAIN: dict[str, Any] = {
@@ -197,10 +197,6 @@ def test_the_first_method_with_the_fewest_is_tested_against_all_with_the_most(
     assert fewest_against_most([run("perfit", 3)], frame) == []
 
 
-def cells(table: Table) -> list[list[str]]:
-    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
-
-
 def test_every_cell_of_the_tables() -> None:
     frame = rows(
         {"value": 0.5},
@@ -216,20 +212,20 @@ def test_every_cell_of_the_tables() -> None:
     )
     numbers, newcomers, groups, matrix = cold_start_tables(findings(frame, []))
     quality = ["0.600 ± 0.141", "0.450 ± 0.071", "0.200", "0.10/0.20/0.30/0.40"]
-    assert cells(numbers) == [
+    assert rows_of(numbers) == [
         ["a, accuracy", "10", "7", "perfit", *quality, "1.00 kB"],
         ["b, mae ↓", "10", "7", "perfit", "1.000", "0.400", "0.200", "–", "1.00 kB"],
     ]
     history = "0: 0.450 (0.150), 3 (on the mean 2.5): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
-    assert cells(newcomers) == [
+    assert rows_of(newcomers) == [
         ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4", "2", history],
         ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "0: 0.400 (0.150), all: 1.000 (0.200)"],
     ]
     assert "not all have so many" in str(newcomers.caption)
     # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
-    assert cells(groups)[0] == ["a, accuracy", "perfit", "10", "2", "0.550", "0.150", "2.50e-02", "0.200"]
+    assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "2", "0.550", "0.150", "2.50e-02", "0.200"]
     assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
-    assert cells(matrix) == [
+    assert rows_of(matrix) == [
         ["perfit", "a", "0.600 (0.200)", "1.200 (2.500)"],
         ["perfit", "b", "0.300 (0.050)", "1.000 (0.200)"],
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 from configs.errors import InputError
@@ -29,6 +30,7 @@ from simulations.report.gather import gather_report
 from simulations.report.page import write_page
 from simulations.report.series import series
 from simulations.simulation import simulate
+from simulations.tables import comparison_tables
 from tests.conftest import TINY, tiny_config
 
 pytestmark = pytest.mark.integration
@@ -148,6 +150,18 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def shows_whole_tables(page: str, tables: list[Table]) -> None:
+    for table in tables:
+        for column in table.columns:
+            for cell in (column.header, *column.cells):
+                assert f">{escape(str(cell))}<" in page
+
+
+def test_a_comparison_shows_its_tables(results: Path) -> None:
+    page = write_page([results / "three"], results / "three.html").read_text()
+    shows_whole_tables(page, comparison_tables(json.loads((results / "three" / "compare.json").read_text())))
+
+
 def test_a_cold_start_shows_its_tables(results: Path) -> None:
     report = json.loads((results / "cold" / "cold_start.json").read_text())
     page = write_page([results / "cold"], results / "cold.html").read_text()
@@ -157,10 +171,7 @@ def test_a_cold_start_shows_its_tables(results: Path) -> None:
     assert list(report["transfer"]["methods"]["perfit"]["value"]) == ["movie_tagging", "product_rating"]
     for title in ("Few collective users against many", "What a newcomer pays, and brings", "Who the collective users"):
         assert title in page
-    for table in cold_start_tables(report):
-        for column in table.columns:
-            for cell in (column.header, *column.cells):
-                assert f">{escape(str(cell))}<" in page
+    shows_whole_tables(page, cold_start_tables(report))
     assert "product_rating, mae ↓" in page
 
 
