@@ -174,7 +174,7 @@ def brightness(matrix: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns are other tasks, with other metrics.
     """
-    shades = ((matrix - matrix.min()) / (matrix.max() - matrix.min())).where(matrix.max() > matrix.min(), 0.5)
+    shades = ((matrix - matrix.min()) / (matrix.max() - matrix.min())).fillna(0.5)  # 0 / 0
     metrics = dict(zip(rows.task, rows.metric, strict=True))
     lower = [task for task in matrix.columns if metrics[task] in LOWER_IS_BETTER]
     shades[lower] = 1 - shades[lower]

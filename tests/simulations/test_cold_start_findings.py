@@ -5,8 +5,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from simulations import cold_start_findings as module
+from simulations import cold_start_plots
 from simulations.cold_start_findings import (
     brightness,
     compositions,
@@ -229,3 +231,28 @@ def test_every_cell_of_the_tables() -> None:
         ["perfit", "a", "0.600 (0.200)", "1.200 (2.500)"],
         ["perfit", "b", "0.300 (0.050)", "1.000 (0.200)"],
     ]
+
+
+def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(cold_start_plots, "save_figure", lambda figure, _, name: drawn.update({name: figure}))
+    frame = rows(
+        {"value": 0.5, "bytes_total": 2e6},
+        {"value": 0.7, "bytes_total": 4e6, "seed": 1},
+        {"collective": 100, "value": 0.8, "bytes_total": 3e6},
+        later(collective=100, value=0.3, history=5),
+        later(collective=100, value=0.2, task="b", metric="mae"),
+        {"collective": 100, "value": 0.1, "task": "b", "trained_on": "b", "metric": "mae"},
+    )
+    cold_start_plots.draw(frame, tmp_path)
+    assert list(drawn) == ["cold_start-a", "cold_start-b", "transfer"]
+    by_number, by_bytes, by_items = (
+        [line.get_xydata().tolist() for line in axes.lines] for axes in drawn["cold_start-a"].axes
+    )
+    assert by_number == [[[10, pytest.approx(0.6)], [100, 0.8]]]
+    assert by_bytes == [[[3, pytest.approx(0.6)], [3, 0.8]]]
+    assert by_items == [[[0, 0.4], [1, 0.3], [2, 0.8]]]
+    (heat,) = drawn["transfer"].axes[0].images
+    # Of the error on b, that of its own shift is the least.
+    assert [row[1] for row in heat.get_array().tolist()] == [0, 1]
+    assert "lower is better" in drawn["cold_start-b"].axes[0].get_ylabel()
