@@ -57,11 +57,14 @@ def smaller(words: list[str]) -> list[str]:
         words = [*words, "users.collective_history=3"]
     if words[0] == "simulate":
         return words + SMALL + FEW
-    if words[0] == "compare" and any("-seed" in word for word in words):
+    if words[0] == "compare" and any(re.search(r"-seed\d", word) for word in words):
         # Run records are compared as they are, and there is one seed of each.
         return [word for word in words if not word.endswith(("-seed1", "-seed2"))]
     if words[0] in ("compare", "tune"):
-        return [word for word in words if "," not in word and word != "--seeds"] + [*SMALL, *FEW, "--seeds", "0"]
+        if "--seeds" in words:
+            place = words.index("--seeds")
+            words = words[:place] + words[place + 2 :]
+        return [*words, *SMALL, *FEW, "--seeds", "0"]
     if words[0] == "cold-start":
         fewer = {"10,100": "4,12", "0,5,all": "2,all"}
         return [fewer.get(word, word) for word in words] + [*SMALL, *FEW[1:], "--seeds", "0"]
