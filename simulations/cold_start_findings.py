@@ -114,14 +114,15 @@ def by_history(rows: pd.DataFrame, task: object, method: object, count: object) 
         "worst_decile": final.worst_decile_collective.mean(),
         "items": 0.0,
     }
-    levels: dict[str, Any] = {"0": before}
-    for items, part in [*own[own.history.notna()].groupby("history"), ("all", final)]:
-        levels[items if isinstance(items, str) else f"{items:g}"] = {
+    parts = {f"{items:g}": part for items, part in own[own.history.notna()].groupby("history")} | {"all": final}
+    return {"0": before} | {
+        label: {
             **spread(part.value.tolist()),
             "worst_decile": part.worst_decile.mean(),
             "items": part.newcomer_items.mean(),
         }
-    return levels
+        for label, part in parts.items()
+    }
 
 
 def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ def _numbers_table(found: list[dict[str, Any]]) -> Table:
         )
     table.caption = (
         "mean ± standard deviation over seeds; quality is over all questions, worst decile and quarters over users; "
-        "trained: collective users that cohorts were drawn from at least once; quarters: the shortest histories first, "
+        "trained: collective users with a turn in stage 1; quarters: the shortest histories first, "
         "– where all are equally long; bytes: all clients"
     )
     return table

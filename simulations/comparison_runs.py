@@ -264,6 +264,7 @@ def started_from(planned: Planned, place: Path) -> Planned:
 def find(planned: Planned, folder: Path) -> Path | None:
     """Return a completed record of the same config and users: in the comparison's folder, else anywhere beside it."""
     own = folder / planned.name
+    start = read_run(Path(planned.config.start_from)).shared_sha256 if planned.config.start_from else None
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
     for place in places:
         if not (place / "run.json").is_file() or not (place / "config.toml").is_file():
@@ -272,10 +273,9 @@ def find(planned: Planned, folder: Path) -> Path | None:
             record = read_run(place)
             there = read_resolved(place / "config.toml")
             besides = ["users.source"] if planned.looks else ["users.source", "evaluate.every"]
-            if there.start_from and planned.config.start_from:
+            if start and there.start_from and start == record.shared_sha256:
                 # Where the start lies makes no number. What starts from a run keeps its shared tensors as they are.
-                start = read_run(Path(planned.config.start_from)).shared_sha256
-                besides += ["start_from"] if start and start == record.shared_sha256 else []
+                besides.append("start_from")
             other = first_difference(there, planned.config, besides)
         except InputError:
             continue  # of another version
