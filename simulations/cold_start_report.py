@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -84,24 +85,22 @@ def _numbers_table(found: list[dict[str, Any]]) -> Table:
     titles = ("task", "users", "trained", "method", "quality", "before stage 2", "worst decile", "quarters by history")
     for title in (*titles, "bytes"):
         table.add_column(title, justify="left" if title in ("task", "method") else "right")
-    last = None
-    for row in found:
-        if last not in (None, (row["task"], row["collective"])):
-            table.add_section()
-        last = row["task"], row["collective"]
-        quarters = [row[f"q{number}"] for number in range(1, 5)]
-        told = "/".join("–" if quarter is None else f"{quarter:.2f}" for quarter in quarters)
-        table.add_row(
-            f"{row['task']}, {with_arrow(row['metric'])}",
-            str(row["collective"]),
-            f"{row['trained']:.0f}",
-            row["method"],
-            _mean(row, "value"),
-            _mean(row, "value_collective"),
-            f"{row['worst_decile']:.3f}",
-            "–" if quarters == [None] * 4 else told,
-            human_bytes(row["bytes_total"]),
-        )
+    for _, together in groupby(found, lambda row: (row["task"], row["collective"])):
+        for row in together:
+            quarters = [row[f"q{number}"] for number in range(1, 5)]
+            told = "/".join("–" if quarter is None else f"{quarter:.2f}" for quarter in quarters)
+            table.add_row(
+                f"{row['task']}, {with_arrow(row['metric'])}",
+                str(row["collective"]),
+                f"{row['trained']:.0f}",
+                row["method"],
+                _mean(row, "value"),
+                _mean(row, "value_collective"),
+                f"{row['worst_decile']:.3f}",
+                "–" if quarters == [None] * 4 else told,
+                human_bytes(row["bytes_total"]),
+            )
+        table.add_section()
     table.caption = (
         "mean ± standard deviation over seeds; quality is over all questions, worst decile and quarters over users; "
         "trained: collective users with a turn in stage 1; quarters: the shortest histories first, "
