@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from simulations.cold_start_findings import brightness, by_history, main_rows, transfer_matrix
 from simulations.colours import colour, symbol
-from simulations.report.figures import axis, finished, safe
+from simulations.report.figures import LOGARITHMIC, axis, finished, safe
 
 
 def quality_by_number(rows: pd.DataFrame, task: str) -> go.Figure:
@@ -17,7 +17,7 @@ def quality_by_number(rows: pd.DataFrame, task: str) -> go.Figure:
         grouped = own.groupby("collective").value
         bars = {"type": "data", "array": grouped.std().fillna(0)}
         figure.add_scatter(x=list(grouped.mean().index), y=grouped.mean(), error_y=bars, name=name, **style)
-    figure.update_xaxes(title="collective users", type="log")
+    figure.update_xaxes(title="collective users", **LOGARITHMIC)
     return _titled(figure, rows, task)
 
 
@@ -29,7 +29,7 @@ def quality_by_bytes(rows: pd.DataFrame, task: str) -> go.Figure | None:
             spent = own.groupby("collective")[["bytes_total", "value"]].mean()
             users = [f"{count} collective users" for count in spent.index]
             figure.add_scatter(x=spent.bytes_total / 1e6, y=spent.value, text=users, name=name, **style)
-    figure.update_xaxes(title="bytes of all clients, MB (rounds × cohort, however many users)", type="log")
+    figure.update_xaxes(title="bytes of all clients, MB (rounds × cohort, however many users)", **LOGARITHMIC)
     return _titled(figure, rows, task) if figure.data else None
 
 

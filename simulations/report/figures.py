@@ -18,6 +18,8 @@ _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
 _PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
 BARS = 1500
 """Tasks of a run that are drawn by partition, so that a report stays small enough to open anywhere."""
+LOGARITHMIC = {"type": "log", "tickformat": ",~r"}
+"""An axis; without a format every tick that is no power of ten is labelled with its first digit alone."""
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
@@ -66,7 +68,7 @@ def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[f
                 choices[f"{way}-{scope}"] += [x, [*x, *x[::-1]]]
     for trace, x in zip(figure.data, choices["total-all"], strict=True):
         trace.x = x
-    figure.update_xaxes(title="bytes, MB", type="log")
+    figure.update_xaxes(title="bytes, MB", **LOGARITHMIC)
     figure.update_yaxes(title=axis(runs[0].metric))
     return finished(figure), choices
 
