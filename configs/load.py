@@ -50,11 +50,11 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
         raise InputError(_explain(error)) from None
 
 
-def import_folders(toml: Path | None = None, overrides: Sequence[str] = ()) -> list[str]:
+def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> list[str]:
     """Return where a config's method may be imported from beside what is installed: its TOML files' folders."""
-    own = _merge(read_toml(toml) if toml else {}, _parse_overrides(overrides))
+    own = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
     method = str(own.get("method", ""))
-    files = [*([toml] if toml else []), *([Path(method)] if method.endswith(".toml") else [])]
+    files = [*([Path(toml)] if toml else []), *([Path(method)] if method.endswith(".toml") else [])]
     return list(dict.fromkeys(str(file.resolve().parent) for file in files))
 
 

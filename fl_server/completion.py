@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from fl_server.checkpoint import Checkpoint
+from configs.errors import InputError
+from fl_server.checkpoint import Checkpoint, load_checkpoint
 from fl_server.ledger import count_faults, simulated_seconds, total_bytes
-from fl_server.records import read_run, write_run
+from fl_server.records import RunRecord, read_run, write_run
 from fl_server.tables import clean, gather, settle_private
 from strategies.metrics import Statistics, metrics, pool, spread_over_users
 
@@ -29,12 +31,31 @@ def complete_record(
     record.metrics_collective = metrics(pool(per_user["collective"]))
     record.metrics = metrics(pool(per_user["personalised"]))
     record.per_user = spread_over_users([metrics(statistics) for statistics in per_user["personalised"]])
-    record.bytes = total_bytes(folder)
-    for key, count in count_faults(folder).items():
-        setattr(record, key, count)
+    _add_up(folder, record)
     record.shared_sha256 = hashlib.sha256((folder / "shared.safetensors").read_bytes()).hexdigest()
-    record.simulated_s = simulated_seconds(folder)
     record.wall_s = wall_s
     record.status, record.error = "completed", None
     write_run(folder, record)
     clean(folder)
+
+
+def keep_recorded(folder: Path) -> None:
+    """Make what a run recorded until it broke off readable, and enter what it adds up to.
+
+    To be called when no process of the run writes any more. What the tables are made of stays for `--resume`.
+    """
+    gather(folder)
+    if not (folder / "ledger.parquet").is_file():
+        return  # it broke off before anything was opened
+    record = read_run(folder)
+    _add_up(folder, record)
+    with suppress(InputError):
+        record.wall_s = load_checkpoint(folder)[0].wall_s
+    write_run(folder, record)
+
+
+def _add_up(folder: Path, record: RunRecord) -> None:
+    record.bytes = total_bytes(folder)
+    for key, count in count_faults(folder).items():
+        setattr(record, key, count)
+    record.simulated_s = simulated_seconds(folder)

@@ -85,6 +85,7 @@ class RunRecord(_Part):
     bytes: BytesPart = BytesPart()
     params: ParamsPart
     wall_s: float = 0.0
+    """Seconds it took; where it did not complete, until its last checkpoint."""
     versions: dict[str, str] = {}
     git: dict[str, str | bool | None] = {}
     resumed: int = 0
@@ -102,18 +103,19 @@ class RunRecord(_Part):
         return next(iter(self.metrics))
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path | str) -> RunRecord:
     """Read and validate `run.json`.
 
     Raises:
         InputError: Missing or not a run record.
     """
+    path = Path(folder) / "run.json"
     try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         content["schema_version"] = content.pop("schema")
         return RunRecord.model_validate(content)
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{folder / 'run.json'}: not a run record: {error}") from None
+        raise InputError(f"{path}: not a run record: {error}") from None
 
 
 def write_run(folder: Path, record: RunRecord) -> None:

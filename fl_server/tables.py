@@ -111,6 +111,20 @@ class TableWriter:
             self._rows, self.written = [], self.written + 1
 
 
+def read_rows(folder: Path, name: str) -> pa.Table:
+    """Return one of a record's `TABLES`; of a run that goes on, or was killed, what has been recorded so far.
+
+    Raises:
+        pa.ArrowException: It is not readable.
+        FileNotFoundError: There is neither a table nor a part of one.
+    """
+    if (folder / f"{name}.parquet").is_file() or not (folder / f".{name}").is_dir():
+        return pq.read_table(folder / f"{name}.parquet")
+    schema = TABLES[name]
+    parts = sorted((folder / f".{name}").glob("*.parquet"))
+    return pa.concat_tables([schema.empty_table(), *(pq.read_table(path, schema=schema) for path in parts)])
+
+
 def gather(folder: Path) -> None:
     """Make the record's tables and predictions of their parts, which stay for a run that is taken up again.
 

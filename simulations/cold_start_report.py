@@ -24,7 +24,7 @@ from simulations.comparable import Run
 from simulations.tables import human_bytes, interval, with_arrow
 
 
-def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[Table]:
+def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
     """Write everything into `folder` and return the tables for the terminal.
 
     Args:
@@ -32,6 +32,7 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> list[
         runs: The runs of its first part.
         folder: Where to.
     """
+    folder = Path(folder)
     rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
     report = {"name": folder.name, **findings(rows, runs)}
     text = json.dumps(report, indent=1, ensure_ascii=False, default=float)

@@ -80,9 +80,9 @@ class Question:
 
 def cold_start(
     question: Question,
-    toml: Path | None,
+    toml: Path | str | None,
     overrides: Sequence[str],
-    folder: Path,
+    folder: Path | str,
     say: Say,
     watch: Callable[[Path], None] = lambda _folder: None,
 ) -> tuple[pd.DataFrame, list[Run]]:
@@ -104,6 +104,7 @@ def cold_start(
         RunFailed: A run failed.
     """
     question.check()
+    folder = Path(folder)
     if (folder / "compare.json").is_file():
         raise InputError(f"{folder} is a comparison; choose another --name")
     for word in overrides:
@@ -161,7 +162,7 @@ def _check_config(method: str, config: RunConfig, base: RunConfig, question: Que
 
 def _plan(
     question: Question,
-    toml: Path | None,
+    toml: Path | str | None,
     overrides: Sequence[str],
     task: str,
     count: int,
@@ -195,7 +196,7 @@ def _plan(
 def _later(
     question: Question,
     planned: Planned,
-    toml: Path | None,
+    toml: Path | str | None,
     overrides: Sequence[str],
     digest: Callable[[RunConfig], str],
 ) -> list[Planned]:
@@ -237,7 +238,7 @@ def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) ->
     return there is not None and any(find(started_from(later, there), folder) is None for later in laters)
 
 
-def _transferred(planned: Planned, task: str, toml: Path | None, overrides: Sequence[str]) -> RunConfig:
+def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides: Sequence[str]) -> RunConfig:
     """The config of another task with this run's shift: its sites, positions and ranks are the shift's."""
     config = planned.config
     words = [*overrides, f"task={task}", f"method={planned.asked}", f"seed={config.seed}"]

@@ -48,11 +48,11 @@ class Planned:
 
 def compare(
     methods: Sequence[str],
-    toml: Path | None = None,
+    toml: Path | str | None = None,
     overrides: Sequence[str] = (),
     seeds: Sequence[int] = (0, 1, 2),
     name: str = "comparison",
-    results: Path = Path("results"),
+    results: Path | str = "results",
     overwrite: bool = False,
     say: Callable[[str], None] = print,
     watch: Callable[[Path], None] = lambda _folder: None,
@@ -85,7 +85,9 @@ def compare(
     return write_comparison(runs, planned[0].method, folder)
 
 
-def plan(methods: Sequence[str], toml: Path | None, overrides: Sequence[str], seeds: Sequence[int]) -> list[Planned]:
+def plan(
+    methods: Sequence[str], toml: Path | str | None, overrides: Sequence[str], seeds: Sequence[int]
+) -> list[Planned]:
     """Make every config of a comparison, and check it and its users, before any work.
 
     The target users are evaluated personalised on the way, `evaluate.every` the config's, else `halving`.

@@ -21,14 +21,14 @@ def check_name(name: str, where: str) -> None:
         raise InputError(f"{where}: letters, digits, '.', '_' and '-' make a name")
 
 
-def claim_folder(results: Path, name: str) -> Path:
+def claim_folder(results: Path | str, name: str) -> Path:
     """Return the folder `name` under `results`, which can be written; it is not made yet.
 
     Raises:
         InputError: The name or `results` will not do.
     """
     check_name(name, f"--name {name!r}")
-    folder = results.expanduser().resolve() / name
+    folder = Path(results).expanduser().resolve() / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

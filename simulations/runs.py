@@ -1,6 +1,8 @@
 """Which run records there are in a folder of results."""
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,30 +51,58 @@ def status_of(folder: Path, record: RunRecord) -> str:
     return "interrupted" if record.status == "running" and not is_held(folder) else record.status
 
 
-def find_runs(results: Path) -> list[Found]:
-    """Return the run records in a folder, those in folders of comparisons too; what is none is passed over."""
+def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _why: None) -> list[Found]:
+    """Return the run records in a folder and in folders of it, such as comparisons.
+
+    Args:
+        results: The folder.
+        unreadable: Told of each `run.json` that is none.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    results = Path(results)
+    if not results.is_dir():
+        raise InputError(f"--results {results}: no such folder")
     found = []
-    for path in sorted([*results.glob("*/run.json"), *results.glob("*/*/run.json")]):
-        try:
-            found.append(_read(path.parent, path.parent.relative_to(results).as_posix()))
-        except InputError:
-            continue
-    return found
+    for home, folders, files in os.walk(results):
+        if "run.json" in files:
+            folders.clear()
+            try:
+                found.append(_read(Path(home), Path(home).relative_to(results).as_posix()))
+            except InputError as error:
+                unreadable(str(error))
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+    return sorted(found, key=lambda run: run.name)
 
 
 def find_run(results: Path, name: str) -> Found:
     """Return one run record, by its name in a folder of results, else by the path of its own.
 
     Raises:
+        InputError: There is none, the nearest is named; or it is not readable.
+    """
+    for place in (results / name, Path(name)):
+        if (place / "run.json").is_file():
+            return _read(place, name)
+    runs = find_runs(results)
+    raise InputError(f"{name}: no run record of that name in {results}{nearest(name, [run.name for run in runs])}")
+
+
+def find_folder(results: Path, name: str) -> Path:
+    """Return a run record, comparison or cold-start experiment by its path, else by its name in a folder of results.
+
+    Raises:
         InputError: There is none; the nearest is named.
     """
-    runs = find_runs(results)
-    for run in runs:
-        if run.name == name:
-            return run
-    if (Path(name) / "run.json").is_file():
-        return _read(Path(name), name)
-    raise InputError(f"{name}: no run record of that name in {results}{nearest(name, [run.name for run in runs])}")
+    for place in (Path(name), results / name):
+        if any((place / file).is_file() for file in ("run.json", "compare.json", "cold_start.csv")):
+            return place
+    known = [run.name for run in find_runs(results)] if results.is_dir() else []
+    known += sorted({run.rpartition("/")[0] for run in known} - {""})
+    raise InputError(
+        f"{name}: no run record, comparison or cold-start experiment, here or in {results}{nearest(name, known)}"
+    )
 
 
 def _read(folder: Path, name: str) -> Found:

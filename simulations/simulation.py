@@ -13,9 +13,9 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from fl_clients.lamp.store import build_table
 from fl_server.checkpoint import load_checkpoint
-from fl_server.ledger import total_bytes
+from fl_server.completion import keep_recorded
 from fl_server.records import RunRecord, append_line, begin_again, end_line, read_run, write_run
-from fl_server.tables import clean, gather
+from fl_server.tables import clean
 from simulations import plots
 from simulations.cluster import check_cluster, cluster_address
 from simulations.folders import held
@@ -27,7 +27,7 @@ from simulations.record import link_users, new_record
 def simulate(
     config: RunConfig,
     name: str | None = None,
-    results: Path = Path("results"),
+    results: Path | str = "results",
     overwrite: bool = False,
     import_path: list[str] | None = None,
     watch: Callable[[Path], None] = lambda _folder: None,
@@ -50,14 +50,14 @@ def simulate(
         RunFailed: The run did not complete; the record says so.
         KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
     """
-    import_path = import_path or []
+    import_path, results = import_path or [], Path(results)
     _check_cluster(config, results)
     with new_record(config, name, results, overwrite, import_path) as opened:
         return _run(opened.folder, opened.config, import_path, watch)
 
 
 def resume(
-    name: str, results: Path = Path("results"), watch: Callable[[Path], None] = lambda _folder: None
+    name: str, results: Path | str = "results", watch: Callable[[Path], None] = lambda _folder: None
 ) -> RunRecord:
     """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
 
@@ -71,7 +71,8 @@ def resume(
         RunFailed: The run did not complete this time either.
         KeyboardInterrupt: As in `simulate`.
     """
-    folder = (results.expanduser() / name).resolve()
+    results = Path(results).expanduser()
+    folder = (results / name).resolve()
     read_run(folder)
     with held(folder):
         # What is left running may still write, and even complete the run.
@@ -127,7 +128,7 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], watch: Callabl
         record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
     if record.status != "completed":
         watch(folder)
-        _gather_if_possible(folder)
+        _keep_recorded_if_possible(folder)
         raise RunFailed(record.error or record.status)
     return finish(folder, watch)
 
@@ -150,14 +151,10 @@ def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> Ru
         with suppress(OSError):  # on a full disk even this may not go; `--resume` takes a running record too
             write_run(folder, record)
             append_line(folder / "events.jsonl", {"event": status, "error": error})
-            _gather_if_possible(folder)
-            if (folder / "ledger.parquet").is_file():
-                record.bytes = total_bytes(folder)
-                write_run(folder, record)
+            _keep_recorded_if_possible(folder)
     return record
 
 
-def _gather_if_possible(folder: Path) -> None:
-    """Make what was recorded until a run broke off readable; its parts stay, so nothing is lost if that fails."""
-    with suppress(OSError):
-        gather(folder)
+def _keep_recorded_if_possible(folder: Path) -> None:
+    with suppress(OSError):  # what tables are made of stays, so nothing is lost
+        keep_recorded(folder)

@@ -51,11 +51,11 @@ class Tuned:
 
 def tune(
     method: str,
-    toml: Path | None,
+    toml: Path | str | None,
     overrides: Sequence[str],
     seeds: Sequence[int],
     held_out: int,
-    folder: Path,
+    folder: Path | str,
     say: Callable[[str], None],
 ) -> Tuned:
     """Search a method's learning rates; runs completed before are reused.
@@ -73,6 +73,7 @@ def tune(
         InputError: A setting is wrong, or there are too few users.
         RunFailed: A run failed for another reason than a rate at which the loss is not finite.
     """
+    folder = Path(folder)
     planned = plan([method], toml, overrides, seeds)
     first = planned[0].config
     users = first.users

@@ -26,8 +26,9 @@ def report(
     Example: `fedperfit report demo` or `fedperfit report results/comparison --out comparison.html`
     """
     from simulations.report.page import write_page
+    from simulations.runs import find_folder
 
-    paths = [Path(each) if Path(each).is_dir() else results / each for each in folders]
+    paths = [find_folder(results, each) for each in folders]
     written = write_page(paths, out or paths[0] / "report.html", figures)
     console().print(
         f"{written} ({human_bytes(written.stat().st_size)}; opens in any browser, needs no network)", soft_wrap=True

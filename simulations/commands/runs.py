@@ -2,6 +2,7 @@
 
 import enum
 import json
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,7 +58,7 @@ def list_runs(
     if context.invoked_subcommand:
         return
     wanted = {"status": status.value if status else None, "method": method, "task": task}
-    rows = [run.summary() for run in find_runs(results)]
+    rows = [run.summary() for run in find_runs(results, _pass_over)]
     for key, value in wanted.items():
         known = sorted({row[key] for row in rows})
         # No hit is an answer; a word that is nearly another is a slip.
@@ -109,6 +110,10 @@ def follow_run(
     console().print(f"{name}: {status}{hint}", soft_wrap=True)
 
 
+def _pass_over(why: str) -> None:
+    print(f"passed over: {why.splitlines()[0]}", file=sys.stderr)
+
+
 def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
     if sort is Sort.quality:
         quality = row["quality"]
@@ -120,7 +125,7 @@ def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
 
 
 def _runs_table(rows: Iterable[dict[str, Any]]) -> Table:
-    table = Table()
+    table = Table(caption="bytes: of the run's own messages; one with `start_from` had stage 1 from another")
     for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
         # Other commands want the name as it is.
         right = title in ("seed", "quality", "bytes", "age")

@@ -9,6 +9,7 @@ import typer
 from configs.errors import InputError
 from simulations.commands.options import Json, Results, Words, read_words, show
 from simulations.progress import console
+from simulations.runs import find_folder
 
 
 def deploy(
@@ -63,7 +64,7 @@ def project(
     if not math.isfinite(users) or users != int(users):
         raise InputError(f"--users {users}: expected a whole number")
     scale = Scale(int(users), participation, rounds, bytes_per_element, devices)
-    paths = [Path(each) if Path(each).is_dir() else results / each for each in runs]
+    paths = [find_folder(results, each) for each in runs]
     folders = read_folders(paths)
     found = project_runs(folders, scale)
     if plot:

@@ -1,6 +1,7 @@
 """`fedperfit export`: what a user of a run is served, as files other tools load, with a model card."""
 
 import importlib.metadata
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _LICENCES = {
 _BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, it is random"}
 
 
-def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
+def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -> Path:
     """Write what a target user of a completed run is served, or the collective part alone.
 
     Args:
@@ -45,6 +46,7 @@ def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
     Raises:
         InputError: The run, the user or the format will not do, or `out` holds something.
     """
+    folder, out = Path(folder), Path(out)
     if chosen not in FORMATS:
         raise InputError(f"--format {chosen}: expected one of {', '.join(FORMATS)}")
     if out.is_dir() and any(out.iterdir()):
@@ -52,6 +54,7 @@ def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
     served = open_served(folder, user)
     if user is None and served.method.first_round is None:
         raise InputError(f"{folder}: {served.record.method} has no collective part; expected a --user")
+    there = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,7 +62,8 @@ def export(folder: Path, user: str | None, chosen: str, out: Path) -> Path:
     try:
         snippet = FORMATS[chosen](served, out)
     except InputError:
-        out.rmdir()
+        if not there:
+            shutil.rmtree(out)
         raise
     (out / "README.md").write_text(_card(served, folder, user, snippet), encoding="utf-8")
     return out

@@ -14,6 +14,7 @@ from fl_clients.backbone import Backbone, load, resolve_precision
 from fl_clients.private_store import private_path
 from fl_server.records import RunRecord, read_run
 from simulations.prepare import build_method
+from simulations.runs import status_of
 from strategies.method import Adapter, Method, Tensors
 
 
@@ -51,7 +52,7 @@ def open_served(folder: Path, user: str | None) -> Served:
     """
     record = read_run(folder)
     if record.status != "completed":
-        raise InputError(f"{folder}: this run did not complete ({record.status})")
+        raise InputError(f"{folder}: this run did not complete ({status_of(folder, record)})")
     config = read_resolved(folder / "config.toml")
     partition = None if user is None else _find_user(folder, record, user)
     backbone = load(config.backbone, resolve_precision(config.precision, False))

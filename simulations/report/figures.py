@@ -23,12 +23,12 @@ LOGARITHMIC = {"type": "log", "tickformat": ",~r"}
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
-def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[float]]]]:
+def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[float]]]] | None:
     """Draw quality after personalisation against bytes, with a band of one deviation over seeds.
 
     Returns:
         The figure, with all clients' bytes both ways; and the traces' x for every other choice, by
-        `<total|up|down>-<all|client>`.
+        `<total|up|down>-<all|client>`. None where nobody sends anything.
     """
     figure = go.Figure()
     choices: dict[str, list[list[float]]] = {f"{way}-{scope}": [] for way in _DIRECTIONS for scope in ("all", "client")}
@@ -66,9 +66,11 @@ def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[f
             for scope, suffix in zip(("all", "client"), _SCOPES, strict=True):
                 x = (grouped[f"bytes_{way}{suffix}"].mean() / 1e6).tolist()
                 choices[f"{way}-{scope}"] += [x, [*x, *x[::-1]]]
+    if not figure.data:
+        return None
     for trace, x in zip(figure.data, choices["total-all"], strict=True):
         trace.x = x
-    figure.update_xaxes(title="bytes, MB", **LOGARITHMIC)
+    figure.update_xaxes(title="bytes of all clients, MB", **LOGARITHMIC)
     figure.update_yaxes(title=axis(runs[0].metric))
     return finished(figure), choices
 
@@ -97,12 +99,15 @@ def quality_by_round(runs: Sequence[Shown]) -> go.Figure | None:
     return finished(figure)
 
 
-def loss_by_round(runs: Sequence[Shown]) -> go.Figure:
-    """Draw the cohorts' mean loss after training, round by round."""
+def loss_by_round(runs: Sequence[Shown]) -> go.Figure | None:
+    """Draw the cohorts' mean loss after training, round by round; None where there is no stage 1."""
     figure = go.Figure()
     for each in series(runs):
-        mean = pd.concat([run.rounds for run in each.runs]).groupby("round").loss.mean()
-        figure.add_scatter(x=list(mean.index), y=mean, name=safe(each.label), mode="lines+markers", **each.style)
+        mean = pd.concat([run.rounds for run in each.runs]).groupby("round").loss.mean().dropna()
+        if len(mean):
+            figure.add_scatter(x=list(mean.index), y=mean, name=safe(each.label), mode="lines+markers", **each.style)
+    if not figure.data:
+        return None
     figure.update_xaxes(title="round")
     figure.update_yaxes(title="loss, nats per answer token")
     return finished(figure)
@@ -115,14 +120,17 @@ def per_user(runs: Sequence[Shown]) -> go.Figure:
     for each in series(runs):
         frame = pd.concat([users_of(run) for run in each.runs])
         values += [*frame.before, *frame.after]
-        point = "user %{text}<br>before %{x:.3f}<br>after %{y:.3f}<extra>"
+        frame["name"] = frame.user_id.astype(str).map(safe)
+        # Few questions make few levels: users at one point are one marker, as large as they are many.
+        places = frame.groupby(["before", "after"], as_index=False).name.agg(["size", "<br>".join])
+        point = "before %{x:.3f}<br>after %{y:.3f}<br>%{text}<extra>"
         figure.add_scatter(
-            x=frame.before,
-            y=frame.after,
-            text=frame.user_id.astype(str).map(safe),
+            x=places.before,
+            y=places.after,
+            text=places["join"],
             name=safe(each.label),
             mode="markers",
-            marker={**each.style["marker"], "opacity": 0.7},
+            marker={**each.style["marker"], "size": 7 * np.sqrt(places["size"]), "opacity": 0.6},
             hovertemplate=f"{point}{safe(each.label)}</extra>",
         )
     ends = [min(values), max(values)]
@@ -195,11 +203,12 @@ def partitions(run: Shown) -> go.Figure | None:
         return None
     every, tasks = len(tasks), tasks.sort_values("ended_at").tail(BARS)
     start = tasks.ended_at - tasks.wall_s
+    lanes = _lanes(tasks.partition, start, tasks.ended_at)
     figure = go.Figure()
     for phase, shade in _PHASES.items():
         own = tasks[tasks.phase == phase]
         figure.add_bar(
-            y=own.partition,
+            y=lanes[own.index],
             x=own.wall_s,
             base=start[own.index] - start.min(),
             orientation="h",
@@ -214,6 +223,18 @@ def partitions(run: Shown) -> go.Figure | None:
     figure.update_xaxes(title="seconds" + (f", the last {BARS:,} of {every:,} tasks" if every > BARS else ""))
     figure.update_yaxes(title="partition")
     return finished(figure)
+
+
+def _lanes(partitions: "pd.Series[str]", start: "pd.Series[float]", end: "pd.Series[float]") -> "pd.Series[str]":
+    """Return each task's partition, with a number where tasks of one overlap: not every slot has its own name."""
+    free: dict[str, list[float]] = {}
+    names = pd.Series(index=partitions.index, dtype=str)
+    for task in start.sort_values(kind="stable").index:
+        ends = free.setdefault(partitions[task], [])
+        lane = next((number for number, ended in enumerate(ends) if ended <= start[task]), len(ends))
+        ends[lane : lane + 1] = [end[task]]
+        names[task] = partitions[task] + (f" ({lane + 1})" if lane else "")
+    return names
 
 
 def users_of(run: Shown) -> pd.DataFrame:

@@ -34,7 +34,10 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
         go.Figure(figure).update_layout(_WHITE).update_layout(margin_b=room)
         for figure, room in zip(figures.values(), rooms, strict=True)
     ]
-    files = [re.sub(r"[^\w.-]+", "-", name) for name in figures]
+    files: list[str] = []
+    for name in figures:
+        file = re.sub(r"[^\w.-]+", "-", name)
+        files.append(f"{file}-{len(files)}" if file in files else file)
     try:
         # All in one call: a browser is started once.
         plotly.io.write_images(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ from configs.errors import InputError
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_server.records import RunRecord, read_run
-from fl_server.tables import TABLES
+from fl_server.tables import TABLES, read_rows
 from simulations import cold_start_findings, comparison
 from simulations.cold_start_findings import main_rows
 from simulations.cold_start_rows import COLUMNS
 from simulations.runs import status_of
 
+_NEEDED = {
+    "rounds": ("round", "metrics"),
+    "clients": ("round", "phase", "user", "metrics"),
+    "ledger": ("round", "phase", "direction", "user", "group", "payload_bytes", "message_bytes"),
+    "users": ("partition", "user_id"),
+}
+"""Columns without which a record's tables cannot be shown."""
 PREDICTIONS = 5000
 """Rows of predictions that a report takes, so that it stays small enough to open anywhere."""
 
@@ -78,10 +86,11 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
         if (path / "run.json").is_file():
             folders[path.resolve()] = None
         elif (path / "compare.json").is_file():
-            comparisons.append(_read_json(path / "compare.json", comparison.SCHEMA, "compare"))
+            comparisons.append(_read_json(path / "compare.json", comparison.SCHEMA, "compare", ("name", "runs")))
             folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
         elif (path / "cold_start.csv").is_file():
-            report = _read_json(path / "cold_start.json", cold_start_findings.SCHEMA, "cold-start")
+            keys = ("name", "numbers", "newcomers", "transfer")
+            report = _read_json(path / "cold_start.json", cold_start_findings.SCHEMA, "cold-start", keys)
             frame = _read_rows(path / "cold_start.csv")
             cold_starts.append((frame, report))
             folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
@@ -102,23 +111,32 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
 
 
 def _labels(folders: list[Path]) -> list[str]:
-    names = [folder.name for folder in folders]
-    return [
-        name if names.count(name) == 1 else f"{folder.parent.name}/{name}"
-        for folder, name in zip(folders, names, strict=True)
-    ]
+    """As much of the end of each path as no other has."""
+
+    def shortest(folder: Path) -> str:
+        others = [other for other in folders if other != folder]
+        depth = next(n for n in count(1) if all(other.parts[-n:] != folder.parts[-n:] for other in others))
+        return "/".join(folder.parts[-depth:])
+
+    return [shortest(folder) for folder in folders]
 
 
 def _read(folder: Path, label: str) -> Shown:
     record = read_run(folder)
+    status = status_of(folder, record)
+    found = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
+    if any(record.metrics.keys() - each.keys() for each in found):
+        raise InputError(f"{folder / 'run.json'}: expected the same metrics before and after, and by user")
     try:
-        tables = {
-            name: pd.read_parquet(folder / f"{name}.parquet") for name in ("rounds", "clients", "ledger", "users")
-        }
+        tables = {name: read_rows(folder, name).to_pandas() for name in TABLES}
+        tables["users"] = pd.read_parquet(folder / "users.parquet")
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: a table is missing, or not there yet ({record.status}): {error}") from None
+        raise InputError(f"{folder}: a table is missing ({status}): {error}") from None
     except pa.ArrowException as error:
         raise InputError(f"{folder}: a table is not readable: {error}") from None
+    for name, needed in _NEEDED.items():
+        if missing := [column for column in needed if column not in tables[name]]:
+            raise InputError(f"{folder / name}.parquet: column {missing[0]!r} is missing")
     for name in ("rounds", "clients"):
         # Records of earlier versions lack later columns.
         tables[name] = tables[name].reindex(columns=TABLES[name].names)
@@ -129,19 +147,19 @@ def _read(folder: Path, label: str) -> Shown:
         folder,
         record,
         read_resolved(folder / "config.toml"),
-        errors=_read_lines(folder / "errors.jsonl"),
-        status=status_of(folder, record),
+        errors=_read_lines(folder / "errors.jsonl", ("round", "phase", "user", "traceback")),
+        status=status,
         **tables,
     )
 
 
 def _predictions(run: Shown) -> Iterator[dict[str, Any]]:
     names = dict(zip(run.users.partition, run.users.user_id, strict=True))
-    for row in _read_lines(run.folder / "predictions.jsonl"):
+    for row in _read_lines(run.folder / "predictions.jsonl", ("user", "query", "stage", "gold", "prediction")):
         yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
 
 
-def _read_json(path: Path, schema: int, command: str) -> dict[str, Any]:
+def _read_json(path: Path, schema: int, command: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         there = content.get("schema")
@@ -151,6 +169,8 @@ def _read_json(path: Path, schema: int, command: str) -> dict[str, Any]:
         raise InputError(
             f"{path}: of schema {there}, expected {schema}; the same `fedperfit {command}` writes it anew from its runs"
         )
+    if missing := [key for key in keys if key not in content]:
+        raise InputError(f"{path}: {missing[0]!r} is missing")
     return content
 
 
@@ -164,7 +184,8 @@ def _read_rows(path: Path) -> pd.DataFrame:
     return rows
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the lines that are whole and have these keys."""
     rows = []
     # Not splitlines: a text may hold other characters that end a line.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
@@ -173,6 +194,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line, parse_constant=str)
         except ValueError:
             continue  # a killed process left it half written
-        if isinstance(row, dict):
+        if isinstance(row, dict) and row.keys() >= set(keys):
             rows.append(row)
     return rows

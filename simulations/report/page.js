@@ -60,7 +60,9 @@ for (const controls of document.querySelectorAll(".controls")) {
     const plot = plots[Number(number)];
     const xs = plot.choices[`${chosen("way")}-${chosen("scope")}`];
     plot.data.forEach((trace, index) => { trace.x = xs[index]; });
-    plot.layout.xaxis = { ...plot.layout.xaxis, type: chosen("axis"), autorange: true };
+    const words = { total: "", up: ", up", down: ", down", all: "all clients", client: "one client" };
+    const title = { text: `bytes of ${words[chosen("scope")]}${words[chosen("way")]}, MB` };
+    plot.layout.xaxis = { ...plot.layout.xaxis, type: chosen("axis"), autorange: true, title };
     draw(document.querySelector(`.plot[data-plot="${number}"]`));
   });
 }

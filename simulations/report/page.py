@@ -24,7 +24,7 @@ from strategies.metrics import LOWER_IS_BETTER
 _HERE = Path(__file__).parent
 
 
-def write_page(paths: Sequence[Path], out: Path, figures: Path | None = None) -> Path:
+def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str | None = None) -> Path:
     """Write a report.
 
     Args:
@@ -35,17 +35,18 @@ def write_page(paths: Sequence[Path], out: Path, figures: Path | None = None) ->
     Raises:
         InputError: There is nothing to show, a file cannot be written, or what draws figures is not installed.
     """
-    gathered = gather_report(paths)
+    out = Path(out)
+    gathered = gather_report([Path(path) for path in paths])
     if not gathered.runs:
-        raise InputError(f"{paths[0]}: no runs in it")
+        raise InputError(f"{', '.join(map(str, paths)) or 'a report'}: no runs in it")
     page, drawn = render(gathered)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        out.write_text(page, encoding="utf-8", errors="replace")  # a traceback may hold half of a character
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
     if figures:
-        write_figures(drawn, figures)
+        write_figures(drawn, Path(figures))
     return out
 
 
@@ -105,12 +106,12 @@ class _Plots:
 def _task(task: str, runs: list[Shown], plots: _Plots) -> dict[str, Any]:
     """The figures and the table about users of the completed runs of one task."""
     watched = [run for run in runs if not run.config.start_from]
-    curves = plots.add(f"{task}-cost-curves", *figures.cost_curves(watched)) if watched else None
+    curves = figures.cost_curves(watched) if watched else None
     return {
         "name": task,
-        "curves": curves,
+        "curves": plots.add(f"{task}-cost-curves", *curves) if curves else None,
         "rounds": plots.maybe(f"{task}-quality-by-round", figures.quality_by_round(watched)) if watched else None,
-        "loss": plots.add(f"{task}-loss", figures.loss_by_round(watched)) if watched else None,
+        "loss": plots.maybe(f"{task}-loss", figures.loss_by_round(watched)) if watched else None,
         "users": plots.add(f"{task}-users", figures.per_user(runs)),
         "distribution": plots.add(f"{task}-distribution", figures.distribution(runs)),
         "gains": [_gains(run) for run in runs],

@@ -223,6 +223,10 @@ def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: 
         with pytest.raises(InputError, match=message):
             export(folder, user, chosen, tmp_path / "none")
         assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="take pyreft"):
+        export(perfit, None, "peft", tmp_path / "empty")
+    assert (tmp_path / "empty").is_dir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):

@@ -203,7 +203,9 @@ def test_a_client_that_raises_fails_the_run_and_leaves_its_traceback(tmp_path: P
     with pytest.raises(RunFailed, match="round 1: 3 of 3 clients failed"):
         simulate(load_config(Path(toml), overrides), "fails", tmp_path, import_path=[str(tmp_path)])
     folder = tmp_path / "fails"
-    assert read_run(folder).status == "failed"
+    record = read_run(folder)
+    assert (record.status, record.retries, record.left_out) == ("failed", 6, 3)
+    assert record.bytes.total == sum(row["message_bytes"] for row in rows(folder, "ledger"))
     errors = [json.loads(line) for line in (folder / "errors.jsonl").read_text().splitlines()]
     # Each is asked three times.
     assert len(errors) == 9

@@ -106,6 +106,6 @@ def test_the_command_prints_every_assumption_and_refuses_what_cannot_be_meant(re
     ):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
-    for name, message in (("alone", "sends nothing in stage 1"), ("nothing", "no run record and no comparison")):
+    for name, message in (("alone", "sends nothing in stage 1"), ("nothing", "no run record, comparison")):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(app, ["project", name, "--results", str(results)], catch_exceptions=False)

@@ -106,7 +106,9 @@ def interrupted(tmp_path: Path, *more: str, after: str = '"round", "round": 1') 
 
     with pytest.raises(KeyboardInterrupt):
         simulate(tiny_config(*more), "stopped", tmp_path, watch=stop)
-    assert read_run(tmp_path / "stopped").status == "cancelled"
+    record = read_run(tmp_path / "stopped")
+    assert record.status == "cancelled"
+    assert record.wall_s > 0
     return tmp_path / "stopped"
 
 

@@ -1,6 +1,7 @@
 """Lists of run records: found, filtered, sorted, shown, followed."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     record = simulate(tiny_config("rounds=1", "seed=1"), "broken", folder)
     record.status, record.error = "failed", "round 1: 1 of 3 clients failed"
     write_run(folder / "broken", record)
+    shutil.copytree(folder / "first", folder / "kept" / "elsewhere" / "deep")
     (folder / "other").mkdir()
     (folder / "other" / "run.json").write_text("{}")
     return folder
@@ -33,12 +35,21 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 def listed(results: Path, *words: str) -> list[dict[str, object]]:
     done = CliRunner().invoke(app, ["runs", "--json", "--results", str(results), *words], catch_exceptions=False)
-    rows: list[dict[str, object]] = json.loads(done.output)
+    rows: list[dict[str, object]] = json.loads(done.stdout)
     return rows
 
 
-def test_records_are_found_in_comparisons_too_and_other_files_passed_over(results: Path) -> None:
-    assert [run.name for run in find_runs(results)] == ["broken", "comparison/inside", "first"]
+def test_records_are_found_in_folders_too_and_what_is_none_is_told(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["broken", "comparison/inside", "first", "kept/elsewhere/deep"]
+    assert [run.name for run in find_runs(str(results))] == names
+    app(["runs", "--results", str(results)], standalone_mode=False)
+    assert "passed over: " + str(results / "other" / "run.json") in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"other/run.json: not a run record"):
+        find_run(results, "other")
+    with pytest.raises(InputError, match=r"--results .*none: no such folder"):
+        find_runs(results / "none")
     rows = {row["name"]: row for row in listed(results)}
     record = read_run(results / "first")
     assert rows["first"]["quality"] == record.metrics["accuracy"]
@@ -50,12 +61,8 @@ def test_records_are_found_in_comparisons_too_and_other_files_passed_over(result
 
 def test_the_list_is_filtered_and_sorted(results: Path) -> None:
     assert [row["name"] for row in listed(results, "--status", "failed")] == ["broken"]
-    assert [
-        row["name"] for row in listed(results, "--task", "movie_tagging", "--method", "perfit", "--sort", "name")
-    ] == [
-        "broken",
-        "first",
-    ]
+    of_perfit = listed(results, "--task", "movie_tagging", "--method", "perfit", "--sort", "name")
+    assert [row["name"] for row in of_perfit] == ["broken", "first", "kept/elsewhere/deep"]
     assert listed(results, "--status", "running") == []
     assert [row["name"] for row in listed(results, "--sort", "quality")][-1] == "broken"
     assert listed(results)[0]["name"] == "broken"
