@@ -11,7 +11,7 @@ from simulations.tables import comparison_tables, rows_of
 
 
 def main() -> None:
-    """Print them, as `docs/reference.md` and `docs/cold-start.md` have them; `tests/test_reference.py` holds the pages to it."""
+    """Print them as `docs/reference.md` and `docs/cold-start.md` have them, which `tests/test_reference.py` holds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="comparisons, cold starts")
     for folder in parser.parse_args().folders:

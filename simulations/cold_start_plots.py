@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from simulations.cold_start_findings import brightness, by_history, main_rows, transfer_matrix, transfers
 from simulations.colours import colour, marker
-from simulations.plots import save_figure
+from simulations.plots import logarithmic, save_figure
 from strategies.metrics import LOWER_IS_BETTER
 
 matplotlib.use("Agg")
@@ -35,9 +35,9 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
             values = [level["mean"] for level in levels.values()]
             by_items.plot(list(levels), values, **style)
         metric = part.metric.iloc[0]
-        by_number.set_xscale("log")
+        logarithmic(by_number)
         by_number.set_xlabel("collective users")
-        by_bytes.set_xscale("log")
+        logarithmic(by_bytes)
         by_bytes.set_xlabel("bytes, all clients, MB (rounds × cohort, however many users)")
         by_items.set_xlabel("items of history a newcomer brings, at most")
         for axes in (by_number, by_bytes, by_items):

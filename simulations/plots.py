@@ -10,7 +10,9 @@ matplotlib.use("Agg")
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from fl_server.records import read_run
 from simulations.colours import colour, marker
@@ -39,6 +41,14 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         for path, undated in zip(paths, _UNDATED.values(), strict=True):
             figure.savefig(path, dpi=150, metadata=undated)
     return paths
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the x axis logarithmic, with whole numbers at 1, 2 and 5 and not powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _quality(folder: Path) -> Figure:
@@ -121,7 +131,7 @@ def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> N
         axes.plot(x, mean, marker=marker(str(method)), markersize=4, color=own, label=method)
         axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
     axes.axhline(report["base"]["mean"], color=_BASE, linestyle=":", label="bare backbone")
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.set_xlabel("bytes so far, all clients, up and down, MB")
     lower = ", lower is better" if report["lower_is_better"] else ""
     axes.set_ylabel(f"{report['metric']} of target users after personalisation{lower}")
