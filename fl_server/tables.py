@@ -118,7 +118,8 @@ def read_rows(folder: Path, name: str) -> pa.Table:
         pa.ArrowException: It is not readable.
         FileNotFoundError: There is neither a table nor a part of one.
     """
-    if (folder / f"{name}.parquet").is_file() or not (folder / f".{name}").is_dir():
+    # A run taken up again has the table of its first end beside parts that go on.
+    if not (folder / f".{name}").is_dir():
         return pq.read_table(folder / f"{name}.parquet")
     schema = TABLES[name]
     parts = sorted((folder / f".{name}").glob("*.parquet"))

@@ -105,7 +105,7 @@ def _numbers_table(found: list[dict[str, Any]]) -> Table:
     table.caption = (
         "mean ± standard deviation over seeds; quality is over all questions, worst decile and quarters over users; "
         "trained: collective users with a turn in stage 1; quarters: the shortest histories first, "
-        "– where all are equally long; bytes: all clients"
+        "– where half or more are equally long; bytes: all clients"
     )
     return table
 

@@ -70,8 +70,11 @@ def _by_user(personal: pd.DataFrame, key: str) -> dict[int, float]:
 
 
 def _quartiles(values: dict[int, float], lengths: "pd.Series[int]") -> dict[str, float | None]:
-    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest; None if all equal."""
-    if lengths.nunique() < 2:
+    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest.
+
+    None where half of them or more, those in the middle, are equally long: quarters would be of ties.
+    """
+    if lengths.quantile(0.25) == lengths.quantile(0.75):
         return {f"q{number}": None for number in range(1, 5)}
     # Ties go by partition, so that every quarter has its share.
     order = sorted(values, key=lambda user: (lengths[user], user))

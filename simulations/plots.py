@@ -44,7 +44,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def logarithmic(axes: Axes) -> None:
-    """Make the x axis logarithmic, with whole numbers at 1, 2 and 5 and not powers of ten."""
+    """Make the x axis logarithmic, labelled in plain numbers at 1, 2 and 5."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))

@@ -100,6 +100,9 @@ def test_quarters_go_by_history_and_ties_by_partition() -> None:
     quarters = {"q1": 0.1, "q2": 0.2, "q3": 0.5, "q4": pytest.approx((0.6 + 1.0) / 2)}
     assert cold_start_rows._quartiles(scores, lengths) == quarters
     assert cold_start_rows._quartiles({2: 0.5, 3: 0.1, 4: 0.6}, lengths[[2, 3, 4]])["q1"] is None
+    # One that differs makes no quarters.
+    one = pd.Series([31, 32, 32, 32, 32, 32, 32, 32])
+    assert cold_start_rows._quartiles(dict(one.items()), one)["q1"] is None
 
 
 def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, rows: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError
@@ -101,6 +102,8 @@ def test_a_killed_run_shows_what_it_had_recorded(copy: Path) -> None:
     for name in ("rounds", "clients", "ledger"):
         (copy / f".{name}").mkdir()
         (copy / f"{name}.parquet").rename(copy / f".{name}" / "000000.parquet")
+    # Left by a failure before it was taken up again.
+    pq.write_table(pq.read_table(copy / ".rounds" / "000000.parquet").slice(0, 1), copy / "rounds.parquet")
     (run,) = gather_report([copy]).runs
     assert run.status == "interrupted"
     assert list(run.rounds["round"]) == [1, 2]
