@@ -10,7 +10,7 @@ from simulations.comparable import Run
 from simulations.comparison import paired_test, spread
 from strategies.metrics import LOWER_IS_BETTER
 
-SCHEMA = 2
+SCHEMA = 3
 """Of `cold_start.json`."""
 NEAR = 0.95
 """Share of its final quality that a newcomer's training time is counted to."""
@@ -24,18 +24,39 @@ def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the main table, the shape of the paper's Table 14: means over seeds, and their deviation."""
-    grouped = main_rows(rows).groupby(["task", "metric", "collective", "method"], sort=False)
-    columns = ["value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4"]
+    keys = ["task", "metric", "second_metric", "collective", "method"]
+    grouped = main_rows(rows).groupby(keys, sort=False, dropna=False)
+    columns = ["value", "second_value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4"]
     columns += ["trained", "bytes_total", "newcomer_bytes"]
     table = grouped[columns].mean()
-    table = table.join(grouped[["value", "value_collective"]].std().rename(columns=lambda name: f"{name}_deviation"))
+    spread_of = ["value", "second_value", "value_collective"]
+    table = table.join(grouped[spread_of].std().rename(columns=lambda name: f"{name}_deviation"))
     table = table.reset_index()
     found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
     return found
 
 
-def fewest_against_most(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Test the first method with the fewest collective users against every method with the most.
+def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the main table as the paper prints it: a row a number and method, both metrics of every task beside it.
+
+    Args:
+        found: From `numbers`.
+    """
+    lines: dict[tuple[int, str], dict[str, float | None]] = {}
+    for row in found:
+        line = lines.setdefault((row["collective"], row["method"]), {})
+        for metric, key in ((row["metric"], "value"), (row["second_metric"], "second_value")):
+            if metric:
+                line[f"{row['task']} {metric}"] = row[key]
+                line[f"{row['task']} {metric} deviation"] = row[f"{key}_deviation"]
+    return pd.DataFrame([{"collective": count, "method": name, **line} for (count, name), line in lines.items()])
+
+
+def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Test few collective users against many.
+
+    The first method with the fewest against every method with the most, every other method with the fewest against
+    itself with the most, and the first against the others where all have the fewest.
 
     Args:
         runs: Of the experiment's first part, of its first method first.
@@ -45,22 +66,27 @@ def fewest_against_most(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[st
     worst = main_rows(rows).groupby(["task", "collective", "method"]).worst_decile.mean()
     for task in dict.fromkeys(run.config.task for run in runs):
         of_task = [run for run in runs if run.config.task == task]
-        first = of_task[0].method
+        first, *others = dict.fromkeys(run.method for run in of_task)
         counts = sorted({run.config.users.collective for run in of_task})
-        few = [run for run in of_task if run.method == first and run.config.users.collective == counts[0]]
-        for method in dict.fromkeys(run.method for run in of_task):
-            many = [run for run in of_task if run.method == method and run.config.users.collective == counts[-1]]
-            if method != first or len(counts) > 1:
-                sides = {"fewest": (first, counts[0]), "most": (method, counts[-1])}
+        few, many = counts[0], counts[-1]
+        pairs = [((first, few), (method, many)) for method in (first, *others)]
+        pairs += [((method, few), (method, many)) for method in others]
+        pairs += [((first, few), (method, few)) for method in others]
+        for one, other in dict.fromkeys(pairs):
+            if one != other:
+                sides = [
+                    [run for run in of_task if (run.method, run.config.users.collective) == side]
+                    for side in (one, other)
+                ]
                 found.append(
                     {
                         "task": task,
-                        "metric": few[0].record.main_metric,
+                        "metric": of_task[0].record.main_metric,
                         **{
-                            side: {"method": name, "collective": count, "worst_decile": worst[task, count, name]}
-                            for side, (name, count) in sides.items()
+                            key: {"method": name, "collective": count, "worst_decile": worst[task, count, name]}
+                            for key, (name, count) in (("one", one), ("other", other))
                         },
-                        **paired_test(few, many),
+                        **paired_test(*sides),
                     }
                 )
     return found
@@ -77,14 +103,18 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
         final = own[own.bytes_total.notna()]
         value = final.value.mean()
-        tried = {0: (final.value_collective.mean(), 0.0)}
+        tried = {0: (final.value_collective.mean(), 0.0, 0.0)}
         if final.newcomer_steps.any():
             for epochs, part in own.groupby("epochs"):
-                tried[int(str(epochs))] = (part.value.mean(), part.newcomer_steps.mean())
+                tried[int(str(epochs))] = (
+                    part.value.mean(),
+                    part.newcomer_steps.mean(),
+                    part.newcomer_turn_seconds.mean(),
+                )
         if final.metric.iloc[0] in LOWER_IS_BETTER:
-            near = [epochs for epochs, (reached, _) in tried.items() if reached <= value / NEAR]
+            near = [epochs for epochs, (reached, *_) in tried.items() if reached <= value / NEAR]
         else:
-            near = [epochs for epochs, (reached, _) in tried.items() if reached >= value * NEAR]
+            near = [epochs for epochs, (reached, *_) in tried.items() if reached >= value * NEAR]
         found.append(
             {
                 "task": task,
@@ -94,7 +124,9 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 "download_bytes": final.newcomer_bytes.mean(),
                 "final": spread(final.value.tolist()),
                 "epochs_tried": sorted(tried),
-                "near_final": {"epochs": min(near), "steps": tried[min(near)][1]} if near else None,
+                "near_final": {"epochs": min(near), "steps": tried[min(near)][1], "seconds": tried[min(near)][2]}
+                if near
+                else None,
                 "by_history": by_history(rows, task, method, count),
             }
         )
@@ -143,7 +175,7 @@ def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 "metric": part.metric.iloc[0],
                 "method": method,
                 "collective": int(str(count)),
-                "groups": part.group.nunique(),
+                "groups": part.groupby("group").value.mean().tolist(),
                 "mean": part.value.mean(),
                 "worst_decile": part.worst_decile.mean(),
                 "variance": by_seed.var(ddof=1).mean(),

@@ -24,40 +24,47 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
     for task, part in chosen.groupby("task", sort=False):
         figure = Figure(figsize=(13, 4), layout="constrained")
         by_number, by_bytes, by_items = figure.subplots(1, 3)
+        counts = sorted(part.collective.unique())
         for method, own in part.groupby("method", sort=False):
             style: dict[str, Any] = {"color": colour(str(method)), "marker": marker(str(method)), "label": method}
-            _line(by_number, own, "collective", style)
+            values = own.groupby("collective").value
+            _line(by_number, list(values.mean().index), values.mean(), values.std(), style)
             if own.shared_parameters.any():
                 spent = own.groupby("collective")[["bytes_total", "value"]].mean()
                 by_bytes.plot(spent.bytes_total / 1e6, spent.value, **style)
-            most = own.collective.max()
-            levels = by_history(rows, task, method, most)
-            values = [level["mean"] for level in levels.values()]
-            by_items.plot(list(levels), values, **style)
+                for count, point in spent.iterrows():
+                    place = (point.bytes_total / 1e6, point.value)
+                    by_bytes.annotate(str(count), place, (6, 0), textcoords="offset points", va="center", fontsize=8)
+            levels = by_history(rows, task, method, counts[-1])
+            means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
+            _line(by_items, list(levels), pd.Series(means), pd.Series(deviations, dtype=float), style)
         metric = part.metric.iloc[0]
-        logarithmic(by_number)
+        by_number.set_xscale("log")
+        by_number.set_xticks(counts, [f"{count:,}" for count in counts])
+        by_number.set_xticks([], minor=True)
         by_number.set_xlabel("collective users")
         logarithmic(by_bytes)
-        by_bytes.set_xlabel("bytes, all clients, MB (rounds × cohort, however many users)")
-        by_items.set_xlabel("items of history a newcomer brings, at most")
+        by_bytes.set_xlabel("bytes, all clients, MB (at a point: collective users)")
+        by_items.set_xlabel(f"items a newcomer brings, at most ({counts[-1]:,} collective users)")
+        by_bytes.margins(x=0.1)
         for axes in (by_number, by_bytes, by_items):
             axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
-        by_number.legend(fontsize=8)
+        figure.legend(*by_number.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         figure.suptitle(f"{task}: target users after personalisation (band: ± one deviation over seeds)")
         save_figure(figure, folder, f"cold_start-{task}")
     if len(transfers(rows)):
         save_figure(_heat_maps(rows), folder, "transfer")
 
 
-def _line(axes: Axes, own: pd.DataFrame, key: str, style: dict[str, Any]) -> None:
-    grouped = own.groupby(key).value
-    mean, deviation = grouped.mean(), grouped.std().fillna(0)
-    axes.plot(mean.index, mean, **style)
-    axes.fill_between(mean.index, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0)
+def _line(axes: Axes, places: list[Any], mean: pd.Series, deviation: pd.Series, style: dict[str, Any]) -> None:
+    """One method, with a band of one deviation over seeds where there are several."""
+    around = deviation.fillna(0)
+    axes.plot(places, mean, **style)
+    axes.fill_between(places, mean - around, mean + around, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _heat_maps(rows: pd.DataFrame) -> Figure:
-    methods = list(dict.fromkeys(rows.method))
+    methods = list(dict.fromkeys(transfers(rows).method))
     figure = Figure(figsize=(5 * len(methods), 4), layout="constrained")
     for axes, method in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods, strict=True):
         matrix = transfer_matrix(rows, method)
@@ -70,4 +77,5 @@ def _heat_maps(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(range(matrix.shape[1]), list(matrix.columns), rotation=30, ha="right", fontsize=7)
         axes.set_yticks(range(matrix.shape[0]), list(matrix.index), fontsize=7)
         axes.set_title(f"{method}: trained on (row), used on (column); brighter is better", fontsize=9)
+        axes.set_xlabel("sites, positions and ranks are those of the row", fontsize=8)
     return figure

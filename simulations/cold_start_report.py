@@ -1,4 +1,4 @@
-"""What a cold-start experiment found: `cold_start.csv`, `cold_start.json` and tables."""
+"""What a cold-start experiment found: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json` and tables."""
 
 import json
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ from simulations.cold_start_findings import (
     NEAR,
     SCHEMA,
     compositions,
-    fewest_against_most,
+    differences,
     newcomers,
     numbers,
+    quality_by_number,
     transfer_matrix,
     transfers,
 )
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
-from simulations.tables import human_bytes, interval, with_arrow
+from simulations.tables import OVER_USERS, human_bytes, interval, significance, with_arrow
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
@@ -35,6 +36,7 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
     folder = Path(folder)
     rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
     report = {"name": folder.name, **findings(rows, runs)}
+    quality_by_number(report["numbers"]).to_csv(folder / "quality_by_number.csv", index=False)
     text = json.dumps(report, indent=1, ensure_ascii=False, default=float)
     (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
     for old in (path for stem in ("cold_start-*", "transfer") for path in folder.glob(f"{stem}.*")):
@@ -49,7 +51,7 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "numbers": numbers(rows),
-        "fewest_against_most": fewest_against_most(runs, rows),
+        "differences": differences(runs, rows),
         "newcomers": newcomers(rows),
         "compositions": compositions(rows),
         "transfer": {
@@ -60,7 +62,7 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
                     column: json.loads(transfer_matrix(rows, method, column).to_json(orient="index"))
                     for column in ("value", "worst_decile")
                 }
-                for method in dict.fromkeys(rows.method)
+                for method in dict.fromkeys(moved.method)
             },
         }
         if len(moved)
@@ -70,9 +72,10 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
 
 def cold_start_tables(report: dict[str, Any]) -> list[Table]:
     """Return what `cold_start.json` holds as tables."""
-    tables = [_numbers_table(report["numbers"]), _newcomers_table(report["newcomers"])]
-    if report["fewest_against_most"]:
-        tables.insert(1, _moonshot_table(report["fewest_against_most"]))
+    tables = [_numbers_table(list(own)) for _, own in groupby(report["numbers"], lambda row: row["task"])]
+    if report["differences"]:
+        tables.append(_differences_table(report["differences"]))
+    tables.append(_newcomers_table(report["newcomers"]))
     if report["compositions"]:
         tables.append(_compositions_table(report["compositions"]))
     if report["transfer"]:
@@ -81,64 +84,57 @@ def cold_start_tables(report: dict[str, Any]) -> list[Table]:
 
 
 def _numbers_table(found: list[dict[str, Any]]) -> Table:
-    """The shape of the paper's Table 14, with what a mean hides: the worst decile and the shortest histories."""
-    table = Table(title="quality of unseen users by the number of collective users")
-    titles = ("task", "users", "trained", "method", "quality", "before stage 2", "worst decile", "quarters by history")
-    for title in (*titles, "bytes"):
-        table.add_column(title, justify="left" if title in ("task", "method") else "right")
-    for _, together in groupby(found, lambda row: (row["task"], row["collective"])):
+    """One task of the paper's Table 14, with what a mean hides: the worst decile and the shortest histories."""
+    metrics = [found[0]["metric"], found[0]["second_metric"]]
+    names = [with_arrow(metric) for metric in metrics if metric]
+    titles = ["users", "trained", "method", *names, "before stage 2", "worst decile", "bytes"]
+    quarters = any(row["q1"] is not None for row in found)
+    title = f"{found[0]['task']}: quality of unseen users by the number of collective users"
+    table = _table(title, *titles, *(["quarters by history"] if quarters else []))
+    for _, together in groupby(found, lambda row: row["collective"]):
         for row in together:
-            quarters = [row[f"q{number}"] for number in range(1, 5)]
-            told = "/".join("–" if quarter is None else f"{quarter:.2f}" for quarter in quarters)
-            table.add_row(
-                f"{row['task']}, {with_arrow(row['metric'])}",
-                str(row["collective"]),
-                f"{row['trained']:.0f}",
-                row["method"],
-                _mean(row, "value"),
-                _mean(row, "value_collective"),
-                f"{row['worst_decile']:.3f}",
-                "–" if quarters == [None] * 4 else told,
-                human_bytes(row["bytes_total"]),
-            )
+            values = [_mean(row, key) for key in ("value", "second_value")[: len(names)]]
+            cells = [f"{row['trained']:.0f}", row["method"], *values, _mean(row, "value_collective")]
+            cells += [f"{row['worst_decile']:.3f}", human_bytes(row["bytes_total"])]
+            if quarters:
+                cells.append("/".join(f"{row[f'q{number}']:.2f}" for number in range(1, 5)))
+            table.add_row(str(row["collective"]), *cells)
         table.add_section()
     table.caption = (
-        "mean ± standard deviation over seeds; quality is over all questions, worst decile and quarters over users; "
-        "trained: collective users with a turn in stage 1; quarters: the shortest histories first, "
-        "– where half or more are equally long; bytes: all clients"
+        "mean ± standard deviation over seeds; quality is over all questions; worst decile: what a tenth of the target "
+        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients"
     )
+    if quarters:
+        table.caption += "; quarters: the shortest histories first, means over users"
     return table
 
 
-def _moonshot_table(found: list[dict[str, Any]]) -> Table:
-    table = Table(title="few collective users against many")
-    for title in ("task", "", "against", "difference", "95 %", "p", "worst decile", "target users"):
-        table.add_column(title, justify="left" if title in ("task", "", "against") else "right")
+def _differences_table(found: list[dict[str, Any]]) -> Table:
+    titles = ("task", "one", "other", "difference", "95 %", "p", "worst decile", "target users")
+    table = _table("few collective users against many", *titles)
     for row in found:
-        few, many = (f"{row[key]['method']} with {row[key]['collective']}" for key in ("fewest", "most"))
+        sides = (f"{row[key]['method']} with {row[key]['collective']}" for key in ("one", "other"))
         noise = " ≈" if row["within_noise"] else ""
         table.add_row(
             f"{row['task']}, {with_arrow(row['metric'])}",
-            few,
-            many,
+            *sides,
             f"{row['difference']:+.3f}{noise}",
             interval(row),
-            f"{row['p_value']:.4f}",
-            f"{row['fewest']['worst_decile']:.3f} / {row['most']['worst_decile']:.3f}",
+            significance(row),
+            f"{row['one']['worst_decile']:.3f} / {row['other']['worst_decile']:.3f}",
             str(row["users"]),
         )
     table.caption = (
-        "difference: of the means over users; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
-        "several tests)"
+        "difference: one minus other, means over users; ≈: within noise (paired test over users, p ≥ 0.05, not "
+        f"corrected for several tests); {OVER_USERS}"
     )
     return table
 
 
 def _newcomers_table(found: list[dict[str, Any]]) -> Table:
-    table = Table(title="what a newcomer pays, and brings")
     near = f"epochs to {NEAR:.0%}"
-    for title in ("task", "method", "users", "download", near, "steps", "quality by items of history"):
-        table.add_column(title, justify="left" if title in ("task", "method") else "right")
+    titles = ("task", "method", "users", "download", near, "steps", "s", "quality by items of history")
+    table = _table("what a newcomer pays, and brings", *titles)
     fewer = False
     for row in found:
         reached = row["near_final"]
@@ -156,26 +152,26 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
             human_bytes(row["download_bytes"]),
             f"{reached['epochs']} of {tried}" if reached else f"– of {tried}",
             f"{reached['steps']:.0f}" if reached else "–",
+            f"{reached['seconds']:.1f}" if reached else "–",
             ", ".join(levels),
         )
     table.caption = (
         f"{near}: the fewest of those tried that reach {NEAR:.0%} of the final quality, each a training of its own; "
-        "0: the collective shift alone; in brackets: the worst decile"
-        + ("; on the mean: not all have so many items" if fewer else "")
+        "0: the collective shift alone; steps, s: of that training, s with its questions answered before and after; "
+        "in brackets: the worst decile" + ("; on the mean: not all have so many items" if fewer else "")
     )
     return table
 
 
 def _compositions_table(found: list[dict[str, Any]]) -> Table:
-    table = Table(title="who the collective users are: groups of one size, the same target users")
-    for title in ("task", "method", "users", "groups", "mean", "worst decile", "variance", "range"):
-        table.add_column(title, justify="left" if title in ("task", "method") else "right")
+    titles = ("task", "method", "users", "group by group", "mean", "worst decile", "variance", "range")
+    table = _table("who the collective users are: groups of one size, the same target users", *titles)
     for row in found:
         table.add_row(
             f"{row['task']}, {with_arrow(row['metric'])}",
             row["method"],
             str(row["collective"]),
-            str(row["groups"]),
+            " ".join(f"{value:.3f}" for value in row["groups"]),
             f"{row['mean']:.3f}",
             f"{row['worst_decile']:.3f}",
             f"{row['variance']:.2e}",
@@ -187,9 +183,9 @@ def _compositions_table(found: list[dict[str, Any]]) -> Table:
 
 def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str, Any]) -> Table:
     title = f"where the collective shift of {collective} users comes from: trained on (row), used on (column)"
-    table = Table(title=title)
-    for title in ("method", "trained on", *(f"{task}, {with_arrow(metric)}" for task, metric in metrics.items())):
-        table.add_column(title, justify="left" if title in ("method", "trained on") else "right")
+    table = _table(
+        title, "method", "trained on", *(f"{task}, {with_arrow(metric)}" for task, metric in metrics.items())
+    )
     for method, matrix in methods.items():
         for source, values in matrix["value"].items():
             worst = matrix["worst_decile"][source]
@@ -199,6 +195,15 @@ def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str,
         "in brackets: the worst decile; sites, positions and ranks, also the private one, go with the task that a "
         "shift was trained on"
     )
+    return table
+
+
+def _table(title: str, *titles: str) -> Table:
+    table = Table(title=title)
+    for name in titles:
+        left = name in ("task", "method", "one", "other", "trained on")
+        # In a narrow terminal nothing may be cut off.
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     return table
 
 

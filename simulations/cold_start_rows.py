@@ -11,6 +11,7 @@ from strategies.metrics import LOWER_IS_BETTER, spread_over_users
 
 COLUMNS = (
     *("task", "trained_on", "method", "collective", "group", "history", "epochs", "seed", "metric"),
+    *("second_metric", "second_value"),
     *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
     *("shared_parameters", "trained", "bytes_total"),
     *("newcomer_bytes", "newcomer_items", "newcomer_steps", "newcomer_turn_seconds", "folder"),
@@ -29,6 +30,7 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
     record, config = run.record, run.config
     metric = record.main_metric
     last = curve(run).iloc[-1]
+    second = next((key for key in record.metrics if key not in (metric, "outside")), None)
     clients = pd.read_parquet(run.folder / "clients.parquet")
     personal = clients[clients.phase == "personalize"]
     users = pd.read_parquet(run.folder / "users.parquet").set_index("partition")
@@ -46,6 +48,8 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
         "epochs": config.personal.epochs,
         "seed": record.seed,
         "metric": metric,
+        "second_metric": second,
+        "second_value": record.metrics[second] if second else None,
         "value": record.metrics[metric],
         "value_collective": record.metrics_collective[metric],
         "value_base": record.metrics_base[metric],

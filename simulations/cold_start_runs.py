@@ -19,6 +19,7 @@ from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run
 from simulations.comparison_runs import Planned, complete, find, plan, started_from, users_digests
 from simulations.prepare import build_method, resolve
+from strategies.method import Method
 
 Say = Callable[[str], None]
 _OPTIONS = {
@@ -28,6 +29,8 @@ _OPTIONS = {
     "evaluate.every": "cold-start looks at newcomers when stage 1 is over, and not before",
 }
 """Config keys that are no overrides here, and why."""
+_TASK = "{task}"
+"""Stands for a task's name in `users.source`, for real users of several tasks."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def cold_start(
         each
         for task, group in product(tasks, range(1, question.compositions))
         for each in _plan(question, toml, overrides, task, min(question.collective), base, group)
+        if _built(each).first_round is not None
     ]
     # Planned before anything runs: what cannot be is said before work is spent.
     digest = users_digests()
@@ -152,12 +156,26 @@ def _check_config(method: str, config: RunConfig, base: RunConfig, question: Que
         raise InputError(
             f"{method}: cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
         )
-    if len(question.tasks) > 1 and config.users.source != "synthetic":
-        raise InputError(f"users.source={config.users.source}: one task's data; --tasks needs users.source=synthetic")
+    if len(question.tasks) > 1 and config.users.source != "synthetic" and _TASK not in config.users.source:
+        raise InputError(
+            f"users.source={config.users.source}: one task's data; for several --tasks {_TASK} has to stand where the "
+            "folders have the task's name"
+        )
     if (items := config.users.target_history) is not None:
         raise InputError(f"{method}: users.target_history={items}: cold-start takes it from --history")
     if config.cohort != base.cohort:
         raise InputError(f"{method}: cohort={config.cohort}, but cohort={base.cohort} for the others")
+
+
+def _of_task(task: str, toml: Path | str | None, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with a task, and where its users are."""
+    words = [*overrides, f"task={task}"]
+    source = load_config(toml, words).users.source
+    return [*words, f"users.source={source.replace(_TASK, task)}"] if _TASK in source else words
+
+
+def _built(planned: Planned) -> Method:
+    return build_method(planned.config, read_shape(planned.config.backbone), planned.import_path)
 
 
 def _plan(
@@ -169,10 +187,12 @@ def _plan(
     base: RunConfig,
     group: int = 0,
 ) -> list[Planned]:
-    words = [*overrides, f"task={task}", f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
+    words = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
     try:
         planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds)
     except InputError as error:
+        if "users.collective=" not in str(error):
+            raise
         asked = f"--collective {count}"
         if group:
             asked = f"--compositions {question.compositions}: {question.compositions} disjoint groups of {count} users"
@@ -205,8 +225,8 @@ def _later(
     `digest` is of a run's users.
     """
     config = planned.config
-    shape = read_shape(config.backbone)
-    trains = build_method(config, shape, planned.import_path).private_parameters(shape) > 0
+    built = _built(planned)
+    trains = built.private_parameters(read_shape(config.backbone)) > 0
     changes: list[tuple[str, RunConfig]] = []
     for items in question.history if trains else ():
         if items:
@@ -215,7 +235,7 @@ def _later(
             try:
                 sha256 = digest(fewer)
             except InputError as error:
-                raise InputError(f"--history {items}: {error}") from None
+                raise InputError(f"--history {items}, seed {config.seed}: {error}") from None
             if sha256 == planned.data_sha256:
                 raise InputError(f"--history {items}: no newcomer brings more (seed {config.seed}); that is `all`")
             changes.append((f"history{items}", fewer))
@@ -223,7 +243,7 @@ def _later(
         if epochs != config.personal.epochs:
             personal = config.personal.model_copy(update={"epochs": epochs})
             changes.append((f"epochs{epochs}", config.model_copy(update={"personal": personal})))
-    if question.transfer and config.users.collective == max(question.collective):
+    if question.transfer and built.first_round is not None and config.users.collective == max(question.collective):
         others = [task for task in question.tasks if task != config.task]
         changes += [(f"to-{task}", _transferred(planned, task, toml, overrides)) for task in others]
     return [
@@ -241,7 +261,7 @@ def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) ->
 def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides: Sequence[str]) -> RunConfig:
     """The config of another task with this run's shift: its sites, positions and ranks are the shift's."""
     config = planned.config
-    words = [*overrides, f"task={task}", f"method={planned.asked}", f"seed={config.seed}"]
+    words = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
     words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}", "evaluate.stage=personalised"]
     other = resolve(load_config(toml, words))
     if other.backbone != config.backbone:

@@ -8,6 +8,9 @@ from rich.table import Table
 from fl_server.records import RunRecord
 from strategies.metrics import LOWER_IS_BETTER
 
+OVER_USERS = "users of a seed share its trainings, which the tests do not count as chance"
+"""What a test over users leaves out; its table says it."""
+
 
 def quality_table(record: RunRecord) -> Table:
     """Quality of the bare backbone, the collective shift and the personalised shift on the same target users."""
@@ -99,13 +102,18 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
         cells = [_mean(row["quality"]), _mean(row["quality_collective"])]
         if against := row["against"]:
             noise = " ≈" if against["within_noise"] else ""
-            cells += [f"{against['difference']:+.3f}{noise}", interval(against), f"{against['p_value']:.4f}"]
+            cells += [f"{against['difference']:+.3f}{noise}", interval(against), significance(against)]
         table.add_row(row["method"], *cells)
     table.caption = (
         "mean ± standard deviation over seeds; 95 %: interval of the difference, by resampling users; ≈: within noise "
-        "(paired test over users, p ≥ 0.05, not corrected for several methods)"
+        f"(paired test over users, p ≥ 0.05, not corrected for several methods); {OVER_USERS}"
     )
     return table
+
+
+def significance(test: dict[str, Any]) -> str:
+    """Write a paired test's p-value; its resampling does not tell more digits."""
+    return "< 0.001" if test["p_value"] < 0.001 else f"{test['p_value']:.3f}"
 
 
 def interval(test: dict[str, Any]) -> str:

@@ -139,6 +139,7 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         for user in source.users()
     ]
     wanted = config.users
+    group = ""
     if wanted.select == "listed":
         collective, targets = _listed(candidates, wanted, source)
     else:
@@ -157,15 +158,16 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         # As a collective user a target has its history alone.
         idle = {user.user_id for user in candidates if not user.history} & set(targets)
         collective = [user_id for user_id in collective if user_id not in idle]
+        if wanted.group:
+            group = f" in users.group={wanted.group}, of {len(collective)} for all groups"
         collective = collective[wanted.group * wanted.collective :][: wanted.collective]
-    for key, have, want in (
-        ("users.target", len(targets), wanted.target),
-        ("users.collective", len(collective), wanted.collective),
+    for key, have, want, where in (
+        ("users.target", len(targets), wanted.target, ""),
+        ("users.collective", len(collective), wanted.collective, group),
     ):
         if have < want:
-            group = f" in users.group={wanted.group}" if key == "users.collective" and wanted.group else ""
             besides = f", beside users.reserved={wanted.reserved}" if wanted.reserved else ""
-            raise InputError(f"{key}={want}: {source.path} has {have} users for that{group}{besides}")
+            raise InputError(f"{key}={want}: {source.path} has {have} users for that{where}{besides}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)

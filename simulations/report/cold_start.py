@@ -27,9 +27,11 @@ def quality_by_bytes(rows: pd.DataFrame, task: str) -> go.Figure | None:
     for name, own, style in _lines(rows, task):
         if own.shared_parameters.any():
             spent = own.groupby("collective")[["bytes_total", "value"]].mean()
-            users = [f"{count} collective users" for count in spent.index]
-            figure.add_scatter(x=spent.bytes_total / 1e6, y=spent.value, text=users, name=name, **style)
-    figure.update_xaxes(title="bytes of all clients, MB (rounds × cohort, however many users)", **LOGARITHMIC)
+            shown = {**style, "mode": "lines+markers+text", "textposition": "middle right"}
+            figure.add_scatter(
+                x=spent.bytes_total / 1e6, y=spent.value, text=list(map(str, spent.index)), name=name, **shown
+            )
+    figure.update_xaxes(title="bytes of all clients, MB (at a point: collective users)", **LOGARITHMIC)
     return _titled(figure, rows, task) if figure.data else None
 
 

@@ -149,7 +149,7 @@ def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> di
             number = plots.maybe(f"{name}-{task}-{draw.__name__.replace('_', '-')}", draw(rows, task))
             if number is not None:
                 drawn.append((f"quality of unseen users of {task} against {against}", number))
-    for method in dict.fromkeys(rows.method) if len(transfers(rows)) else ():
+    for method in dict.fromkeys(transfers(rows).method):
         number = plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(rows, method))
         drawn.append((f"{method}: tasks that a collective shift was trained on and used on", number))
     return {"name": name, "plots": drawn, "tables": cold_start_tables(report)}

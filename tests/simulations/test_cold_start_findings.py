@@ -12,9 +12,10 @@ from simulations import cold_start_plots
 from simulations.cold_start_findings import (
     brightness,
     compositions,
-    fewest_against_most,
+    differences,
     newcomers,
     numbers,
+    quality_by_number,
     transfer_matrix,
 )
 from simulations.cold_start_report import cold_start_tables, findings, write_report
@@ -32,6 +33,8 @@ _PLAIN: dict[str, Any] = {
     "epochs": 4,
     "seed": 0,
     "metric": "accuracy",
+    "second_metric": "f1",
+    "second_value": 0.3,
     "value": 0.5,
     "value_collective": 0.4,
     "value_base": 0.1,
@@ -90,12 +93,12 @@ def test_the_main_table_is_of_whole_runs_mean_over_seeds() -> None:
     ("metric", "before", "one", "two", "final", "near"),
     [
         # 95 % of 0.8 is 0.76.
-        ("accuracy", 0.4, 0.75, 0.77, 0.8, {"epochs": 2, "steps": 4.0}),
-        ("accuracy", 0.4, 0.76, 0.77, 0.8, {"epochs": 1, "steps": 2.0}),
-        ("accuracy", 0.9, 0.75, 0.77, 0.8, {"epochs": 0, "steps": 0.0}),
+        ("accuracy", 0.4, 0.75, 0.77, 0.8, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
+        ("accuracy", 0.4, 0.76, 0.77, 0.8, {"epochs": 1, "steps": 2.0, "seconds": 3.0}),
+        ("accuracy", 0.9, 0.75, 0.77, 0.8, {"epochs": 0, "steps": 0.0, "seconds": 0.0}),
         # Of an error 1.9 / 95 % is 2.
-        ("mae", 3.0, 2.1, 1.99, 1.9, {"epochs": 2, "steps": 4.0}),
-        ("mae", 1.5, 2.1, 1.99, 1.9, {"epochs": 0, "steps": 0.0}),
+        ("mae", 3.0, 2.1, 1.99, 1.9, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
+        ("mae", 1.5, 2.1, 1.99, 1.9, {"epochs": 0, "steps": 0.0, "seconds": 0.0}),
     ],
 )
 def test_how_long_a_newcomer_trains(
@@ -103,8 +106,8 @@ def test_how_long_a_newcomer_trains(
 ) -> None:
     frame = rows(
         {"value": final, "value_collective": before},
-        later(value=one, epochs=1, newcomer_steps=2.0),
-        later(value=two, epochs=2, newcomer_steps=4.0),
+        later(value=one, epochs=1, newcomer_steps=2.0, newcomer_turn_seconds=3.0),
+        later(value=two, epochs=2, newcomer_steps=4.0, newcomer_turn_seconds=5.0),
         later(value=0.3, history=5, worst_decile=0.05, newcomer_items=4.5),
         *STRAYS,
     ).assign(metric=metric)
@@ -123,7 +126,7 @@ def test_how_long_a_newcomer_trains(
 
 def test_without_a_stage_2_there_is_nothing_to_train() -> None:
     (found,) = newcomers(rows({"newcomer_steps": 0.0, "value_collective": 0.5}, later(newcomer_steps=0.0, epochs=1)))
-    assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0})
+    assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0, "seconds": 0.0})
 
 
 def test_compositions_vary_within_a_seed() -> None:
@@ -132,7 +135,8 @@ def test_compositions_vary_within_a_seed() -> None:
     frame = rows(*({"group": group, "seed": seed, "value": value} for (group, seed), value in values.items()))
     strays = [{"collective": 100}, later(value=9.0, epochs=1), later(value=9.0, history=3), STRAYS[1]]
     (found,) = compositions(pd.concat([frame, rows(*strays)]))
-    assert (found["groups"], found["collective"]) == (3, 10)
+    assert found["collective"] == 10
+    assert found["groups"] == pytest.approx([0.65, 0.6, 0.7])
     assert (found["variance"], found["range"], found["mean"]) == pytest.approx((0.01, 0.2, 0.65))
     assert found["worst_decile"] == pytest.approx(0.2)
 
@@ -159,9 +163,7 @@ def test_the_matrix_is_of_the_most_users() -> None:
     assert brightness(matrix, frame).to_dict("index") == {"a": {"a": 1, "b": 1}, "b": {"a": 0, "b": 0}}
 
 
-def test_the_first_method_with_the_fewest_is_tested_against_all_with_the_most(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Record:
         main_metric = "mae"
 
@@ -169,34 +171,45 @@ def test_the_first_method_with_the_fewest_is_tested_against_all_with_the_most(
         config = tiny_config(f"users.collective={count}", "cohort=2")
         return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
 
-    def test(few: list[Run], many: list[Run]) -> dict[str, Any]:
-        asked.append((few[0].folder.name, many[0].folder.name))
-        return {"difference": -0.1, "interval": [-0.2, 0.1], "p_value": 0.3, "users": 7, "within_noise": True}
+    def test(one: list[Run], other: list[Run]) -> dict[str, Any]:
+        asked.append((one[0].folder.name, other[0].folder.name))
+        return {"difference": -0.1, "interval": [-0.2, 0.1], "p_value": 0.0006, "users": 7, "within_noise": True}
 
     asked: list[tuple[str, str]] = []
     monkeypatch.setattr(module, "paired_test", test)
     pairs = [(method, count) for count in (3, 10, 30) for method in ("perfit", "oppu")]
-    frame = rows(
-        *(
-            {
-                "task": "movie_tagging",
-                "trained_on": "movie_tagging",
-                "method": m,
-                "collective": n,
-                "worst_decile": n / 10,
-            }
-            for m, n in pairs
-        )
-    ).assign(metric="mae")
+    task = {"task": "movie_tagging", "trained_on": "movie_tagging", "metric": "mae"}
+    frame = rows(*({**task, "method": m, "collective": n, "worst_decile": n / 10} for m, n in pairs))
     runs = [run(*pair) for pair in pairs]
-    found = fewest_against_most(runs, frame)
-    assert asked == [("perfit-3", "perfit-30"), ("perfit-3", "oppu-30")]
-    assert found[1]["fewest"] == {"method": "perfit", "collective": 3, "worst_decile": 0.3}
-    assert found[1]["most"] == {"method": "oppu", "collective": 30, "worst_decile": 3.0}
-    assert (found[1]["p_value"], found[1]["users"], found[1]["metric"]) == (0.3, 7, "mae")
-    tables = write_report(frame, runs, tmp_path)
-    assert "-0.200 to +0.100" in list(tables[1].columns[4].cells)
-    assert fewest_against_most([run("perfit", 3)], frame) == []
+    found = differences(runs, frame)
+    assert asked == [("perfit-3", "perfit-30"), ("perfit-3", "oppu-30"), ("oppu-3", "oppu-30"), ("perfit-3", "oppu-3")]
+    assert found[1]["one"] == {"method": "perfit", "collective": 3, "worst_decile": 0.3}
+    assert found[1]["other"] == {"method": "oppu", "collective": 30, "worst_decile": 3.0}
+    assert (found[1]["p_value"], found[1]["users"], found[1]["metric"]) == (0.0006, 7, "mae")
+    table = write_report(frame, runs, tmp_path)[1]
+    assert rows_of(table)[1][1:] == [
+        "perfit with 3", "oppu with 30", "-0.100 ≈", "-0.200 to +0.100", "< 0.001", "0.300 / 3.000", "7",
+    ]  # fmt: skip
+    assert differences([run("perfit", 3)], frame) == []
+    asked.clear()
+    differences([run("perfit", 3), run("oppu", 3)], frame)
+    assert asked == [("perfit-3", "oppu-3")]
+
+
+def test_one_table_has_both_metrics_of_every_task_as_the_paper_has_it() -> None:
+    frame = rows(
+        {"value": 0.5, "second_value": 0.3},
+        {"value": 0.7, "second_value": 0.5, "seed": 1},
+        {"method": "oppu", "value": 0.4},
+        {"task": "b", "trained_on": "b", "metric": "mae", "second_metric": None, "second_value": None, "value": 1.0},
+    )
+    found = quality_by_number(numbers(frame)).set_index(["collective", "method"])
+    assert list(found) == [
+        "a accuracy", "a accuracy deviation", "a f1", "a f1 deviation", "b mae", "b mae deviation",
+    ]  # fmt: skip
+    assert found.loc[(10, "perfit"), ["a accuracy", "a f1", "b mae"]].tolist() == pytest.approx([0.6, 0.4, 1.0])
+    assert found.loc[(10, "perfit"), "a f1 deviation"] == pytest.approx(0.02**0.5)
+    assert found.loc[(10, "oppu"), "a accuracy"] == 0.4
 
 
 def test_every_cell_of_the_tables() -> None:
@@ -212,20 +225,20 @@ def test_every_cell_of_the_tables() -> None:
         {"task": "b", "trained_on": "b", "metric": "mae", "value": 1.0, "q1": None, "q2": None, "q3": None, "q4": None},
         later(value=0.3, trained_on="b", worst_decile=0.05),
     )
-    numbers, newcomers, groups, matrix = cold_start_tables(findings(frame, []))
-    quality = ["0.600 ± 0.141", "0.450 ± 0.071", "0.200", "0.10/0.20/0.30/0.40"]
-    assert rows_of(numbers) == [
-        ["a, accuracy", "10", "7", "perfit", *quality, "1.00 kB"],
-        ["b, mae ↓", "10", "7", "perfit", "1.000", "0.400", "0.200", "–", "1.00 kB"],
-    ]
+    numbers, errors, newcomers, groups, matrix = cold_start_tables(findings(frame, []))
+    quality = ["0.600 ± 0.141", "0.300 ± 0.000", "0.450 ± 0.071", "0.200", "1.00 kB", "0.10/0.20/0.30/0.40"]
+    assert rows_of(numbers) == [["10", "7", "perfit", *quality]]
+    # Histories of one length have no quarters.
+    assert rows_of(errors) == [["10", "7", "perfit", "1.000", "0.300", "0.400", "0.200", "1.00 kB"]]
+    assert [str(column.header) for column in errors.columns][3:5] == ["mae ↓", "f1"]
     history = "0: 0.450 (0.150), 3 (on the mean 2.5): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
     assert rows_of(newcomers) == [
-        ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4", "2", history],
-        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "0: 0.400 (0.150), all: 1.000 (0.200)"],
+        ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4", "2", "1.0", history],
+        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "0.0", "0: 0.400 (0.150), all: 1.000 (0.200)"],
     ]
     assert "not all have so many" in str(newcomers.caption)
     # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
-    assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "2", "0.550", "0.150", "2.50e-02", "0.200"]
+    assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "0.600 0.500", "0.550", "0.150", "2.50e-02", "0.200"]
     assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
     assert rows_of(matrix) == [
         ["perfit", "a", "0.600 (0.200)", "1.200 (2.500)"],
@@ -252,6 +265,15 @@ def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp
     assert by_number == [[[10, pytest.approx(0.6)], [100, 0.8]]]
     assert by_bytes == [[[3, pytest.approx(0.6)], [3, 0.8]]]
     assert by_items == [[[0, 0.4], [1, 0.3], [2, 0.8]]]
+    numbered, spent, items = drawn["cold_start-a"].axes
+    assert [axes.get_xscale() for axes in (numbered, spent, items)] == ["log", "log", "linear"]
+    assert [text.get_text() for text in numbered.get_xticklabels()] == ["10", "100"]
+    assert [text.get_text() for text in spent.texts] == ["10", "100"]
+    # The band: one deviation, 0.02**0.5, around the mean of the seeds; of one seed none.
+    (band,) = numbered.collections
+    heights = {round(x): [y for at, y in band.get_paths()[0].vertices if at == x] for x in (10, 100)}
+    assert (min(heights[10]), max(heights[10])) == pytest.approx((0.6 - 0.02**0.5, 0.6 + 0.02**0.5))
+    assert set(heights[100]) == {0.8}
     (heat,) = drawn["transfer"].axes[0].images
     # Of the error on b, that of its own shift is the least.
     assert [row[1] for row in heat.get_array().tolist()] == [0, 1]

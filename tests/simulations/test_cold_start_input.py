@@ -1,0 +1,124 @@
+"""What cannot be asked of a cold start is said by name, before anything runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from simulations import cold_start_runs as module
+from simulations import comparison_runs
+from simulations.__main__ import app
+from simulations.cold_start_runs import Question, cold_start
+from tests.conftest import TINY, movie, write_lamp
+
+pytestmark = pytest.mark.integration
+WORDS = [word for word in TINY if not word.startswith(("users.collective", "users.target"))] + ["users.target=4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--collective", "2,2"], "--collective: 2 stands there twice"),
+        (["--collective", "0,2"], "--collective 0: expected at least 1"),
+        (["--collective", "2,many"], "--collective 2,many: expected whole numbers"),
+        (["--collective", "2", "--methods", ""], "--methods: expected at least one"),
+        (["--collective", "2", "--methods", "perfit,perfit"], "--methods: perfit stands there twice"),
+        (["--collective", "2", "--methods", "perfits"], "perfit"),
+        (
+            ["--collective", "2", "--history", "99,all"],
+            "--history 99, seed 0: users.target_history=99: no target user has",
+        ),
+        (["--collective", "2", "--history", "3,3"], "--history: 3 stands there twice"),
+        (["--collective", "2", "--history", "-1"], "--history -1: expected at least 0"),
+        (["--collective", "2", "--epochs", "1,1"], "--epochs: 1 stands there twice"),
+        (["--collective", "2", "--tasks", "movie_taging"], "task: unknown task"),
+        (["--collective", "2", "--seeds", "0,0"], "seed 0 stands there twice"),
+        (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
+        (["--collective", "2", "--history", "8"], "--history 8: no newcomer brings more (seed 0); that is `all`"),
+        (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods: perfit stands there twice"),
+        (["--collective", "2", "--methods", "my own.toml"], "method 'my own.toml': letters, digits"),
+        (["--collective", "2", "--methods", "perfit,over.toml"], "over.toml: cold-start draws users by their numbers"),
+        (["--collective", "2", "users.overlap=true"], "newcomers apart: no users.overlap"),
+        (["--collective", "2", "evaluate.every=1"], "evaluate.every=1: cold-start looks at newcomers when stage 1 is"),
+        (["--collective", "2", "users.collective=5"], "users.collective=5: cold-start takes it from --collective"),
+        (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "takes it from --tasks"),
+        (["--collective", "2", "users.target_history=3"], "users.target_history=3: cold-start takes it from --history"),
+        (["--collective", "2", "--tasks", "movie_tagging,product_rating", "users.source=x"], "one task's data"),
+        (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    method = 'method = "strategies.perfit:PerFit"\n'
+    for name, more in (("my own", ""), ("over", "[users]\noverlap = true\n")):
+        (tmp_path / f"{name}.toml").write_text(method + more)
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(app, ["cold-start", "--results", str(tmp_path), *options, *WORDS], catch_exceptions=False)
+    assert message in str(caught.value)
+    assert not list(tmp_path.glob("*/*/run.json"))
+
+
+def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
+    source = write_lamp(
+        tmp_path / "lamp",
+        [movie(str(number)) for number in range(6)],
+        [{"id": str(number), "output": "comedy"} for number in range(6)],
+    )
+    question = Question([2, 9], ["perfit"], [], [0], [], [], 0, False)
+    words = [*WORDS, f"users.source={source}"]
+    with pytest.raises(InputError, match=r"users.collective=9: .* has 2 users for that"):
+        cold_start(question, None, words, tmp_path / "x", print)
+
+
+def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> None:
+    question = Question([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
+    text = 'method = "strategies.perfit:PerFit"\n[users.synthetic]\nhistory = 5\n'
+    for name in ("perfit", "other"):
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(InputError, match="would both be called perfit"):
+        cold_start(question, None, WORDS, tmp_path / "x", print)
+    words = [word for word in WORDS if "synthetic.history" not in word]
+    other = replace(question, methods=["perfit", str(tmp_path / "other.toml")])
+    with pytest.raises(InputError, match=r"perfit and other cannot be compared: users \(data_sha256\)"):
+        cold_start(other, None, words, tmp_path / "x", print)
+
+
+def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
+    golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
+    source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
+    question = Question([2], ["perfit"], [], [0], [], [], 3, False)
+    said = (
+        r"--compositions 3: 3 disjoint groups of 2 users: .* has 1 users for that in users.group=2, of 5 for all groups"
+    )
+    with pytest.raises(InputError, match=said):
+        cold_start(question, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
+
+
+def test_a_folder_is_a_comparison_or_a_cold_start(tmp_path: Path) -> None:
+    question = Question([2], ["perfit"], [], [0], [], [], 0, False)
+    (tmp_path / "compared-before").mkdir()
+    (tmp_path / "compared-before" / "compare.json").write_text("{}")
+    with pytest.raises(InputError, match="is a comparison; choose another --name"):
+        cold_start(question, None, WORDS, tmp_path / "compared-before", print)
+    (tmp_path / "cold-before").mkdir()
+    (tmp_path / "cold-before" / "cold_start.json").write_text("{}")
+    with pytest.raises(InputError, match="is a cold-start experiment; choose another --name"):
+        comparison_runs.compare(["perfit"], None, WORDS, [0], "cold-before", tmp_path)
+
+
+def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = module.load_config
+
+    def other_backbone(toml: Path | None, words: list[str]) -> object:
+        config = load(toml, words)
+        other = config.task == "product_rating" and "cohort=2" in words
+        return config.model_copy(update={"backbone": "smollm2-135m"}) if other else config
+
+    monkeypatch.setattr(module, "load_config", other_backbone)
+    question = Question([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
+    with pytest.raises(InputError, match="movie_tagging has backbone 'tiny', product_rating 'smollm2-135m'"):
+        cold_start(question, None, WORDS, tmp_path / "x", print)
