@@ -23,6 +23,8 @@ _ALIKE = (
     "robust",
 )
 """Config keys in which compared runs must not differ; rounds may, since curves are read at bytes."""
+_OWN = ("method", "settings", "sites", "positions", "rank", "local.lr", "personal.lr")
+"""Config keys, or tables of them, that say what a method is."""
 NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
 """Config keys that change no number."""
 
@@ -51,7 +53,7 @@ class Run:
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs that differ in more than their methods, and a method's runs that differ in more than their seeds.
+    """Refuse runs that are not evaluated alike, on the same users, and a method's runs that differ in more than seeds.
 
     Raises:
         InputError: Names the first difference, and the two records.
@@ -81,8 +83,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
         ours, theirs = (each.record.users.data_sha256[:12] for each in (twin, run))
         _refuse_difference(twin, run, "users (data_sha256)", ours, theirs)
     seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
-    for run in runs:
-        _refuse_difference(first, run, "seeds", seeds[first.method], seeds[run.method])
+    for method, own in seeds.items():
+        if own != seeds[first.method]:
+            raise InputError(
+                f"{first.method} has seeds {seeds[first.method]}, {method} {own}: compare the same of each"
+            )
 
 
 def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, Any, Any] | None:
@@ -97,6 +102,20 @@ def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, A
         if values[0] != values[1]:
             return key, values[0], values[1]
     return None
+
+
+def other_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Return what compared methods differ in beside what they are, such as rounds: a value a method, by config key."""
+    flat = {run.method: flatten(run.config) for run in runs}
+    found = {}
+    for key in sorted(set().union(*flat.values())):
+        own = (
+            key in ("seed", *NO_NUMBER) or key.startswith("users.") or any(f"{key}.".startswith(f"{o}.") for o in _OWN)
+        )
+        values = {method: config.get(key) for method, config in flat.items()}
+        if not own and len({repr(value) for value in values.values()}) > 1:
+            found[key] = values
+    return found
 
 
 def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: object) -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy import stats
 
-from simulations.comparable import Run
+from simulations.comparable import Run, other_settings
 from strategies.metrics import LOWER_IS_BETTER
 
-SCHEMA = 2
+SCHEMA = 3
 """Of `compare.json`."""
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality that bytes are counted to."""
@@ -89,7 +89,7 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     means = {method: float(np.mean(values)) for method, values in final.items()}
     best = (min if lower else max)(means, key=lambda method: means[method])
     mean_curves = {method: _mean_curve(curves[curves.method == method]) for method in methods}
-    budgets = _budgets(mean_curves, reference)
+    budgets = _budgets(curves, reference)
     theirs = [run for run in runs if run.method == reference]
     seeds = [run.record.seed for run in theirs]
     rows = []
@@ -133,7 +133,8 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
         "users": {"collective": first.record.users.collective, "target": first.record.users.target},
         "reference": reference,
         "best": best,
-        "equal_bytes": budgets,
+        "equal_bytes": [float(budget.mean()) for budget in budgets],
+        "other_settings": other_settings(runs),
         "base": spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
         "methods": rows,
         "runs": [
@@ -158,11 +159,12 @@ def _mean_curve(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby("round", as_index=False)[["bytes_total", "value"]].mean()
 
 
-def _budgets(lines: dict[str, pd.DataFrame], reference: str) -> list[float]:
-    """Return the bytes that the reference takes in all, and the fewest within which every method was evaluated."""
-    whole = float(lines[reference].bytes_total.iloc[-1])
-    least = max(float(line.bytes_total.iloc[0]) for line in lines.values())
-    return sorted({whole, least} if not math.isclose(whole, least, rel_tol=_IDS) else {whole})
+def _budgets(curves: pd.DataFrame, reference: str) -> list["pd.Series[float]"]:
+    """Return the bytes the reference takes in all, and the fewest within which every method was evaluated, by seed."""
+    whole = curves[curves.method == reference].groupby("seed").bytes_total.max()
+    least = curves.groupby(["method", "seed"]).bytes_total.min().groupby("seed").max()
+    different = not np.allclose(whole, least, rtol=_IDS)
+    return sorted([whole, least], key=lambda budget: float(budget.mean())) if different else [whole]
 
 
 def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> float | None:
@@ -171,11 +173,11 @@ def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> flo
     return float(reached.bytes_total.iloc[0]) if len(reached) else None
 
 
-def _quality_at(curves: pd.DataFrame, budget: float) -> dict[str, Any] | None:
-    """Each seed's quality at the last evaluated round within the budget; None if a first one is beyond it."""
+def _quality_at(curves: pd.DataFrame, budget: "pd.Series[float]") -> dict[str, Any] | None:
+    """Each seed's quality at the last evaluated round within its budget; None if a first one is beyond it."""
     values = []
-    for _, line in curves.groupby("seed"):
-        within = line[line.bytes_total <= budget * (1 + _IDS)]
+    for seed, line in curves.groupby("seed"):
+        within = line[line.bytes_total <= budget[seed] * (1 + _IDS)]
         if not len(within):
             return None
         values.append(float(within.value.iloc[-1]))
@@ -183,12 +185,13 @@ def _quality_at(curves: pd.DataFrame, budget: float) -> dict[str, Any] | None:
 
 
 def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
-    """Seconds of local computation: mean of one client's turn in a round, and of one target user's stage 2."""
+    """Seconds of local computation: mean of a client's turn in the opening, in a round, and of a target's stage 2."""
     tables = [pd.read_parquet(run.folder / "clients.parquet") for run in runs]
     clients = pd.concat(tables, ignore_index=True)
-    clients = clients[clients["round"] > 0]
-    means = {phase: float(clients[clients.phase == phase].wall_s.mean()) for phase in ("train", "personalize")}
-    return {phase: None if math.isnan(mean) else mean for phase, mean in means.items()}
+    training, opening = clients.phase == "train", clients["round"] == 0
+    parts = {"opening": training & opening, "train": training & ~opening, "personalize": clients.phase == "personalize"}
+    means = {part: float(clients[chosen].wall_s.mean()) for part, chosen in parts.items()}
+    return {part: None if math.isnan(mean) else mean for part, mean in means.items()}
 
 
 def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
@@ -196,7 +199,9 @@ def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
 
     `interval` is a 95 % interval of that mean, by resampling users; None of fewer than two.
 
-    A user who is there with several seeds is one user: its differences are averaged first.
+    A user of real data who is there with several seeds is one user, whose differences are averaged first; synthetic
+    users of another seed are other people. Users count alike, however many questions they have. Chance in training is
+    not counted: users of a seed share its trainings.
 
     Args:
         own: One run a seed.

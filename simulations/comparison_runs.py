@@ -108,8 +108,11 @@ def plan(
         if not given:
             raise InputError(f"expected at least one {kind}")
     for word in overrides:
-        if (key := word.partition("=")[0].strip()) in ("method", "seed"):
+        key, _, value = (part.strip() for part in word.partition("="))
+        if key in ("method", "seed"):
             raise InputError(f"{word}: a comparison takes its {key}s by themselves, not as overrides")
+        if key == "evaluate.every" and value == "0":
+            raise InputError(f"{word}: a comparison looks at least once; evaluate.every=ROUNDS looks at the end alone")
     planned = []
     digest = users_digests()
     labels: dict[str, str] = {}

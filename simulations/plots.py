@@ -113,7 +113,7 @@ def _bytes(folder: Path) -> Figure:
 
 
 def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> None:
-    """Draw a comparison's cost curves into `curves.png` and `curves.svg`: quality against bytes, a line a method.
+    """Draw a comparison's cost curves as `curves`, PNG, SVG and PDF: quality against bytes, a line a method.
 
     A method that sends no tensors is a dashed level, since it has no place on a logarithmic axis.
     """

@@ -108,6 +108,8 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
         "mean ± standard deviation over seeds; 95 %: interval of the difference, by resampling users; ≈: within noise "
         f"(paired test over users, p ≥ 0.05, not corrected for several methods); {OVER_USERS}"
     )
+    for key, values in report["other_settings"].items():
+        table.caption += f"; {key} is " + ", ".join(f"{value} ({method})" for method, value in values.items())
     return table
 
 
@@ -135,7 +137,7 @@ def _comparison_bytes(report: dict[str, Any]) -> Table:
     table.caption = (
         f"to x %: when x % of {report['best']}'s quality was first seen; at so many bytes (all {report['reference']} "
         "takes, and the fewest within which every method was seen): the last quality seen within them; –: not seen; "
-        "in brackets: seed by seed, of what the best did with that seed"
+        "in brackets: seed by seed, of what the best did with that seed; none of these is tested for noise"
     )
     return table
 
@@ -150,10 +152,13 @@ def bytes_reached(found: dict[str, Any]) -> str:
 
 def _comparison_cost(report: dict[str, Any]) -> Table:
     table = Table(title="what a client sends, trains and keeps")
-    for title in ("", "up, a round", "down, a round", "shared", "private", "s, a round", "s, personalisation"):
+    opening = any(row["seconds"]["opening"] is not None for row in report["methods"])
+    titles = ["", "up, a round", "down, a round", "shared", "private", *(["s, opening"] if opening else [])]
+    for title in (*titles, "s, a round", "s, personalisation"):
         table.add_column(title, justify="right" if title else "left")
     for row in report["methods"]:
-        seconds = ("–" if value is None else f"{value:.1f}" for value in row["seconds"].values())
+        shown = [value for part, value in row["seconds"].items() if opening or part != "opening"]
+        seconds = ("–" if value is None else f"{value:.1f}" for value in shown)
         table.add_row(
             row["method"],
             human_bytes(row["bytes"]["per_client_round_up"]),

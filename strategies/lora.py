@@ -29,7 +29,7 @@ class LoraSettings:
     dropout: float
     """Share of an adapter's inputs that training drops."""
     targets: tuple[str, ...]
-    """Last parts of the adapted modules' names, such as q_proj."""
+    """Ends of the adapted modules' names, such as q_proj or self_attn.q_proj."""
     blocks: tuple[int, ...]
     """Adapted decoder blocks; empty: all."""
 
@@ -55,6 +55,11 @@ class LoraSettings:
         except ValueError as error:
             raise ValueError(f"settings.targets: {error}") from None
         chosen = tuple(name for name in found if not self.blocks or block_of(name) in self.blocks)
+        if not chosen:
+            raise ValueError(f"settings.blocks={list(self.blocks)}: none of {', '.join(self.targets)} is in them")
+        for name in chosen:
+            if self.rank > (smaller := min(backbone.linears[name])):
+                raise ValueError(f"settings.rank={self.rank}: {name} has no more than rank {smaller}")
         return Lora(self.rank, self.alpha, self.dropout, chosen)
 
 

@@ -1,7 +1,7 @@
 """Low-rank adapters on linear modules, by `peft`; several on one module add up."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -173,7 +173,7 @@ def _add_product(
     return output + linear(inputs[0].float(), change).to(output.dtype)
 
 
-def find_modules(linears: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
+def find_modules(linears: Iterable[str], targets: Sequence[str]) -> tuple[str, ...]:
     """Return the linear modules whose name ends with one of `targets`, in the model's order.
 
     Raises:
@@ -184,4 +184,4 @@ def find_modules(linears: Iterable[str], targets: Iterable[str]) -> tuple[str, .
         if not any(name.endswith(f".{target}") for name in linears):
             known = sorted({name.rpartition(".")[2] for name in linears})
             raise ValueError(f"no module '{target}' in the backbone (its linear modules: {', '.join(known)})")
-    return tuple(name for name in linears if name.rpartition(".")[2] in set(targets))
+    return tuple(name for name in linears if any(name.endswith(f".{target}") for target in targets))

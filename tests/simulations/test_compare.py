@@ -192,7 +192,7 @@ def test_a_methods_name_is_the_method_whatever_lies_in_the_working_directory(
         (["users.target=4"], "users.target is 3 in one and 4 in the other"),
         (["cohort=2"], "cohort"),
         (["decoding=paper"], "decoding is 'deterministic' in one and 'paper' in the other"),
-        (["seed=5"], "seeds is [0] in one and [5] in the other"),
+        (["seed=5"], "perfit has seeds [0], lora-c [5]: compare the same of each"),
     ],
 )
 def test_runs_that_differ_in_more_than_the_method_are_refused(

@@ -1,5 +1,6 @@
 """What a comparison says of two made-up methods, `cheap`, and `dear` with an opening, against figures by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from fl_server.records import BytesPart, ParamsPart, RunRecord, UsersPart
 from simulations.comparable import Run
 from simulations.comparison import compare_runs, curve
-from simulations.tables import bytes_reached
+from simulations.tables import bytes_reached, comparison_tables, rows_of
 from tests.conftest import tiny_config
 
 _METRICS = pa.map_(pa.string(), pa.float64())
@@ -50,6 +51,7 @@ def made_up(
     write("rounds", [{"round": 1, "metrics": list(seen.items())}, {"round": 2, "metrics": []}])
     write("users", [{"partition": 4 + place, "user_id": person} for place, person in enumerate(PERSONS)])
     turns = [
+        {"phase": "train", "round": 0, "user": 0, "wall_s": 8.0, "metrics": []},
         {"phase": "train", "round": 1, "user": 0, "wall_s": 3.0, "metrics": []},
         {"phase": "evaluate", "round": 1, "user": 4, "wall_s": 9.0, "metrics": [(f"personalised.{metric}", 0.2)]},
     ]
@@ -121,7 +123,7 @@ def test_every_figure_of_a_comparison(
     assert theirs["against"]["difference"] == pytest.approx(1 - sum(difference) / 2)
     assert theirs["against"]["users"] == 2
     assert ours["against"] is None
-    assert ours["seconds"] == {"train": 3.0, "personalize": 5.5}
+    assert ours["seconds"] == {"opening": 8.0, "train": 3.0, "personalize": 5.5}
     assert ours["params"] == {"shared": 8, "private": 2}
     assert curves.groupby("method").bytes_total.max().to_dict() == {"cheap": 50, "dear": 200}
 
@@ -141,3 +143,27 @@ def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
     assert isinstance(curves, pd.DataFrame)
     assert report["equal_bytes"] == [30, 50]
     assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.95]
+
+
+def test_at_equal_bytes_every_seed_has_its_own_bytes(tmp_path: Path) -> None:
+    # Of five and of six bytes a message: what a seed takes in all is 50 and 60, its first look 30 and 36.
+    runs = []
+    for seed, each_way in enumerate((10, 12)):
+        runs.append(made_up(tmp_path / str(seed), "cheap", "accuracy", 0, each_way, [0.2, 0.9], [1.0, 1.0]))
+        runs[-1].record.seed = seed
+    report, _ = compare_runs(runs, "cheap")
+    (row,) = report["methods"]
+    assert report["equal_bytes"] == [33, 55]
+    assert [each["per_seed"] for each in row["quality_at_equal_bytes"]] == [[0.2, 0.2], [0.9, 0.9]]
+
+
+def test_settings_that_methods_differ_in_are_told_beside_what_they_are(tmp_path: Path) -> None:
+    ours = made_up(tmp_path / "a", "perfit", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
+    theirs = made_up(tmp_path / "b", "fdlora", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
+    other = tiny_config("rounds=2", "method=fdlora", "local.epochs=3", "local.lr=0.5", "users.source=x")
+    report, _ = compare_runs([ours, replace(theirs, config=other)], "perfit")
+    assert report["other_settings"] == {"local.epochs": {"perfit": 1, "fdlora": 3}}
+    quality, _, cost = comparison_tables({"name": "x", **report})
+    assert str(quality.caption).endswith("; local.epochs is 1 (perfit), 3 (fdlora)")
+    assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, a round", "s, personalisation"]
+    assert rows_of(cost)[0][-3:] == ["8.0", "3.0", "5.5"]

@@ -17,7 +17,7 @@ from fl_clients.predict import score_labels
 from strategies import lora
 from strategies.lora import COLLECTIVE, PERSONAL, SHARED, LoraSettings
 from strategies.lora_c import LoraC
-from strategies.method import Visit
+from strategies.method import BackboneShape, Visit
 from strategies.oppu import Oppu
 
 TARGETS = ["q_proj", "k_proj", "v_proj"]
@@ -224,6 +224,16 @@ def test_modules_that_keep_their_weights_turned_are_merged_turned() -> None:
         torch.testing.assert_close(model(IDS).logits, trained, rtol=0, atol=1e-5)
 
 
+def test_a_target_may_be_a_longer_end_of_a_modules_name() -> None:
+    shape = BackboneShape(
+        6, 2, 1000, {f"layers.{n}.{m}": (6, 6) for n in (0, 1) for m in ("attn.q", "mlp.q", "attn.v")}
+    )
+    chosen = LoraSettings(2, 4, 0.0, ("attn.q", "v"), ()).on(shape).modules
+    assert chosen == ("layers.0.attn.q", "layers.0.attn.v", "layers.1.attn.q", "layers.1.attn.v")
+    with pytest.raises(ValueError, match=r"settings.blocks=\[1\]: none of up is in them"):
+        LoraSettings(2, 4, 0.0, ("up",), (1,)).on(BackboneShape(6, 2, 1000, {"layers.0.up": (6, 6)}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -235,6 +245,7 @@ def test_modules_that_keep_their_weights_turned_are_merged_turned() -> None:
         ({"rank": 0}, "settings.rank=0"),
         ({"dropout": 1.0}, "settings.dropout=1.0"),
         ({"blocks": (4,)}, "the backbone has 0 to 3"),
+        ({"rank": 33}, r"settings.rank=33: model.layers.0.self_attn.q_proj has no more than rank \d+"),
     ],
 )
 def test_settings_that_do_not_fit_the_backbone_are_refused(changes: dict[str, object], message: str) -> None:

@@ -8,11 +8,11 @@ import torch
 from flwr.server.strategy.aggregate import aggregate
 
 from strategies import stacking
-from strategies.averaging import TensorMean
 from strategies.fdlora import FdLora, OuterStep, fused
 from strategies.fedex_lora import FedexLora
 from strategies.fedreft import FedReft, geometric_median_weights
 from strategies.flora import Flora
+from strategies.lora_c import LoraC
 from strategies.method import BackboneShape, FitResult, Tensors
 
 MODULE = "model.layers.0.q_proj"
@@ -42,8 +42,9 @@ def mean_product(replies: list[Tensors], module: str) -> np.ndarray:
 
 
 def test_fedits_average_equals_flowers() -> None:
-    begin = FedexLora(**SETTINGS).server_init(SHAPE)
-    replies, mean = clients(begin), TensorMean(begin)
+    method = LoraC(**SETTINGS)
+    begin = method.server_init(SHAPE)
+    replies, mean = clients(begin), method.server_aggregator(begin, 1)
     for reply, n in zip(replies, EXAMPLES, strict=True):
         mean.add(0, reply, n)
     ours, _ = mean.result()
@@ -137,12 +138,14 @@ class Bowl:
 
     def __init__(self) -> None:
         self.asked: list[float] = []
+        self.batches: set[int] = set()
         self.value = 0.0
 
     def __call__(self, _parameters: object, _after_step: object = None) -> FitResult:
         return FitResult(1, 1, 1.0, 1.0)
 
-    def loss(self, _batches: int) -> float:
+    def loss(self, batches: int) -> float:
+        self.batches.add(batches)
         self.asked.append((self.value - 7) ** 2)
         return self.asked[-1]
 
@@ -159,7 +162,7 @@ class OneNumber:
 
 def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
     settings = {"sync_every": 5, "outer_lr": 1.0, "outer_momentum": 0.5}
-    fusion = {"fusion_trials": 30, "fusion_batches": 1, "fusion_penalty": 0.0}
+    fusion = {"fusion_trials": 30, "fusion_batches": 3, "fusion_penalty": 0.0}
     method = FdLora(**SETTINGS, **settings, **fusion)
     shared, private = {"shared_lora.x.A": torch.tensor([1.0])}, {"private_lora.x.A": torch.tensor([10.0])}
     results = []
@@ -168,12 +171,37 @@ def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
         w = method._fuse(OneNumber(fit), shared, private, fit)  # type: ignore[arg-type]
         # θ_s alone is (1−7)², θ_p alone (10−7)², half of each (5.5−7)².
         assert sorted(fit.asked[:3]) == [2.25, 9.0, 36.0]
-        assert len(fit.asked) == 30
+        assert (len(fit.asked), fit.batches) == (30, {3})
         assert (float(w[0] + 10 * w[1]) - 7) ** 2 == pytest.approx(min(fit.asked))
         assert min(fit.asked) < 2.25
         assert w.abs().max() <= 1.5
         results.append(w)
     assert torch.equal(*results)
+
+
+class Ramp:
+    """Adapter and fit in one: of a fused A that is w itself the loss falls by 3/4 for each 1 that w₁ or w₂ rises."""
+
+    def __init__(self) -> None:
+        self.tried: list[list[float]] = []
+
+    def load(self, _name: str, tensors: Tensors, _prefix: str) -> None:
+        self.tried.append(tensors["shared_lora.x.A"].tolist())
+
+    def loss(self, _batches: int) -> float:
+        return 3.0 - 0.75 * sum(self.tried[-1])
+
+
+@pytest.mark.parametrize(("penalty", "large"), [(1.0, True), (2.0, False)])
+def test_adafusions_penalty_is_the_mean_of_both_weights(penalty: float, large: bool) -> None:
+    settings = {"sync_every": 5, "outer_lr": 1.0, "outer_momentum": 0.5, "fusion_trials": 30, "fusion_batches": 1}
+    method = FdLora(**SETTINGS, **settings, fusion_penalty=penalty)
+    shared, private = {"shared_lora.x.A": torch.tensor([1.0, 0.0])}, {"private_lora.x.A": torch.tensor([0.0, 1.0])}
+    both = Ramp()
+    w = method._fuse(both, shared, private, both).tolist()  # type: ignore[arg-type]
+    # λ·mean|w| rises by λ/2 for each 1: less than 3/4 for λ = 1, so that large w win, and more for λ = 2.
+    assert w == max(both.tried, key=sum) if large else sum(w) < 1
+    assert w in both.tried
 
 
 def test_the_geometric_median_by_hand() -> None:

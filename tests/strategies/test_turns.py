@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from strategies import lora
+from strategies import lora, shifts
 from strategies.adapters.lora import LoraAdapters
 from strategies.fdlora import FdLora, OuterStep
 from strategies.fedex_lora import FedexLora
@@ -41,6 +41,14 @@ class Model(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([Block("q_proj", 6, 5), Block("v_proj", 6, 3)])
         self.requires_grad_(False)
+
+
+class Decoder(nn.Module):
+    """A model whose blocks are where `transformers` keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
 
 
 class AddOne:
@@ -108,6 +116,13 @@ def test_oppu_trains_the_collective_adapter_then_a_personal_one_on_top_of_it() -
     same(products(adapter), {**collective, Q: collective[Q] + product(private, "private_lora", Q)})
     method.client_load(adapter, shared, None)
     same(products(adapter), collective)
+
+
+def test_oppus_personal_adapter_is_in_the_chosen_blocks_too() -> None:
+    method = Oppu(**{**SETTINGS, "blocks": [1]}, private_targets=["v_proj"])
+    assert method.personal.on(SHAPE).modules == (V,)
+    with pytest.raises(ValueError, match=r"settings.blocks=\[1\]: none of q_proj is in them"):
+        Oppu(**{**SETTINGS, "blocks": [1]}, private_targets=["q_proj"]).check(SHAPE)
 
 
 def test_lora_p_has_nothing_but_its_own() -> None:
@@ -209,6 +224,14 @@ def test_what_came_is_merged_before_training_and_kept(method: Flora | FedexLora)
     same(trained.kept, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
 
 
+def test_fedex_lora_serves_the_means_on_the_merged_weights() -> None:
+    method = FedexLora(**SETTINGS)
+    adapter, _ = attached(method)
+    mean = some(method.server_init(SHAPE))
+    method.client_load(adapter, mean | {"shared_base.layers.0.q_proj.W": torch.ones(5, 6)}, None)
+    same(products(adapter), {Q: product(mean, "shared_lora", Q) + 1, V: product(mean, "shared_lora", V)})
+
+
 def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> None:
     method = Flora(**SETTINGS)
     adapter, fit = attached(method)
@@ -251,6 +274,35 @@ def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: 
             "kept_own.0.b": torch.tensor([6.0, 6.0]),
         },
     )
+
+
+def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    adapter = method.client_attach(Decoder(), SHAPE)
+    sent = method.server_send(method.server_init(SHAPE), None)
+    before: list[Tensors] = []
+
+    class AddOneToB(AddOne):
+        def __call__(
+            self, parameters: Iterable[nn.Parameter], after: Callable[[], None] = lambda: None, /
+        ) -> FitResult:
+            before.append(shifts.state(adapter, "personal", "kept_own"))
+            for parameter in parameters:
+                if parameter.dim() == 1:
+                    parameter.data += 1
+            after()
+            return FitResult(1, 1, 1.0, 1.0)
+
+    first = method.client_train(adapter, Visit(1, sent, {}, AddOneToB(adapter)))  # type: ignore[arg-type]
+    start = {name.replace("shared_median", "kept_own"): value for name, value in sent.items()}
+    same(before[0], start)
+    assert first.kept is not None
+    same(first.kept, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()})
+    same({name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.kept)
+    # Its own, b = 1, has three quarters of the losses: a quarter of it stays beside the others' b = 0.
+    fit = AddOneToB(adapter, losses=[3.0, 1.0])  # type: ignore[arg-type]
+    method.client_train(adapter, Visit(2, sent, first.kept, fit))
+    torch.testing.assert_close(before[1]["kept_own.0.b"], torch.tensor([0.25, 0.25]))
 
 
 def test_fedrefts_server_takes_the_median_of_functions_whatever_frame_they_are_written_in() -> None:
