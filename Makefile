@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Half of the time is waiting for Flower and Ray, so one worker more than there are cores, four at most. A file's tests
+# Much of the time is waiting for Flower and Ray, so one worker more than there are cores, four at most. A file's tests
 # share what they set up, so files are dealt out whole.
-WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
+PARALLEL = --numprocesses $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test unit lint types format bench clean

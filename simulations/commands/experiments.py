@@ -149,7 +149,7 @@ def cold_start(
         rows, runs = run_cold_start(question, config, words or [], folder, partial(_say, as_json), follower)
     tables = write_report(rows, runs, folder)
     content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
-    show(as_json, content, tables, f"{folder} (cold_start.csv, cold_start.json, plots)")
+    show(as_json, content, tables, f"{folder} (quality_by_number.csv, cold_start.csv, cold_start.json, plots)")
 
 
 def _record(word: str, results: Path) -> Path | None:

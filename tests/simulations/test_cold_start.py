@@ -156,7 +156,7 @@ def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, r
 
 def test_a_shift_goes_with_the_sites_and_positions_it_was_trained_at() -> None:
     (planned,) = plan(["perfit"], None, [*WORDS, "users.collective=2", "cohort=2"], [0])
-    own = {"sites": [2], "positions": "f1+l1", "settings": {**planned.config.settings}}
+    own = {"sites": [2], "positions": "f1+l1"}
     moved = module._transferred(
         replace(planned, config=planned.config.model_copy(update=own)), "product_rating", None, WORDS
     )

@@ -146,7 +146,7 @@ def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
 
 
 def test_at_equal_bytes_every_seed_has_its_own_bytes(tmp_path: Path) -> None:
-    # Of five and of six bytes a message: what a seed takes in all is 50 and 60, its first look 30 and 36.
+    # Of 10 and of 12 bytes a message: what a seed takes in all is 50 and 60, its first look 30 and 36.
     runs = []
     for seed, each_way in enumerate((10, 12)):
         runs.append(made_up(tmp_path / str(seed), "cheap", "accuracy", 0, each_way, [0.2, 0.9], [1.0, 1.0]))

@@ -200,7 +200,7 @@ def test_adafusions_penalty_is_the_mean_of_both_weights(penalty: float, large: b
     both = Ramp()
     w = method._fuse(both, shared, private, both).tolist()  # type: ignore[arg-type]
     # λ·mean|w| rises by λ/2 for each 1: less than 3/4 for λ = 1, so that large w win, and more for λ = 2.
-    assert w == max(both.tried, key=sum) if large else sum(w) < 1
+    assert (w == max(both.tried, key=sum)) if large else (sum(w) < 1)
     assert w in both.tried
 
 
