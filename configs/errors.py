@@ -10,6 +10,15 @@ class InputError(Exception):
     """
 
 
+class TooFewUsers(InputError):
+    """The users' source has fewer users than asked for."""
+
+    def __init__(self, key: str, message: str) -> None:
+        """Take the key that asks for too many, `users.collective` or `users.target`, and what to say."""
+        super().__init__(message)
+        self.key = key
+
+
 class RunFailed(Exception):
     """The run started and did not complete (exit status 1)."""
 

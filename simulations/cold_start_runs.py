@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from configs.errors import InputError
+from configs.errors import InputError, TooFewUsers
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
@@ -190,8 +190,8 @@ def _plan(
     words = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
     try:
         planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds)
-    except InputError as error:
-        if "users.collective=" not in str(error):
+    except TooFewUsers as error:
+        if error.key != "users.collective":
             raise
         asked = f"--collective {count}"
         if group:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from configs.errors import InputError, nearest
+from configs.errors import InputError, TooFewUsers, nearest
 from configs.paths import cache_dir
 from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
@@ -167,7 +167,7 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     ):
         if have < want:
             besides = f", beside users.reserved={wanted.reserved}" if wanted.reserved else ""
-            raise InputError(f"{key}={want}: {source.path} has {have} users for that{where}{besides}")
+            raise TooFewUsers(key, f"{key}={want}: {source.path} has {have} users for that{where}{besides}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)
