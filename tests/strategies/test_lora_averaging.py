@@ -10,7 +10,6 @@ from flwr.server.strategy.aggregate import aggregate
 from strategies import stacking
 from strategies.fdlora import FdLora, OuterStep, fused
 from strategies.fedex_lora import FedexLora
-from strategies.fedreft import FedReft, geometric_median_weights
 from strategies.flora import Flora
 from strategies.lora_c import LoraC
 from strategies.method import BackboneShape, FitResult, Tensors
@@ -202,35 +201,3 @@ def test_adafusions_penalty_is_the_mean_of_both_weights(penalty: float, large: b
     # λ·mean|w| rises by λ/2 for each 1: less than 3/4 for λ = 1, so that large w win, and more for λ = 2.
     assert (w == max(both.tried, key=sum)) if large else (sum(w) < 1)
     assert w in both.tried
-
-
-def test_the_geometric_median_by_hand() -> None:
-    # Of three points on a line the middle one, of a square's corners the centre; one far point moves it little.
-    line = geometric_median_weights(torch.tensor([[0.0], [1.0], [100.0]]).double())
-    assert float(line @ torch.tensor([0.0, 1.0, 100.0]).double()) == pytest.approx(1.0, abs=1e-3)
-    square = torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]]).double()
-    assert (geometric_median_weights(square) @ square).tolist() == pytest.approx([1.0, 1.0])
-    assert geometric_median_weights(torch.ones(3, 2).double()).tolist() == pytest.approx([1 / 3] * 3)
-
-
-def test_fedreft_sends_each_client_the_median_of_all_others() -> None:
-    method = FedReft([0], "all", 1, 1, 1, 0)
-    state = method.server_init(SHAPE)
-    start = method.server_send(state, 0)
-    assert torch.equal(start["shared_median.0.R"], state["server_start.0.R"])
-    aggregator = method.server_aggregator(state, 1)
-    own = {
-        user: {
-            name.replace("shared_median", "shared_own"): value + (user + 1.0) * name.endswith(".b")
-            for name, value in start.items()
-        }
-        for user in (0, 1)
-    }
-    for user, shared in own.items():
-        aggregator.add(user, shared, 1)
-    state, _ = aggregator.result()
-    # Two clients: the other one's shift, b moved by 1 and by 2.
-    for user, b in ((0, 2.0), (1, 1.0)):
-        assert method.server_send(state, user)["shared_median.0.b"].tolist() == pytest.approx([b, b], abs=1e-5)
-    # For a newcomer all of them: on a line between two points every point is a median, here the mean.
-    assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.5, 1.5], abs=1e-5)

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from strategies import lora, shifts
+from strategies import lora
 from strategies.adapters.lora import LoraAdapters
 from strategies.fdlora import FdLora, OuterStep
 from strategies.fedex_lora import FedexLora
-from strategies.fedreft import FedReft
 from strategies.fedsa_lora import FedsaLora
 from strategies.ffa_lora import FfaLora
 from strategies.flora import Flora
@@ -41,14 +40,6 @@ class Model(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([Block("q_proj", 6, 5), Block("v_proj", 6, 3)])
         self.requires_grad_(False)
-
-
-class Decoder(nn.Module):
-    """A model whose blocks are where `transformers` keeps them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = Model()
 
 
 class AddOne:
@@ -245,77 +236,3 @@ def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> 
         state, _ = aggregator.result()
         starts.append(aggregator.expected[f"shared_lora.{Q}.A"])
     assert not torch.equal(*starts)
-
-
-def turned(tensors: Tensors, prefix: str) -> Tensors:
-    """The same function written in another frame: R, W and b with their two rows exchanged."""
-    return {prefix + name[name.index(".") :]: value.flip(0) for name, value in tensors.items()}
-
-
-def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = FedReft([0], "all", 1, 1, 1, 0)
-    begin = method.server_send(method.server_init(SHAPE), None)
-    received = {name.replace("shared_median", "kept_own"): value for name, value in begin.items()}
-    others = {name: value + (0.0 if name.endswith("R") else 8.0) for name, value in received.items()}
-    loaded: list[float] = []
-    monkeypatch.setattr(
-        "strategies.shifts.load",
-        lambda _adapter, _stage, tensors, _prefix: loaded.append(float(tensors["kept_own.0.b"][0])),
-    )
-    fit = AddOne(None, losses=[3.0, 1.0])
-    # The own shift, written in another frame, has three quarters of the losses: a quarter of it stays.
-    mixed = method._mix(None, turned(received, "kept_own"), others, fit)  # type: ignore[arg-type]
-    assert loaded == [0.0, 8.0]
-    same(
-        mixed,
-        {
-            "kept_own.0.R": received["kept_own.0.R"],
-            "kept_own.0.W": received["kept_own.0.W"] + 6,
-            "kept_own.0.b": torch.tensor([6.0, 6.0]),
-        },
-    )
-
-
-def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
-    method = FedReft([0], "all", 1, 1, 1, 0)
-    adapter = method.client_attach(Decoder(), SHAPE)
-    sent = method.server_send(method.server_init(SHAPE), None)
-    before: list[Tensors] = []
-
-    class AddOneToB(AddOne):
-        def __call__(
-            self, parameters: Iterable[nn.Parameter], after: Callable[[], None] = lambda: None, /
-        ) -> FitResult:
-            before.append(shifts.state(adapter, "personal", "kept_own"))
-            for parameter in parameters:
-                if parameter.dim() == 1:
-                    parameter.data += 1
-            after()
-            return FitResult(1, 1, 1.0, 1.0)
-
-    first = method.client_train(adapter, Visit(1, sent, {}, AddOneToB(adapter)))
-    start = {name.replace("shared_median", "kept_own"): value for name, value in sent.items()}
-    same(before[0], start)
-    assert first.kept is not None
-    same(first.kept, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()})
-    same({name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.kept)
-    # Its own, b = 1, has three quarters of the losses: a quarter of it stays beside the others' b = 0.
-    fit = AddOneToB(adapter, losses=[3.0, 1.0])
-    method.client_train(adapter, Visit(2, sent, first.kept, fit))
-    torch.testing.assert_close(before[1]["kept_own.0.b"], torch.tensor([0.25, 0.25]))
-
-
-def test_fedrefts_server_takes_the_median_of_functions_whatever_frame_they_are_written_in() -> None:
-    method = FedReft([0], "all", 1, 1, 1, 0)
-    state = method.server_init(SHAPE)
-    start = method.server_send(state, None)
-    aggregator = method.server_aggregator(state, 1)
-    # Two clients changed nothing, in two frames; the third went far.
-    same_function = {name.replace("shared_median", "shared_own"): value for name, value in start.items()}
-    far = {name: value + (0.0 if name.endswith("R") else 9.0) for name, value in same_function.items()}
-    for user, shared in enumerate((same_function, turned(start, "shared_own"), far)):
-        aggregator.add(user, shared, 1)
-    state, _ = aggregator.result()
-    sent = method.server_send(state, None)
-    for name, value in sent.items():
-        torch.testing.assert_close(value, start[name], atol=1e-3, rtol=0)

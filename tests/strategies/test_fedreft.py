@@ -1,0 +1,142 @@
+"""FedReFT by hand: what a client mixes, trains and keeps, and which median the server sends."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from strategies import shifts
+from strategies.fedreft import FedReft, geometric_median_weights
+from strategies.method import BackboneShape, FitResult, Tensors, Visit
+
+SHAPE = BackboneShape(6, 2, 1000, {})
+
+
+class Decoder(nn.Module):
+    """Two blocks, where `transformers` keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+
+
+class AddOneToB:
+    """A training that adds 1 to b, and notes how the shift was before; its losses are given."""
+
+    def __init__(self, adapter: Any, losses: Iterable[float]) -> None:
+        self.adapter = adapter
+        self.losses = iter(losses)
+        self.before: list[Tensors] = []
+
+    def __call__(self, parameters: Iterable[nn.Parameter], after: Callable[[], None] = lambda: None, /) -> FitResult:
+        self.before.append(shifts.state(self.adapter, "personal", "kept_own"))
+        for parameter in parameters:
+            if parameter.dim() == 1:
+                parameter.data += 1
+        after()
+        return FitResult(1, 1, 1.0, 1.0)
+
+    def loss(self, _batches: int, /) -> float:
+        return next(self.losses)
+
+
+def same(ours: Tensors, theirs: Tensors) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name])
+
+
+def turned(tensors: Tensors, prefix: str) -> Tensors:
+    """The same function written in another frame: R, W and b with their two rows exchanged."""
+    return {prefix + name[name.index(".") :]: value.flip(0) for name, value in tensors.items()}
+
+
+def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    begin = method.server_send(method.server_init(SHAPE), None)
+    received = {name.replace("shared_median", "kept_own"): value for name, value in begin.items()}
+    others = {name: value + (0.0 if name.endswith("R") else 8.0) for name, value in received.items()}
+    loaded: list[float] = []
+    monkeypatch.setattr(
+        "strategies.shifts.load",
+        lambda _adapter, _stage, tensors, _prefix: loaded.append(float(tensors["kept_own.0.b"][0])),
+    )
+    fit = AddOneToB(None, losses=[3.0, 1.0])
+    # The own shift, written in another frame, has three quarters of the losses: a quarter of it stays.
+    mixed = method._mix(None, turned(received, "kept_own"), others, fit)  # type: ignore[arg-type]
+    assert loaded == [0.0, 8.0]
+    same(
+        mixed,
+        {
+            "kept_own.0.R": received["kept_own.0.R"],
+            "kept_own.0.W": received["kept_own.0.W"] + 6,
+            "kept_own.0.b": torch.tensor([6.0, 6.0]),
+        },
+    )
+
+
+def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    adapter = method.client_attach(Decoder(), SHAPE)
+    sent = method.server_send(method.server_init(SHAPE), None)
+    fit = AddOneToB(adapter, losses=[3.0, 1.0])
+    first = method.client_train(adapter, Visit(1, sent, {}, fit))
+    start = {name.replace("shared_median", "kept_own"): value for name, value in sent.items()}
+    same(fit.before[0], start)
+    assert first.kept is not None
+    same(first.kept, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()})
+    same({name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.kept)
+    # Its own, b = 1, has three quarters of the losses: a quarter of it stays beside the others' b = 0.
+    method.client_train(adapter, Visit(2, sent, first.kept, fit))
+    torch.testing.assert_close(fit.before[1]["kept_own.0.b"], torch.tensor([0.25, 0.25]))
+
+
+def test_fedrefts_server_takes_the_median_of_functions_whatever_frame_they_are_written_in() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    state = method.server_init(SHAPE)
+    start = method.server_send(state, None)
+    aggregator = method.server_aggregator(state, 1)
+    # Two clients changed nothing, in two frames; the third went far.
+    same_function = {name.replace("shared_median", "shared_own"): value for name, value in start.items()}
+    far = {name: value + (0.0 if name.endswith("R") else 9.0) for name, value in same_function.items()}
+    for user, shared in enumerate((same_function, turned(start, "shared_own"), far)):
+        aggregator.add(user, shared, 1)
+    state, _ = aggregator.result()
+    sent = method.server_send(state, None)
+    for name, value in sent.items():
+        torch.testing.assert_close(value, start[name], atol=1e-3, rtol=0)
+
+
+def test_the_geometric_median_by_hand() -> None:
+    # Of three points on a line the middle one, of a square's corners the centre; one far point moves it little.
+    line = geometric_median_weights(torch.tensor([[0.0], [1.0], [100.0]]).double())
+    assert float(line @ torch.tensor([0.0, 1.0, 100.0]).double()) == pytest.approx(1.0, abs=1e-3)
+    square = torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]]).double()
+    assert (geometric_median_weights(square) @ square).tolist() == pytest.approx([1.0, 1.0])
+    assert geometric_median_weights(torch.ones(3, 2).double()).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_fedreft_sends_each_client_the_median_of_all_others() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    state = method.server_init(SHAPE)
+    start = method.server_send(state, 0)
+    assert torch.equal(start["shared_median.0.R"], state["server_start.0.R"])
+    aggregator = method.server_aggregator(state, 1)
+    own = {
+        user: {
+            name.replace("shared_median", "shared_own"): value + (user + 1.0) * name.endswith(".b")
+            for name, value in start.items()
+        }
+        for user in (0, 1)
+    }
+    for user, shared in own.items():
+        aggregator.add(user, shared, 1)
+    state, _ = aggregator.result()
+    # Two clients: the other one's shift, b moved by 1 and by 2.
+    for user, b in ((0, 2.0), (1, 1.0)):
+        assert method.server_send(state, user)["shared_median.0.b"].tolist() == pytest.approx([b, b], abs=1e-5)
+    # For a newcomer all of them: on a line between two points every point is a median, here the mean.
+    assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.5, 1.5], abs=1e-5)
