@@ -43,12 +43,6 @@ class AddOneToB:
         return next(self.losses)
 
 
-def same(ours: Tensors, theirs: Tensors) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name])
-
-
 def turned(tensors: Tensors, prefix: str) -> Tensors:
     """The same function written in another frame: R, W and b with their two rows exchanged."""
     return {prefix + name[name.index(".") :]: value.flip(0) for name, value in tensors.items()}
@@ -68,7 +62,7 @@ def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: 
     # The own shift, written in another frame, has three quarters of the losses: a quarter of it stays.
     mixed = method._mix(None, turned(received, "kept_own"), others, fit)  # type: ignore[arg-type]
     assert loaded == [0.0, 8.0]
-    same(
+    torch.testing.assert_close(
         mixed,
         {
             "kept_own.0.R": received["kept_own.0.R"],
@@ -85,10 +79,14 @@ def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
     fit = AddOneToB(adapter, losses=[3.0, 1.0])
     first = method.client_train(adapter, Visit(1, sent, {}, fit))
     start = {name.replace("shared_median", "kept_own"): value for name, value in sent.items()}
-    same(fit.before[0], start)
+    torch.testing.assert_close(fit.before[0], start)
     assert first.kept is not None
-    same(first.kept, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()})
-    same({name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.kept)
+    torch.testing.assert_close(
+        first.kept, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()}
+    )
+    torch.testing.assert_close(
+        {name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.kept
+    )
     # Its own, b = 1, has three quarters of the losses: a quarter of it stays beside the others' b = 0.
     method.client_train(adapter, Visit(2, sent, first.kept, fit))
     torch.testing.assert_close(fit.before[1]["kept_own.0.b"], torch.tensor([0.25, 0.25]))

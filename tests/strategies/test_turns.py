@@ -45,7 +45,7 @@ class Model(nn.Module):
 class AddOne:
     """A training that adds 1 to whatever it may train, and notes how the model was before."""
 
-    def __init__(self, adapter: Any, losses: Iterable[float] = ()) -> None:
+    def __init__(self, adapter: LoraAdapters, losses: Iterable[float] = ()) -> None:
         self.adapter = adapter
         self.losses = iter(losses)
         self.before: dict[str, torch.Tensor] = {}
@@ -82,31 +82,27 @@ def attached(method: Any) -> tuple[LoraAdapters, AddOne]:
     return adapter, AddOne(adapter)
 
 
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name])
-
-
 def test_oppu_trains_the_collective_adapter_then_a_personal_one_on_top_of_it() -> None:
     method = Oppu(**SETTINGS, private_targets=["q_proj"])
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
     collective = {module: product(shared, "shared_lora", module) for module in (Q, V)}
     trained = method.client_train(adapter, Visit(1, shared, {}, fit))
-    same(fit.before, collective)
-    same(trained.shared, {name: value + 1 for name, value in shared.items()})
+    torch.testing.assert_close(fit.before, collective)
+    torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in shared.items()})
     assert trained.kept is None
 
     fit = AddOne(adapter)
     private, _ = method.client_personalize(adapter, shared, fit)
-    same(fit.before, collective)
+    torch.testing.assert_close(fit.before, collective)
     assert fit.trained == [id(parameter) for parameter in adapter.trainable("personal")]
     assert private.keys() == {f"private_lora.{Q}.A", f"private_lora.{Q}.B"}
     method.client_load(adapter, shared, private)
-    same(products(adapter), {**collective, Q: collective[Q] + product(private, "private_lora", Q)})
+    torch.testing.assert_close(
+        products(adapter), {**collective, Q: collective[Q] + product(private, "private_lora", Q)}
+    )
     method.client_load(adapter, shared, None)
-    same(products(adapter), collective)
+    torch.testing.assert_close(products(adapter), collective)
 
 
 def test_oppus_personal_adapter_is_in_the_chosen_blocks_too() -> None:
@@ -120,9 +116,11 @@ def test_lora_p_has_nothing_but_its_own() -> None:
     method = LoraP(**SETTINGS)
     adapter, fit = attached(method)
     private, _ = method.client_personalize(adapter, {}, fit)
-    same(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
+    torch.testing.assert_close(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
     method.client_load(adapter, {}, private)
-    same(products(adapter), {module: product(private, "private_lora", module) for module in (Q, V)})
+    torch.testing.assert_close(
+        products(adapter), {module: product(private, "private_lora", module) for module in (Q, V)}
+    )
 
 
 def test_fdloras_opening_trains_theta_p_from_the_common_start() -> None:
@@ -130,9 +128,11 @@ def test_fdloras_opening_trains_theta_p_from_the_common_start() -> None:
     adapter, fit = attached(method)
     begin = method.server_init(SHAPE)
     opening = method.client_train(adapter, Visit(0, {}, {}, fit))
-    same(opening.shared, {name: value + 1 for name, value in begin.items()})
+    torch.testing.assert_close(opening.shared, {name: value + 1 for name, value in begin.items()})
     assert opening.kept is not None
-    same(opening.kept, {name.replace("shared", "kept"): value for name, value in opening.shared.items()})
+    torch.testing.assert_close(
+        opening.kept, {name.replace("shared", "kept"): value for name, value in opening.shared.items()}
+    )
     # The opening is averaged as it is; from then on the server steps.
     assert not isinstance(method.server_aggregator(begin, 0), OuterStep)
     assert isinstance(method.server_aggregator(begin, 1), OuterStep)
@@ -144,12 +144,14 @@ def test_fdloras_rounds_train_theta_s_and_keep_it_every_second_time() -> None:
     shared = some(method.server_init(SHAPE))
     kept = {name.replace("shared", "kept"): value for name, value in some(shared, 2).items()}
     first = method.client_train(adapter, Visit(1, shared, kept, fit))
-    same(fit.before, {module: product(shared, "shared_lora", module) for module in (Q, V)})
-    same(first.shared, {name: value + 1 for name, value in shared.items()})
+    torch.testing.assert_close(fit.before, {module: product(shared, "shared_lora", module) for module in (Q, V)})
+    torch.testing.assert_close(first.shared, {name: value + 1 for name, value in shared.items()})
     assert first.kept is None
     second = method.client_train(adapter, Visit(2, shared, kept, fit))
     assert second.kept is not None
-    same(second.kept, {name.replace("shared", "kept"): value for name, value in second.shared.items()})
+    torch.testing.assert_close(
+        second.kept, {name.replace("shared", "kept"): value for name, value in second.shared.items()}
+    )
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
@@ -162,7 +164,7 @@ def test_fdlora_fuses_what_a_user_trained_by_what_its_search_found(penalty: floa
     # Every w has the same loss. Without a penalty the first will do, half of each; with one, smaller w are better.
     assert (w.tolist() == [0.5, 0.5]) == (penalty == 0)
     assert float(w.abs().mean()) < 0.5 or penalty == 0
-    same(
+    torch.testing.assert_close(
         private,
         {n.replace("shared", "private"): t + 1 for n, t in method.server_init(SHAPE).items()} | {"private_fusion.w": w},
     )
@@ -182,13 +184,15 @@ def test_fedsa_lora_sends_a_and_goes_on_with_its_own_b() -> None:
     shared = some(method.server_init(SHAPE))
     assert {name[-1] for name in shared} == {"A"}
     first = method.client_train(adapter, Visit(1, shared, {}, fit))
-    same(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
-    same(first.shared, {name: value + 1 for name, value in shared.items()})
+    torch.testing.assert_close(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
+    torch.testing.assert_close(first.shared, {name: value + 1 for name, value in shared.items()})
     assert first.kept is not None
     assert {name[-1] for name in first.kept} == {"B"}
     method.client_train(adapter, Visit(2, shared, first.kept, fit))
     # B was 0, is 1 everywhere.
-    same(fit.before, {m: 2 * torch.ones(SHAPE.linears[m][1], 2) @ shared[f"shared_lora.{m}.A"] for m in (Q, V)})
+    torch.testing.assert_close(
+        fit.before, {m: 2 * torch.ones(SHAPE.linears[m][1], 2) @ shared[f"shared_lora.{m}.A"] for m in (Q, V)}
+    )
 
 
 def test_ffa_lora_trains_b_alone() -> None:
@@ -197,9 +201,11 @@ def test_ffa_lora_trains_b_alone() -> None:
     shared = some(method.server_init(SHAPE))
     trained = method.client_train(adapter, Visit(1, shared, {}, fit))
     assert fit.trained == [id(parameter) for parameter in adapter.trainable(COLLECTIVE, letters="B")]
-    same(trained.shared, {name: value + 1 for name, value in shared.items()})
+    torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in shared.items()})
     first = lora.start(method.lora.on(SHAPE), SHAPE, "x", 0, COLLECTIVE)
-    same(adapter.state(COLLECTIVE, "x", letters="A"), {name: t for name, t in first.items() if name.endswith("A")})
+    torch.testing.assert_close(
+        adapter.state(COLLECTIVE, "x", letters="A"), {name: t for name, t in first.items() if name.endswith("A")}
+    )
 
 
 @pytest.mark.parametrize("method", [Flora(**SETTINGS), FedexLora(**SETTINGS)], ids=["flora", "fedex-lora"])
@@ -210,9 +216,9 @@ def test_what_came_is_merged_before_training_and_kept(method: Flora | FedexLora)
     mean = some(method.server_init(SHAPE)) if isinstance(method, FedexLora) else {}
     trained = method.client_train(adapter, Visit(3, mean | change, kept, fit))
     own = {m: product(mean, "shared_lora", m) if mean else torch.zeros(SHAPE.linears[m][::-1]) for m in (Q, V)}
-    same(fit.before, {Q: own[Q] + 3, V: own[V]})
+    torch.testing.assert_close(fit.before, {Q: own[Q] + 3, V: own[V]})
     assert trained.kept is not None
-    same(trained.kept, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
+    torch.testing.assert_close(trained.kept, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
 
 
 def test_fedex_lora_serves_the_means_on_the_merged_weights() -> None:
@@ -220,7 +226,9 @@ def test_fedex_lora_serves_the_means_on_the_merged_weights() -> None:
     adapter, _ = attached(method)
     mean = some(method.server_init(SHAPE))
     method.client_load(adapter, mean | {"shared_base.layers.0.q_proj.W": torch.ones(5, 6)}, None)
-    same(products(adapter), {Q: product(mean, "shared_lora", Q) + 1, V: product(mean, "shared_lora", V)})
+    torch.testing.assert_close(
+        products(adapter), {Q: product(mean, "shared_lora", Q) + 1, V: product(mean, "shared_lora", V)}
+    )
 
 
 def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> None:
@@ -231,7 +239,7 @@ def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> 
     for number in (1, 2):
         aggregator = method.server_aggregator(state, number)
         trained = method.client_train(adapter, Visit(number, method.server_send(state, 0), {}, fit))
-        same(trained.shared, {name: value + 1 for name, value in aggregator.expected.items()})
+        torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in aggregator.expected.items()})
         aggregator.add(0, trained.shared, 1)
         state, _ = aggregator.result()
         starts.append(aggregator.expected[f"shared_lora.{Q}.A"])
