@@ -1,4 +1,4 @@
-"""Comparisons: what is run, reused and refused, bytes by hand, and what counts as noise."""
+"""Comparisons: what is run, reused and refused, and bytes by hand."""
 
 import json
 import shutil
@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
-from scipy import stats
 from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
 from simulations import comparison_runs as module
 from simulations.__main__ import app
 from simulations.comparable import Run, check_comparable
-from simulations.comparison import curve, paired_test
+from simulations.comparison import curve
 from simulations.comparison_runs import complete, plan, write_comparison
 from simulations.simulation import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
@@ -203,30 +202,6 @@ def test_runs_that_differ_in_more_than_the_method_are_refused(
     with pytest.raises(InputError) as caught:
         write_comparison([runs[0], Run.read(tmp_path / "other")], "perfit", tmp_path / "x")
     assert message in str(caught.value)
-
-
-def test_the_paired_test_equals_scipys_on_the_same_differences(
-    compared: tuple[Path, list[Run]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, runs = compared
-    ours, theirs = ([run for run in runs if run.method == method] for method in ("lora-c", "perfit"))
-    scores = {("lora-c", 0): [0.5, 0.75, 1.0], ("lora-c", 1): [0.5, 0.25, 1.0]}
-    scores |= {("perfit", 0): [0.25, 0.25, 0.5], ("perfit", 1): [0.0, 0.0, 0.5]}
-    monkeypatch.setattr(
-        "simulations.comparison.per_user",
-        lambda run: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
-    )
-    found = paired_test(ours, theirs)
-    # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.
-    assert found["difference"] == pytest.approx(2.5 / 6)
-    assert found["p_value"] == pytest.approx(2 / 64)
-    assert (found["users"], found["within_noise"]) == (6, False)
-    assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
-    assert paired_test(theirs, theirs)["p_value"] == 1.0
-    # Were the users real and the same with both seeds, they would be three people: of 2³ patterns two are as extreme.
-    for run in (*ours, *theirs):
-        monkeypatch.setattr(run.record.users, "source", "lamp")
-    assert paired_test(ours, theirs)["p_value"] == pytest.approx(2 / 8)
 
 
 @pytest.mark.parametrize(

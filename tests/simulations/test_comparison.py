@@ -8,10 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from fl_server.records import BytesPart, ParamsPart, RunRecord, UsersPart
 from simulations.comparable import Run
-from simulations.comparison import compare_runs, curve
+from simulations.comparison import compare_runs, curve, paired_test
 from simulations.tables import bytes_reached, comparison_tables, rows_of
 from tests.conftest import tiny_config
 
@@ -167,3 +168,29 @@ def test_settings_that_methods_differ_in_are_told_beside_what_they_are(tmp_path:
     assert str(quality.caption).endswith("; local.epochs is 1 (perfit), 3 (fdlora)")
     assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, a round", "s, personalisation"]
     assert rows_of(cost)[0][-3:] == ["8.0", "3.0", "5.5"]
+
+
+def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(method: str, seed: int) -> Run:
+        made = made_up(tmp_path / f"{method}{seed}", method, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
+        made.record.seed = seed
+        return made
+
+    ours, theirs = ([run(method, seed) for seed in (0, 1)] for method in ("lora-c", "perfit"))
+    scores = {("lora-c", 0): [0.5, 0.75, 1.0], ("lora-c", 1): [0.5, 0.25, 1.0]}
+    scores |= {("perfit", 0): [0.25, 0.25, 0.5], ("perfit", 1): [0.0, 0.0, 0.5]}
+    monkeypatch.setattr(
+        "simulations.comparison.per_user",
+        lambda run: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
+    )
+    found = paired_test(ours, theirs)
+    # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.
+    assert found["difference"] == pytest.approx(2.5 / 6)
+    assert found["p_value"] == pytest.approx(2 / 64)
+    assert (found["users"], found["within_noise"]) == (6, False)
+    assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
+    assert paired_test(theirs, theirs)["p_value"] == 1.0
+    # Were the users real and the same with both seeds, they would be three people: of 2³ patterns two are as extreme.
+    for each in (*ours, *theirs):
+        each.record.users.source = "lamp"
+    assert paired_test(ours, theirs)["p_value"] == pytest.approx(2 / 8)
