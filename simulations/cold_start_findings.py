@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from simulations.comparable import Run
+from simulations.comparable import Run, other_settings
 from simulations.comparison import paired_test, spread
 from strategies.metrics import LOWER_IS_BETTER
 
-SCHEMA = 3
+SCHEMA = 4
 """Of `cold_start.json`."""
 NEAR = 0.95
 """Share of its final quality that a newcomer's training time is counted to."""
@@ -18,8 +18,42 @@ NEAR = 0.95
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of runs with all history, the config's epochs, their own task and the first group."""
-    own = (rows.task == rows.trained_on) & (rows.group == 0) & rows.history.isna()
-    return rows[own & rows.bytes_total.notna()]
+    plain = _plain(rows)
+    return plain[plain.history.isna() & plain.bytes_total.notna()]
+
+
+def _plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of runs with their own task and the first group, however newcomers were personalised."""
+    return rows[(rows.task == rows.trained_on) & (rows.group == 0)]
+
+
+def settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what the figures of each task are of, and what the methods differ in beside what they are.
+
+    Args:
+        runs: Of the experiment's first part.
+    """
+    found = []
+    for task in dict.fromkeys(run.config.task for run in runs):
+        own = [run for run in runs if run.config.task == task]
+        first, metric = own[0], own[0].record.main_metric
+        base = {run.record.seed: run.record.metrics_base[metric] for run in own}
+        # Cohorts are the smaller numbers' own, and looks on the way change no end.
+        most = [run for run in own if run.config.users.collective == max(each.config.users.collective for each in own)]
+        unlike = {key: values for key, values in other_settings(most).items() if key != "evaluate.every"}
+        found.append(
+            {
+                "task": task,
+                "backbone": first.config.backbone,
+                "seeds": sorted(base),
+                "target_users": first.record.users.target,
+                "rounds": first.config.rounds,
+                "cohorts": {str(run.config.users.collective): run.config.cohort for run in own},
+                "base": spread([base[seed] for seed in sorted(base)]),
+                "other_settings": unlike,
+            }
+        )
+    return found
 
 
 def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -55,8 +89,8 @@ def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
 def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Test few collective users against many.
 
-    The first method with the fewest against every method with the most, every other method with the fewest against
-    itself with the most, and the first against the others where all have the fewest.
+    The first method with each number but the most against every method with the most, every other method with the
+    fewest against itself with the most, and the first against the others where all have the fewest.
 
     Args:
         runs: Of the experiment's first part, of its first method first.
@@ -69,7 +103,7 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]
         first, *others = dict.fromkeys(run.method for run in of_task)
         counts = sorted({run.config.users.collective for run in of_task})
         few, many = counts[0], counts[-1]
-        pairs = [((first, few), (method, many)) for method in (first, *others)]
+        pairs = [((first, count), (method, many)) for count in counts[:-1] or counts for method in (first, *others)]
         pairs += [((method, few), (method, many)) for method in others]
         pairs += [((first, few), (method, few)) for method in others]
         for one, other in dict.fromkeys(pairs):
@@ -99,11 +133,11 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     of its own, with its own schedule of the learning rate.
     """
     found = []
-    plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
-    for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
+    whole = _plain(rows)[lambda each: each.history.isna()]
+    for (task, method, count), own in whole.groupby(["task", "method", "collective"], sort=False):
         final = own[own.bytes_total.notna()]
         value = final.value.mean()
-        tried = {0: (final.value_collective.mean(), 0.0, 0.0)}
+        tried: dict[int, tuple[float, float, float | None]] = {0: (final.value_collective.mean(), 0.0, None)}
         if final.newcomer_steps.any():
             for epochs, part in own.groupby("epochs"):
                 tried[int(str(epochs))] = (
@@ -136,15 +170,17 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
     """Return quality by how much history newcomers bring: `0`, at most the numbers tried, `all`.
 
-    `items` is how many they bring on the mean: some have fewer than a number tried.
+    `items` is how many they bring on the mean: some have fewer than a number tried. `steps` is how many they train, as
+    many epochs whatever they bring.
     """
-    plain = rows[(rows.task == rows.trained_on) & (rows.group == 0)]
+    plain = _plain(rows)
     own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
     final = own[own.history.isna() & own.bytes_total.notna()]
     before = {
         **spread(final.value_collective.tolist()),
         "worst_decile": final.worst_decile_collective.mean(),
         "items": 0.0,
+        "steps": 0.0,
     }
     parts = {f"{items:g}": part for items, part in own[own.history.notna()].groupby("history")} | {"all": final}
     return {"0": before} | {
@@ -152,36 +188,47 @@ def by_history(rows: pd.DataFrame, task: object, method: object, count: object) 
             **spread(part.value.tolist()),
             "worst_decile": part.worst_decile.mean(),
             "items": part.newcomer_items.mean(),
+            "steps": part.newcomer_steps.mean(),
         }
         for label, part in parts.items()
     }
 
 
+def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
+    """Return what `by_history` of any method of a task is keyed by, from `0` to `all`."""
+    own = _plain(rows)
+    tried = own[(own.task == task) & own.history.notna()].history
+    return ["0", *(f"{items:g}" for items in sorted(tried.unique())), "all"]
+
+
 def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return variance and range over groups of one size (the paper's Table 15), within each seed, then averaged.
 
-    A group of another seed is other people, and its targets are other people too: seeds are no repetitions of a group.
+    One for each metric. A group of another seed is other people, and its targets are other people too: seeds are no
+    repetitions of a group. A method without a stage 1 has no groups.
     """
     found = []
     own = rows[(rows.task == rows.trained_on) & rows.history.isna() & rows.bytes_total.notna()]
-    sizes = own[own.group > 0].collective.unique()
-    for (task, method, count), part in own[own.collective.isin(sizes)].groupby(
-        ["task", "method", "collective"], sort=False
-    ):
-        by_seed = part.groupby("seed").value
-        found.append(
-            {
-                "task": task,
-                "metric": part.metric.iloc[0],
-                "method": method,
-                "collective": int(str(count)),
-                "groups": part.groupby("group").value.mean().tolist(),
-                "mean": part.value.mean(),
-                "worst_decile": part.worst_decile.mean(),
-                "variance": by_seed.var(ddof=1).mean(),
-                "range": (by_seed.max() - by_seed.min()).mean(),
-            }
-        )
+    for (task, method, count), part in own.groupby(["task", "method", "collective"], sort=False):
+        if not part.group.any():
+            continue
+        for metric, column in (("metric", "value"), ("second_metric", "second_value")):
+            if part[metric].isna().any():
+                continue
+            by_seed = part.groupby("seed")[column]
+            found.append(
+                {
+                    "task": task,
+                    "metric": part[metric].iloc[0],
+                    "method": method,
+                    "collective": int(str(count)),
+                    "groups": part.groupby("group")[column].mean().tolist(),
+                    "mean": part[column].mean(),
+                    "worst_decile": part.worst_decile.mean() if column == "value" else None,
+                    "variance": by_seed.var(ddof=1).mean(),
+                    "range": (by_seed.max() - by_seed.min()).mean(),
+                }
+            )
     return found
 
 
@@ -190,15 +237,15 @@ def transfers(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.task != rows.trained_on]
 
 
-def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
-    """Return a column by the task the shift was trained on (rows) and used on (columns), mean over seeds.
+def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value", over_seeds: str = "mean") -> pd.DataFrame:
+    """Return a column by the task the shift was trained on (rows) and used on (columns), its mean over seeds or `std`.
 
     The shifts are those of the largest number of collective users.
     """
     most = rows.collective.max()
     whole = rows.history.isna() & (rows.group == 0) & (rows.method == method) & (rows.collective == most)
     own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
-    matrix: pd.DataFrame = own.pivot_table(column, "trained_on", "task", "mean", sort=False)
+    matrix: pd.DataFrame = own.pivot_table(column, "trained_on", "task", over_seeds, sort=False, dropna=False)
     return matrix
 
 

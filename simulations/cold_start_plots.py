@@ -10,7 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulations.cold_start_findings import brightness, by_history, main_rows, transfer_matrix, transfers
+from simulations.cold_start_findings import (
+    brightness,
+    by_history,
+    history_levels,
+    main_rows,
+    transfer_matrix,
+    transfers,
+)
 from simulations.colours import colour, marker
 from simulations.plots import logarithmic, save_figure
 from strategies.metrics import LOWER_IS_BETTER
@@ -25,6 +32,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         figure = Figure(figsize=(13, 4), layout="constrained")
         by_number, by_bytes, by_items = figure.subplots(1, 3)
         counts = sorted(part.collective.unique())
+        places = history_levels(rows, task)
         for method, own in part.groupby("method", sort=False):
             style: dict[str, Any] = {"color": colour(str(method)), "marker": marker(str(method)), "label": method}
             values = own.groupby("collective").value
@@ -37,7 +45,8 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
                     by_bytes.annotate(str(count), place, (6, 0), textcoords="offset points", va="center", fontsize=8)
             levels = by_history(rows, task, method, counts[-1])
             means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
-            _line(by_items, list(levels), pd.Series(means), pd.Series(deviations, dtype=float), style)
+            at = [places.index(level) for level in levels]
+            _line(by_items, at, pd.Series(means), pd.Series(deviations, dtype=float), style)
         metric = part.metric.iloc[0]
         by_number.set_xscale("log")
         by_number.set_xticks(counts, [f"{count:,}" for count in counts])
@@ -45,6 +54,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         by_number.set_xlabel("collective users")
         logarithmic(by_bytes)
         by_bytes.set_xlabel("bytes, all clients, MB (at a point: collective users)")
+        by_items.set_xticks(range(len(places)), places)
         by_items.set_xlabel(f"items a newcomer brings, at most ({counts[-1]:,} collective users)")
         by_bytes.margins(x=0.1)
         for axes in (by_number, by_bytes, by_items):

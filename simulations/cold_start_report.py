@@ -17,12 +17,13 @@ from simulations.cold_start_findings import (
     newcomers,
     numbers,
     quality_by_number,
+    settings,
     transfer_matrix,
     transfers,
 )
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
-from simulations.tables import OVER_USERS, human_bytes, interval, significance, with_arrow
+from simulations.tables import OVER_USERS, human_bytes, interval, mean, significance, unlike, with_arrow
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
@@ -37,7 +38,7 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
     rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
     report = {"name": folder.name, **findings(rows, runs)}
     quality_by_number(report["numbers"]).to_csv(folder / "quality_by_number.csv", index=False)
-    text = json.dumps(report, indent=1, ensure_ascii=False, default=float)
+    text = json.dumps(report, indent=1, ensure_ascii=False, default=float, allow_nan=False)
     (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
     for old in (path for stem in ("cold_start-*", "transfer") for path in folder.glob(f"{stem}.*")):
         old.unlink()
@@ -50,6 +51,7 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
     moved = transfers(rows)
     return {
         "schema": SCHEMA,
+        "settings": settings(runs),
         "numbers": numbers(rows),
         "differences": differences(runs, rows),
         "newcomers": newcomers(rows),
@@ -59,8 +61,13 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
             "metrics": dict(zip(rows.task, rows.metric, strict=True)),
             "methods": {
                 method: {
-                    column: json.loads(transfer_matrix(rows, method, column).to_json(orient="index"))
-                    for column in ("value", "worst_decile")
+                    name: json.loads(transfer_matrix(rows, method, column, over_seeds).to_json(orient="index"))
+                    for name, column, over_seeds in (
+                        ("value", "value", "mean"),
+                        ("deviation", "value", "std"),
+                        ("second_value", "second_value", "mean"),
+                        ("worst_decile", "worst_decile", "mean"),
+                    )
                 }
                 for method in dict.fromkeys(moved.method)
             },
@@ -72,7 +79,8 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
 
 def cold_start_tables(report: dict[str, Any]) -> list[Table]:
     """Return what `cold_start.json` holds as tables."""
-    tables = [_numbers_table(list(own)) for _, own in groupby(report["numbers"], lambda row: row["task"])]
+    by_task = groupby(report["numbers"], lambda row: row["task"])
+    tables = [_numbers_table(list(own), what) for (_, own), what in zip(by_task, report["settings"], strict=True)]
     if report["differences"]:
         tables.append(_differences_table(report["differences"]))
     tables.append(_newcomers_table(report["newcomers"]))
@@ -83,18 +91,21 @@ def cold_start_tables(report: dict[str, Any]) -> list[Table]:
     return tables
 
 
-def _numbers_table(found: list[dict[str, Any]]) -> Table:
+def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
     """One task of the paper's Table 14, with what a mean hides: the worst decile and the shortest histories."""
     metrics = [found[0]["metric"], found[0]["second_metric"]]
     names = [with_arrow(metric) for metric in metrics if metric]
     titles = ["users", "trained", "method", *names, "before stage 2", "worst decile", "bytes"]
     quarters = any(row["q1"] is not None for row in found)
-    title = f"{found[0]['task']}: quality of unseen users by the number of collective users"
+    seeds = ", ".join(map(str, what["seeds"]))
+    title = f"{what['task']}, {what['backbone']}, seeds {seeds}: unseen users by the number of collective users"
     table = _table(title, *titles, *(["quarters by history"] if quarters else []))
+    table.add_row("", "", "bare backbone", mean(what["base"]), end_section=True)
     for _, together in groupby(found, lambda row: row["collective"]):
         for row in together:
-            values = [_mean(row, key) for key in ("value", "second_value")[: len(names)]]
-            cells = [f"{row['trained']:.0f}", row["method"], *values, _mean(row, "value_collective")]
+            columns = [*("value", "second_value")[: len(names)], "value_collective"]
+            values = [mean({"mean": row[key], "std": row[f"{key}_deviation"]}) for key in columns]
+            cells = [f"{row['trained']:.0f}", row["method"], *values]
             cells += [f"{row['worst_decile']:.3f}", human_bytes(row["bytes_total"])]
             if quarters:
                 cells.append("/".join(f"{row[f'q{number}']:.2f}" for number in range(1, 5)))
@@ -102,7 +113,10 @@ def _numbers_table(found: list[dict[str, Any]]) -> Table:
         table.add_section()
     table.caption = (
         "mean ± standard deviation over seeds; quality is over all questions; worst decile: what a tenth of the target "
-        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients"
+        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients; "
+        f"target users: {what['target_users']}; rounds: {what['rounds']}; cohort: "
+        + ", ".join(f"{cohort} (of {count})" for count, cohort in what["cohorts"].items())
+        + unlike(what["other_settings"])
     )
     if quarters:
         table.caption += "; quarters: the shortest histories first, means over users"
@@ -152,13 +166,14 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
             human_bytes(row["download_bytes"]),
             f"{reached['epochs']} of {tried}" if reached else f"– of {tried}",
             f"{reached['steps']:.0f}" if reached else "–",
-            f"{reached['seconds']:.1f}" if reached else "–",
+            f"{reached['seconds']:.1f}" if reached and reached["seconds"] is not None else "–",
             ", ".join(levels),
         )
     table.caption = (
         f"{near}: the fewest of those tried that reach {NEAR:.0%} of the final quality, each a training of its own; "
         "0: the collective shift alone; steps, s: of that training, s with its questions answered before and after; "
-        "in brackets: the worst decile" + ("; on the mean: not all have so many items" if fewer else "")
+        "in brackets: the worst decile; fewer items are fewer steps, since epochs are the same"
+        + ("; on the mean: not all have so many items" if fewer else "")
     )
     return table
 
@@ -173,7 +188,7 @@ def _compositions_table(found: list[dict[str, Any]]) -> Table:
             str(row["collective"]),
             " ".join(f"{value:.3f}" for value in row["groups"]),
             f"{row['mean']:.3f}",
-            f"{row['worst_decile']:.3f}",
+            "" if row["worst_decile"] is None else f"{row['worst_decile']:.3f}",
             f"{row['variance']:.2e}",
             f"{row['range']:.3f}",
         )
@@ -188,12 +203,13 @@ def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str,
     )
     for method, matrix in methods.items():
         for source, values in matrix["value"].items():
-            worst = matrix["worst_decile"][source]
-            table.add_row(method, source, *(f"{values[task]:.3f} ({worst[task]:.3f})" for task in metrics))
+            deviation, worst = (matrix[name][source] for name in ("deviation", "worst_decile"))
+            cells = [f"{mean({'mean': values[task], 'std': deviation[task]})} ({worst[task]:.3f})" for task in metrics]
+            table.add_row(method, source, *cells)
         table.add_section()
     table.caption = (
-        "in brackets: the worst decile; sites, positions and ranks, also the private one, go with the task that a "
-        "shift was trained on"
+        "mean ± standard deviation over seeds, in brackets the worst decile; sites, positions and ranks, also the "
+        "private one, go with the task that a shift was trained on"
     )
     return table
 
@@ -205,8 +221,3 @@ def _table(title: str, *titles: str) -> Table:
         # In a narrow terminal nothing may be cut off.
         table.add_column(name, justify="left" if left else "right", overflow="fold")
     return table
-
-
-def _mean(row: dict[str, Any], key: str) -> str:
-    deviation = row[f"{key}_deviation"]
-    return f"{row[key]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")

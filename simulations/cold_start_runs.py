@@ -17,8 +17,10 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run
-from simulations.comparison_runs import Planned, complete, find, plan, started_from, users_digests
+from simulations.comparison_runs import complete
+from simulations.planning import Planned, plan, users_digests
 from simulations.prepare import build_method, resolve
+from simulations.reuse import find, started_from
 from strategies.method import Method
 
 Say = Callable[[str], None]
@@ -29,6 +31,8 @@ _OPTIONS = {
     "evaluate.every": "cold-start looks at newcomers when stage 1 is over, and not before",
 }
 """Config keys that are no overrides here, and why."""
+_MANY = 2**31 - 1
+"""Collective users while their number is open, so that no cohort is too large; each number makes its own smaller."""
 _TASK = "{task}"
 """Stands for a task's name in `users.source`, for real users of several tasks."""
 
@@ -63,6 +67,7 @@ class Question:
             "--collective": self.collective,
             "--methods": self.methods,
             "--tasks": self.tasks,
+            "--seeds": self.seeds,
             "--history": self.history,
             "--epochs": self.epochs,
         }
@@ -70,7 +75,7 @@ class Question:
             for value in values:
                 if values.count(value) > 1:
                     raise InputError(f"{option}: {value} stands there twice")
-                if isinstance(value, int) and value < (least := 0 if option == "--history" else 1):
+                if isinstance(value, int) and value < (least := 0 if option in ("--history", "--seeds") else 1):
                     raise InputError(f"{option} {value}: expected at least {least}")
         if self.compositions == 1:
             raise InputError("--compositions 1: expected at least 2 groups, or 0")
@@ -114,24 +119,28 @@ def cold_start(
         key = word.partition("=")[0].strip()
         if key in _OPTIONS and (key != "task" or question.tasks):
             raise InputError(f"{word}: {_OPTIONS[key]}")
+    overrides = [*overrides, f"users.collective={_MANY}"]
     base = load_config(toml, overrides)
     for method in question.methods:
         _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, question)
     tasks = question.tasks or [base.task]
     question = replace(question, tasks=tasks)
+    # Planned before anything runs: what cannot be is said before work is spent.
+    digest = users_digests()
     planned = [
         each
         for task, count in product(tasks, sorted(question.collective))
-        for each in _plan(question, toml, overrides, task, count, base)
+        for each in _plan(question, toml, overrides, task, count, base, digest)
     ]
+    if (question.transfer or question.compositions) and not any(map(_has_stage_1, planned)):
+        option = "--transfer" if question.transfer else "--compositions"
+        raise InputError(f"{option}: of {', '.join(question.methods)} none has a stage 1")
     groups = [
         each
         for task, group in product(tasks, range(1, question.compositions))
-        for each in _plan(question, toml, overrides, task, min(question.collective), base, group)
-        if _built(each).first_round is not None
+        for each in _plan(question, toml, overrides, task, min(question.collective), base, digest, group)
+        if _has_stage_1(each)
     ]
-    # Planned before anything runs: what cannot be is said before work is spent.
-    digest = users_digests()
     laters = [_later(question, each, toml, overrides, digest) for each in planned]
     say(
         f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
@@ -178,6 +187,10 @@ def _built(planned: Planned) -> Method:
     return build_method(planned.config, read_shape(planned.config.backbone), planned.import_path)
 
 
+def _has_stage_1(planned: Planned) -> bool:
+    return _built(planned).first_round is not None
+
+
 def _plan(
     question: Question,
     toml: Path | str | None,
@@ -185,18 +198,21 @@ def _plan(
     task: str,
     count: int,
     base: RunConfig,
+    digest: Callable[[RunConfig], str],
     group: int = 0,
 ) -> list[Planned]:
     words = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
     try:
-        planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds)
+        planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds, digest)
     except TooFewUsers as error:
         if error.key != "users.collective":
-            raise
+            raise InputError(f"{task}: {error}") from None
         asked = f"--collective {count}"
         if group:
             asked = f"--compositions {question.compositions}: {question.compositions} disjoint groups of {count} users"
-        raise InputError(f"{asked}: {error}") from None
+        raise InputError(f"{asked}, {task}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{task} with {count} collective users: {error}") from None
     suffix = f"-group{group}" if group else ""
     # Looked at after the last round alone, by the personalisation. A comparison's run, which looked on the way as well,
     # has the same end.
@@ -225,8 +241,7 @@ def _later(
     `digest` is of a run's users.
     """
     config = planned.config
-    built = _built(planned)
-    trains = built.private_parameters(read_shape(config.backbone)) > 0
+    trains = _built(planned).private_parameters(read_shape(config.backbone)) > 0
     changes: list[tuple[str, RunConfig]] = []
     for items in question.history if trains else ():
         if items:
@@ -235,7 +250,7 @@ def _later(
             try:
                 sha256 = digest(fewer)
             except InputError as error:
-                raise InputError(f"--history {items}, seed {config.seed}: {error}") from None
+                raise InputError(f"--history {items}, {config.task}, seed {config.seed}: {error}") from None
             if sha256 == planned.data_sha256:
                 raise InputError(f"--history {items}: no newcomer brings more (seed {config.seed}); that is `all`")
             changes.append((f"history{items}", fewer))
@@ -243,7 +258,7 @@ def _later(
         if epochs != config.personal.epochs:
             personal = config.personal.model_copy(update={"epochs": epochs})
             changes.append((f"epochs{epochs}", config.model_copy(update={"personal": personal})))
-    if question.transfer and built.first_round is not None and config.users.collective == max(question.collective):
+    if question.transfer and _has_stage_1(planned) and config.users.collective == max(question.collective):
         others = [task for task in question.tasks if task != config.task]
         changes += [(f"to-{task}", _transferred(planned, task, toml, overrides)) for task in others]
     return [
@@ -262,7 +277,7 @@ def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides
     """The config of another task with this run's shift: its sites, positions and ranks are the shift's."""
     config = planned.config
     words = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
-    words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}", "evaluate.stage=personalised"]
+    words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}"]
     other = resolve(load_config(toml, words))
     if other.backbone != config.backbone:
         both = f"{config.task} has backbone {config.backbone!r}, {task} {other.backbone!r}"

@@ -97,9 +97,9 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
     titles = ("", with_arrow(report["metric"]), "before stage 2", f"against {report['reference']}", "95 %", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
-    table.add_row("bare backbone", _mean(report["base"]), end_section=True)
+    table.add_row("bare backbone", mean(report["base"]), end_section=True)
     for row in report["methods"]:
-        cells = [_mean(row["quality"]), _mean(row["quality_collective"])]
+        cells = [mean(row["quality"]), mean(row["quality_collective"])]
         if against := row["against"]:
             noise = " ≈" if against["within_noise"] else ""
             cells += [f"{against['difference']:+.3f}{noise}", interval(against), significance(against)]
@@ -107,10 +107,17 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
     table.caption = (
         "mean ± standard deviation over seeds; 95 %: interval of the difference, by resampling users; ≈: within noise "
         f"(paired test over users, p ≥ 0.05, not corrected for several methods); {OVER_USERS}"
+        + unlike(report["other_settings"])
     )
-    for key, values in report["other_settings"].items():
-        table.caption += f"; {key} is " + ", ".join(f"{value} ({method})" for method, value in values.items())
     return table
+
+
+def unlike(other_settings: dict[str, dict[str, Any]]) -> str:
+    """Say for a caption what compared methods differ in (`comparable.other_settings`); empty if in nothing."""
+    return "".join(
+        f"; {key} is " + ", ".join(f"{value} ({method})" for method, value in values.items())
+        for key, values in other_settings.items()
+    )
 
 
 def significance(test: dict[str, Any]) -> str:
@@ -131,7 +138,7 @@ def _comparison_bytes(report: dict[str, Any]) -> Table:
         table.add_column(title, justify="right" if title else "left")
     for row in report["methods"]:
         reach = [bytes_reached(each) for each in row["bytes_to_reach"].values()]
-        equal = ["–" if each is None else _mean(each) for each in row["quality_at_equal_bytes"]]
+        equal = ["–" if each is None else mean(each) for each in row["quality_at_equal_bytes"]]
         total = human_bytes(row["bytes"]["in_all"])
         table.add_row(row["method"], total, *reach, *equal)
     table.caption = (
@@ -171,6 +178,7 @@ def _comparison_cost(report: dict[str, Any]) -> Table:
     return table
 
 
-def _mean(spread: dict[str, Any]) -> str:
+def mean(spread: dict[str, Any]) -> str:
+    """Write a mean with its deviation over seeds, where there are several (`comparison.spread`)."""
     deviation = spread["std"]
     return f"{spread['mean']:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")

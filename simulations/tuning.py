@@ -22,8 +22,10 @@ from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
 from simulations.comparable import Run
 from simulations.comparison import per_user
-from simulations.comparison_runs import Planned, complete, plan, started_from
+from simulations.comparison_runs import complete
+from simulations.planning import Planned, plan
 from simulations.prepare import build_method
+from simulations.reuse import started_from
 from strategies.metrics import LOWER_IS_BETTER
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.cold_start_findings import brightness, by_history, main_rows, transfer_matrix
+from simulations.cold_start_findings import brightness, by_history, history_levels, main_rows, transfer_matrix
 from simulations.colours import colour, symbol
 from simulations.report.figures import LOGARITHMIC, axis, finished, safe
 
@@ -40,8 +40,11 @@ def quality_by_history(rows: pd.DataFrame, task: str) -> go.Figure:
     figure = go.Figure()
     for name, own, style in _lines(rows, task):
         levels = by_history(rows, task, own.method.iloc[0], own.collective.max())
-        figure.add_scatter(x=list(levels), y=[level["mean"] for level in levels.values()], name=name, **style)
-    figure.update_xaxes(title="items of history a newcomer brings, at most", type="category")
+        means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
+        bars = {"type": "data", "array": [deviation or 0 for deviation in deviations]}
+        figure.add_scatter(x=list(levels), y=means, error_y=bars, name=name, **style)
+    order = {"categoryorder": "array", "categoryarray": history_levels(rows, task)}
+    figure.update_xaxes(title="items of history a newcomer brings, at most", type="category", **order)
     return _titled(figure, rows, task)
 
 

@@ -89,7 +89,7 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
             comparisons.append(_read_json(path / "compare.json", comparison.SCHEMA, "compare", ("name", "runs")))
             folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
         elif (path / "cold_start.csv").is_file():
-            keys = ("name", "numbers", "newcomers", "transfer")
+            keys = ("name", "settings", "numbers", "newcomers", "transfer")
             report = _read_json(path / "cold_start.json", cold_start_findings.SCHEMA, "cold-start", keys)
             frame = _read_rows(path / "cold_start.csv")
             cold_starts.append((frame, report))

@@ -12,9 +12,10 @@ from configs.errors import InputError
 from simulations import cold_start_rows, comparison_runs
 from simulations import cold_start_runs as module
 from simulations.cold_start_findings import transfer_matrix
-from simulations.cold_start_report import write_report
+from simulations.cold_start_report import findings, write_report
 from simulations.cold_start_runs import Question, cold_start
-from simulations.comparison_runs import complete, plan
+from simulations.comparison_runs import complete
+from simulations.planning import plan
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -115,6 +116,10 @@ def test_real_users_of_several_tasks_and_their_quarters(tmp_path: Path) -> None:
     # Only what has a stage 1 comes from other groups and tasks: LoRA-P once a task.
     assert rows.groupby("method").size().to_dict() == {"perfit": 2 + 2 + 2, "lora-p": 2}
     assert {run.record.users.source for run in runs} == {"lamp"}
+    report = findings(rows, runs)
+    assert {row["method"] for row in report["compositions"]} == {"perfit"}
+    json.dumps(report, default=float, allow_nan=False)
+    assert [what["cohorts"] for what in report["settings"]] == [{"2": 2}, {"2": 2}]
 
     first = rows.iloc[0]
     users = pd.read_parquet(tmp_path / "x" / first.folder / "users.parquet").set_index("partition")
@@ -221,7 +226,7 @@ def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
     assert rows.trained_on.tolist() == pd.read_csv(folder / "cold_start.csv").trained_on.tolist()
 
 
-def test_records_without_tensors_are_reused_and_one_that_has_to_start_another_is_made_anew(
+def test_a_record_without_tensors_is_reused_but_starts_no_other_and_is_not_overwritten(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = replace(ASKED, collective=[2], methods=["perfit"], tasks=[], seeds=[0], epochs=[], compositions=0)
@@ -235,9 +240,11 @@ def test_records_without_tensors_are_reused_and_one_that_has_to_start_another_is
         rows, _ = cold_start(question, None, WORDS, other, print)
     assert rows.folder.tolist() == [first, started]
     shutil.rmtree(other / started)
-    again, _ = cold_start(question, None, WORDS, other, print)
+    with pytest.raises(InputError, match=r"others start from its shared tensors, which were not kept; choose another"):
+        cold_start(question, None, WORDS, other, print)
+    again, _ = cold_start(question, None, WORDS, other.parent / "beside", print)
     assert again.value.tolist() == rows.value.tolist()
-    assert (other / first / "shared.safetensors").is_file()
+    assert not (other / first / "shared.safetensors").exists()
 
 
 def test_a_methods_own_rounds_end_its_stage_1_and_nobody_looks_before(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every figure of a cold start by hand, from rows that are written down here."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -95,10 +96,10 @@ def test_the_main_table_is_of_whole_runs_mean_over_seeds() -> None:
         # 95 % of 0.8 is 0.76.
         ("accuracy", 0.4, 0.75, 0.77, 0.8, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
         ("accuracy", 0.4, 0.76, 0.77, 0.8, {"epochs": 1, "steps": 2.0, "seconds": 3.0}),
-        ("accuracy", 0.9, 0.75, 0.77, 0.8, {"epochs": 0, "steps": 0.0, "seconds": 0.0}),
+        ("accuracy", 0.9, 0.75, 0.77, 0.8, {"epochs": 0, "steps": 0.0, "seconds": None}),
         # Of an error 1.9 / 95 % is 2.
         ("mae", 3.0, 2.1, 1.99, 1.9, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
-        ("mae", 1.5, 2.1, 1.99, 1.9, {"epochs": 0, "steps": 0.0, "seconds": 0.0}),
+        ("mae", 1.5, 2.1, 1.99, 1.9, {"epochs": 0, "steps": 0.0, "seconds": None}),
     ],
 )
 def test_how_long_a_newcomer_trains(
@@ -108,7 +109,7 @@ def test_how_long_a_newcomer_trains(
         {"value": final, "value_collective": before},
         later(value=one, epochs=1, newcomer_steps=2.0, newcomer_turn_seconds=3.0),
         later(value=two, epochs=2, newcomer_steps=4.0, newcomer_turn_seconds=5.0),
-        later(value=0.3, history=5, worst_decile=0.05, newcomer_items=4.5),
+        later(value=0.3, history=5, worst_decile=0.05, newcomer_items=4.5, newcomer_steps=3.0),
         *STRAYS,
     ).assign(metric=metric)
     (found,) = newcomers(frame)
@@ -122,20 +123,29 @@ def test_how_long_a_newcomer_trains(
     ]
     assert [level["worst_decile"] for level in found["by_history"].values()] == [0.15, 0.05, 0.2]
     assert [level["items"] for level in found["by_history"].values()] == [0, 4.5, 6]
+    assert [level["steps"] for level in found["by_history"].values()] == [0, 3, 8]
 
 
 def test_without_a_stage_2_there_is_nothing_to_train() -> None:
     (found,) = newcomers(rows({"newcomer_steps": 0.0, "value_collective": 0.5}, later(newcomer_steps=0.0, epochs=1)))
-    assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0, "seconds": 0.0})
+    assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0, "seconds": None})
 
 
 def test_compositions_vary_within_a_seed() -> None:
     # Seed 0: 0.4, 0.5, 0.6, variance 0.01, range 0.2. Seed 1: 0.9, 0.7, 0.8, the same; means by group would hide it.
     values = {(0, 0): 0.4, (1, 0): 0.5, (2, 0): 0.6, (0, 1): 0.9, (1, 1): 0.7, (2, 1): 0.8}
-    frame = rows(*({"group": group, "seed": seed, "value": value} for (group, seed), value in values.items()))
+    frame = rows(
+        *(
+            {"group": group, "seed": seed, "value": value, "second_value": value / 2}
+            for (group, seed), value in values.items()
+        )
+    )
     strays = [{"collective": 100}, later(value=9.0, epochs=1), later(value=9.0, history=3), STRAYS[1]]
-    (found,) = compositions(pd.concat([frame, rows(*strays)]))
-    assert found["collective"] == 10
+    # LoRA-P has no stage 1, so no other group.
+    strays.append({"method": "lora-p", "shared_parameters": 0})
+    found, second = compositions(pd.concat([frame, rows(*strays)]))
+    assert (found["method"], found["collective"], found["metric"]) == ("perfit", 10, "accuracy")
+    assert (second["metric"], second["variance"], second["worst_decile"]) == ("f1", pytest.approx(0.0025), None)
     assert found["groups"] == pytest.approx([0.65, 0.6, 0.7])
     assert (found["variance"], found["range"], found["mean"]) == pytest.approx((0.01, 0.2, 0.65))
     assert found["worst_decile"] == pytest.approx(0.2)
@@ -165,10 +175,12 @@ def test_the_matrix_is_of_the_most_users() -> None:
 
 def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Record:
-        main_metric = "mae"
+        main_metric, seed, metrics_base = "mae", 0, {"mae": 2.0}
+        users = SimpleNamespace(target=3)
 
     def run(method: str, count: int) -> Run:
-        config = tiny_config(f"users.collective={count}", "cohort=2")
+        words = [f"users.collective={count}", "cohort=2", "local.epochs=3" if method == "oppu" else "local.epochs=1"]
+        config = tiny_config(*words, f"evaluate.every={count}")
         return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
 
     def test(one: list[Run], other: list[Run]) -> dict[str, Any]:
@@ -182,11 +194,18 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     frame = rows(*({**task, "method": m, "collective": n, "worst_decile": n / 10} for m, n in pairs))
     runs = [run(*pair) for pair in pairs]
     found = differences(runs, frame)
-    assert asked == [("perfit-3", "perfit-30"), ("perfit-3", "oppu-30"), ("oppu-3", "oppu-30"), ("perfit-3", "oppu-3")]
+    assert asked == [
+        ("perfit-3", "perfit-30"), ("perfit-3", "oppu-30"), ("perfit-10", "perfit-30"), ("perfit-10", "oppu-30"),
+        ("oppu-3", "oppu-30"), ("perfit-3", "oppu-3"),
+    ]  # fmt: skip
     assert found[1]["one"] == {"method": "perfit", "collective": 3, "worst_decile": 0.3}
     assert found[1]["other"] == {"method": "oppu", "collective": 30, "worst_decile": 3.0}
     assert (found[1]["p_value"], found[1]["users"], found[1]["metric"]) == (0.0006, 7, "mae")
-    table = write_report(frame, runs, tmp_path)[1]
+    quality, table = write_report(frame, runs, tmp_path)[:2]
+    assert str(quality.title).startswith("movie_tagging, tiny, seeds 0: ")
+    assert rows_of(quality)[0] == ["", "", "bare backbone", "2.000", *[""] * 5]
+    said = "target users: 3; rounds: 2; cohort: 2 (of 3), 2 (of 10), 2 (of 30); local.epochs is 1 (perfit), 3 (oppu);"
+    assert said in str(quality.caption)
     assert rows_of(table)[1][1:] == [
         "perfit with 3", "oppu with 30", "-0.100 ≈", "-0.200 to +0.100", "< 0.001", "0.300 / 3.000", "7",
     ]  # fmt: skip
@@ -225,23 +244,27 @@ def test_every_cell_of_the_tables() -> None:
         {"task": "b", "trained_on": "b", "metric": "mae", "value": 1.0, "q1": None, "q2": None, "q3": None, "q4": None},
         later(value=0.3, trained_on="b", worst_decile=0.05),
     )
-    numbers, errors, newcomers, groups, matrix = cold_start_tables(findings(frame, []))
+    common = {"backbone": "x", "seeds": [0, 1], "target_users": 2, "rounds": 3, "cohorts": {"10": 4}}
+    base = {"base": {"mean": 0.1, "std": 0.05}, "other_settings": {}}
+    report = {**findings(frame, []), "settings": [{"task": task, **common, **base} for task in ("a", "b")]}
+    numbers, errors, newcomers, groups, matrix = cold_start_tables(report)
     quality = ["0.600 ± 0.141", "0.300 ± 0.000", "0.450 ± 0.071", "0.200", "1.00 kB", "0.10/0.20/0.30/0.40"]
-    assert rows_of(numbers) == [["10", "7", "perfit", *quality]]
+    bare = ["", "", "bare backbone", "0.100 ± 0.050"]
+    assert rows_of(numbers) == [[*bare, *[""] * 5], ["10", "7", "perfit", *quality]]
     # Histories of one length have no quarters.
-    assert rows_of(errors) == [["10", "7", "perfit", "1.000", "0.300", "0.400", "0.200", "1.00 kB"]]
+    assert rows_of(errors)[1:] == [["10", "7", "perfit", "1.000", "0.300", "0.400", "0.200", "1.00 kB"]]
     assert [str(column.header) for column in errors.columns][3:5] == ["mae ↓", "f1"]
     history = "0: 0.450 (0.150), 3 (on the mean 2.5): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
     assert rows_of(newcomers) == [
         ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4", "2", "1.0", history],
-        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "0.0", "0: 0.400 (0.150), all: 1.000 (0.200)"],
+        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "–", "0: 0.400 (0.150), all: 1.000 (0.200)"],
     ]
     assert "not all have so many" in str(newcomers.caption)
     # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
     assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "0.600 0.500", "0.550", "0.150", "2.50e-02", "0.200"]
     assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
     assert rows_of(matrix) == [
-        ["perfit", "a", "0.600 (0.200)", "1.200 (2.500)"],
+        ["perfit", "a", "0.600 ± 0.141 (0.200)", "1.200 (2.500)"],
         ["perfit", "b", "0.300 (0.050)", "1.000 (0.200)"],
     ]
 
@@ -250,6 +273,7 @@ def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp
     drawn: dict[str, Figure] = {}
     monkeypatch.setattr(cold_start_plots, "save_figure", lambda figure, _, name: drawn.update({name: figure}))
     frame = rows(
+        {"method": "lora-c", "collective": 100, "value": 0.4, "bytes_total": 1e6},
         {"value": 0.5, "bytes_total": 2e6},
         {"value": 0.7, "bytes_total": 4e6, "seed": 1},
         {"collective": 100, "value": 0.8, "bytes_total": 3e6},
@@ -262,15 +286,17 @@ def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp
     by_number, by_bytes, by_items = (
         [line.get_xydata().tolist() for line in axes.lines] for axes in drawn["cold_start-a"].axes
     )
-    assert by_number == [[[10, pytest.approx(0.6)], [100, 0.8]]]
-    assert by_bytes == [[[3, pytest.approx(0.6)], [3, 0.8]]]
-    assert by_items == [[[0, 0.4], [1, 0.3], [2, 0.8]]]
+    assert by_number == [[[100, 0.4]], [[10, pytest.approx(0.6)], [100, 0.8]]]
+    assert by_bytes == [[[1, 0.4]], [[3, pytest.approx(0.6)], [3, 0.8]]]
+    # PerFit's alone brought 5 items: nothing else moves what others brought from its place.
+    assert by_items == [[[0, 0.4], [2, 0.4]], [[0, 0.4], [1, 0.3], [2, 0.8]]]
+    assert [text.get_text() for text in drawn["cold_start-a"].axes[2].get_xticklabels()] == ["0", "5", "all"]
     numbered, spent, items = drawn["cold_start-a"].axes
     assert [axes.get_xscale() for axes in (numbered, spent, items)] == ["log", "log", "linear"]
     assert [text.get_text() for text in numbered.get_xticklabels()] == ["10", "100"]
-    assert [text.get_text() for text in spent.texts] == ["10", "100"]
+    assert [text.get_text() for text in spent.texts] == ["100", "10", "100"]
     # The band: one deviation, 0.02**0.5, around the mean of the seeds; of one seed none.
-    (band,) = numbered.collections
+    _, band = numbered.collections
     heights = {round(x): [y for at, y in band.get_paths()[0].vertices if at == x] for x in (10, 100)}
     assert (min(heights[10]), max(heights[10])) == pytest.approx((0.6 - 0.02**0.5, 0.6 + 0.02**0.5))
     assert set(heights[100]) == {0.8}

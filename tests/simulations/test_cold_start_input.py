@@ -28,13 +28,13 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         (["--collective", "2", "--methods", "perfits"], "perfit"),
         (
             ["--collective", "2", "--history", "99,all"],
-            "--history 99, seed 0: users.target_history=99: no target user has",
+            "--history 99, movie_tagging, seed 0: users.target_history=99: no target user has",
         ),
         (["--collective", "2", "--history", "3,3"], "--history: 3 stands there twice"),
         (["--collective", "2", "--history", "-1"], "--history -1: expected at least 0"),
         (["--collective", "2", "--epochs", "1,1"], "--epochs: 1 stands there twice"),
         (["--collective", "2", "--tasks", "movie_taging"], "task: unknown task"),
-        (["--collective", "2", "--seeds", "0,0"], "seed 0 stands there twice"),
+        (["--collective", "2", "--seeds", "0,0"], "--seeds: 0 stands there twice"),
         (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
         (["--collective", "2", "--history", "8"], "--history 8: no newcomer brings more (seed 0); that is `all`"),
         (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods: perfit stands there twice"),
@@ -46,6 +46,14 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "takes it from --tasks"),
         (["--collective", "2", "users.target_history=3"], "users.target_history=3: cold-start takes it from --history"),
         (["--collective", "2", "--tasks", "movie_tagging,product_rating", "users.source=x"], "one task's data"),
+        (
+            ["--collective", "2", "--methods", "lora-p", "--compositions", "3"],
+            "--compositions: of lora-p none has a stage 1",
+        ),
+        (
+            ["--collective", "2", "users.collective_history=99"],
+            "movie_tagging with 2 collective users: users.collective_history=99: no collective user has more than 8",
+        ),
         (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
     ],
 )
@@ -74,6 +82,14 @@ def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
         cold_start(question, None, words, tmp_path / "x", print)
 
 
+def test_a_cohort_is_as_large_as_there_are_users_for(tmp_path: Path) -> None:
+    question = Question([2, 5], ["perfit"], [], [0], [], [], 0, False)
+    words = [word for word in WORDS if not word.startswith("cohort")]
+    # More than any config has users: their number is the question's.
+    _, runs = cold_start(question, None, [*words, "cohort=64"], tmp_path / "x", print)
+    assert [run.config.cohort for run in runs] == [2, 5]
+
+
 def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> None:
     question = Question([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
     text = 'method = "strategies.perfit:PerFit"\n[users.synthetic]\nhistory = 5\n'
@@ -91,9 +107,7 @@ def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
     source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
     question = Question([2], ["perfit"], [], [0], [], [], 3, False)
-    said = (
-        r"--compositions 3: 3 disjoint groups of 2 users: .* has 1 users for that in users.group=2, of 5 for all groups"
-    )
+    said = r"--compositions 3: 3 disjoint groups of 2 users, movie_tagging: .* has 1 users for that in users.group=2"
     with pytest.raises(InputError, match=said):
         cold_start(question, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 

@@ -12,11 +12,14 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
+from fl_server.records import read_run, write_run
 from simulations import comparison_runs as module
 from simulations.__main__ import app
 from simulations.comparable import Run, check_comparable
 from simulations.comparison import curve
-from simulations.comparison_runs import complete, plan, write_comparison
+from simulations.comparison_runs import complete, write_comparison
+from simulations.planning import plan
+from simulations.reuse import find, started_from
 from simulations.simulation import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
@@ -54,10 +57,29 @@ def test_a_record_without_its_shared_tensors_is_reused_unless_others_start_from_
     there = tmp_path / "first" / planned.name
     shutil.copytree(folder / planned.name, there)
     starting = replace(planned, starts_others=True)
-    assert module.find(starting, there.parent) == there
+    assert find(starting, there.parent) == there
     (there / "shared.safetensors").unlink()
-    assert module.find(planned, there.parent) == there
-    assert module.find(starting, there.parent) is None
+    assert find(planned, there.parent) == there
+    # Nothing is overwritten; in another folder it is made anew.
+    with pytest.raises(InputError, match=r"others start from its shared tensors, which were not kept; choose another"):
+        find(starting, there.parent)
+    assert find(starting, tmp_path / "second") is None
+
+
+def test_a_run_that_started_from_other_tensors_is_not_reused(compared: tuple[Path, list[Run]], tmp_path: Path) -> None:
+    folder, _ = compared
+    planned = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])[0]
+    start = tmp_path / "x" / "start"
+    shutil.copytree(folder / planned.name, start)
+    later = replace(started_from(planned, start), name="later")
+    (run,) = complete([later], start.parent, False, quiet)
+    assert find(later, start.parent) == run.folder
+    # The start has been made anew, by another version or machine.
+    record = read_run(start)
+    write_run(start, record.model_copy(update={"shared_sha256": "0" * 64}))
+    with pytest.raises(InputError, match=r"later is of another config \(it started from other shared tensors than"):
+        find(later, start.parent)
+    assert find(later, tmp_path / "y") is None
 
 
 def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:

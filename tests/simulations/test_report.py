@@ -22,7 +22,8 @@ from simulations.cold_start_runs import Question, cold_start
 from simulations.colours import colour, symbol
 from simulations.comparable import Run
 from simulations.comparison import curve
-from simulations.comparison_runs import complete, plan, write_comparison
+from simulations.comparison_runs import complete, write_comparison
+from simulations.planning import plan
 from simulations.report import cold_start as figures
 from simulations.report.figures import cost_curves
 from simulations.report.files import FORMATS
@@ -170,6 +171,11 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
     levels = newcomer["by_history"]
     assert list(by_history.x) == list(levels) == ["0", "3", "all"]
     assert list(by_history.y) == pytest.approx([level["mean"] for level in levels.values()])
+    # A method without a stage 2 has `0` and `all` alone, and named first does not put them beside each other.
+    first = rows[rows.history.isna()].assign(method="lora-c")
+    drawn = figures.quality_by_history(pd.concat([first, rows]), task)
+    assert [list(trace.x) for trace in drawn.data] == [["0", "all"], ["0", "3", "all"]]
+    assert list(drawn.layout.xaxis.categoryarray) == ["0", "3", "all"]
     assert "lower is better" in figures.quality_by_number(rows, task).layout.yaxis.title.text
     (heat,) = figures.transfer_map(rows, "perfit").data
     matrix = report["transfer"]["methods"]["perfit"]["value"]
@@ -184,7 +190,7 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cold_start.json", "{}", "of schema None, expected 3; the same `fedperfit cold-start` writes it anew"),
+        ("cold_start.json", "{}", "of schema None, expected 4; the same `fedperfit cold-start` writes it anew"),
         ("cold_start.json", "[]", "not readable"),
         ("cold_start.csv", "", "not readable"),
         ("cold_start.csv", "task,method\n", "column 'trained_on' is missing"),

@@ -19,7 +19,8 @@ from configs.load import read_resolved
 from fl_clients import work
 from fl_server.records import read_run
 from simulations.__main__ import app
-from simulations.comparison_runs import complete, plan
+from simulations.comparison_runs import complete
+from simulations.planning import plan
 from simulations.simulation import resume, simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 from tests.same import assert_same_run

@@ -11,7 +11,7 @@ import pytest
 from configs.errors import InputError
 from simulations.comparable import Run
 from simulations.comparison import per_user
-from simulations.comparison_runs import Planned
+from simulations.planning import Planned
 from simulations.simulation import simulate
 from simulations.tuning import tune
 from tests.conftest import TINY

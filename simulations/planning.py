@@ -1,0 +1,129 @@
+"""What runs a comparison or a cold start is made of, checked before any work."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import InputError
+from configs.load import import_folders, load_config
+from configs.schema import RunConfig
+from fl_clients.backbone import read_shape
+from fl_clients.lamp.store import build_table
+from simulations.comparable import difference_in_evaluation
+from simulations.folders import check_name
+from simulations.prepare import build_method, own_code, resolve
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison."""
+
+    method: str
+    """Its row's name."""
+    asked: str
+    """The config's `method` as it was given."""
+    name: str
+    config: RunConfig
+    data_sha256: str
+    """Of its users."""
+    import_path: list[str]
+    """Folders that the method may be imported from, as in `simulate`."""
+    code: dict[str, str]
+    """As `simulations.prepare.own_code` has it."""
+    looks: bool = True
+    """What is evaluated on the way is wanted as well; else any run that ends the same will do."""
+    starts_others: bool = False
+    """Other runs start from its shared tensors, which a record need not have kept."""
+
+
+def plan(
+    methods: Sequence[str],
+    toml: Path | str | None,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    digest: Callable[[RunConfig], str] | None = None,
+) -> list[Planned]:
+    """Make every config of a comparison, and check it and its users, before any work.
+
+    The target users are evaluated personalised on the way, `evaluate.every` the config's, else `halving`.
+
+    Args:
+        methods: As in the config's `method`.
+        toml: An experiment for all of them.
+        overrides: `key=value` for all of them.
+        seeds: Each method runs with each.
+        digest: From `users_digests`, where several comparisons have the same users.
+
+    Raises:
+        InputError: A method, key or seed is wrong or twice there, or the methods would not be evaluated alike.
+    """
+    for kind, given in (("method", methods), ("seed", seeds)):
+        for value in given:
+            if list(given).count(value) > 1:
+                raise InputError(f"{kind} {value} stands there twice")
+        if not given:
+            raise InputError(f"expected at least one {kind}")
+    for word in overrides:
+        key, _, value = (part.strip() for part in word.partition("="))
+        if key in ("method", "seed"):
+            raise InputError(f"{word}: a comparison takes its {key}s by themselves, not as overrides")
+        if key == "evaluate.every" and value == "0":
+            raise InputError(f"{word}: a comparison looks at least once; evaluate.every=ROUNDS looks at the end alone")
+    planned = []
+    digest = digest or users_digests()
+    labels: dict[str, str] = {}
+    for method in methods:
+        words = ["evaluate.stage=personalised", *overrides, f"method={method}"]
+        label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
+        if (other := labels.setdefault(label, method)) != method:
+            raise InputError(f"{other} and {method} would both be called {label}; rename a TOML file")
+        for seed in seeds:
+            config = resolve(_with_looks(load_config(toml, [*words, f"seed={seed}"])))
+            if config.evaluate.stage != "personalised":
+                raise InputError("evaluate.stage=collective: comparisons are about the quality after personalisation")
+            if config.start_from:
+                raise InputError(
+                    f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this leaves out"
+                )
+            check_name(label, f"method {method!r}")
+            code = _check_method(method, config, import_folders(toml, words))
+            name = f"{label}-seed{seed}"
+            planned.append(Planned(label, method, name, config, digest(config), import_folders(toml, words), code))
+    users: dict[int, str] = {}
+    for each in planned:
+        difference = difference_in_evaluation(planned[0].config, each.config)
+        ours, theirs = users.setdefault(each.config.seed, each.data_sha256), each.data_sha256
+        if ours != theirs:
+            difference = difference or ("users (data_sha256)", ours[:12], theirs[:12])
+        if difference:
+            key, one, other = difference
+            pair = f"{planned[0].method} and {each.method}"
+            raise InputError(f"{pair} cannot be compared: {key} is {one!r} in one and {other!r} in the other")
+    return planned
+
+
+def users_digests() -> Callable[[RunConfig], str]:
+    """Return a function that tells the digest of a run's users; it looks at the same users once."""
+    known: dict[str, str] = {}
+
+    def digest(config: RunConfig) -> str:
+        key = json.dumps([config.users.model_dump(), config.task, config.seed])
+        if key not in known:
+            known[key] = build_table(config).sha256
+        return known[key]
+
+    return digest
+
+
+def _with_looks(config: RunConfig) -> RunConfig:
+    if config.evaluate.every:
+        return config
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": "halving"})})
+
+
+def _check_method(method: str, config: RunConfig, import_path: Sequence[str]) -> dict[str, str]:
+    try:
+        return own_code(build_method(config, read_shape(config.backbone), import_path))
+    except InputError as error:
+        raise InputError(f"{method}: {error}") from None
