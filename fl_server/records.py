@@ -111,10 +111,10 @@ def read_run(folder: Path | str) -> RunRecord:
     """
     path = Path(folder) / "run.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
         content["schema_version"] = content.pop("schema")
         return RunRecord.model_validate(content)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a run record: {error}") from None
 
 

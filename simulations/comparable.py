@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from configs.errors import InputError
 from configs.load import flatten, read_resolved
 from configs.schema import RunConfig
 from fl_server.records import RunRecord, read_run
+from fl_server.tables import TABLES
 
 _ALIKE = (
     "task",
@@ -49,7 +53,22 @@ class Run:
         record = read_run(folder)
         if record.status != "completed":
             raise InputError(f"{folder}: this run's status is {record.status}; only completed runs are compared")
+        check_tables(folder)
         return cls(method or record.method, folder, read_resolved(folder / "config.toml"), record)
+
+
+def check_tables(folder: Path) -> None:
+    """Refuse a completed run whose tables are not there, or not whole.
+
+    Raises:
+        InputError: Names the file.
+    """
+    for name in (*TABLES, "users"):
+        path = folder / f"{name}.parquet"
+        try:
+            pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path}: not readable, so the run is of no use: {error}") from None
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -14,7 +14,7 @@ from simulations.comparison import compare_runs
 from simulations.folders import claim_folder
 from simulations.planning import Planned, plan
 from simulations.plots import draw_curves
-from simulations.reuse import began, find
+from simulations.reuse import find, interrupted
 from simulations.simulation import resume, simulate
 
 
@@ -83,38 +83,37 @@ def complete(
     try:
         with FileLock(folder / ".lock", timeout=0):
             found = {} if overwrite else {each.name: find(each, folder) for each in planned}
-            return [
-                _one(each, found.get(each.name), folder, overwrite, f"{number} of {len(planned)}", say, watch)
-                for number, each in enumerate(planned, 1)
-            ]
+            begun = {
+                each.name
+                for each in planned
+                if not overwrite and not found[each.name] and interrupted(each, folder / each.name, say)
+            }
+            runs = []
+            for number, each in enumerate(planned, 1):
+                there = found.get(each.name)
+                say(f"{number} of {len(planned)}: {each.name}" + (f", reused from {there}" if there else ""))
+                runs.append(Run.read(there or _run(each, folder, each.name in begun, say, watch), each.method))
+            return runs
     except Timeout:
         raise InputError(f"{folder}: another command works in it; wait, or choose another --name") from None
 
 
-def _one(
-    planned: Planned,
-    there: Path | None,
-    folder: Path,
-    overwrite: bool,
-    place: str,
-    say: Callable[[str], None],
-    watch: Callable[[Path], None],
-) -> Run:
-    say(f"{place}: {planned.name}" + (f", reused from {there}" if there else ""))
-    if there is None:
-        there = folder / planned.name
-        try:
-            if not overwrite and began(planned, there):
-                say(f"going on where {there} was interrupted")
-                resume(planned.name, folder, watch)
-            else:
-                simulate(planned.config, planned.name, folder, True, planned.import_path, watch)
-        except RunFailed as error:
-            raise RunFailed(f"{planned.name}: {error}") from None
-        except KeyboardInterrupt:
-            say("interrupted; the same command goes on from here")
-            raise
-    return Run.read(there, planned.method)
+def _run(
+    planned: Planned, folder: Path, begun: bool, say: Callable[[str], None], watch: Callable[[Path], None]
+) -> Path:
+    place = folder / planned.name
+    try:
+        if begun:
+            say(f"going on where {place} was interrupted")
+            resume(planned.name, folder, watch)
+        else:
+            simulate(planned.config, planned.name, folder, True, planned.import_path, watch)
+    except RunFailed as error:
+        raise RunFailed(f"{planned.name}: {error}") from None
+    except KeyboardInterrupt:
+        say("interrupted; the same command, without --overwrite, goes on from here")
+        raise
+    return place
 
 
 def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[str, Any]:

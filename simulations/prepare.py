@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from configs.schema import RunConfig
 from fl_clients.activations import activation_folder
 from fl_clients.backbone import BUILT_IN, resolve_precision
 from fl_clients.lamp.tasks import find_task
-from fl_server.records import read_run
+from fl_server.records import RunRecord, read_run
 from strategies.method import BackboneShape, Method, Tensors, load_method
 from strategies.robust import POOLING
 
@@ -52,6 +52,12 @@ def own_code(method: Method) -> dict[str, str]:
     if module.startswith("strategies.") or file is None:
         return {}
     return {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+
+
+def changed_code(code: Mapping[str, str], record: RunRecord) -> str | None:
+    """Say which file of somebody's own method (`own_code`) is another than a record's run began with; None if none."""
+    changed = [file for file, digest in code.items() if record.versions.get(file) != digest]
+    return f"{changed[0]} has changed since" if changed else None
 
 
 def take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:

@@ -108,18 +108,10 @@ def _claim(results: Path, name: str, overwrite: bool) -> Path:
 def _start_record(
     folder: Path, config: RunConfig, method: Method, shape: BackboneShape, users: UserTable | None
 ) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
-    (folder / "private").mkdir(mode=0o700)
     who = UsersPart(collective=config.users.collective, target=config.users.target, data_sha256="", source="devices")
     if users:
-        shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
         sizes = {key: getattr(users, key) for key in ("source", "empty_histories", "leaks", "skipped")}
         who = who.model_copy(update={"data_sha256": users.sha256, **sizes})
-    write_config(config, folder / "config.toml")
     record = RunRecord(
         name=folder.name,
         method=method.name,
@@ -138,7 +130,23 @@ def _start_record(
         | own_code(method),
         git=_git(),
     )
-    write_run(folder, record)
+    # Whenever this is killed, what stands under the name is a run record, or nothing: either can be replaced.
+    scratch, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    for left in (scratch, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        scratch.mkdir()
+    except OSError as error:
+        raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
+    write_run(scratch, record)
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    (folder / "private").mkdir(mode=0o700)
+    if users:
+        shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
+    write_config(config, folder / "config.toml")
 
 
 def _git() -> dict[str, str | bool | None]:

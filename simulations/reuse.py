@@ -1,5 +1,6 @@
 """Which run of a plan is there already: completed, or interrupted."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ from safetensors.torch import load_file
 from configs.errors import InputError
 from configs.load import read_resolved
 from fl_server.checkpoint import load_checkpoint
-from fl_server.records import read_run
-from simulations.comparable import first_difference
+from fl_server.records import RunRecord, read_run
+from simulations.comparable import check_tables, first_difference
 from simulations.planning import Planned
-from simulations.prepare import resolve
+from simulations.prepare import changed_code, resolve
 
 
 def started_from(planned: Planned, place: Path) -> Planned:
@@ -24,7 +25,8 @@ def find(planned: Planned, folder: Path) -> Path | None:
     """Return a completed record of the same config and users: in the comparison's folder, else anywhere beside it.
 
     Raises:
-        InputError: The one in the folder is of another config, or lacks what it is wanted for; it is not overwritten.
+        InputError: The one in the folder is of another config, is damaged, or lacks what it is wanted for. It is not
+            overwritten.
     """
     own = folder / planned.name
     start = read_run(Path(planned.config.start_from)).shared_sha256 if planned.config.start_from else None
@@ -35,42 +37,69 @@ def find(planned: Planned, folder: Path) -> Path | None:
             continue
         try:
             record = read_run(place)
-            there = read_resolved(place / "config.toml")
-            besides = ["users.source"] if planned.looks else ["users.source", "evaluate.every"]
-            if start and there.start_from:
-                # Where the start lies makes no number. What starts from a run keeps its shared tensors as they are.
-                besides.append("start_from")
-            other = first_difference(there, planned.config, besides)
-            if start and record.shared_sha256 != start:
-                other = other or f"it started from other shared tensors than {planned.config.start_from} has"
+            other = _unlike(planned, place, record, start)
         except InputError:
             continue  # of another version
-        if record.users.data_sha256 != planned.data_sha256:
-            other = other or "its users have changed since"
-        for file, digest in planned.code.items():
-            if record.versions.get(file) != digest:
-                other = other or f"{file} has changed since"
         if record.status != "completed":
             continue
-        if other is None and not (planned.starts_others and not (place / "shared.safetensors").is_file()):
-            return place
         if place == own and other:
             raise InputError(f"{own} is of another config ({other}); choose another --name, or delete it")
-        bare = bare or place == own
+        if other:
+            continue
+        if planned.starts_others and not (place / "shared.safetensors").is_file():
+            bare = bare or place == own
+            continue
+        try:
+            check_tables(place)
+        except InputError:
+            if place == own:
+                raise
+            continue
+        return place
     if bare:
         raise InputError(f"{own}: others start from its shared tensors, which were not kept; choose another --name")
     return None
 
 
-def began(planned: Planned, place: Path) -> bool:
-    """Tell whether a run of this very config was interrupted there and can be taken up again."""
+def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
+    """Say in what a record is not the planned run; `start` is the digest of the tensors that it shall start from."""
+    besides = ["users.source"] if planned.looks else ["users.source", "evaluate.every"]
+    there = read_resolved(place / "config.toml")
+    if start and there.start_from:
+        # Where the start lies makes no number. What starts from a run keeps its shared tensors as they are.
+        besides.append("start_from")
+    if other := first_difference(there, planned.config, besides):
+        return other
+    if record.users.data_sha256 != planned.data_sha256:
+        return "its users have changed since"
+    if start and record.status == "completed" and record.shared_sha256 != start:
+        return f"it started from other shared tensors than {planned.config.start_from} has"
+    return changed_code(planned.code, record)
+
+
+def interrupted(planned: Planned, place: Path, say: Callable[[str], None]) -> bool:
+    """Tell whether a run was interrupted there that can be taken up again as the planned one.
+
+    One that was interrupted before its first round, with other code of somebody's own or from a start that is not the
+    same any more, is begun anew.
+
+    Raises:
+        InputError: Rounds of another config were trained there; they are not overwritten.
+    """
     try:
         record, (checkpoint, state) = read_run(place), load_checkpoint(place)
-        other = first_difference(read_resolved(place / "config.toml"), planned.config)
+        if record.status == "completed" or not checkpoint.parts:
+            return False
+        if changed := changed_code(planned.code, record):
+            say(f"{place} was interrupted, and {changed}: begun anew")
+            return False
+        other = _unlike(planned, place, record, None)
     except InputError:
         return False
-    same = other is None and record.users.data_sha256 == planned.data_sha256
-    if same and planned.config.start_from:
+    if other and checkpoint.round is not None:
+        why = f"was interrupted and is of another config ({other})"
+        raise InputError(f"{place} {why}; choose another --name, or delete it")
+    if planned.config.start_from and not other:
         start = load_file(Path(planned.config.start_from) / "shared.safetensors")
-        same = start.keys() == state.keys() and all(torch.equal(start[key], state[key]) for key in start)
-    return same and record.status != "completed" and bool(checkpoint.parts)
+        return start.keys() == state.keys() and all(torch.equal(start[key], state[key]) for key in start)
+    return other is None

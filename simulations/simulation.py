@@ -20,7 +20,7 @@ from simulations import plots
 from simulations.cluster import check_cluster, cluster_address
 from simulations.folders import held
 from simulations.launch import end_leftovers, launch
-from simulations.prepare import build_method
+from simulations.prepare import build_method, changed_code, own_code
 from simulations.record import link_users, new_record
 
 
@@ -87,7 +87,9 @@ def resume(
         checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
         _check_cluster(config, results)
-        build_method(config, read_shape(config.backbone), checkpoint.import_path)
+        method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
+        if changed := changed_code(own_code(method), record):
+            raise InputError(f"--resume {name}: {changed} the run began")
         users = build_table(config, Path(checkpoint.started_in))
         if users.sha256 != record.users.data_sha256:
             raise InputError(f"--resume {name}: the data of {config.users.source} have changed since the run began")

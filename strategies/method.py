@@ -228,7 +228,7 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
 
 def _check_type(key: str, value: Any, expected: Any) -> None:
     try:
-        TypeAdapter(expected, config=ConfigDict(strict=True)).validate_python(value)
+        TypeAdapter(expected, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"]
         raise ValueError(f"{key}={value!r}: {problem[0].lower()}{problem[1:]}") from None

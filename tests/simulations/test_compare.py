@@ -66,6 +66,25 @@ def test_a_record_without_its_shared_tensors_is_reused_unless_others_start_from_
     assert find(starting, tmp_path / "second") is None
 
 
+def test_a_damaged_record_is_named_and_another_one_is_taken(compared: tuple[Path, list[Run]], tmp_path: Path) -> None:
+    folder, _ = compared
+    (planned,) = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])
+    places = [tmp_path / name / planned.name for name in ("a", "b")]
+    for place in places:
+        shutil.copytree(folder / planned.name, place)
+    (places[0] / "ledger.parquet").unlink()
+    clients = (places[0] / "clients.parquet").read_bytes()
+    (places[0] / "clients.parquet").write_bytes(clients[:-20])
+    assert find(planned, tmp_path / "c") == places[1]
+    with pytest.raises(InputError, match=r"(ledger|clients)\.parquet: not readable"):
+        find(planned, tmp_path / "a")
+    with pytest.raises(InputError, match=r"(ledger|clients)\.parquet: not readable"):
+        Run.read(places[0])
+    # What is no record at all stands in nobody's way.
+    (places[0] / "run.json").write_text("[1]")
+    assert find(planned, tmp_path / "c") == places[1]
+
+
 def test_a_run_that_started_from_other_tensors_is_not_reused(compared: tuple[Path, list[Run]], tmp_path: Path) -> None:
     folder, _ = compared
     planned = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])[0]

@@ -20,7 +20,7 @@ from fl_clients import work
 from fl_server.records import read_run
 from simulations.__main__ import app
 from simulations.comparison_runs import complete
-from simulations.planning import plan
+from simulations.planning import Planned, plan
 from simulations.simulation import resume, simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 from tests.same import assert_same_run
@@ -91,6 +91,18 @@ def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
     record = resume("killed", tmp_path)
     assert record.resumed == 1
     assert_same_run(tmp_path / "killed", whole(method))
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_killed_before_its_first_checkpoint_a_run_is_begun_anew(at: int, cache: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.simulations.test_resume"])
+    child = context.Process(target=killed, args=("perfit", str(tmp_path), str(cache), at, False))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    simulate(tiny_config(), "killed", tmp_path, overwrite=True)
+    assert not list(tmp_path.glob(".killed.*"))
 
 
 def happened(folder: Path, what: str) -> bool:
@@ -164,11 +176,39 @@ def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeyp
         complete(planned, tmp_path / "x", False, print, stop)
     (run,) = complete(planned, tmp_path / "x", False, print)
     assert run.record.resumed == 1
-    # Another config under the same name begins anew.
+    # What was trained is not lost to another config of the same name.
     with pytest.raises(KeyboardInterrupt):
         complete(plan(["perfit"], None, [*TINY, "rounds=3"], [1]), tmp_path / "y", False, print, stop)
-    (other,) = complete(plan(["perfit"], None, [*TINY, "rounds=4"], [1]), tmp_path / "y", False, print)
-    assert other.record.resumed == 0
+    other = plan(["perfit"], None, [*TINY, "rounds=4"], [1])
+    with pytest.raises(InputError, match=r"was interrupted and is of another config \(rounds is 3 there, 4 here\)"):
+        complete(other, tmp_path / "y", False, print)
+    (run,) = complete(other, tmp_path / "y", True, print)
+    assert (run.record.resumed, run.config.rounds) == (0, 4)
+
+
+def test_two_versions_of_somebodys_method_never_make_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = tmp_path / "somebodys_own.py"
+    code.write_text("from strategies.perfit import PerFit\n\n\nclass Own(PerFit):\n    pass\n")
+    method = "somebodys_own:Own"
+
+    def stop(folder: Path) -> None:
+        if happened(folder, '"round", "round": 1'):
+            raise KeyboardInterrupt
+
+    def asked() -> list[Planned]:
+        return plan([method], None, [*TINY, "rounds=3"], [0])
+
+    with pytest.raises(KeyboardInterrupt):
+        complete(asked(), tmp_path / "x", False, print, stop)
+    code.write_text(code.read_text() + "# Another version.\n")
+    with pytest.raises(InputError, match=r"--resume Own-seed0: somebodys_own\.py has changed since the run began"):
+        resume("Own-seed0", tmp_path / "x")
+    (run,) = complete(asked(), tmp_path / "x", False, print)
+    assert "somebodys_own.py has changed since: begun anew" in capsys.readouterr().out
+    assert run.record.resumed == 0
 
 
 def test_a_relative_source_is_told_as_it_is_and_found_again_from_another_folder(
