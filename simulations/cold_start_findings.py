@@ -120,7 +120,7 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]
                             key: {"method": name, "collective": count, "worst_decile": worst[task, count, name]}
                             for key, (name, count) in (("one", one), ("other", other))
                         },
-                        **paired_test(*sides),
+                        **paired_test(sides[0], sides[1]),
                     }
                 )
     return found

@@ -1,7 +1,7 @@
 """What run records say beside each other: quality, bytes, cost curves, and whether a difference is more than noise."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats
 from simulations.comparable import Run, other_settings
 from strategies.metrics import LOWER_IS_BETTER
 
-SCHEMA = 3
+SCHEMA = 4
 """Of `compare.json`."""
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality that bytes are counted to."""
@@ -54,11 +54,17 @@ def curve(run: Run) -> pd.DataFrame:
     return frame
 
 
-def per_user(run: Run) -> dict[str, float]:
-    """Return the personalised main metric of each target user that has questions, by user id."""
+def per_user(run: Run, number: int | None = None) -> dict[str, float]:
+    """Return the personalised main metric of each target user that has questions, by user id.
+
+    Args:
+        run: A run.
+        number: After which evaluated round; None: the last.
+    """
     key = f"personalised.{run.record.main_metric}"
+    look = ("personalize", run.config.rounds) if number in (None, run.config.rounds) else ("evaluate", number)
     names = {row["partition"]: row["user_id"] for row in _rows(run, "users")}
-    chosen = [row for row in _rows(run, "clients") if row["phase"] == "personalize"]
+    chosen = [row for row in _rows(run, "clients") if (row["phase"], row["round"]) == look]
     values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
     return {user: value for user, value in values.items() if value is not None}
 
@@ -117,7 +123,11 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
                     }
                     for share in SHARES
                 },
-                "quality_at_equal_bytes": [_quality_at(curves[curves.method == method], each) for each in budgets],
+                "quality_at_equal_bytes": [_quality_at(own, theirs, curves, each) for each in budgets],
+                "learning_rates": {
+                    "local": own[0].config.local.lr if own[0].record.params.shared else None,
+                    "personal": own[0].config.personal.lr if own[0].record.params.private else None,
+                },
                 "params": {"shared": own[0].record.params.shared, "private": own[0].record.params.private},
                 "seconds": _seconds(own),
                 "against": None if method == reference else paired_test(own, theirs),
@@ -138,8 +148,14 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
         "base": spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
         "methods": rows,
         "runs": [
-            {"method": r.method, "seed": r.record.seed, "folder": str(r.folder), "commit": r.record.git.get("commit")}
-            for r in runs
+            {
+                "method": run.method,
+                "seed": run.record.seed,
+                "folder": str(run.folder),
+                "commit": run.record.git.get("commit"),
+                "dirty": run.record.git.get("dirty"),
+            }
+            for run in runs
         ],
     }
     return report, curves
@@ -169,19 +185,36 @@ def _budgets(curves: pd.DataFrame, reference: str) -> list["pd.Series[float]"]:
 
 def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> float | None:
     """The bytes spent at the first evaluated round with that share of the best quality; None if none has it."""
+    if not best and not lower:
+        return None  # nobody has any
     reached = line[line.value <= best / share] if lower else line[line.value >= best * share]
     return float(reached.bytes_total.iloc[0]) if len(reached) else None
 
 
-def _quality_at(curves: pd.DataFrame, budget: "pd.Series[float]") -> dict[str, Any] | None:
-    """Each seed's quality at the last evaluated round within its budget; None if a first one is beyond it."""
-    values = []
-    for seed, line in curves.groupby("seed"):
-        within = line[line.bytes_total <= budget[seed] * (1 + _IDS)]
-        if not len(within):
-            return None
-        values.append(float(within.value.iloc[-1]))
-    return spread(values)
+def _quality_at(
+    own: Sequence[Run], reference: Sequence[Run], curves: pd.DataFrame, budget: "pd.Series[float]"
+) -> dict[str, Any] | None:
+    """Each seed's quality at the last evaluated round within its budget; None if a first one is beyond it.
+
+    `against` is the test against the reference within the same bytes, None of itself.
+    """
+    ours, theirs = (_within(curves[curves.method == runs[0].method], budget) for runs in (own, reference))
+    if ours is None:
+        return None
+    tested = theirs is not None and own[0].method != reference[0].method
+    rounds = [{seed: number for seed, (number, _) in looks.items()} for looks in (ours, theirs) if looks]
+    against = paired_test(own, reference, *rounds) if tested else None
+    return {**spread([value for _, value in ours.values()]), "against": against}
+
+
+def _within(line: pd.DataFrame, budget: "pd.Series[float]") -> dict[int, tuple[int, float]] | None:
+    """Each seed's last evaluated round within its budget and the quality after it; None if a first one is beyond it."""
+    looks = {}
+    columns = (line[key].tolist() for key in ("seed", "round", "bytes_total", "value"))
+    for seed, number, spent, value in sorted(zip(*columns, strict=True)):
+        if spent <= budget[seed] * (1 + _IDS):
+            looks[seed] = (number, value)
+    return looks if len(looks) == line.seed.nunique() else None
 
 
 def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
@@ -194,7 +227,12 @@ def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
     return {part: None if math.isnan(mean) else mean for part, mean in means.items()}
 
 
-def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
+def paired_test(
+    own: Sequence[Run],
+    reference: Sequence[Run],
+    rounds: Mapping[int, int] | None = None,
+    reference_rounds: Mapping[int, int] | None = None,
+) -> dict[str, Any]:
     """Compare two lists of runs user by user: a paired sign-flip permutation test of the mean difference, two-sided.
 
     `interval` is a 95 % interval of that mean, by resampling users; None of fewer than two.
@@ -206,16 +244,22 @@ def paired_test(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
     Args:
         own: One run a seed.
         reference: As many, with the same seeds and target users.
+        rounds: The evaluated round that is meant, by seed; None: the last.
+        reference_rounds: The same for the reference.
     """
     differences: dict[tuple[object, ...], list[float]] = {}
-    theirs = {run.record.seed: per_user(run) for run in reference}
+    ours, theirs = (
+        {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in runs}
+        for runs, numbers in ((own, rounds), (reference, reference_rounds))
+    )
     for run in own:
-        for user, value in per_user(run).items():
+        seed = run.record.seed
+        for user, value in ours[seed].items():
             # Synthetic users of another seed are other people, whatever they are called.
-            person = (run.record.seed, user) if run.record.users.source == "synthetic" else (user,)
-            differences.setdefault(person, []).append(value - theirs[run.record.seed][user])
+            person = (seed, user) if run.record.users.source == "synthetic" else (user,)
+            differences.setdefault(person, []).append(value - theirs[seed][user])
     values = np.array([np.mean(each) for each in differences.values()])
-    if not values.any():
+    if not values.any() or len(values) < 2:
         p_value = 1.0
     else:
         test = stats.permutation_test(

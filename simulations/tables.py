@@ -101,14 +101,15 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
     for row in report["methods"]:
         cells = [mean(row["quality"]), mean(row["quality_collective"])]
         if against := row["against"]:
-            noise = " ≈" if against["within_noise"] else ""
-            cells += [f"{against['difference']:+.3f}{noise}", interval(against), significance(against)]
+            cells += [f"{against['difference']:+.3f}{_noise(against)}", interval(against), significance(against)]
         table.add_row(row["method"], *cells)
     table.caption = (
         "mean ± standard deviation over seeds; 95 %: interval of the difference, by resampling users; ≈: within noise "
         f"(paired test over users, p ≥ 0.05, not corrected for several methods); {OVER_USERS}"
         + unlike(report["other_settings"])
     )
+    if unclean := [f"{run['method']}, seed {run['seed']}" for run in report["runs"] if run["dirty"]]:
+        table.caption += f"; run from a checkout with changes that were not committed: {'; '.join(unclean)}"
     return table
 
 
@@ -118,6 +119,10 @@ def unlike(other_settings: dict[str, dict[str, Any]]) -> str:
         f"; {key} is " + ", ".join(f"{value} ({method})" for method, value in values.items())
         for key, values in other_settings.items()
     )
+
+
+def _noise(test: dict[str, Any] | None) -> str:
+    return " ≈" if test and test["within_noise"] else ""
 
 
 def significance(test: dict[str, Any]) -> str:
@@ -138,13 +143,15 @@ def _comparison_bytes(report: dict[str, Any]) -> Table:
         table.add_column(title, justify="right" if title else "left")
     for row in report["methods"]:
         reach = [bytes_reached(each) for each in row["bytes_to_reach"].values()]
-        equal = ["–" if each is None else mean(each) for each in row["quality_at_equal_bytes"]]
+        seen = row["quality_at_equal_bytes"]
+        equal = ["–" if each is None else mean(each) + _noise(each["against"]) for each in seen]
         total = human_bytes(row["bytes"]["in_all"])
         table.add_row(row["method"], total, *reach, *equal)
     table.caption = (
-        f"to x %: when x % of {report['best']}'s quality was first seen; at so many bytes (all {report['reference']} "
-        "takes, and the fewest within which every method was seen): the last quality seen within them; –: not seen; "
-        "in brackets: seed by seed, of what the best did with that seed; none of these is tested for noise"
+        f"to x %: when x % of {report['best']}'s quality was first seen, in brackets seed by seed, of what the best "
+        f"did with that seed, not tested for noise; at so many bytes (all {report['reference']} takes, and the fewest "
+        "within which every method was seen): the last quality seen within them, ≈: within noise of "
+        f"{report['reference']}'s; –: not seen"
     )
     return table
 
@@ -160,7 +167,7 @@ def bytes_reached(found: dict[str, Any]) -> str:
 def _comparison_cost(report: dict[str, Any]) -> Table:
     table = Table(title="what a client sends, trains and keeps")
     opening = any(row["seconds"]["opening"] is not None for row in report["methods"])
-    titles = ["", "up, a round", "down, a round", "shared", "private", *(["s, opening"] if opening else [])]
+    titles = ["", "up, a round", "down, a round", "shared", "private", "rates", *(["s, opening"] if opening else [])]
     for title in (*titles, "s, a round", "s, personalisation"):
         table.add_column(title, justify="right" if title else "left")
     for row in report["methods"]:
@@ -172,9 +179,13 @@ def _comparison_cost(report: dict[str, Any]) -> Table:
             human_bytes(row["bytes"]["per_client_round_down"]),
             f"{row['params']['shared']:,}",
             f"{row['params']['private']:,}",
+            ", ".join("–" if rate is None else f"{rate:g}" for rate in row["learning_rates"].values()),
             *seconds,
         )
-    table.caption = "shared, private: parameters; s: seconds of local computation, evaluation included in the last"
+    table.caption = (
+        "shared, private: parameters; rates: of learning, in stages 1 and 2; s: seconds of local computation, "
+        "evaluation included in the last"
+    )
     return table
 
 

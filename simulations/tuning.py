@@ -76,6 +76,9 @@ def tune(
         RunFailed: A run failed for another reason than a rate at which the loss is not finite.
     """
     folder = Path(folder)
+    for word in overrides:
+        if word.partition("=")[0].strip() in ("local.lr", "personal.lr"):
+            raise InputError(f"{word}: tune searches it")
     planned = plan([method], toml, overrides, seeds)
     first = planned[0].config
     users = first.users

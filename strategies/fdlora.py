@@ -28,7 +28,8 @@ class FdLora:
 
     1. In the opening every client trains θ_p; 2. θ_s ← their mean; 3. each round a client starts at θ_s and trains, and
     the server steps by SGD with Nesterov momentum along the mean of θ_s − θ_s,i; every H rounds the client keeps what
-    it trained as θ_p. 4. AdaFusion searches w. A target user comes late: it downloads θ_s once, trains θ_p, and fuses.
+    it trained as θ_p. 4. AdaFusion searches w. A target user comes late: it downloads θ_s once, trains θ_p, and fuses,
+    so that H has no part in what is evaluated. Means are weighted by examples, as every method's here.
     """
 
     name = "fdlora"

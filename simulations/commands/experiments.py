@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from configs.errors import InputError
-from configs.load import CONFIGS
+from configs.load import CONFIGS, load_config
 from simulations.commands.options import (
     Experiment,
     Json,
@@ -25,6 +25,7 @@ from simulations.commands.options import (
 )
 from simulations.folders import claim_folder
 from simulations.progress import Follower, console
+from simulations.runs import find_run
 from simulations.tables import comparison_tables
 
 
@@ -90,6 +91,7 @@ def tune(
     """Search a method's learning rates, on held-out collective users; the same small search for every method."""
     from simulations.tuning import tune as run_tune
 
+    load_config(config, [*(words or []), f"method={method}"])
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     say = partial(_say, as_json)
@@ -154,9 +156,12 @@ def cold_start(
 
 def _record(word: str, results: Path) -> Path | None:
     """The run record a word stands for: a folder, or a name in the results; methods' names come first."""
-    if (CONFIGS / "methods" / f"{word}.toml").is_file():
+    if (CONFIGS / "methods" / f"{word}.toml").is_file() or word.endswith(".toml") or ":" in word:
         return None
-    return next((place for place in (Path(word), results / word) if (place / "run.json").is_file()), None)
+    meant = "/" in word or any(
+        (place / "run.json").is_file() or place.is_dir() for place in (Path(word), results / word)
+    )
+    return find_run(results, word).folder if meant else None
 
 
 def _say(as_json: bool, text: str) -> None:

@@ -12,14 +12,12 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
-from fl_server.records import read_run, write_run
 from simulations import comparison_runs as module
 from simulations.__main__ import app
 from simulations.comparable import Run, check_comparable
 from simulations.comparison import curve
 from simulations.comparison_runs import complete, write_comparison
 from simulations.planning import plan
-from simulations.reuse import find, started_from
 from simulations.simulation import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
@@ -49,56 +47,10 @@ def test_written_anew_every_file_has_the_same_bytes(compared: tuple[Path, list[R
         assert path.read_bytes() == content, path
 
 
-def test_a_record_without_its_shared_tensors_is_reused_unless_others_start_from_it(
-    compared: tuple[Path, list[Run]], tmp_path: Path
-) -> None:
-    folder, _ = compared
-    planned = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])[0]
-    there = tmp_path / "first" / planned.name
-    shutil.copytree(folder / planned.name, there)
-    starting = replace(planned, starts_others=True)
-    assert find(starting, there.parent) == there
-    (there / "shared.safetensors").unlink()
-    assert find(planned, there.parent) == there
-    # Nothing is overwritten; in another folder it is made anew.
-    with pytest.raises(InputError, match=r"others start from its shared tensors, which were not kept; choose another"):
-        find(starting, there.parent)
-    assert find(starting, tmp_path / "second") is None
-
-
-def test_a_damaged_record_is_named_and_another_one_is_taken(compared: tuple[Path, list[Run]], tmp_path: Path) -> None:
-    folder, _ = compared
-    (planned,) = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])
-    places = [tmp_path / name / planned.name for name in ("a", "b")]
-    for place in places:
-        shutil.copytree(folder / planned.name, place)
-    (places[0] / "ledger.parquet").unlink()
-    clients = (places[0] / "clients.parquet").read_bytes()
-    (places[0] / "clients.parquet").write_bytes(clients[:-20])
-    assert find(planned, tmp_path / "c") == places[1]
-    with pytest.raises(InputError, match=r"(ledger|clients)\.parquet: not readable"):
-        find(planned, tmp_path / "a")
-    with pytest.raises(InputError, match=r"(ledger|clients)\.parquet: not readable"):
-        Run.read(places[0])
-    # What is no record at all stands in nobody's way.
-    (places[0] / "run.json").write_text("[1]")
-    assert find(planned, tmp_path / "c") == places[1]
-
-
-def test_a_run_that_started_from_other_tensors_is_not_reused(compared: tuple[Path, list[Run]], tmp_path: Path) -> None:
-    folder, _ = compared
-    planned = plan(METHODS[:1], None, [*TINY, "rounds=4"], [0])[0]
-    start = tmp_path / "x" / "start"
-    shutil.copytree(folder / planned.name, start)
-    later = replace(started_from(planned, start), name="later")
-    (run,) = complete([later], start.parent, False, quiet)
-    assert find(later, start.parent) == run.folder
-    # The start has been made anew, by another version or machine.
-    record = read_run(start)
-    write_run(start, record.model_copy(update={"shared_sha256": "0" * 64}))
-    with pytest.raises(InputError, match=r"later is of another config \(it started from other shared tensors than"):
-        find(later, start.parent)
-    assert find(later, tmp_path / "y") is None
+def test_one_run_twice_is_refused(compared: tuple[Path, list[Run]]) -> None:
+    _, runs = compared
+    with pytest.raises(InputError, match=r"perfit-seed0 and .*perfit-seed0: both are perfit with seed 0"):
+        check_comparable([*runs, runs[0]])
 
 
 def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:
@@ -191,6 +143,8 @@ def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list
         (["perfit"], ["evaluate.stage=collective"], [0], "the quality after personalisation"),
         (["lora-c"], ["settings.rank=eight"], [0], "lora-c: settings.rank='eight': input should be a valid integer"),
         (["lora-c"], ["settings.rank=2.5"], [0], "settings.rank=2.5: input should be a valid integer"),
+        (["fdlora"], ["settings.fusion_penalty=nan"], [0], "settings.fusion_penalty=nan: input should be a finite"),
+        (["fdlora"], ["settings.outer_lr=inf"], [0], "settings.outer_lr=inf: input should be a finite number"),
         (["lora-c"], ["settings.targets=q_proj"], [0], "settings.targets='q_proj': input should be a valid list"),
         (["lora-c"], ["settings.alpha=0"], [0], "settings.alpha=0: expected at least 1"),
         (["../tasks/movie_tagging"], [], [0], "unknown method"),
@@ -210,6 +164,9 @@ def test_run_records_are_compared_by_name_or_folder(compared: tuple[Path, list[R
     words = ["first/lora-c-seed0", str(folder / "perfit-seed0"), "--name", "named", "--results", str(folder.parent)]
     done = CliRunner().invoke(app, ["compare", *words, "--json"], catch_exceptions=False)
     assert [row["method"] for row in json.loads(done.stdout)["methods"]] == ["lora-c", "perfit"]
+    for word, said in (("first/lora-c-sed0", "; did you mean 'first/lora-c-seed0'"), ("first", "")):
+        with pytest.raises(InputError, match=f"{word}: no run record of that name in .*{said}"):
+            CliRunner().invoke(app, ["compare", word, *words[2:], "--overwrite"], catch_exceptions=False)
 
 
 def test_a_methods_name_is_the_method_whatever_lies_in_the_working_directory(

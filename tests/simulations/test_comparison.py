@@ -8,11 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from fl_server.records import BytesPart, ParamsPart, RunRecord, UsersPart
 from simulations.comparable import Run
 from simulations.comparison import compare_runs, curve, paired_test
+from simulations.plots import draw_curves
 from simulations.tables import bytes_reached, comparison_tables, rows_of
 from tests.conftest import tiny_config
 
@@ -54,7 +56,10 @@ def made_up(
     turns = [
         {"phase": "train", "round": 0, "user": 0, "wall_s": 8.0, "metrics": []},
         {"phase": "train", "round": 1, "user": 0, "wall_s": 3.0, "metrics": []},
-        {"phase": "evaluate", "round": 1, "user": 4, "wall_s": 9.0, "metrics": [(f"personalised.{metric}", 0.2)]},
+        *(
+            {"phase": "evaluate", "round": 1, "user": 4 + place, "wall_s": 9.0, "metrics": [own]}
+            for place, own in enumerate([(f"personalised.{metric}", 0.2), (f"personalised.{metric}", values[0])])
+        ),
     ]
     for place, value in enumerate(users):
         own = [(f"personalised.{metric}", value), (f"collective.{metric}", 0.3)]
@@ -121,6 +126,12 @@ def test_every_figure_of_a_comparison(
     assert [each["mean"] for each in ours["quality_at_equal_bytes"]] == [cheap[1], cheap[1]]
     assert theirs["quality_at_equal_bytes"][0] is None
     assert theirs["quality_at_equal_bytes"][1]["mean"] == dear[0]
+    # Within 160 bytes `dear` had its first look alone, 0.2 and dear[0], `cheap` its end.
+    at_equal_bytes = theirs["quality_at_equal_bytes"][1]["against"]
+    assert at_equal_bytes["difference"] == pytest.approx((0.2 + dear[0] - sum(difference)) / 2)
+    assert (at_equal_bytes["users"], at_equal_bytes["within_noise"]) == (2, True)
+    assert [each["against"] for each in ours["quality_at_equal_bytes"]] == [None, None]
+    assert rows_of(comparison_tables({"name": "x", **report})[1])[1][-2:] == ["–", f"{dear[0]:.3f} ≈"]
     assert theirs["against"]["difference"] == pytest.approx(1 - sum(difference) / 2)
     assert theirs["against"]["users"] == 2
     assert ours["against"] is None
@@ -168,6 +179,63 @@ def test_settings_that_methods_differ_in_are_told_beside_what_they_are(tmp_path:
     assert str(quality.caption).endswith("; local.epochs is 1 (perfit), 3 (fdlora)")
     assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, a round", "s, personalisation"]
     assert rows_of(cost)[0][-3:] == ["8.0", "3.0", "5.5"]
+    rates = [row[5] for row in rows_of(cost)]
+    assert rates == [f"{ours.config.local.lr:g}, {ours.config.personal.lr:g}", f"0.5, {other.personal.lr:g}"]
+
+
+def test_runs_of_uncommitted_code_are_told(tmp_path: Path) -> None:
+    runs = [made_up(tmp_path / name, name, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0]) for name in ("a", "b")]
+    runs[1].record.git = {"commit": "0" * 40, "dirty": True}
+    report, _ = compare_runs(runs, "a")
+    quality, *_ = comparison_tables({"name": "x", **report})
+    assert str(quality.caption).endswith("; run from a checkout with changes that were not committed: b, seed 0")
+
+
+def test_of_a_best_that_answered_nothing_right_nobody_has_a_share(tmp_path: Path) -> None:
+    report, _ = compare_runs([made_up(tmp_path / "a", "a", "accuracy", 0, 10, [0.0, 0.0], [0.0, 0.0])], "a")
+    assert [each["mean_curve"] for each in report["methods"][0]["bytes_to_reach"].values()] == [None] * 3
+
+
+def test_the_interval_of_a_difference_is_of_95_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [made_up(tmp_path / name, name, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0]) for name in ("a", "b")]
+    gain = {"a": 0.0, "b": 1.0}
+    monkeypatch.setattr(
+        "simulations.comparison.per_user",
+        lambda run, _number: {str(user): gain[run.method] * (user % 2) for user in range(100)},
+    )
+    low, high = paired_test([runs[1]], [runs[0]])["interval"]
+    # Of a hundred users half gain 1: a mean of so many has a deviation of 0.05, and 95 % lie within 1.96 of them.
+    assert (low, high) == pytest.approx((0.402, 0.598), abs=0.011)
+    # One user alone tells nothing of chance.
+    monkeypatch.setattr("simulations.comparison.per_user", lambda run, _number: {"ann": gain[run.method]})
+    alone = paired_test([runs[1]], [runs[0]])
+    assert (alone["p_value"], alone["interval"], alone["within_noise"]) == (1.0, None, True)
+
+
+def test_the_curves_are_drawn_over_bytes_on_a_log_axis_with_a_band(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("simulations.plots.save_figure", lambda figure, *_: figures.append(figure))
+    runs = [
+        made_up(tmp_path / f"{name}{seed}", name, "accuracy", 0, 10**6, [0.4 + seed / 5, 0.8], [1.0, 1.0])
+        for name in ("sends", "free")
+        for seed in (0, 1)
+    ]
+    for run in runs:
+        run.record.seed = int(run.folder.name[-1])
+        run.record.params.shared *= run.method == "sends"
+    draw_curves(*compare_runs(runs, "sends"), tmp_path)
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == "log"
+    line, level, base = axes.lines
+    # 3 messages of 1 MB until the first look, the target users' download among them, and 5 until the end.
+    assert line.get_xydata().tolist() == [[3, pytest.approx(0.5)], [5, 0.8]]
+    (band,) = axes.collections
+    heights = [y for x, y in band.get_paths()[0].vertices if round(x) == 3]
+    assert (min(heights), max(heights)) == pytest.approx((0.5 - 0.02**0.5, 0.5 + 0.02**0.5))
+    assert (level.get_linestyle(), set(level.get_ydata())) == ("--", {0.8})
+    assert set(base.get_ydata()) == {0.05}
 
 
 def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +249,7 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, m
     scores |= {("perfit", 0): [0.25, 0.25, 0.5], ("perfit", 1): [0.0, 0.0, 0.5]}
     monkeypatch.setattr(
         "simulations.comparison.per_user",
-        lambda run: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
+        lambda run, _number: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
     )
     found = paired_test(ours, theirs)
     # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from configs.errors import InputError
+from simulations.__main__ import app
 from simulations.comparable import Run
 from simulations.comparison import per_user
 from simulations.planning import Planned
@@ -105,5 +107,9 @@ def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> No
     run = Run.read(next((tmp_path / "tuned").glob("*/run.json")).parent)
     assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
     assert len(per_user(run)) == 2
+    with pytest.raises(InputError, match=r"local\.lr=0\.5: tune searches it"):
+        tune("lora-c", None, [*TINY, "local.lr=0.5"], [0], 2, tmp_path / "no", quiet)
+    with pytest.raises(InputError, match="unknown method 'x/perfit-seed0'"):
+        CliRunner().invoke(app, ["tune", "x/perfit-seed0", "--results", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(InputError, match="--held-out 6"):
         tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)

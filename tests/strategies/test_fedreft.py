@@ -117,6 +117,19 @@ def test_the_geometric_median_by_hand() -> None:
     assert geometric_median_weights(torch.ones(3, 2).double()).tolist() == pytest.approx([1 / 3] * 3)
 
 
+def test_fedrefts_median_is_of_b_too() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    state = method.server_init(SHAPE)
+    start = method.server_send(state, None)
+    aggregator = method.server_aggregator(state, 1)
+    for user, b in enumerate((0.0, 1.0, 100.0)):
+        own = {name: value + b * name.endswith(".b") for name, value in start.items()}
+        aggregator.add(user, {name.replace("shared_median", "shared_own"): value for name, value in own.items()}, 1)
+    state, _ = aggregator.result()
+    # Of three points on a line the middle one, not the mean, 33.7.
+    assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.0, 1.0], abs=1e-2)
+
+
 def test_fedreft_sends_each_client_the_median_of_all_others() -> None:
     method = FedReft([0], "all", 1, 1, 1, 0)
     state = method.server_init(SHAPE)

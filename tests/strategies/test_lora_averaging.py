@@ -117,9 +117,11 @@ def test_fdloras_outer_step_equals_pytorchs_nesterov_sgd() -> None:
     optimizer = torch.optim.SGD([parameter], lr=0.7, momentum=0.5, nesterov=True)
     state = {"shared_lora.x.A": parameter.detach().clone()}
     for client in (torch.tensor([0.5, -1.0]), torch.tensor([0.0, 3.0]), torch.tensor([2.0, 2.0])):
-        parameter.grad = parameter.detach() - client
+        # A second client, with a third of the examples, stays where it began.
+        parameter.grad = 0.75 * (parameter.detach() - client)
         step = OuterStep(state, 0.7, 0.5)
         step.add(0, {"shared_lora.x.A": client}, 3)
+        step.add(1, {"shared_lora.x.A": parameter.detach().clone()}, 1)
         state = step.result()[0]
         optimizer.step()
         torch.testing.assert_close(state["shared_lora.x.A"], parameter.detach())
@@ -133,9 +135,10 @@ def test_fusion_by_hand_merges_a_and_b_each_by_itself() -> None:
 
 
 class Bowl:
-    """A fit whose loss is least where the fused A is 7: at w = (0.5, 0.65) among others."""
+    """A fit whose loss is least where the fused A is `goal`; 7 is at w = (0.5, 0.65) among others."""
 
-    def __init__(self) -> None:
+    def __init__(self, goal: float = 7) -> None:
+        self.goal = goal
         self.asked: list[float] = []
         self.batches: set[int] = set()
         self.value = 0.0
@@ -145,7 +148,7 @@ class Bowl:
 
     def loss(self, batches: int) -> float:
         self.batches.add(batches)
-        self.asked.append((self.value - 7) ** 2)
+        self.asked.append((self.value - self.goal) ** 2)
         return self.asked[-1]
 
 
@@ -176,6 +179,10 @@ def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
         assert w.abs().max() <= 1.5
         results.append(w)
     assert torch.equal(*results)
+    # Weights reach from −1.5 to 1.5: with those up to 1 nothing comes nearer to 16 than 11.
+    w = method._fuse(OneNumber(far := Bowl(16)), shared, private, far)  # type: ignore[arg-type]
+    assert 1 < float(w.abs().max()) <= 1.5
+    assert min(far.asked) < 25
 
 
 class Ramp:
