@@ -87,3 +87,9 @@ def movie(question_id: str, text: str = "A fight.", history: int = 2) -> dict[st
         "input": f"Which tag does this movie relate to? tags: [comedy] description: {text}",
         "profile": [{"id": f"{question_id}{n}", "tag": "comedy", "description": f"Joke {n}."} for n in range(history)],
     }
+
+
+def happened(folder: Path, what: str) -> bool:
+    """Tell whether a run's events have `what` in them yet."""
+    events = folder / "events.jsonl"
+    return events.is_file() and what in events.read_text()

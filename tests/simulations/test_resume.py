@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from fl_clients import work
 from fl_server.records import read_run
 from simulations.__main__ import app
 from simulations.comparison_runs import complete
-from simulations.planning import Planned, plan
+from simulations.planning import plan
 from simulations.simulation import resume, simulate
-from tests.conftest import TINY, movie, tiny_config, write_lamp
+from tests.conftest import TINY, happened, movie, tiny_config, write_lamp
 from tests.same import assert_same_run
 
 pytestmark = pytest.mark.integration
@@ -105,11 +106,6 @@ def test_killed_before_its_first_checkpoint_a_run_is_begun_anew(at: int, cache: 
     assert not list(tmp_path.glob(".killed.*"))
 
 
-def happened(folder: Path, what: str) -> bool:
-    events = folder / "events.jsonl"
-    return events.is_file() and what in events.read_text()
-
-
 def interrupted(tmp_path: Path, *more: str, after: str = '"round", "round": 1') -> Path:
     """A run that was interrupted after its first round."""
 
@@ -182,33 +178,11 @@ def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeyp
     other = plan(["perfit"], None, [*TINY, "rounds=4"], [1])
     with pytest.raises(InputError, match=r"was interrupted and is of another config \(rounds is 3 there, 4 here\)"):
         complete(other, tmp_path / "y", False, print)
+    (changed,) = plan(["perfit"], None, [*TINY, "rounds=3"], [1])
+    with pytest.raises(InputError, match=r"was interrupted and is of another config \(its users have changed since\)"):
+        complete([replace(changed, data_sha256="other")], tmp_path / "y", False, print)
     (run,) = complete(other, tmp_path / "y", True, print)
     assert (run.record.resumed, run.config.rounds) == (0, 4)
-
-
-def test_two_versions_of_somebodys_method_never_make_one_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    code = tmp_path / "somebodys_own.py"
-    code.write_text("from strategies.perfit import PerFit\n\n\nclass Own(PerFit):\n    pass\n")
-    method = "somebodys_own:Own"
-
-    def stop(folder: Path) -> None:
-        if happened(folder, '"round", "round": 1'):
-            raise KeyboardInterrupt
-
-    def asked() -> list[Planned]:
-        return plan([method], None, [*TINY, "rounds=3"], [0])
-
-    with pytest.raises(KeyboardInterrupt):
-        complete(asked(), tmp_path / "x", False, print, stop)
-    code.write_text(code.read_text() + "# Another version.\n")
-    with pytest.raises(InputError, match=r"--resume Own-seed0: somebodys_own\.py has changed since the run began"):
-        resume("Own-seed0", tmp_path / "x")
-    (run,) = complete(asked(), tmp_path / "x", False, print)
-    assert "somebodys_own.py has changed since: begun anew" in capsys.readouterr().out
-    assert run.record.resumed == 0
 
 
 def test_a_relative_source_is_told_as_it_is_and_found_again_from_another_folder(

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError
 from fl_server.records import read_run, write_run
 from simulations.comparable import Run
 from simulations.comparison_runs import complete
-from simulations.planning import plan
-from simulations.reuse import find, started_from
-from tests.conftest import TINY
+from simulations.planning import Planned, plan
+from simulations.reuse import find, interrupted, started_from
+from simulations.simulation import resume
+from tests.conftest import TINY, happened
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +59,24 @@ def test_a_damaged_record_is_named_and_another_one_is_taken(completed: Path, tmp
     assert find(planned, tmp_path / "c") == places[1]
 
 
+def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(completed: Path, tmp_path: Path) -> None:
+    (planned,) = plan(["perfit"], None, TINY, [0])
+    start, folder = tmp_path / "x" / "start", tmp_path / "x" / "later"
+    shutil.copytree(completed, start)
+    later = replace(started_from(planned, start), name="later")
+
+    def stop(folder: Path) -> None:
+        if happened(folder, '"client", "phase": "personalize"'):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        complete([later], start.parent, False, print, stop)
+    assert interrupted(later, folder, print)
+    tensors = load_file(start / "shared.safetensors")
+    save_file({name: value + 1 for name, value in tensors.items()}, start / "shared.safetensors")
+    assert not interrupted(later, folder, print)
+
+
 def test_a_run_that_started_from_other_tensors_is_not_reused(completed: Path, tmp_path: Path) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
     start = tmp_path / "x" / "start"
@@ -70,3 +90,28 @@ def test_a_run_that_started_from_other_tensors_is_not_reused(completed: Path, tm
     with pytest.raises(InputError, match=r"later is of another config \(it started from other shared tensors than"):
         find(later, start.parent)
     assert find(later, tmp_path / "y") is None
+
+
+def test_two_versions_of_somebodys_method_never_make_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = tmp_path / "somebodys_own.py"
+    code.write_text("from strategies.perfit import PerFit\n\n\nclass Own(PerFit):\n    pass\n")
+    method = "somebodys_own:Own"
+
+    def stop(folder: Path) -> None:
+        if happened(folder, '"round", "round": 1'):
+            raise KeyboardInterrupt
+
+    def asked() -> list[Planned]:
+        return plan([method], None, [*TINY, "rounds=3"], [0])
+
+    with pytest.raises(KeyboardInterrupt):
+        complete(asked(), tmp_path / "x", False, print, stop)
+    code.write_text(code.read_text() + "# Another version.\n")
+    with pytest.raises(InputError, match=r"--resume Own-seed0: somebodys_own\.py has changed since the run began"):
+        resume("Own-seed0", tmp_path / "x")
+    (run,) = complete(asked(), tmp_path / "x", False, print)
+    assert "somebodys_own.py has changed since: begun anew" in capsys.readouterr().out
+    assert run.record.resumed == 0
