@@ -50,7 +50,8 @@ def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
 
     monkeypatch.setattr("simulations.tuning.complete", pretend)
     monkeypatch.setattr("simulations.tuning._score", score)
-    tuned = tune("oppu", None, [*TINY, "personal.lr=0.5"], [0], 2, tmp_path, quiet)
+    (tmp_path / "experiment.toml").write_text("[personal]\nlr = 0.5\n")
+    tuned = tune("oppu", tmp_path / "experiment.toml", TINY, [0], 2, tmp_path, quiet)
     assert tuned.rates == {"local.lr": 3e-4, "personal.lr": 1e-2}
     tried = list(zip(tuned.table.local_lr, tuned.table.personal_lr, strict=True))
     first = [(rate, 3e-3) for rate in (1e-3, 3e-3, 1e-2, 3e-2, 3e-4, 1e-4)]
