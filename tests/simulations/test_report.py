@@ -114,7 +114,7 @@ def test_the_command_writes_beside_the_run_and_refuses_what_is_no_record(results
 def test_a_comparison_of_another_version_is_refused_with_what_makes_it_anew(results: Path, tmp_path: Path) -> None:
     content = json.loads((results / "three" / "compare.json").read_text())
     (tmp_path / "compare.json").write_text(json.dumps(content | {"schema": 1}))
-    with pytest.raises(InputError, match=r"of schema 1, expected 3; the same `fedperfit compare` writes it anew"):
+    with pytest.raises(InputError, match=r"of schema 1, expected 4; the same `fedperfit compare` writes it anew"):
         gather_report([tmp_path])
 
 
