@@ -133,8 +133,8 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     of its own, with its own schedule of the learning rate.
     """
     found = []
-    whole = _plain(rows)[lambda each: each.history.isna()]
-    for (task, method, count), own in whole.groupby(["task", "method", "collective"], sort=False):
+    plain = _plain(rows)
+    for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
         final = own[own.bytes_total.notna()]
         value = final.value.mean()
         tried: dict[int, tuple[float, float, float | None]] = {0: (final.value_collective.mean(), 0.0, None)}

@@ -23,7 +23,7 @@ from simulations.cold_start_findings import (
 )
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
-from simulations.tables import OVER_USERS, human_bytes, interval, mean, significance, unlike, with_arrow
+from simulations.tables import OVER_USERS, differing, human_bytes, interval, mean, significance, with_arrow
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
@@ -116,7 +116,7 @@ def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
         "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients; "
         f"target users: {what['target_users']}; rounds: {what['rounds']}; cohort: "
         + ", ".join(f"{cohort} (of {count})" for count, cohort in what["cohorts"].items())
-        + unlike(what["other_settings"])
+        + differing(what["other_settings"])
     )
     if quarters:
         table.caption += "; quarters: the shortest histories first, means over users"

@@ -199,11 +199,10 @@ def _quality_at(
     `against` is the test against the reference within the same bytes, None of itself.
     """
     ours, theirs = (_within(curves[curves.method == runs[0].method], budget) for runs in (own, reference))
-    if ours is None:
+    if ours is None or theirs is None:
         return None
-    tested = theirs is not None and own[0].method != reference[0].method
-    rounds = [{seed: number for seed, (number, _) in looks.items()} for looks in (ours, theirs) if looks]
-    against = paired_test(own, reference, *rounds) if tested else None
+    rounds = [{seed: number for seed, (number, _) in looks.items()} for looks in (ours, theirs)]
+    against = paired_test(own, reference, *rounds) if own[0].method != reference[0].method else None
     return {**spread([value for _, value in ours.values()]), "against": against}
 
 

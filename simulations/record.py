@@ -138,15 +138,15 @@ def _start_record(
         scratch.mkdir()
     except OSError as error:
         raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
+    (scratch / "private").mkdir(mode=0o700)
+    if users:
+        shutil.copyfile(users.folder / "users.parquet", scratch / "users.parquet")
+    write_config(config, scratch / "config.toml")
     write_run(scratch, record)
     if folder.exists():
         folder.rename(old)
     scratch.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-    (folder / "private").mkdir(mode=0o700)
-    if users:
-        shutil.copyfile(users.folder / "users.parquet", folder / "users.parquet")
-    write_config(config, folder / "config.toml")
 
 
 def _git() -> dict[str, str | bool | None]:

@@ -106,14 +106,14 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
     table.caption = (
         "mean ± standard deviation over seeds; 95 %: interval of the difference, by resampling users; ≈: within noise "
         f"(paired test over users, p ≥ 0.05, not corrected for several methods); {OVER_USERS}"
-        + unlike(report["other_settings"])
+        + differing(report["other_settings"])
     )
     if unclean := [f"{run['method']}, seed {run['seed']}" for run in report["runs"] if run["dirty"]]:
         table.caption += f"; run from a checkout with changes that were not committed: {'; '.join(unclean)}"
     return table
 
 
-def unlike(other_settings: dict[str, dict[str, Any]]) -> str:
+def differing(other_settings: dict[str, dict[str, Any]]) -> str:
     """Say for a caption what compared methods differ in (`comparable.other_settings`); empty if in nothing."""
     return "".join(
         f"; {key} is " + ", ".join(f"{value} ({method})" for method, value in values.items())

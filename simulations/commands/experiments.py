@@ -91,7 +91,7 @@ def tune(
     """Search a method's learning rates, on held-out collective users; the same small search for every method."""
     from simulations.tuning import tune as run_tune
 
-    load_config(config, [*(words or []), f"method={method}"])
+    load_config(config, [*(words or []), f"method={method}"])  # an unknown method is told before the folder is named
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     say = partial(_say, as_json)
@@ -155,7 +155,10 @@ def cold_start(
 
 
 def _record(word: str, results: Path) -> Path | None:
-    """The run record a word stands for: a folder, or a name in the results; methods' names come first."""
+    """The run record a word stands for: a folder, or a name in the results; methods' names come first.
+
+    Refuses a folder's name that holds no record, and names the nearest that does.
+    """
     if (CONFIGS / "methods" / f"{word}.toml").is_file() or word.endswith(".toml") or ":" in word:
         return None
     meant = "/" in word or any(

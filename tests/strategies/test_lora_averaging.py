@@ -180,7 +180,8 @@ def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
         results.append(w)
     assert torch.equal(*results)
     # Weights reach from −1.5 to 1.5: with those up to 1 nothing comes nearer to 16 than 11.
-    w = method._fuse(OneNumber(far := Bowl(16)), shared, private, far)  # type: ignore[arg-type]
+    far = Bowl(16)
+    w = method._fuse(OneNumber(far), shared, private, far)  # type: ignore[arg-type]
     assert 1 < float(w.abs().max()) <= 1.5
     assert min(far.asked) < 25
 
