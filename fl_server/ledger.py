@@ -105,8 +105,9 @@ def _add(table: pa.Table, column: str, direction: Direction) -> int:
 
 
 def count_faults(folder: Path) -> dict[str, int]:
-    """Return from a gathered record how often clients were asked again (`retries`), how many updates were left out
-    (`left_out`), and how many tasks took more memory than their device has (`over_memory`).
+    """Return from a gathered record how often clients were asked to do a task again (`retries`; the roll call is no
+    task), how many updates were left out (`left_out`), and how many tasks took more memory than their device has
+    (`over_memory`).
     """
     clients = pq.read_table(folder / "clients.parquet", columns=["retries", "over_memory"])
     rounds = pq.read_table(folder / "rounds.parquet", columns=["failures", "rejected"])

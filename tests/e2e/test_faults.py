@@ -53,11 +53,13 @@ def errors_of(folder: Path) -> list[dict[str, object]]:
 
 def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, undisturbed: Path) -> None:
     words = faulty(tmp_path, "die@round2", "raise@round3", "hang@personalize")
-    folder = on_ray(tmp_path, [*words, "faults.client_seconds=6"])
+    folder = on_ray(tmp_path, [*words, "faults.client_seconds=10"])
     assert_same_run(folder, undisturbed)
     record = read_run(folder)
-    errors = {(each["phase"], each["round"]): str(each["traceback"]) for each in errors_of(folder)}
-    assert record.retries == len(errors_of(folder)) >= 3
+    # A busy machine may take over 10 s to start the worker that answers the roll call, which is no task.
+    tasks = [each for each in errors_of(folder) if each["phase"] != "rollcall"]
+    errors = {(each["phase"], each["round"]): str(each["traceback"]) for each in tasks}
+    assert record.retries == len(tasks) >= 3
     assert record.resumed == 0
     assert "the worker process ended" in errors["train", 2]
     assert "ConnectionError: only this once" in errors["train", 3] or "only this once" in errors["train", 3]

@@ -136,7 +136,7 @@ def test_a_damaged_record_is_named(name: str, damage: Callable[[Path], None], me
 
 
 def test_a_comparison_without_its_runs_is_named(tmp_path: Path) -> None:
-    (tmp_path / "compare.json").write_text('{"schema": 3, "name": "half"}')
+    (tmp_path / "compare.json").write_text('{"schema": 4, "name": "half"}')
     with pytest.raises(InputError, match=r"compare.json: 'runs' is missing"):
         gather_report([tmp_path])
 
