@@ -229,6 +229,7 @@ def test_a_client_that_raises_fails_the_run_and_leaves_its_traceback(tmp_path: P
         ("settings.sites=[1]", "stands at the top level"),
         ("backbone=nobody/no-such-model", "nobody/no-such-model"),
         ("method=strategies.perfit:Perfit", "cannot be imported"),
+        ("method=strategies.lora_c:LoraC", "'strategies.lora_c:LoraC' needs settings.rank, settings.alpha, settings."),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(override: str, message: str, tmp_path: Path) -> None:
