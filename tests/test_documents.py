@@ -66,7 +66,7 @@ def smaller(words: list[str]) -> list[str]:
             words = words[:place] + words[place + 2 :]
         return [*words, *SMALL, *FEW, "--seeds", "0"]
     if words[0] == "cold-start":
-        fewer = {"10,100": "4,12", "0,5,all": "2,all", "0,5,20,all": "2,3,all"}
+        fewer = {"10,100": "4,12", "5": "2", "0,5,all": "2,all", "0,5,20,all": "2,3,all"}
         return [fewer.get(word, word) for word in words] + [*SMALL, *FEW[1:], "--seeds", "0"]
     if words[0] == "bench":
         return [*words, "--backbone", "tiny", "--sites", "1", "--repeats", "1", "--users", "0"]
