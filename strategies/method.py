@@ -219,13 +219,16 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
         expected = parameters[key].annotation
         if expected is not inspect.Parameter.empty:
             _check_type(f"settings.{key}", settings[key], expected)
-    required = [
-        key
+    missing = [
+        f"settings.{key}"
         for key, each in parameters.items()
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        if key not in values
+        and key not in settings
+        and each.default is each.empty
+        and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    if missing := [key for key in required if key not in values and key not in settings]:
-        raise ValueError(f"method '{reference}' needs {', '.join(f'settings.{key}' for key in missing)}")
+    if missing:
+        raise ValueError(f"method '{reference}' needs {', '.join(missing)}")
     chosen = {key: value for key, value in values.items() if key in parameters}
     method = factory(**{**chosen, **settings})
     if not isinstance(method, Method):
