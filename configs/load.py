@@ -19,7 +19,8 @@ Table = dict[str, Any]
 def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Merge defaults ← method preset ← task preset ← devices preset ← TOML file ← dotted overrides.
 
-    With `preset = "paper"` `configs/paper.toml` and the presets' `[paper]` tables come in after the presets themselves.
+    What a method's preset has under `[tasks.TASK]` comes in after that task's preset, for its runs alone. With
+    `preset = "paper"` `configs/paper.toml` and the presets' `[paper]` tables come in after the presets themselves.
 
     Args:
         toml: An experiment file; `None` starts from the defaults.
@@ -33,8 +34,10 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     method = str(own.get("method", RunConfig.model_fields["method"].default))
     task = str(own.get("task", RunConfig.model_fields["task"].default))
     presets = [_method_preset(method)] if ":" not in method else []
+    of_the_task = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
+    presets += of_the_task
     if isinstance(devices := own.get("devices"), dict) and devices.get("preset"):
         presets.append({"devices": _devices_preset(str(devices["preset"]))})
     papers = [preset.pop("paper", {}) for preset in presets]
@@ -71,6 +74,21 @@ def _method_preset(method: str) -> Table:
             f"(known: {', '.join(known)}, a TOML file, or an object reference 'module:Class')"
         )
     return read_toml(CONFIGS / "methods" / f"{method}.toml")
+
+
+def _of_the_task(tasks: Any, task: str, method: str) -> Table:
+    """Return what a method's preset says of one task alone."""
+    known = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.toml"))
+    if not isinstance(tasks, dict) or not all(isinstance(part, dict) for part in tasks.values()):
+        raise InputError(
+            f"method {method}: tasks={tasks!r}: expected tables of keys, [tasks.{known[0]}.personal] for one"
+        )
+    for name in tasks:
+        if name not in known:
+            raise InputError(
+                f"method {method}: [tasks.{name}]: unknown task{nearest(name, known)} (known: {', '.join(known)})"
+            )
+    return dict(tasks.get(task, {}))
 
 
 def _devices_preset(name: str) -> Table:

@@ -56,6 +56,39 @@ def test_wrong_overrides_are_named(overrides: list[str], message: str) -> None:
     assert message in str(caught.value)
 
 
+def own_method(folder: Path, tables: str) -> str:
+    path = folder / "own.toml"
+    path.write_text('method = "strategies.perfit:PerFit"\npersonal.lr = 1e-2\n' + tables)
+    return f"method={path}"
+
+
+def test_a_method_has_keys_for_one_task_which_win_over_that_tasks_own(tmp_path: Path) -> None:
+    method = own_method(tmp_path, "[tasks.tweet_paraphrase.personal]\nlr = 1e-3\nepochs = 5\n")
+    other, tweets = load_config(None, [method]), load_config(None, [method, "task=tweet_paraphrase"])
+    assert (other.personal.lr, other.personal.epochs) == (1e-2, 6)
+    assert (tweets.personal.lr, tweets.personal.epochs, tweets.personal.max_tokens) == (1e-3, 5, 160)
+    assert load_config(None, [method, "task=tweet_paraphrase", "personal.lr=1"]).personal.lr == 1
+    paper = load_config(None, [method, "task=tweet_paraphrase", "preset=paper"])
+    assert (paper.personal.lr, paper.personal.epochs) == (1e-4, 4)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            "[tasks.tweet_parafrase]\nseed = 1",
+            "[tasks.tweet_parafrase]: unknown task; did you mean 'tweet_paraphrase'?",
+        ),
+        ("[tasks]\nmovie_tagging = 3", "tasks={'movie_tagging': 3}: expected tables"),
+        ("[tasks.movie_tagging.personal]\nlearning = 1", "unknown key 'personal.learning'"),
+    ],
+)
+def test_wrong_tables_for_tasks_are_named(tmp_path: Path, tables: str, message: str) -> None:
+    with pytest.raises(InputError, match=r".*") as caught:
+        load_config(None, [own_method(tmp_path, tables)])
+    assert message in str(caught.value)
+
+
 def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     for name, message in (("bad.toml", "line 1"), ("none.toml", "there is no such config file")):
