@@ -274,7 +274,8 @@ def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) ->
 
 
 def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides: Sequence[str]) -> RunConfig:
-    """The config of another task with this run's shift: its sites, positions and ranks are the shift's."""
+    """The config of another task with this run's shift: sites, positions, ranks and stage 2's rate, which goes with the
+    ranks, are the shift's."""
     config = planned.config
     words = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
     words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}"]
@@ -283,4 +284,5 @@ def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides
         both = f"{config.task} has backbone {config.backbone!r}, {task} {other.backbone!r}"
         raise InputError(f"--transfer: a shift fits the backbone it was trained on alone; {both}")
     same = {key: getattr(config, key) for key in ("settings", "sites", "positions", "rank", "evaluate")}
+    same["personal"] = other.personal.model_copy(update={"lr": config.personal.lr})
     return other.model_copy(update=same)

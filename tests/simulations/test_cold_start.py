@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from configs.errors import InputError
+from configs.load import load_config
 from simulations import cold_start_rows, comparison_runs
 from simulations import cold_start_runs as module
 from simulations.cold_start_findings import transfer_matrix
@@ -153,19 +154,21 @@ def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, r
         assert tensors[0] == tensors[1]
     moved = rows.set_index("folder").loc["movie_tagging-perfit-4-seed0-to-product_rating"]
     assert (moved.trained_on, moved.task, moved.metric) == ("movie_tagging", "product_rating", "mae")
-    # The rate is the method's, whatever the task; ranks are the shift's.
     pair = [module.Run.read(folder / name).config for name in (moved.name, "movie_tagging-perfit-4-seed0")]
-    assert pair[0].personal.lr == pair[1].personal.lr
     assert pair[0].rank == pair[1].rank
 
 
-def test_a_shift_goes_with_the_sites_and_positions_it_was_trained_at() -> None:
+def test_a_shift_goes_with_its_sites_positions_ranks_and_the_rate_that_suits_them() -> None:
     (planned,) = plan(["perfit"], None, [*WORDS, "users.collective=2", "cohort=2"], [0])
     own = {"sites": [2], "positions": "f1+l1"}
-    moved = module._transferred(
-        replace(planned, config=planned.config.model_copy(update=own)), "product_rating", None, WORDS
-    )
-    assert (moved.task, moved.sites, moved.positions) == ("product_rating", [2], "f1+l1")
+    planned = replace(planned, config=planned.config.model_copy(update=own))
+    moved = module._transferred(planned, "news_categorization", None, WORDS)
+    assert (moved.task, moved.sites, moved.positions) == ("news_categorization", [2], "f1+l1")
+    assert moved.rank == planned.config.rank
+    assert moved.personal.lr == planned.config.personal.lr
+    of_its_own = load_config(None, [*WORDS, "task=news_categorization"])
+    assert of_its_own.personal.lr != moved.personal.lr
+    assert of_its_own.personal.max_tokens == moved.personal.max_tokens != planned.config.personal.max_tokens
 
 
 def test_the_report_follows_from_the_rows(folder: Path, rows: pd.DataFrame) -> None:
