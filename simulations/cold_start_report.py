@@ -208,8 +208,8 @@ def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str,
             table.add_row(method, source, *cells)
         table.add_section()
     table.caption = (
-        "mean ± standard deviation over seeds, in brackets the worst decile; sites, positions and ranks, also the "
-        "private one, go with the task that a shift was trained on"
+        "mean ± standard deviation over seeds, in brackets the worst decile; sites, positions, ranks, also the "
+        "private one, and the rate of stage 2 go with the task that a shift was trained on"
     )
     return table
 
