@@ -1,6 +1,5 @@
 """What the rows of a cold-start experiment say: the figures of `cold_start.json`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from simulations.comparable import Run, other_settings
 from simulations.comparison import paired_test, spread
 from strategies.metrics import LOWER_IS_BETTER
 
-SCHEMA = 4
+SCHEMA = 5
 """Of `cold_start.json`."""
 NEAR = 0.95
 """Share of its final quality that a newcomer's training time is counted to."""
@@ -66,12 +65,12 @@ def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     spread_of = ["value", "second_value", "value_collective"]
     table = table.join(grouped[spread_of].std().rename(columns=lambda name: f"{name}_deviation"))
     table = table.reset_index()
-    found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
-    return found
+    filled = table.astype(object).where(table.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in filled.to_dict("records")]
 
 
 def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the main table as the paper prints it: a row a number and method, both metrics of every task beside it.
+    """Return the main table as the paper prints it: a row a number and method, each task's figures beside it.
 
     Args:
         found: From `numbers`.
@@ -83,6 +82,8 @@ def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
             if metric:
                 line[f"{row['task']} {metric}"] = row[key]
                 line[f"{row['task']} {metric} deviation"] = row[f"{key}_deviation"]
+        line[f"{row['task']} worst decile"] = row["worst_decile"]
+        line[f"{row['task']} bytes"] = row["bytes_total"]
     return pd.DataFrame([{"collective": count, "method": name, **line} for (count, name), line in lines.items()])
 
 
@@ -129,8 +130,8 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]
 def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what a newcomer downloads, and how long it trains until it is near its final quality.
 
-    That is the fewest of the epochs tried, 0 included, the collective shift alone. Each number of epochs is a training
-    of its own, with its own schedule of the learning rate.
+    That is the fewest of the epochs tried, 0 included, the collective shift alone, from which all more are near it,
+    too. Each number of epochs is a training of its own, with its own schedule of the learning rate.
     """
     found = []
     plain = _plain(rows)
@@ -146,9 +147,11 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
                     part.newcomer_turn_seconds.mean(),
                 )
         if final.metric.iloc[0] in LOWER_IS_BETTER:
-            near = [epochs for epochs, (reached, *_) in tried.items() if reached <= value / NEAR]
+            far = [epochs for epochs, (reached, *_) in tried.items() if reached > value / NEAR]
         else:
-            near = [epochs for epochs, (reached, *_) in tried.items() if reached >= value * NEAR]
+            # What is never right is near nothing.
+            far = [epochs for epochs, (reached, *_) in tried.items() if reached < value * NEAR or not value]
+        near = [epochs for epochs in tried if epochs > max(far, default=-1)]
         found.append(
             {
                 "task": task,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from simulations.cold_start_findings import (
 )
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
+from simulations.plots import FORMATS
 from simulations.tables import OVER_USERS, differing, human_bytes, interval, mean, significance, with_arrow
 
 
@@ -40,8 +41,9 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
     quality_by_number(report["numbers"]).to_csv(folder / "quality_by_number.csv", index=False)
     text = json.dumps(report, indent=1, ensure_ascii=False, default=float, allow_nan=False)
     (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
-    for old in (path for stem in ("cold_start-*", "transfer") for path in folder.glob(f"{stem}.*")):
-        old.unlink()
+    for stem, kind in product(("cold_start-*", "transfer"), FORMATS):
+        for old in folder.glob(f"{stem}.{kind}"):
+            old.unlink()
     draw(rows, folder)
     return cold_start_tables(report)
 
@@ -170,9 +172,9 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
             ", ".join(levels),
         )
     table.caption = (
-        f"{near}: the fewest of those tried that reach {NEAR:.0%} of the final quality, each a training of its own; "
-        "0: the collective shift alone; steps, s: of that training, s with its questions answered before and after; "
-        "in brackets: the worst decile; fewer items are fewer steps, since epochs are the same"
+        f"{near}: the fewest of those tried from which all reach {NEAR:.0%} of the final quality, each a training of "
+        "its own; 0: the collective shift alone; steps, s: of that training, s with its questions answered before and "
+        "after; in brackets: the worst decile; fewer items are fewer steps, since epochs are the same"
         + ("; on the mean: not all have so many items" if fewer else "")
     )
     return table

@@ -28,6 +28,9 @@ _OPTIONS = {
     "users.collective": "cold-start takes it from --collective",
     "users.group": "cold-start takes it from --compositions",
     "task": "cold-start takes it from --tasks",
+    "method": "cold-start takes it from --methods",
+    "seed": "cold-start takes it from --seeds",
+    "start_from": "cold-start counts the bytes of stage 1, which this leaves out",
     "evaluate.every": "cold-start looks at newcomers when stage 1 is over, and not before",
 }
 """Config keys that are no overrides here, and why."""
@@ -77,8 +80,8 @@ class Question:
                     raise InputError(f"{option}: {value} stands there twice")
                 if isinstance(value, int) and value < (least := 0 if option in ("--history", "--seeds") else 1):
                     raise InputError(f"{option} {value}: expected at least {least}")
-        if self.compositions == 1:
-            raise InputError("--compositions 1: expected at least 2 groups, or 0")
+        if self.compositions < 0 or self.compositions == 1:
+            raise InputError(f"--compositions {self.compositions}: expected at least 2 groups, or 0")
         for option in ("--collective", "--methods"):
             if not options[option]:
                 raise InputError(f"{option}: expected at least one")
@@ -120,17 +123,15 @@ def cold_start(
         if key in _OPTIONS and (key != "task" or question.tasks):
             raise InputError(f"{word}: {_OPTIONS[key]}")
     overrides = [*overrides, f"users.collective={_MANY}"]
-    base = load_config(toml, overrides)
-    for method in question.methods:
-        _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, question)
-    tasks = question.tasks or [base.task]
+    tasks = question.tasks or [load_config(toml, overrides).task]
     question = replace(question, tasks=tasks)
+    cohorts = {task: _cohort(question, toml, [*overrides, f"task={task}"]) for task in tasks}
     # Planned before anything runs: what cannot be is said before work is spent.
     digest = users_digests()
     planned = [
         each
         for task, count in product(tasks, sorted(question.collective))
-        for each in _plan(question, toml, overrides, task, count, base, digest)
+        for each in _plan(question, toml, overrides, task, count, cohorts[task], digest)
     ]
     if (question.transfer or question.compositions) and not any(map(_has_stage_1, planned)):
         option = "--transfer" if question.transfer else "--compositions"
@@ -138,7 +139,7 @@ def cold_start(
     groups = [
         each
         for task, group in product(tasks, range(1, question.compositions))
-        for each in _plan(question, toml, overrides, task, min(question.collective), base, digest, group)
+        for each in _plan(question, toml, overrides, task, min(question.collective), cohorts[task], digest, group)
         if _has_stage_1(each)
     ]
     laters = [_later(question, each, toml, overrides, digest) for each in planned]
@@ -159,8 +160,15 @@ def cold_start(
     return pd.DataFrame(rows), runs
 
 
+def _cohort(question: Question, toml: Path | str | None, overrides: Sequence[str]) -> int:
+    """Return a task's cohort; refuse what an experiment or a method's TOML may say elsewhere, but not here."""
+    base = load_config(toml, overrides)
+    for method in question.methods:
+        _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, question)
+    return base.cohort
+
+
 def _check_config(method: str, config: RunConfig, base: RunConfig, question: Question) -> None:
-    """Refuse what an experiment or a method's TOML may say elsewhere, but not here."""
     if config.users.overlap or config.users.select == "listed":
         raise InputError(
             f"{method}: cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
@@ -197,11 +205,11 @@ def _plan(
     overrides: Sequence[str],
     task: str,
     count: int,
-    base: RunConfig,
+    cohort: int,
     digest: Callable[[RunConfig], str],
     group: int = 0,
 ) -> list[Planned]:
-    words = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(base.cohort, count)}"]
+    words = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(cohort, count)}"]
     try:
         planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds, digest)
     except TooFewUsers as error:
@@ -274,8 +282,8 @@ def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) ->
 
 
 def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides: Sequence[str]) -> RunConfig:
-    """The config of another task with this run's shift: sites, positions, ranks and stage 2's rate, which goes with the
-    ranks, are the shift's."""
+    """The config of another task with this run's shift: what decides its tensors is the shift's, and so is stage 2's
+    rate, which goes with the ranks."""
     config = planned.config
     words = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
     words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}"]
@@ -283,6 +291,7 @@ def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides
     if other.backbone != config.backbone:
         both = f"{config.task} has backbone {config.backbone!r}, {task} {other.backbone!r}"
         raise InputError(f"--transfer: a shift fits the backbone it was trained on alone; {both}")
-    same = {key: getattr(config, key) for key in ("settings", "sites", "positions", "rank", "evaluate")}
+    keys = ("settings", "sites", "positions", "rank", "joint_private_init", "aggregation", "evaluate")
+    same = {key: getattr(config, key) for key in keys}
     same["personal"] = other.personal.model_copy(update={"lr": config.personal.lr})
     return other.model_copy(update=same)

@@ -111,7 +111,7 @@ def _run(
     except RunFailed as error:
         raise RunFailed(f"{planned.name}: {error}") from None
     except KeyboardInterrupt:
-        say("interrupted; the same command, without --overwrite, goes on from here")
+        say("interrupted; the same command goes on from here (`compare`'s without --overwrite)")
         raise
     return place
 

@@ -25,7 +25,7 @@ def claim_folder(results: Path | str, name: str) -> Path:
     """Return the folder `name` under `results`, which can be written; it is not made yet.
 
     Raises:
-        InputError: The name or `results` will not do.
+        InputError: The name, `results` or what has the name already will not do.
     """
     check_name(name, f"--name {name!r}")
     folder = Path(results).expanduser().resolve() / name
@@ -35,6 +35,10 @@ def claim_folder(results: Path | str, name: str) -> Path:
         raise InputError(f"--results {results}: cannot be made: {error.strerror}") from None
     if not os.access(folder.parent, os.W_OK):
         raise InputError(f"--results {results}: not writable")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--name {name}: {folder} is no folder")
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise InputError(f"--name {name}: {folder} is not writable")
     return folder
 
 

@@ -20,7 +20,8 @@ from strategies.metrics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 _BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
-_UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""What a figure is written as, and what keeps the date out of each."""
 
 
 def draw(folder: Path) -> list[Path]:
@@ -32,13 +33,13 @@ def draw(folder: Path) -> list[Path]:
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG, SVG and PDF, for the screen and for papers; the same figure gives the same bytes."""
-    paths = [folder / f"{name}.{suffix}" for suffix in _UNDATED]
+    paths = [folder / f"{name}.{suffix}" for suffix in FORMATS]
     # Laying out costs as much as drawing: once, not once a format.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     # Without a salt of its own an SVG's ids are drawn at random.
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        for path, undated in zip(paths, _UNDATED.values(), strict=True):
+        for path, undated in zip(paths, FORMATS.values(), strict=True):
             figure.savefig(path, dpi=150, metadata=undated)
     return paths
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from configs.errors import InputError
@@ -13,6 +14,7 @@ from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.activations import activation_folder
 from fl_clients.backbone import BUILT_IN, resolve_precision
+from fl_clients.lamp.store import UserTable
 from fl_clients.lamp.tasks import find_task
 from fl_server.records import RunRecord, read_run
 from strategies.method import BackboneShape, Method, Tensors, load_method
@@ -78,6 +80,42 @@ def take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
         if ours != other:
             raise InputError(f"start_from: {record} does not fit: {key} is {other!r} there, {ours!r} here")
     return load_file(record / "shared.safetensors")
+
+
+def check_unseen(config: RunConfig, users: UserTable) -> None:
+    """Refuse target users who trained the shared tensors that a run starts from, unless `users.overlap` says so.
+
+    Users are told by their ids, which are the same people in every run of a task with the same seed, and in one data
+    set. Of a record without users, from real devices, nothing is known.
+
+    Args:
+        config: Of the run; with `start_from`.
+        users: Its users.
+
+    Raises:
+        InputError: Names them.
+    """
+    origin = Path(config.start_from)
+    while (theirs := read_resolved(origin / "config.toml")).start_from:
+        origin = Path(theirs.start_from)
+    synthetic = config.users.source == "synthetic", theirs.users.source == "synthetic"
+    same_people = config.task == theirs.task and synthetic[0] == synthetic[1]
+    if config.users.overlap or not same_people or not (origin / "users.parquet").is_file():
+        return
+    trained = set(_user_ids(origin)[: theirs.users.collective])
+    seen = [user_id for user_id in _user_ids(users.folder)[config.users.collective :] if user_id in trained]
+    if seen:
+        some = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
+        raise InputError(
+            f"start_from: {len(seen)} of {config.users.target} target users were collective users of {origin}: {some}; "
+            "a larger users.reserved leaves them out, users.overlap=true if that is meant"
+        )
+
+
+def _user_ids(folder: Path) -> list[str]:
+    """The users of a record or a table by their partitions, collective users first."""
+    ids: list[str] = pq.read_table(folder / "users.parquet", columns=["user_id"])["user_id"].to_pylist()
+    return ids
 
 
 def _fitting(config: RunConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from fl_server.checkpoint import Checkpoint, save_checkpoint
 from fl_server.records import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
 from simulations.folders import claim_folder, held
 from simulations.launch import end_leftovers
-from simulations.prepare import build_method, own_code, resolve, take_shared
+from simulations.prepare import build_method, check_unseen, own_code, resolve, take_shared
 from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
@@ -69,6 +69,8 @@ def new_record(
     name = name or _default_name(method, config)
     folder = _claim(results, name, overwrite)
     users = None if real else build_table(config)
+    if users and config.start_from:
+        check_unseen(config, users)
     with held(folder):
         _claim(results, name, overwrite)  # another command may have been quicker
         end_leftovers(folder)

@@ -67,7 +67,8 @@ def read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
     try:
         return [int(word) for word in words]
     except ValueError:
-        raise InputError(f"{option} {text}: expected whole numbers such as 10,100") from None
+        expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
+        raise InputError(f"{option} {text}: expected {expected}") from None
 
 
 def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequence[Table], *lines: str) -> None:

@@ -17,6 +17,7 @@ from simulations.cold_start_report import findings, write_report
 from simulations.cold_start_runs import Question, cold_start
 from simulations.comparison_runs import complete
 from simulations.planning import plan
+from simulations.prepare import _fitting
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -160,11 +161,12 @@ def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, r
 
 def test_a_shift_goes_with_its_sites_positions_ranks_and_the_rate_that_suits_them() -> None:
     (planned,) = plan(["perfit"], None, [*WORDS, "users.collective=2", "cohort=2"], [0])
-    own = {"sites": [2], "positions": "f1+l1"}
+    own = {"sites": [2], "positions": "f1+l1", "joint_private_init": False, "aggregation": "procrustes"}
     planned = replace(planned, config=planned.config.model_copy(update=own))
     moved = module._transferred(planned, "news_categorization", None, WORDS)
-    assert (moved.task, moved.sites, moved.positions) == ("news_categorization", [2], "f1+l1")
-    assert moved.rank == planned.config.rank
+    assert moved.task == "news_categorization"
+    # All that a run asks of the tensors it starts from.
+    assert _fitting(moved) == _fitting(planned.config)
     assert moved.personal.lr == planned.config.personal.lr
     of_its_own = load_config(None, [*WORDS, "task=news_categorization"])
     assert of_its_own.personal.lr != moved.personal.lr
@@ -265,7 +267,7 @@ def test_a_methods_own_rounds_end_its_stage_1_and_nobody_looks_before(tmp_path: 
 
 def test_figures_of_what_is_not_asked_any_more_go(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cold").mkdir()
-    for name in ("transfer.png", "cold_start-product_rating.svg", "notes.txt"):
+    for name in ("transfer.png", "cold_start-product_rating.svg", "notes.txt", "transfer.txt"):
         (tmp_path / "cold" / name).write_text("old")
     question = Question([2], ["lora-p"], [], [0], [], [], 0, False)
     write_report(*cold_start(question, None, WORDS, tmp_path / "cold", print), tmp_path / "cold")
@@ -274,3 +276,4 @@ def test_figures_of_what_is_not_asked_any_more_go(folder: Path, tmp_path: Path) 
         "cold_start-movie_tagging.svg",
     }
     assert (tmp_path / "cold" / "notes.txt").is_file()
+    assert (tmp_path / "cold" / "transfer.txt").is_file()

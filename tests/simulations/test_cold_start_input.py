@@ -55,6 +55,12 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
             "movie_tagging with 2 collective users: users.collective_history=99: no collective user has more than 8",
         ),
         (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
+        (["--collective", "2", "--history", "5,alll"], "--history 5,alll: expected whole numbers or all, such as"),
+        (["--collective", "2", "seed=3"], "seed=3: cold-start takes it from --seeds"),
+        (["--collective", "2", "method=oppu"], "method=oppu: cold-start takes it from --methods"),
+        (["--collective", "2", "start_from=x"], "start_from=x: cold-start counts the bytes of stage 1"),
+        # What a method's file says of one task is known for that task.
+        (["--collective", "2", "--tasks", "movie_tagging,product_rating", "--methods", "rated.toml"], "users.overlap"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(
@@ -62,12 +68,18 @@ def test_what_cannot_be_is_said_before_anything_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     method = 'method = "strategies.perfit:PerFit"\n'
-    for name, more in (("my own", ""), ("over", "[users]\noverlap = true\n")):
+    rated = "[tasks.product_rating.users]\noverlap = true\n"
+    for name, more in (("my own", ""), ("over", "[users]\noverlap = true\n"), ("rated", rated)):
         (tmp_path / f"{name}.toml").write_text(method + more)
     with pytest.raises(InputError) as caught:
         CliRunner().invoke(app, ["cold-start", "--results", str(tmp_path), *options, *WORDS], catch_exceptions=False)
     assert message in str(caught.value)
     assert not list(tmp_path.glob("*/*/run.json"))
+
+
+def test_a_negative_number_of_groups() -> None:
+    with pytest.raises(InputError, match=r"--compositions -3: expected at least 2 groups, or 0"):
+        Question([2], ["perfit"], [], [0], [], [], -3, False).check()
 
 
 def test_more_collective_users_than_there_are(tmp_path: Path) -> None:

@@ -252,6 +252,9 @@ def test_a_folder_that_is_no_record_is_never_replaced(tmp_path: Path) -> None:
         simulate(tiny_config(), "precious", tmp_path, overwrite=True)
     with pytest.raises(InputError, match="make a name"):
         simulate(tiny_config(), "../up", tmp_path)
+    (tmp_path / "a-file").touch()
+    with pytest.raises(InputError, match=r"--name a-file: \S+ is no folder"):
+        simulate(tiny_config(), "a-file", tmp_path, overwrite=True)
 
 
 def test_another_config_under_the_same_name_is_another_run(tmp_path: Path) -> None:

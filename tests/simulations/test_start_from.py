@@ -50,6 +50,21 @@ def test_groups_are_disjoint_and_the_targets_stay(tmp_path: Path) -> None:
     assert tables[0][6:].tolist() == tables[1][6:].tolist()
 
 
+def test_targets_are_no_users_that_trained_the_shift(tmp_path: Path) -> None:
+    # Of nine users s0 to s2 are the targets, s3 to s8 the collective users.
+    simulate(tiny_config("rounds=1"), "whole", tmp_path)
+    start = f"start_from={tmp_path / 'whole'}"
+    apart = simulate(tiny_config("users.reserved=9", start), "apart", tmp_path)
+    assert apart.users.target == 3
+    for number, where in enumerate(("whole", "apart")):  # the shift is the same, begun with directly or not
+        with pytest.raises(InputError, match=r"2 of 3 target users were collective users of \S*whole: s3, s4; a lar"):
+            simulate(tiny_config("users.reserved=2", f"start_from={tmp_path / where}"), f"seen-{number}", tmp_path)
+        assert not (tmp_path / f"seen-{number}").exists()
+    simulate(tiny_config("users.reserved=2", "users.overlap=true", start), "meant", tmp_path)
+    other = ["task=news_categorization", "rank.shared=4", "rank.private=2"]
+    simulate(tiny_config("users.reserved=2", *other, start), "other-task", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
