@@ -108,7 +108,7 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
         some = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
         raise InputError(
             f"start_from: {len(seen)} of {config.users.target} target users were collective users of {origin}: {some}; "
-            "a larger users.reserved leaves them out, users.overlap=true if that is meant"
+            "leave them out by users.reserved or users.select, or set users.overlap=true if that is meant"
         )
 
 

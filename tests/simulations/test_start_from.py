@@ -57,7 +57,7 @@ def test_targets_are_no_users_that_trained_the_shift(tmp_path: Path) -> None:
     apart = simulate(tiny_config("users.reserved=9", start), "apart", tmp_path)
     assert apart.users.target == 3
     for number, where in enumerate(("whole", "apart")):  # the shift is the same, begun with directly or not
-        with pytest.raises(InputError, match=r"2 of 3 target users were collective users of \S*whole: s3, s4; a lar"):
+        with pytest.raises(InputError, match=r"2 of 3 target users were collective users of \S*whole: s3, s4; leave"):
             simulate(tiny_config("users.reserved=2", f"start_from={tmp_path / where}"), f"seen-{number}", tmp_path)
         assert not (tmp_path / f"seen-{number}").exists()
     simulate(tiny_config("users.reserved=2", "users.overlap=true", start), "meant", tmp_path)
