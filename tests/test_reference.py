@@ -3,18 +3,23 @@
 import json
 import re
 import runpy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from simulations import comparison_runs
+from simulations.__main__ import app
 from simulations.cold_start_findings import main_rows
 from simulations.cold_start_report import findings
 from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run, check_comparable
 from simulations.comparison import compare_runs
+from tests.test_documents import commands
 
 ROOT = Path(__file__).parents[1]
 COMPARISONS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/compare.json"))
@@ -62,6 +67,21 @@ def test_a_cold_start_is_worked_out_from_its_runs(folder: Path) -> None:
     report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
     found = findings(again, [runs[place] for place in main_rows(again).index])
     check(found, {key: value for key, value in report.items() if key != "name"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["reference.md", "cold-start.md"])
+def test_a_pages_commands_find_every_committed_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A record that was added may be found in place of another one with other tensors.
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "results" / "reference", tmp_path / "results" / "reference")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(comparison_runs, "simulate", None)
+    asked = [words for _, *words in commands(ROOT / "docs" / page) if "results/reference" in words]
+    assert len(asked) > 3
+    for words in asked:
+        if "configs/experiments/tweets.toml" not in words:  # whose users are not in the project
+            assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
 
 
 @pytest.mark.parametrize(("page", "folders"), [("reference.md", COMPARISONS), ("cold-start.md", COLD_STARTS)])
