@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from configs.load import read_resolved
 from simulations import comparison_runs
 from simulations.__main__ import app
 from simulations.cold_start_findings import main_rows
@@ -67,6 +68,20 @@ def test_a_cold_start_is_worked_out_from_its_runs(folder: Path) -> None:
     report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
     found = findings(again, [runs[place] for place in main_rows(again).index])
     check(found, {key: value for key, value in report.items() if key != "name"})
+
+
+def test_no_newcomer_to_a_committed_shift_had_trained_it() -> None:
+    origins = 0
+    for place in (path.parent for path in (ROOT / "results" / "reference").rglob("config.toml")):
+        config = read_resolved(place / "config.toml")
+        if config.start_from:
+            origin = ROOT / config.start_from
+            theirs = read_resolved(origin / "config.toml")
+            ids = [pd.read_parquet(folder / "users.parquet").user_id.tolist() for folder in (place, origin)]
+            trained = set(ids[1][: theirs.users.collective]) if config.task == theirs.task else set()
+            assert not trained & set(ids[0][config.users.collective :]), place
+            origins += 1
+    assert origins > 20
 
 
 @pytest.mark.slow
