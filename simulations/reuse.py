@@ -29,7 +29,7 @@ def find(planned: Planned, folder: Path) -> Path | None:
             overwritten.
     """
     own = folder / planned.name
-    start = read_run(Path(planned.config.start_from)).shared_sha256 if planned.config.start_from else None
+    start = _start(planned)
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
     bare = False
     for place in places:
@@ -59,6 +59,11 @@ def find(planned: Planned, folder: Path) -> Path | None:
     if bare:
         raise InputError(f"{own}: others start from its shared tensors, which were not kept; choose another --name")
     return None
+
+
+def _start(planned: Planned) -> str | None:
+    """The digest of the shared tensors that a run shall start from."""
+    return read_run(Path(planned.config.start_from)).shared_sha256 if planned.config.start_from else None
 
 
 def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
@@ -93,7 +98,7 @@ def interrupted(planned: Planned, place: Path, say: Callable[[str], None]) -> bo
         if changed := changed_code(planned.code, record):
             say(f"{place} was interrupted, and {changed}: begun anew")
             return False
-        other = _unlike(planned, place, record, None)
+        other = _unlike(planned, place, record, _start(planned))
     except InputError:
         return False
     if other and checkpoint.round is not None:

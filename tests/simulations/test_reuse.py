@@ -59,7 +59,9 @@ def test_a_damaged_record_is_named_and_another_one_is_taken(completed: Path, tmp
     assert find(planned, tmp_path / "c") == places[1]
 
 
-def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(completed: Path, tmp_path: Path) -> None:
+def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(
+    completed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
     start, folder = tmp_path / "x" / "start", tmp_path / "x" / "later"
     shutil.copytree(completed, start)
@@ -72,6 +74,11 @@ def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(c
     with pytest.raises(KeyboardInterrupt):
         complete([later], start.parent, False, print, stop)
     assert interrupted(later, folder, print)
+    # Also from another folder, where the way to the tensors is another one.
+    monkeypatch.chdir(tmp_path)
+    elsewhere = replace(started_from(planned, start), name="later")
+    assert elsewhere.config.start_from == "x/start" != later.config.start_from
+    assert interrupted(elsewhere, folder, print)
     tensors = load_file(start / "shared.safetensors")
     save_file({name: value + 1 for name, value in tensors.items()}, start / "shared.safetensors")
     assert not interrupted(later, folder, print)
