@@ -82,7 +82,7 @@ class Question:
                     raise InputError(f"{option} {value}: expected at least {least}")
         if self.compositions < 0 or self.compositions == 1:
             raise InputError(f"--compositions {self.compositions}: expected at least 2 groups, or 0")
-        for option in ("--collective", "--methods"):
+        for option in ("--collective", "--methods", "--seeds"):
             if not options[option]:
                 raise InputError(f"{option}: expected at least one")
         if self.transfer and len(self.tasks) < 2:

@@ -20,7 +20,6 @@ from simulations.commands.options import (
     Track,
     read_list,
     read_numbers,
-    read_seeds,
     show,
 )
 from simulations.folders import claim_folder
@@ -70,7 +69,7 @@ def compare(
         runs = [Run.read(record) for record in records if record]
         report = write_comparison(runs, runs[0].method, folder)
     else:
-        given = read_seeds("0,1,2" if seeds is None else seeds)
+        given = read_numbers("--seeds", "0,1,2" if seeds is None else seeds)
         say = partial(_say, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
             report = run_compare(methods, config, overrides, given, name, results, overwrite, say, follower)
@@ -95,7 +94,7 @@ def tune(
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     say = partial(_say, as_json)
-    tuned = run_tune(method, config, words or [], read_seeds(seeds), held_out, folder, say)
+    tuned = run_tune(method, config, words or [], read_numbers("--seeds", seeds), held_out, folder, say)
     table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")
     for row in tuned.table.itertuples(index=False):
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
@@ -141,7 +140,7 @@ def cold_start(
         collective=read_numbers("--collective", collective),
         methods=read_list(methods),
         tasks=read_list(tasks),
-        seeds=read_seeds(seeds),
+        seeds=read_numbers("--seeds", seeds),
         history=read_numbers("--history", history, or_all=True),
         epochs=read_numbers("--epochs", epochs),
         compositions=compositions,

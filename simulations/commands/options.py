@@ -40,18 +40,6 @@ def read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:
     return load_config(toml, [word for word in words or [] if "=" in word]), toml
 
 
-def read_seeds(text: str) -> list[int]:
-    """Read `0,1,2`.
-
-    Raises:
-        InputError: Something else.
-    """
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise InputError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
-
-
 def read_list(text: str) -> list[str]:
     """Read `one, two`."""
     return [word.strip() for word in text.split(",") if word.strip()]

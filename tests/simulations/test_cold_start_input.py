@@ -24,6 +24,8 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         (["--collective", "0,2"], "--collective 0: expected at least 1"),
         (["--collective", "2,many"], "--collective 2,many: expected whole numbers"),
         (["--collective", "2", "--methods", ""], "--methods: expected at least one"),
+        (["--collective", "2", "--seeds", ""], "--seeds: expected at least one"),
+        (["--collective", "2", "--seeds", "0;1"], "--seeds 0;1: expected whole numbers"),
         (["--collective", "2", "--methods", "perfit,perfit"], "--methods: perfit stands there twice"),
         (["--collective", "2", "--methods", "perfits"], "perfit"),
         (
