@@ -198,8 +198,8 @@ class RunConfig(_Group):
     """`ray`: Flower SuperLink and Ray actors; `inline`: this process, one client after the other."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
-    """A completed run record whose shared tensors are taken in place of stage 1, which is left out. Its collective users
-    are no target users here, unless `users.overlap`."""
+    """A completed run record whose shared tensors are taken in place of stage 1, which is left out. Its collective
+    users are no target users here, unless `users.overlap`."""
     rounds: int = Field(8, ge=1)
     """Rounds of stage 1."""
     cohort: int = Field(8, ge=1)
