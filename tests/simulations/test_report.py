@@ -190,7 +190,7 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cold_start.json", "{}", "of schema None, expected 4; the same `fedperfit cold-start` writes it anew"),
+        ("cold_start.json", "{}", "of schema None, expected 5; the same `fedperfit cold-start` writes it anew"),
         ("cold_start.json", "[]", "not readable"),
         ("cold_start.csv", "", "not readable"),
         ("cold_start.csv", "task,method\n", "column 'trained_on' is missing"),
