@@ -85,8 +85,8 @@ def take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
 def check_unseen(config: RunConfig, users: UserTable) -> None:
     """Refuse target users who trained the shared tensors that a run starts from, unless `users.overlap` says so.
 
-    Users are told by their ids, which are the same people in every run of a task with the same seed, and in one data
-    set. Of a record without users, from real devices, nothing is known.
+    Users are told by their ids: the same synthetic people in every run of a task with a seed, and real ones whatever
+    file they come from. Of a record without users, from real devices, nothing is known.
 
     Args:
         config: Of the run; with `start_from`.
