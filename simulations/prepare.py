@@ -86,7 +86,7 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
     """Refuse target users who trained the shared tensors that a run starts from, unless `users.overlap` says so.
 
     Users are told by their ids: the same synthetic people in every run of a task with a seed, and real ones whatever
-    file they come from. Of a record without users, from real devices, nothing is known.
+    file they come from. Those of real devices are known by numbers alone, which tell nothing.
 
     Args:
         config: Of the run; with `start_from`.
@@ -100,7 +100,7 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
         origin = Path(theirs.start_from)
     synthetic = config.users.source == "synthetic", theirs.users.source == "synthetic"
     same_people = config.task == theirs.task and synthetic[0] == synthetic[1]
-    if config.users.overlap or not same_people or not (origin / "users.parquet").is_file():
+    if config.users.overlap or not same_people or read_run(origin).users.source == "devices":
         return
     trained = set(_user_ids(origin)[: theirs.users.collective])
     seen = [user_id for user_id in _user_ids(users.folder)[config.users.collective :] if user_id in trained]

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from configs.errors import InputError
+from fl_server.records import read_run, write_run
 from simulations.simulation import simulate
 from tests.conftest import tiny_config
 
@@ -63,6 +64,10 @@ def test_targets_are_no_users_that_trained_the_shift(tmp_path: Path) -> None:
     simulate(tiny_config("users.reserved=2", "users.overlap=true", start), "meant", tmp_path)
     other = ["task=news_categorization", "rank.shared=4", "rank.private=2"]
     simulate(tiny_config("users.reserved=2", *other, start), "other-task", tmp_path)
+    record = read_run(tmp_path / "whole")
+    devices = record.model_copy(update={"users": record.users.model_copy(update={"source": "devices"})})
+    write_run(tmp_path / "whole", devices)  # their ids are numbers, and nobody's
+    simulate(tiny_config("users.reserved=2", start), "of-devices", tmp_path)
 
 
 @pytest.mark.parametrize(
