@@ -9,7 +9,7 @@ from simulations.comparable import Run, other_settings
 from simulations.comparison import paired_test, spread
 from strategies.metrics import LOWER_IS_BETTER
 
-SCHEMA = 5
+SCHEMA = 6
 """Of `cold_start.json`."""
 NEAR = 0.95
 """Share of its final quality that a newcomer's training time is counted to."""
@@ -131,27 +131,18 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what a newcomer downloads, and how long it trains until it is near its final quality.
 
     That is the fewest of the epochs tried, 0 included, the collective shift alone, from which all more are near it,
-    too. Each number of epochs is a training of its own, with its own schedule of the learning rate.
+    too: of the mean over seeds, and of each seed by itself. Each number of epochs is a training of its own, with its
+    own schedule of the learning rate.
     """
     found = []
     plain = _plain(rows)
     for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
         final = own[own.bytes_total.notna()]
-        value = final.value.mean()
-        tried: dict[int, tuple[float, float, float | None]] = {0: (final.value_collective.mean(), 0.0, None)}
+        cost: dict[int, tuple[float, float | None]] = {0: (0.0, None)}
         if final.newcomer_steps.any():
             for epochs, part in own.groupby("epochs"):
-                tried[int(str(epochs))] = (
-                    part.value.mean(),
-                    part.newcomer_steps.mean(),
-                    part.newcomer_turn_seconds.mean(),
-                )
-        if final.metric.iloc[0] in LOWER_IS_BETTER:
-            far = [epochs for epochs, (reached, *_) in tried.items() if reached > value / NEAR]
-        else:
-            # What is never right is near nothing.
-            far = [epochs for epochs, (reached, *_) in tried.items() if reached < value * NEAR or not value]
-        near = [epochs for epochs in tried if epochs > max(far, default=-1)]
+                cost[int(str(epochs))] = (part.newcomer_steps.mean(), part.newcomer_turn_seconds.mean())
+        near = _near_final(own)
         found.append(
             {
                 "task": task,
@@ -160,14 +151,30 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 "collective": int(str(count)),
                 "download_bytes": final.newcomer_bytes.mean(),
                 "final": spread(final.value.tolist()),
-                "epochs_tried": sorted(tried),
-                "near_final": {"epochs": min(near), "steps": tried[min(near)][1], "seconds": tried[min(near)][2]}
-                if near
-                else None,
+                "epochs_tried": sorted(cost),
+                "near_final": None
+                if near is None
+                else {"epochs": near, "steps": cost[near][0], "seconds": cost[near][1]},
+                "near_final_per_seed": [_near_final(own[own.seed == seed]) for seed in sorted(final.seed)],
                 "by_history": by_history(rows, task, method, count),
             }
         )
     return found
+
+
+def _near_final(own: pd.DataFrame) -> int | None:
+    """The fewest epochs from which newcomers of one method and number are near their final quality, if there are."""
+    final = own[own.bytes_total.notna()]
+    value = final.value.mean()
+    reached = {0: final.value_collective.mean()}
+    if final.newcomer_steps.any():
+        reached |= {int(str(epochs)): part.value.mean() for epochs, part in own.groupby("epochs")}
+    if final.metric.iloc[0] in LOWER_IS_BETTER:
+        far = [epochs for epochs, each in reached.items() if each > value / NEAR]
+    else:
+        # What is never right is near nothing.
+        far = [epochs for epochs, each in reached.items() if each < value * NEAR or not value]
+    return min((epochs for epochs in reached if epochs > max(far, default=-1)), default=None)
 
 
 def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
@@ -253,12 +260,13 @@ def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value", over
 
 
 def brightness(matrix: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return 0 for the worst and 1 for the best of each column, one half where all are equal.
+    """Return 1 for the best of each column, for the others their share of it; of an error the best's share of theirs.
 
     Columns are other tasks, with other metrics.
     """
-    shades = ((matrix - matrix.min()) / (matrix.max() - matrix.min())).fillna(0.5)  # 0 / 0
     metrics = dict(zip(rows.task, rows.metric, strict=True))
-    lower = [task for task in matrix.columns if metrics[task] in LOWER_IS_BETTER]
-    shades[lower] = 1 - shades[lower]
-    return shades.where(matrix.notna())
+    shades = matrix / matrix.max()
+    for task in matrix.columns:
+        if metrics[task] in LOWER_IS_BETTER:
+            shades[task] = matrix[task].min() / matrix[task]
+    return shades.fillna(1).where(matrix.notna())  # 0 / 0: as good as the best

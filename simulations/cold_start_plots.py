@@ -40,9 +40,11 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
             if own.shared_parameters.any():
                 spent = own.groupby("collective")[["bytes_total", "value"]].mean()
                 by_bytes.plot(spent.bytes_total / 1e6, spent.value, **style)
-                for count, point in spent.iterrows():
+                for number, (count, point) in enumerate(spent.iterrows()):
                     place = (point.bytes_total / 1e6, point.value)
-                    by_bytes.annotate(str(count), place, (6, 0), textcoords="offset points", va="center", fontsize=8)
+                    named = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": style["color"]}
+                    # Above and below in turn, for two points may be one.
+                    by_bytes.annotate(str(count), place, (6, 5 if number % 2 else -5), **named)
             levels = by_history(rows, task, method, counts[-1])
             means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
             at = [places.index(level) for level in levels]
@@ -53,14 +55,14 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         by_number.set_xticks([], minor=True)
         by_number.set_xlabel("collective users")
         logarithmic(by_bytes)
-        by_bytes.set_xlabel("bytes, all clients, MB (at a point: collective users)")
+        by_bytes.set_xlabel("bytes, all clients, MB\n(at a point: collective users)")
         by_items.set_xticks(range(len(places)), places)
-        by_items.set_xlabel(f"items a newcomer brings, at most ({counts[-1]:,} collective users)")
-        by_bytes.margins(x=0.1)
+        by_items.set_xlabel(f"items a newcomer brings, at most; 0: before stage 2\n({counts[-1]:,} collective users)")
+        by_bytes.margins(x=0.2)
         for axes in (by_number, by_bytes, by_items):
             axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
         figure.legend(*by_number.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-        figure.suptitle(f"{task}: target users after personalisation (band: ± one deviation over seeds)")
+        figure.suptitle(f"{task}: target users, unseen in stage 1 (band: ± one deviation over seeds)")
         save_figure(figure, folder, f"cold_start-{task}")
     if len(transfers(rows)):
         save_figure(_heat_maps(rows), folder, "transfer")
@@ -86,6 +88,7 @@ def _heat_maps(rows: pd.DataFrame) -> Figure:
                 axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=8)
         axes.set_xticks(range(matrix.shape[1]), list(matrix.columns), rotation=30, ha="right", fontsize=7)
         axes.set_yticks(range(matrix.shape[0]), list(matrix.index), fontsize=7)
-        axes.set_title(f"{method}: trained on (row), used on (column); brighter is better", fontsize=9)
-        axes.set_xlabel("sites, positions and ranks are those of the row", fontsize=8)
+        axes.set_title(f"{method}: trained on (row), used on (column)", fontsize=9)
+        said = "brightness: share of the column's best\nsites, positions, ranks and stage 2's rate are those of the row"
+        axes.set_xlabel(said, fontsize=8)
     return figure

@@ -24,7 +24,7 @@ from simulations.cold_start_findings import (
 from simulations.cold_start_plots import draw
 from simulations.comparable import Run
 from simulations.plots import FORMATS
-from simulations.tables import OVER_USERS, differing, human_bytes, interval, mean, significance, with_arrow
+from simulations.tables import OVER_USERS, UNCOMMITTED, differing, human_bytes, interval, mean, significance, with_arrow
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
@@ -48,12 +48,19 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
     return cold_start_tables(report)
 
 
+def left_out(rows: pd.DataFrame, folder: Path) -> int:
+    """Return how many runs the tables in `folder` have that these rows, of another question, have not."""
+    table = folder / "cold_start.csv"
+    return len(set(pd.read_csv(table).folder) - set(rows.folder)) if table.is_file() else 0
+
+
 def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
     """Return what `cold_start.json` holds, but for the experiment's name."""
     moved = transfers(rows)
     return {
         "schema": SCHEMA,
         "settings": settings(runs),
+        "uncommitted": rows.folder[rows.dirty.eq(True)].tolist(),
         "numbers": numbers(rows),
         "differences": differences(runs, rows),
         "newcomers": newcomers(rows),
@@ -83,6 +90,8 @@ def cold_start_tables(report: dict[str, Any]) -> list[Table]:
     """Return what `cold_start.json` holds as tables."""
     by_task = groupby(report["numbers"], lambda row: row["task"])
     tables = [_numbers_table(list(own), what) for (_, own), what in zip(by_task, report["settings"], strict=True)]
+    if report["uncommitted"]:
+        tables[0].caption = f"{tables[0].caption}; {UNCOMMITTED}: {', '.join(report['uncommitted'])}"
     if report["differences"]:
         tables.append(_differences_table(report["differences"]))
     tables.append(_newcomers_table(report["newcomers"]))
@@ -115,7 +124,8 @@ def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
         table.add_section()
     table.caption = (
         "mean ± standard deviation over seeds; quality is over all questions; worst decile: what a tenth of the target "
-        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients; "
+        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients, a "
+        "download of each target user included; "
         f"target users: {what['target_users']}; rounds: {what['rounds']}; cohort: "
         + ", ".join(f"{cohort} (of {count})" for count, cohort in what["cohorts"].items())
         + differing(what["other_settings"])
@@ -126,8 +136,11 @@ def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
 
 
 def _differences_table(found: list[dict[str, Any]]) -> Table:
-    titles = ("task", "one", "other", "difference", "95 %", "p", "worst decile", "target users")
-    table = _table("few collective users against many", *titles)
+    seeds = max(len(row["per_seed"]) for row in found)
+    titles = ("task", "one", "other", "difference", *(["seed by seed"] if seeds > 1 else []), "95 %", "p")
+    one_number = all(row["one"]["collective"] == row["other"]["collective"] for row in found)
+    title = "methods against each other" if one_number else "few collective users against many"
+    table = _table(title, *titles, "worst decile", "target users")
     for row in found:
         sides = (f"{row[key]['method']} with {row[key]['collective']}" for key in ("one", "other"))
         noise = " ≈" if row["within_noise"] else ""
@@ -135,6 +148,7 @@ def _differences_table(found: list[dict[str, Any]]) -> Table:
             f"{row['task']}, {with_arrow(row['metric'])}",
             *sides,
             f"{row['difference']:+.3f}{noise}",
+            *([" ".join(f"{each:+.3f}" for each in row["per_seed"])] if seeds > 1 else []),
             interval(row),
             significance(row),
             f"{row['one']['worst_decile']:.3f} / {row['other']['worst_decile']:.3f}",
@@ -161,6 +175,9 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
             label = f"{items} (on the mean {level['items']:.1f})" if short else items
             levels.append(f"{label}: {level['mean']:.3f} ({level['worst_decile']:.3f})")
         tried = ", ".join(map(str, row["epochs_tried"]))
+        each = ["–" if epochs is None else str(epochs) for epochs in row["near_final_per_seed"]]
+        if len(each) > 1:
+            tried += f" ({', '.join(each)})"
         table.add_row(
             f"{row['task']}, {with_arrow(row['metric'])}",
             row["method"],
@@ -173,8 +190,9 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
         )
     table.caption = (
         f"{near}: the fewest of those tried from which all reach {NEAR:.0%} of the final quality, each a training of "
-        "its own; 0: the collective shift alone; steps, s: of that training, s with its questions answered before and "
-        "after; in brackets: the worst decile; fewer items are fewer steps, since epochs are the same"
+        "its own, in brackets seed by seed; 0: the collective shift alone; steps, s: of that training, s with its "
+        "questions answered before and after, on the machine at hand; behind the quality: the worst decile; fewer "
+        "items are fewer steps, since epochs are the same"
         + ("; on the mean: not all have so many items" if fewer else "")
     )
     return table

@@ -14,7 +14,7 @@ COLUMNS = (
     *("second_metric", "second_value"),
     *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
     *("shared_parameters", "trained", "bytes_total"),
-    *("newcomer_bytes", "newcomer_items", "newcomer_steps", "newcomer_turn_seconds", "folder"),
+    *("newcomer_bytes", "newcomer_items", "newcomer_steps", "newcomer_turn_seconds", "commit", "dirty", "folder"),
 )
 """Of `cold_start.csv`."""
 
@@ -63,6 +63,8 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
         "newcomer_items": float(users.history.loc[personal.user].mean()),
         "newcomer_steps": float(personal.steps.mean()),
         "newcomer_turn_seconds": float(personal.wall_s.mean()),
+        "commit": record.git.get("commit"),
+        "dirty": record.git.get("dirty"),
         "folder": os.path.relpath(run.folder, folder),
     }
 

@@ -122,6 +122,7 @@ def cold_start(
         key = word.partition("=")[0].strip()
         if key in _OPTIONS and (key != "task" or question.tasks):
             raise InputError(f"{word}: {_OPTIONS[key]}")
+    say(f"checking configs and users, up to {max(question.collective):,} collective ones")
     overrides = [*overrides, f"users.collective={_MANY}"]
     tasks = question.tasks or [load_config(toml, overrides).task]
     question = replace(question, tasks=tasks)
@@ -136,6 +137,8 @@ def cold_start(
     if (question.transfer or question.compositions) and not any(map(_has_stage_1, planned)):
         option = "--transfer" if question.transfer else "--compositions"
         raise InputError(f"{option}: of {', '.join(question.methods)} none has a stage 1")
+    if any(question.history) and not any(map(_has_stage_2, planned)):
+        raise InputError(f"--history: of {', '.join(question.methods)} none has a stage 2")
     groups = [
         each
         for task, group in product(tasks, range(1, question.compositions))
@@ -199,6 +202,10 @@ def _has_stage_1(planned: Planned) -> bool:
     return _built(planned).first_round is not None
 
 
+def _has_stage_2(planned: Planned) -> bool:
+    return _built(planned).private_parameters(read_shape(planned.config.backbone)) > 0
+
+
 def _plan(
     question: Question,
     toml: Path | str | None,
@@ -249,9 +256,9 @@ def _later(
     `digest` is of a run's users.
     """
     config = planned.config
-    trains = _built(planned).private_parameters(read_shape(config.backbone)) > 0
+    trains = _has_stage_2(planned)
     changes: list[tuple[str, RunConfig]] = []
-    for items in question.history if trains else ():
+    for items in question.history:
         if items:
             users = config.users.model_copy(update={"target_history": items})
             fewer = config.model_copy(update={"users": users})
@@ -261,7 +268,8 @@ def _later(
                 raise InputError(f"--history {items}, {config.task}, seed {config.seed}: {error}") from None
             if sha256 == planned.data_sha256:
                 raise InputError(f"--history {items}: no newcomer brings more (seed {config.seed}); that is `all`")
-            changes.append((f"history{items}", fewer))
+            if trains:
+                changes.append((f"history{items}", fewer))
     for epochs in question.epochs if trains else ():
         if epochs != config.personal.epochs:
             personal = config.personal.model_copy(update={"epochs": epochs})

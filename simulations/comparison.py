@@ -238,7 +238,7 @@ def paired_test(
 
     A user of real data who is there with several seeds is one user, whose differences are averaged first; synthetic
     users of another seed are other people. Users count alike, however many questions they have. Chance in training is
-    not counted: users of a seed share its trainings.
+    not counted: users of a seed share its trainings. `per_seed`, the difference with each seed, hints at it.
 
     Args:
         own: One run a seed.
@@ -247,6 +247,7 @@ def paired_test(
         reference_rounds: The same for the reference.
     """
     differences: dict[tuple[object, ...], list[float]] = {}
+    by_seed: dict[int, list[float]] = {}
     ours, theirs = (
         {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in runs}
         for runs, numbers in ((own, rounds), (reference, reference_rounds))
@@ -257,6 +258,7 @@ def paired_test(
             # Synthetic users of another seed are other people, whatever they are called.
             person = (seed, user) if run.record.users.source == "synthetic" else (user,)
             differences.setdefault(person, []).append(value - theirs[seed][user])
+            by_seed.setdefault(seed, []).append(value - theirs[seed][user])
     values = np.array([np.mean(each) for each in differences.values()])
     if not values.any() or len(values) < 2:
         p_value = 1.0
@@ -267,6 +269,7 @@ def paired_test(
         p_value = float(test.pvalue)
     return {
         "difference": float(values.mean()),
+        "per_seed": [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)],
         "interval": _interval(values),
         "p_value": p_value,
         "users": len(values),

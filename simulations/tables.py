@@ -10,6 +10,7 @@ from strategies.metrics import LOWER_IS_BETTER
 
 OVER_USERS = "users of a seed share its trainings, which the tests do not count as chance"
 """What a test over users leaves out; its table says it."""
+UNCOMMITTED = "run from a checkout with changes that were not committed"
 
 
 def quality_table(record: RunRecord) -> Table:
@@ -109,7 +110,7 @@ def _comparison_quality(report: dict[str, Any]) -> Table:
         + differing(report["other_settings"])
     )
     if unclean := [f"{run['method']}, seed {run['seed']}" for run in report["runs"] if run["dirty"]]:
-        table.caption += f"; run from a checkout with changes that were not committed: {'; '.join(unclean)}"
+        table.caption += f"; {UNCOMMITTED}: {'; '.join(unclean)}"
     return table
 
 

@@ -131,7 +131,7 @@ def cold_start(
 
     Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
     """
-    from simulations.cold_start_report import write_report
+    from simulations.cold_start_report import left_out, write_report
     from simulations.cold_start_runs import Question
     from simulations.cold_start_runs import cold_start as run_cold_start
 
@@ -148,6 +148,12 @@ def cold_start(
     )
     with Follower(console(), as_json, (), time.time()) as follower:
         rows, runs = run_cold_start(question, config, words or [], folder, partial(_say, as_json), follower)
+    if count := left_out(rows, folder):
+        _say(
+            as_json,
+            f"{folder}: the tables and plots of another question are replaced; {count} of its runs are not in the new "
+            "ones. Their records are kept: that question again, with a --name of its own, takes no training",
+        )
     tables = write_report(rows, runs, folder)
     content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
     show(as_json, content, tables, f"{folder} (quality_by_number.csv, cold_start.csv, cold_start.json, plots)")

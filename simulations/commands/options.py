@@ -1,6 +1,7 @@
 """Options that several commands take, and how their words are read."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,17 +47,19 @@ def read_list(text: str) -> list[str]:
 
 
 def read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
-    """Read an option's numbers; `all` is passed over where it may stand.
+    """Read an option's numbers; `all` is passed over where it may stand, once.
 
     Raises:
         InputError: Something else.
     """
-    words = [word for word in read_list(text) if not (or_all and word == "all")]
-    try:
-        return [int(word) for word in words]
-    except ValueError:
+    words = read_list(text)
+    if or_all and words.count("all") > 1:
+        raise InputError(f"{option}: all stands there twice")
+    words = [word for word in words if not (or_all and word == "all")]
+    if not all(re.fullmatch("-?[0-9]+", word) for word in words):  # int() takes 1_0 as well
         expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
-        raise InputError(f"{option} {text}: expected {expected}") from None
+        raise InputError(f"{option} {text}: expected {expected}")
+    return list(map(int, words))
 
 
 def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequence[Table], *lines: str) -> None:
