@@ -49,11 +49,13 @@ def quality_by_history(rows: pd.DataFrame, task: str) -> go.Figure:
 
 
 def transfer_map(rows: pd.DataFrame, method: str) -> go.Figure:
-    """Draw quality by the task a shift was trained on (rows) and used on (columns), the best of a column brightest."""
+    """Draw quality by the task a shift was trained on (rows) and used on (columns), bright near a column's best."""
     matrix = transfer_matrix(rows, method)
     text = matrix.map(lambda value: f"{value:.3f}")
     heat = go.Heatmap(
         z=brightness(matrix, rows),
+        zmin=0,
+        zmax=1,
         x=list(matrix.columns),
         y=list(matrix.index),
         text=text,

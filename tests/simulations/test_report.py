@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from fl_server.records import read_run
 from simulations.__main__ import app
+from simulations.cold_start_findings import transfer_matrix
 from simulations.cold_start_report import cold_start_tables, write_report
 from simulations.cold_start_runs import Question, cold_start
 from simulations.colours import colour, symbol
@@ -181,16 +182,20 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
     matrix = report["transfer"]["methods"]["perfit"]["value"]
     for text, source in zip(heat.text, heat.y, strict=True):
         assert list(text) == [f"{matrix[source][target]:.3f}" for target in heat.x]
-    # Of an error, the least is brightest.
+    # Of an error, the least is brightest, and the others as bright as its share of theirs.
     rows.loc[rows.task != rows.trained_on, "value"] += 1
     (heat,) = figures.transfer_map(rows, "perfit").data
-    assert [shades[list(heat.x).index(task)] for shades in heat.z] == [float(source == task) for source in heat.y]
+    errors = dict(zip(heat.y, transfer_matrix(rows, "perfit")[task], strict=True))
+    shades = dict(zip(heat.y, [shades[list(heat.x).index(task)] for shades in heat.z], strict=True))
+    assert shades == pytest.approx({source: errors[task] / error for source, error in errors.items()})
+    assert shades["movie_tagging"] < shades[task] == 1
+    assert (heat.zmin, heat.zmax) == (0, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cold_start.json", "{}", "of schema None, expected 5; the same `fedperfit cold-start` writes it anew"),
+        ("cold_start.json", "{}", "of schema None, expected 6; the same `fedperfit cold-start` writes it anew"),
         ("cold_start.json", "[]", "not readable"),
         ("cold_start.csv", "", "not readable"),
         ("cold_start.csv", "task,method\n", "column 'trained_on' is missing"),
