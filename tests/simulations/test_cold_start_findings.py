@@ -236,6 +236,9 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         frame[frame.collective == 3], [each for each in runs if each.folder.name.endswith("-3")], tmp_path
     )[1]
     assert str(table.title) == "methods against each other"
+    assert "not committed" not in str(quality.caption)
+    unclean = write_report(frame.assign(dirty=frame.collective == 3), runs, tmp_path)[0]
+    assert str(unclean.caption).endswith("; run from a checkout with changes that were not committed: x, x")
     assert left_out(frame[frame.collective == 3], tmp_path) == 0
     assert left_out(frame.assign(folder="other"), tmp_path) == 1
     assert differences([run("perfit", 3)], frame) == []
