@@ -40,11 +40,12 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
             if own.shared_parameters.any():
                 spent = own.groupby("collective")[["bytes_total", "value"]].mean()
                 by_bytes.plot(spent.bytes_total / 1e6, spent.value, **style)
-                for number, (count, point) in enumerate(spent.iterrows()):
+                spent["upper"] = spent.value.rank(method="first") > len(spent) / 2
+                for count, point in spent.iterrows():
                     place = (point.bytes_total / 1e6, point.value)
                     named = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": style["color"]}
-                    # Above and below in turn, for two points may be one.
-                    by_bytes.annotate(str(count), place, (6, 5 if number % 2 else -5), **named)
+                    # Higher ones above, others below, for two points may be one.
+                    by_bytes.annotate(str(count), place, (6, 5 if point.upper else -5), **named)
             levels = by_history(rows, task, method, counts[-1])
             means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
             at = [places.index(level) for level in levels]
