@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from configs.errors import InputError, RunFailed
     from configs.load import import_folders, load_config
     from fl_server.records import RunRecord, read_run
+    from simulations.cold_start_question import Question
     from simulations.cold_start_report import write_report
-    from simulations.cold_start_runs import Question, cold_start
+    from simulations.cold_start_runs import cold_start
     from simulations.comparison_runs import compare
     from simulations.exports.export import export
     from simulations.federation.deploy import deploy
@@ -55,7 +56,7 @@ __all__ = [
 # Imported when asked for: PyTorch and transformers take seconds, and `fedperfit runs` or a misspelt key need not wait.
 _HOMES = {
     "InputError": "configs.errors",
-    "Question": "simulations.cold_start_runs",
+    "Question": "simulations.cold_start_question",
     "RunFailed": "configs.errors",
     "RunRecord": "fl_server.records",
     "Scale": "simulations.projection.model",

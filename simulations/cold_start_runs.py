@@ -5,7 +5,7 @@ train, the task they have) starts from the shared tensors of the run that did st
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from configs.errors import InputError, TooFewUsers
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone import read_shape
+from simulations.cold_start_question import Question
 from simulations.cold_start_rows import tabulate
 from simulations.comparable import Run
 from simulations.comparison_runs import complete
@@ -38,55 +39,6 @@ _MANY = 2**31 - 1
 """Collective users while their number is open, so that no cohort is too large; each number makes its own smaller."""
 _TASK = "{task}"
 """Stands for a task's name in `users.source`, for real users of several tasks."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a cold-start experiment asks."""
-
-    collective: list[int]
-    """Numbers of collective users; nested, so the fewer are among the more."""
-    methods: list[str]
-    """The first is the one that others are tested against."""
-    tasks: list[str]
-    """Empty: the config's."""
-    seeds: list[int]
-    history: list[int]
-    """Items that newcomers bring, beside all of them; 0 is the collective shift alone."""
-    epochs: list[int]
-    """Epochs that newcomers train, beside the config's."""
-    compositions: int
-    """Groups of the smallest number of collective users, at least two; 0: only the first."""
-    transfer: bool
-    """Train the collective shift on each task, personalise on each other."""
-
-    def check(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            InputError: Names the option.
-        """
-        options: dict[str, Sequence[object]] = {
-            "--collective": self.collective,
-            "--methods": self.methods,
-            "--tasks": self.tasks,
-            "--seeds": self.seeds,
-            "--history": self.history,
-            "--epochs": self.epochs,
-        }
-        for option, values in options.items():
-            for value in values:
-                if values.count(value) > 1:
-                    raise InputError(f"{option}: {value} stands there twice")
-                if isinstance(value, int) and value < (least := 0 if option in ("--history", "--seeds") else 1):
-                    raise InputError(f"{option} {value}: expected at least {least}")
-        if self.compositions < 0 or self.compositions == 1:
-            raise InputError(f"--compositions {self.compositions}: expected at least 2 groups, or 0")
-        for option in ("--collective", "--methods", "--seeds"):
-            if not options[option]:
-                raise InputError(f"{option}: expected at least one")
-        if self.transfer and len(self.tasks) < 2:
-            raise InputError("--transfer: expected at least two tasks in --tasks")
 
 
 def cold_start(

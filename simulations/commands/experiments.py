@@ -131,8 +131,8 @@ def cold_start(
 
     Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
     """
+    from simulations.cold_start_question import Question
     from simulations.cold_start_report import left_out, write_report
-    from simulations.cold_start_runs import Question
     from simulations.cold_start_runs import cold_start as run_cold_start
 
     folder = claim_folder(results, name)

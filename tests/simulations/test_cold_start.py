@@ -13,8 +13,9 @@ from configs.load import load_config
 from simulations import cold_start_rows, comparison_runs
 from simulations import cold_start_runs as module
 from simulations.cold_start_findings import transfer_matrix
+from simulations.cold_start_question import Question
 from simulations.cold_start_report import findings, write_report
-from simulations.cold_start_runs import Question, cold_start
+from simulations.cold_start_runs import cold_start
 from simulations.comparison_runs import complete
 from simulations.planning import plan
 from simulations.prepare import _fitting

@@ -10,7 +10,8 @@ from configs.errors import InputError
 from simulations import cold_start_runs as module
 from simulations import comparison_runs
 from simulations.__main__ import app
-from simulations.cold_start_runs import Question, cold_start
+from simulations.cold_start_question import Question
+from simulations.cold_start_runs import cold_start
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration

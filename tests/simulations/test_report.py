@@ -18,8 +18,9 @@ from configs.errors import InputError
 from fl_server.records import read_run
 from simulations.__main__ import app
 from simulations.cold_start_findings import transfer_matrix
+from simulations.cold_start_question import Question
 from simulations.cold_start_report import cold_start_tables, write_report
-from simulations.cold_start_runs import Question, cold_start
+from simulations.cold_start_runs import cold_start
 from simulations.colours import colour, symbol
 from simulations.comparable import Run
 from simulations.comparison import curve
