@@ -1,5 +1,6 @@
 """What a cold-start experiment found: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json` and tables."""
 
+import csv
 import json
 from collections.abc import Sequence
 from itertools import groupby, product
@@ -51,7 +52,11 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
 def left_out(rows: pd.DataFrame, folder: Path) -> int:
     """Return how many runs the tables in `folder` have that these rows, of another question, have not."""
     table = folder / "cold_start.csv"
-    return len(set(pd.read_csv(table).folder) - set(rows.folder)) if table.is_file() else 0
+    if not table.is_file():
+        return 0
+    with table.open(encoding="utf-8", errors="replace", newline="") as lines:
+        # Pandas would refuse a damaged table, which is about to be written anew.
+        return len({row.get("folder") for row in csv.DictReader(lines)} - {None, *rows.folder})
 
 
 def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:

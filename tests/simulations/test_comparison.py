@@ -258,6 +258,9 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, m
     assert (found["users"], found["within_noise"]) == (6, False)
     assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
     assert paired_test(theirs, theirs)["p_value"] == 1.0
+    assert paired_test([theirs[1], ours[0]], theirs)["per_seed"] == pytest.approx(
+        [1.25 / 3, 0]
+    )  # seeds in rising order
     # Were the users real and the same with both seeds, they would be three people: of 2³ patterns two are as extreme.
     for each in (*ours, *theirs):
         each.record.users.source = "lamp"

@@ -1,0 +1,56 @@
+"""What the tables of a cold start show, from rows that are written down beside."""
+
+from pathlib import Path
+
+from simulations.cold_start_report import cold_start_tables, findings, left_out
+from simulations.tables import rows_of
+from tests.simulations.test_cold_start_findings import later, rows
+
+
+def test_every_cell_of_the_tables() -> None:
+    frame = rows(
+        {"value": 0.5},
+        {"value": 0.7, "value_collective": 0.5, "seed": 1},
+        {"value": 0.6, "group": 1, "worst_decile": 0.1},
+        {"value": 0.4, "group": 1, "seed": 1, "worst_decile": 0.1},
+        later(value=0.45, history=3, newcomer_items=2.5),
+        later(value=0.48, history=5, newcomer_items=5.0),
+        later(value=0.59, epochs=1, newcomer_steps=2.0),
+        later(value=1.2, task="b", metric="mae", worst_decile=2.5),
+        {"task": "b", "trained_on": "b", "metric": "mae", "value": 1.0, "q1": None, "q2": None, "q3": None, "q4": None},
+        later(value=0.3, trained_on="b", worst_decile=0.05),
+    )
+    common = {"backbone": "x", "seeds": [0, 1], "target_users": 2, "rounds": 3, "cohorts": {"10": 4}}
+    base = {"base": {"mean": 0.1, "std": 0.05}, "other_settings": {}}
+    report = {**findings(frame, []), "settings": [{"task": task, **common, **base} for task in ("a", "b")]}
+    numbers, errors, newcomers, groups, matrix = cold_start_tables(report)
+    quality = ["0.600 ± 0.141", "0.300 ± 0.000", "0.450 ± 0.071", "0.200", "1.00 kB", "0.10/0.20/0.30/0.40"]
+    bare = ["", "", "bare backbone", "0.100 ± 0.050"]
+    assert rows_of(numbers) == [[*bare, *[""] * 5], ["10", "7", "perfit", *quality]]
+    # Histories of one length have no quarters.
+    assert rows_of(errors)[1:] == [["10", "7", "perfit", "1.000", "0.300", "0.400", "0.200", "1.00 kB"]]
+    assert [str(column.header) for column in errors.columns][3:5] == ["mae ↓", "f1"]
+    history = "0: 0.450 (0.150), 3 (on the mean 2.5): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
+    assert rows_of(newcomers) == [
+        ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4 (1, 4)", "2", "1.0", history],
+        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "–", "0: 0.400 (0.150), all: 1.000 (0.200)"],
+    ]
+    assert "not all have so many" in str(newcomers.caption)
+    # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
+    assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "0.600 0.500", "0.550", "0.150", "2.50e-02", "0.200"]
+    assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
+    assert rows_of(matrix) == [
+        ["perfit", "a", "0.600 ± 0.141 (0.200)", "1.200 (2.500)"],
+        ["perfit", "b", "0.300 (0.050)", "1.000 (0.200)"],
+    ]
+
+
+def test_how_many_runs_of_another_question_are_in_the_tables_no_more(tmp_path: Path) -> None:
+    asked = rows({"folder": "one"}, {"folder": "two"})
+    assert left_out(asked, tmp_path) == 0
+    asked.to_csv(tmp_path / "cold_start.csv")
+    assert left_out(asked, tmp_path) == 0
+    assert left_out(rows({"folder": "two"}, {"folder": "three"}), tmp_path) == 1
+    for damaged in ("", "task,method\na,b\n"):
+        (tmp_path / "cold_start.csv").write_text(damaged)
+        assert left_out(asked, tmp_path) == 0
