@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.local import random_examples
-from fl_clients.backbone import load
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.load import load
 from fl_clients.fit import answer_loss
-from fl_clients.forward import Forward
 from strategies.perfit import PerFit
 
 

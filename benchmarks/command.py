@@ -19,7 +19,7 @@ from benchmarks.processes import pyreft_step, splits
 from configs.errors import InputError
 from configs.load import load_config
 from configs.paths import cache_dir
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 
 matplotlib.use("Agg")
 

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from configs.load import load_config
-from simulations.processes import find_simulation
-from simulations.simulation import simulate
+from simulations.engines.processes import find_simulation
+from simulations.run.simulate import simulate
 
 OVERRIDES = [
     "backbone=tiny",
@@ -49,7 +49,7 @@ def measure(users: int, rounds: int, cohort: int) -> dict[str, Any]:
     memory = MemoryByRound()
     words = [f"users.collective={users}", f"cohort={min(cohort, users)}", f"rounds={rounds}"]
     with tempfile.TemporaryDirectory() as results:
-        record = simulate(load_config(None, [*OVERRIDES, *words]), "engine", Path(results), watch=memory)
+        record = simulate(load_config(None, [*OVERRIDES, *words]), "engine", Path(results), on_progress=memory)
         rows = pq.read_table(Path(results) / "engine" / "rounds.parquet").to_pylist()
     return {
         "users": users,

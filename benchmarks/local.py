@@ -19,18 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from configs.load import load_config
-from fl_clients.activations import ActivationStore, fingerprint
-from fl_clients.backbone import Backbone, load
-from fl_clients.batches import Encoder, Example
+from fl_clients.backbone.activation_store import ActivationStore, fingerprint
+from fl_clients.backbone.batches import Encoder, Example
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.frozen_prefix import FrozenPrefix
+from fl_clients.backbone.load import Backbone, load
 from fl_clients.fit import answer_loss
-from fl_clients.forward import Forward
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import score_labels
-from fl_clients.prefix import Prefix
-from strategies.adapters.sites import find_blocks
-from strategies.lora import COLLECTIVE
+from strategies.lora.common import COLLECTIVE
 from strategies.method import Adapter, load_method
 from strategies.perfit import PerFit
+from strategies.shifts.sites import find_blocks
 
 EXAMPLES, TOKENS, ANSWER, QUESTIONS = 16, 100, 5, 4
 POSITIONS = ("f7+l7", "l7", "all")
@@ -79,7 +79,7 @@ def _shift_rows(
     identity = fingerprint(backbone.model)
 
     def kept(suffix: int | None) -> Forward:
-        return Forward(backbone, Prefix(backbone, identity, adapter.frozen_blocks, suffix, store))
+        return Forward(backbone, FrozenPrefix(backbone, identity, adapter.frozen_blocks, suffix, store))
 
     forwards = {WHOLE: Forward(backbone, None), HIDDEN: kept(None)}
     if adapter.suffix:

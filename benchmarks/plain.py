@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
-from fl_clients.backbone import Backbone
-from fl_clients.batches import Example
+from fl_clients.backbone.batches import Example
+from fl_clients.backbone.load import Backbone
 from strategies.method import Adapter
 
 

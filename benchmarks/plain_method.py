@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from benchmarks import plain
-from fl_clients import fit, questions
-from fl_clients.batches import Example
-from fl_clients.forward import Forward
-from strategies.adapters.sites import SiteShifts
+from fl_clients import evaluate, fit
+from fl_clients.backbone.batches import Example
+from fl_clients.backbone.forward import Forward
 from strategies.method import Adapter, BackboneShape
 from strategies.perfit import PerFit
+from strategies.shifts.sites import SiteShifts
 
 
 def _loss(forward: Forward, adapter: Adapter, examples: Sequence[Example]) -> torch.Tensor:
@@ -30,5 +30,5 @@ class PlainPerFit(PerFit):
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach, and put the plain functions in the place of ours."""
         setattr(fit, "answer_loss", _loss)  # noqa: B010 (to mypy a module's function is no variable)
-        setattr(questions, "score_labels", _score_labels)  # noqa: B010
+        setattr(evaluate, "score_labels", _score_labels)  # noqa: B010
         return super().client_attach(model, backbone)

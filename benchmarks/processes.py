@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.local import random_examples
 from configs.errors import InputError
-from fl_clients.backbone import find, load
+from fl_clients.backbone.load import find, load
 
 
 def run_together(backbone: str, site: int, processes: int, threads: int, seconds: float) -> list[dict[str, Any]]:

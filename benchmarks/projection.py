@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks.engine import OVERRIDES
 from configs.load import load_config
 from simulations.projection.model import Scale, measure, project
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 
 SIZES = (100, 1000, 5000)
 _SHARE, _ROUNDS = 0.2, 3

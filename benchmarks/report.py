@@ -9,7 +9,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-from simulations.comparison_runs import compare
+from simulations.experiments.compare import compare
 from simulations.report.page import write_page
 
 METHODS = ["perfit", "oppu", "fdlora", "lora-c", "lora-p", "ffa-lora", "fedsa-lora", "reft-c"]

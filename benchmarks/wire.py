@@ -26,11 +26,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from benchmarks.federation import CountingProxy, Federation
 from configs.load import load_config
 from configs.schema import RunConfig
-from fl_clients.backbone import fetch, read_shape
-from fl_server.records import read_run
+from fl_clients.backbone.load import fetch, read_shape
+from fl_server.record.schema import read_run
+from simulations.engines.processes import free_port
 from simulations.federation.deploy import deploy
-from simulations.prepare import build_method
-from simulations.processes import free_port
+from simulations.run.preflight import build_method
 
 RUNS = {
     "perfit, ranks 32 and 4": ["method=perfit", "sites=[1,2]", "rank.shared=32", "rank.private=4"],

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.group import Group
+from configs.base import Group
 
 
 class FaultsConfig(Group):
@@ -26,7 +26,7 @@ class RobustConfig(Group):
     """How a round's updates are guarded before they are averaged."""
 
     rule: Literal["none", "clip", "median", "trimmed_mean", "krum"] = "none"
-    """See strategies/robust.py."""
+    """See strategies/aggregation/robust.py."""
     share: float = Field(0.2, ge=0, lt=0.5)
     """Share of clients that `trimmed_mean` and `krum` guard against."""
 
@@ -53,7 +53,7 @@ class DeviceClass(Group):
 
 
 class DevicesConfig(Group):
-    """A simulated world of devices with a virtual clock (fl_server/devices.py); none without classes."""
+    """A simulated world of devices with a virtual clock (fl_server/simulated_devices.py); none without classes."""
 
     preset: str = ""
     """A file in `configs/devices/` by name, or the path of another like those; the keys below override it."""

@@ -9,12 +9,38 @@ class InputError(Exception):
     The message is one sentence that names the file, key or user and says what was expected.
     """
 
+    def __init__(self, message: str, *, field: str | None = None, value: object = None) -> None:
+        """Take the sentence, and which argument it is about.
+
+        Args:
+            message: What was expected.
+            field: The argument's name as Python has it, such as `held_out`; the command line adds dashes.
+            value: What was given; None if the field's name says enough.
+        """
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.value = value
+
+    def __str__(self) -> str:
+        """Return the sentence for someone who called a function."""
+        if self.field is None:
+            return self.message
+        return f"{self.field}: {self.message}" if self.value is None else f"{self.field}={self.value}: {self.message}"
+
+    def as_option(self) -> str:
+        """Return the sentence for someone who gave a command."""
+        if self.field is None:
+            return self.message
+        given = "" if self.value is None else f" {self.value}"
+        return f"--{self.field.replace('_', '-')}{given}: {self.message}"
+
 
 class TooFewUsers(InputError):
     """The users' source has fewer users than asked for."""
 
     def __init__(self, key: str, message: str) -> None:
-        """Take the key that asks for too many, `users.collective` or `users.target`, and what to say."""
+        """Take the key that asks for too many, `users.collective` or `users.target`, and the sentence."""
         super().__init__(message)
         self.key = key
 

@@ -109,9 +109,9 @@ def read_toml(path: Path) -> Table:
         InputError: The file is missing or is not TOML (the line is named).
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _with_current_keys(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such config file") from None
+        raise InputError(f"{path}: no such config file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
 
@@ -145,7 +145,7 @@ def parse_resolved(text: str) -> RunConfig:
         InputError: It does not fit the schema.
     """
     try:
-        return RunConfig.model_validate(tomllib.loads(text))
+        return RunConfig.model_validate(_with_current_keys(tomllib.loads(text)))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise InputError(f"the run's config is not readable here: {error}") from None
 
@@ -160,6 +160,15 @@ def flatten(config: RunConfig) -> dict[str, Any]:
         return flat
 
     return walk(config.model_dump(mode="json"), "")
+
+
+def _with_current_keys(table: Table) -> Table:
+    """Read version 0.1's `evaluate.stage` as `evaluate.point`: records and people's files still have it."""
+    evaluate = table.get("evaluate")
+    if not isinstance(evaluate, dict) or "stage" not in evaluate:
+        return table
+    renamed = {"point" if key == "stage" else key: value for key, value in evaluate.items()}
+    return {**table, "evaluate": renamed}
 
 
 def _merge(base: Table, over: Table) -> Table:
@@ -180,7 +189,7 @@ def _parse_overrides(overrides: Sequence[str]) -> Table:
         nested: Table = {parts[-1]: _parse_value(value.strip())}
         for part in reversed(parts[:-1]):
             nested = {part: nested}
-        table = _merge(table, nested)
+        table = _merge(table, _with_current_keys(nested))
     return table
 
 

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.conditions import DevicesConfig, FaultsConfig, RobustConfig
-from configs.group import Group as _Group
+from configs.base import Group as _Group
+from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
 
 
 class SyntheticConfig(_Group):
@@ -120,8 +120,9 @@ class EvaluateConfig(_Group):
     every: int | Literal["halving"] = 0
     """Evaluate target users every so many rounds as well; 0: only after stage 1; `halving`: after half of the rounds,
     half of those and so on, which lie evenly where bytes are drawn on a logarithmic axis."""
-    stage: Literal["collective", "personalised"] = "collective"
-    """What is evaluated on the way: the collective shift, or also a personalisation from there, which is not kept."""
+    point: Literal["collective", "personalised"] = "collective"
+    """What a midway evaluation looks at: the collective shift, or also a personalisation from there, which is not
+    kept."""
     batch_size: int = Field(8, ge=1)
     """Queries scored together."""
     predictions: bool = True
@@ -134,8 +135,8 @@ class EvaluateConfig(_Group):
             raise ValueError(f"{given!r}: expected a number of rounds, or halving")
         return given
 
-    def on_the_way(self, rounds: int) -> set[int]:
-        """Return the rounds of so many after which target users are evaluated, the last one not among them."""
+    def midway_rounds(self, rounds: int) -> set[int]:
+        """Return the rounds, of so many, after which target users are evaluated midway; the last is not among them."""
         if self.every == "halving":
             return {rounds >> times for times in range(1, rounds.bit_length())}
         return set(range(self.every, rounds, self.every)) if self.every else set()
@@ -205,7 +206,7 @@ class RunConfig(_Group):
     cohort: int = Field(8, ge=1)
     """Collective users per round."""
     aggregation: str = "mean"
-    """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/aggregation.py)."""
+    """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/shifts/averages.py)."""
     sites: list[int] = Field([10, 12])
     """Decoder blocks whose output is intervened on, counted from 0."""
     positions: str = "all"

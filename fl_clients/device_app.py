@@ -6,7 +6,7 @@ from flwr.app import Context
 
 from configs.load import parse_resolved
 from fl_clients.app import app
-from fl_clients.limit import limited_to
+from fl_clients.process.time_limit import limited_to
 
 __all__ = ["app"]
 

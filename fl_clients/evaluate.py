@@ -1,4 +1,4 @@
-"""How a user's held-out questions are answered and judged, with the adapter as it is set."""
+"""How a user's held-out questions are answered and scored, with the adapter as it is set."""
 
 import json
 from collections.abc import Sequence
@@ -7,24 +7,33 @@ from pathlib import Path
 from configs.seeds import derive_seed
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import Task
+from fl_clients.lamp.user_table import OpenedUser
 from fl_clients.predict import generate, score_labels
 from fl_clients.session import Session
-from strategies.metrics import Statistics, classification_statistics, generation_statistics, rating_statistics
+from strategies.metrics.statistics import (
+    Statistics,
+    classification_statistics,
+    generation_statistics,
+    rating_statistics,
+)
+from strategies.wire import EvaluationPoint
 
 
-def answer_questions(session: Session, user_id: str, queries: Sequence[Pair], stage: str) -> list[str]:
-    """Answer a user's queries.
+def answer_questions(session: Session, user: OpenedUser, point: EvaluationPoint) -> list[str]:
+    """Answer a user's questions.
 
     Args:
         session: Its adapter is set.
-        user_id: The user's own, for the seeds of sampled answers.
-        queries: In any order.
-        stage: `base` runs the bare backbone, all others the adapter.
+        user: The user; its id seeds sampled answers.
+        point: `base` runs the bare backbone, all others the adapter.
+
+    Returns:
+        One answer per question, in their order.
     """
-    config, task = session.config, session.task
-    adapter = None if stage == "base" else session.adapter
-    prompts = [prompt for prompt, _ in _questions(session, queries)]
-    # Like lengths together: less padding. The order goes back at the end.
+    config, task, queries = session.config, session.task, user.queries
+    adapter = None if point == EvaluationPoint.BASE else session.adapter
+    prompts = [prompt for prompt, _ in _prompts(session, queries)]
+    # Prompts of similar length together need less padding; the answers go back to the questions' order.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
     for start in range(0, len(order), config.evaluate.batch_size):
@@ -36,47 +45,53 @@ def answer_questions(session: Session, user_id: str, queries: Sequence[Pair], st
         else:
             seeds = None
             if config.decoding == "paper":
-                seeds = [derive_seed(config.seed, "decode", stage, user_id, queries[i].item_id) for i in chosen]
+                names = [(str(point), user.user_id, queries[i].item_id) for i in chosen]
+                seeds = [derive_seed(config.seed, "decode", *name) for name in names]
             answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, seeds)
         for i, answer in zip(chosen, answers, strict=True):
             texts[i] = answer
     return texts
 
 
-def judge_answers(
-    session: Session, keep: Path | None, partition: int, queries: Sequence[Pair], answers: Sequence[str], stage: str
+def score_answers(
+    session: Session,
+    predictions_dir: Path | None,
+    partition: int,
+    user: OpenedUser,
+    answers: Sequence[str],
+    point: EvaluationPoint,
 ) -> Statistics:
-    """Return sufficient statistics of answers, keys prefixed with the stage.
+    """Return sufficient statistics of answers, keys prefixed with the evaluation point.
 
     Args:
         session: Names the task.
-        keep: The run record, where the answers themselves go into the client's own file; None keeps none.
+        predictions_dir: Where the answers go, into the client's own file; None keeps none.
         partition: The user's.
-        queries: With their golds.
-        answers: One a query.
-        stage: `base`, `collective` or `personalised`.
+        user: With questions and golds.
+        answers: One per question.
+        point: With what they were answered.
     """
+    queries = user.queries
     if not queries:
         return {}
-    statistics = _judge(session.task, answers, [query.target for query in queries])
-    if keep is not None and session.config.evaluate.predictions:
-        folder = keep / ".predictions"
-        folder.mkdir(exist_ok=True)
+    statistics = _score(session.task, answers, [query.target for query in queries])
+    if predictions_dir is not None and session.config.evaluate.predictions:
+        predictions_dir.mkdir(exist_ok=True)
         rows = [
-            {"user": partition, "stage": stage, "query": query.item_id, "gold": query.target, "prediction": text}
+            {"user": partition, "stage": str(point), "query": query.item_id, "gold": query.target, "prediction": text}
             for query, text in zip(queries, answers, strict=True)
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{partition}-{stage}.jsonl").write_text(text, encoding="utf-8")
-    return {f"{stage}.{key}": values for key, values in statistics.items()}
+        (predictions_dir / f"{partition}-{point}.jsonl").write_text(text, encoding="utf-8")
+    return {f"{point}.{key}": values for key, values in statistics.items()}
 
 
-def questions_cut(session: Session, queries: Sequence[Pair]) -> int:
-    """Count the queries that lose tokens to fit."""
-    return sum(cut for _, cut in _questions(session, queries))
+def count_cut_questions(session: Session, queries: Sequence[Pair]) -> int:
+    """Count the questions that lose tokens to fit."""
+    return sum(cut for _, cut in _prompts(session, queries))
 
 
-def _judge(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Statistics:
+def _score(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Statistics:
     if task.kind == "texts":
         return generation_statistics(predictions, golds)
     if task.kind == "ratings":
@@ -88,8 +103,8 @@ def _judge(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Stat
     )
 
 
-def _questions(session: Session, queries: Sequence[Pair]) -> list[tuple[list[int], bool]]:
-    """The queries' prompts, with room for the longest answer as in training, and whether each was cut."""
+def _prompts(session: Session, queries: Sequence[Pair]) -> list[tuple[list[int], bool]]:
+    """The questions' prompts, with room for the longest answer as in training, and whether each was cut."""
     longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
     room = session.config.personal.max_tokens - longest
     return [session.encoder.prompt(query.source, room) for query in queries]

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from configs.schema import FitConfig
-from fl_clients.batches import IGNORED, Example, epoch_batches
-from fl_clients.forward import Forward
+from fl_clients.backbone.batches import IGNORED, Example, epoch_batches
+from fl_clients.backbone.forward import Forward
 from strategies.method import Adapter, FitResult
 
 

@@ -1,74 +1,62 @@
-"""What one client does with one message, in plain values and without Flower.
+"""What one client does with one message, without Flower.
 
 Nothing outlives a task but the backbone and the adapter, which every client of this process shares, and what the client
 itself has put into its private store.
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from configs.files import write_atomic
 from configs.schema import FitConfig
 from configs.seeds import derive_seed
-from fl_clients.batches import Example
+from fl_clients.backbone.batches import Example
+from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers
 from fl_clients.fit import LocalFit
 from fl_clients.lamp.readers import Pair
-from fl_clients.lamp.table import open_user
-from fl_clients.private_store import read_kept, write_kept, write_private
-from fl_clients.questions import answer_questions, judge_answers, questions_cut
+from fl_clients.lamp.user_table import open_user
+from fl_clients.private_store import read_client_state, write_client_state, write_private
+from fl_clients.process.paths import ClientPaths
 from fl_clients.session import Session, open_session
-from strategies.method import FitResult, Tensors, Visit
-from strategies.metrics import Statistics
+from strategies.method import FitResult, Tensors, TrainRequest
+from strategies.metrics.statistics import Statistics
+from strategies.wire import ClientReport, EvaluationPoint, RollCallAnswer
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reply:
     """What a client answers."""
 
     shared: Tensors | None
-    values: dict[str, Any]
-    numbers: Statistics
+    report: ClientReport | RollCallAnswer
+    statistics: Statistics
+    """Sums by evaluation point and name, such as `base.confusion`."""
 
 
-def personalize_once(run_dir: Path, data_dir: Path, partition: int, shared: Tensors) -> Reply:
-    """Stage 2, for good: asked again, by a run that was taken up again, the client answers what it answered then."""
-    path = run_dir / ".personalised" / f"{int(partition)}.json"
-    if path.is_file():
-        return Reply(None, **json.loads(path.read_text(encoding="utf-8")))
-    reply = personalize(run_dir, data_dir, partition, shared, True)
-    path.parent.mkdir(exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps({"values": reply.values, "numbers": reply.numbers}), encoding="utf-8")
-    scratch.replace(path)
-    return reply
+def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
+    """Say which user this client holds, and how many history items and questions; `versions` is of a real device."""
+    user = open_user(paths.data_dir, paths.partition)
+    answer = RollCallAnswer(
+        partition=paths.partition, history=len(user.history), queries=len(user.queries), versions=versions
+    )
+    return Reply(None, answer, {})
 
 
-def roll_call(data_dir: Path, partition: int) -> Reply:
-    """Say who is there: the partition, and how many history items and queries it holds."""
-    user = open_user(data_dir, partition)
-    return Reply(None, {"partition": partition, "history": len(user.history), "queries": len(user.queries)}, {})
-
-
-def train(
-    run_dir: Path, data_dir: Path, partition: int, shared: Tensors, round_number: int, last_turn: int = -1
-) -> Reply:
+def train(paths: ClientPaths, shared: Tensors, round_number: int, last_turn: int = -1) -> Reply:
     """Stage 1: train on the user's history and answered questions; return what travels.
 
     Args:
-        run_dir: The run record.
-        data_dir: The user table.
-        partition: Who.
+        paths: The client's.
         shared: What the server sent.
         round_number: The round.
-        last_turn: The round of the user's last turn that the server took, −1 if none.
+        last_turn: The last round whose update of this user the server counted, −1 if none.
     """
-    session = open_session(run_dir)
+    session = open_session(paths.run_dir)
     started = _start(session)
-    user = open_user(data_dir, partition)
+    user = open_user(paths.data_dir, paths.partition)
     config = session.config
     opening = round_number == 0
     settings = config.personal if opening else config.local
@@ -76,33 +64,44 @@ def train(
     examples = _encode(session, user.history + user.queries, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span)
-    visit = Visit(round_number, shared, read_kept(run_dir / "private", partition, last_turn), local_fit)
-    trained = session.method.client_train(session.adapter, visit)
-    if trained.kept is not None:
-        write_kept(run_dir / "private", partition, round_number, last_turn, trained.kept)
-    return Reply(trained.shared, {**_fit_values(trained.fit, examples), **_finish(session, started)}, {})
+    client_state = read_client_state(paths.private_dir, paths.partition, last_turn)
+    result = session.method.client_train(session.adapter, TrainRequest(round_number, shared, client_state, local_fit))
+    if result.client_state is not None:
+        write_client_state(paths.private_dir, paths.partition, round_number, last_turn, result.client_state)
+    report = ClientReport(**_fit_values(result.fit, examples), **_finish(session, started))
+    return Reply(result.shared, report, {})
 
 
-def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, keep: bool) -> Reply:
-    """Stage 2: evaluate the collective shift, train the private one, evaluate again.
+def personalize_once(paths: ClientPaths, shared: Tensors) -> Reply:
+    """Stage 2, for good. Asked again, by a run that was resumed, the client repeats its first answer."""
+    path = paths.run_dir / ".personalised" / f"{paths.partition}.json"
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Reply(None, ClientReport.from_record(stored["report"]), stored["statistics"])
+    reply = personalize(paths, shared, persist=True)
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, json.dumps({"report": reply.report.to_record(), "statistics": reply.statistics}))
+    return reply
 
-    A user without history has nothing to personalise on and is served by the collective shift, and so is everybody by a
-    method without a personal part.
+
+def personalize(paths: ClientPaths, shared: Tensors, persist: bool) -> Reply:
+    """Stage 2: evaluate the collective shift, train the private tensors, evaluate again.
+
+    A user without history has nothing to personalise on and is served by the collective shift; so is everyone with a
+    method that has no personal part.
 
     Args:
-        run_dir: The run record.
-        data_dir: The user table.
-        partition: Who.
+        paths: The client's.
         shared: What the server sent.
-        keep: Keep the private tensors and the predictions; else this is a look on the way, which leaves nothing behind.
+        persist: Keep the private tensors and the predictions; else this is a midway evaluation, which leaves nothing.
     """
-    session = open_session(run_dir)
+    session = open_session(paths.run_dir)
     started = _start(session)
-    user = open_user(data_dir, partition)
-    record = run_dir if keep else None
+    user = open_user(paths.data_dir, paths.partition)
+    predictions_dir = paths.predictions_dir if persist else None
     session.method.client_load(session.adapter, shared, None)
-    answers = answer_questions(session, user.user_id, user.queries, "collective")
-    numbers = judge_answers(session, record, partition, user.queries, answers, "collective")
+    answers = answer_questions(session, user, EvaluationPoint.COLLECTIVE)
+    statistics = score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.COLLECTIVE)
     values: dict[str, Any] = {"status": "ok" if user.history else "no_history", "examples": 0, "steps": 0}
     if user.history:
         settings = session.config.personal
@@ -112,29 +111,30 @@ def personalize(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, 
         personal = session.method.client_personalize(session.adapter, shared, local_fit)
         if personal is not None:
             private, result = personal
-            if keep:
-                write_private(run_dir / "private", partition, private)
+            if persist:
+                write_private(paths.private_dir, paths.partition, private)
             session.method.client_load(session.adapter, shared, private)
-            answers = answer_questions(session, user.user_id, user.queries, "personalised")
+            answers = answer_questions(session, user, EvaluationPoint.PERSONALISED)
             values = _fit_values(result, examples)
-    numbers |= judge_answers(session, record, partition, user.queries, answers, "personalised")
-    values["questions_cut"] = questions_cut(session, user.queries)
-    return Reply(None, {**values, **_finish(session, started)}, numbers)
+    statistics |= score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.PERSONALISED)
+    cut = count_cut_questions(session, user.queries)
+    return Reply(None, ClientReport(**values, questions_cut=cut, **_finish(session, started)), statistics)
 
 
-def evaluate(run_dir: Path, data_dir: Path, partition: int, shared: Tensors, stage: str) -> Reply:
-    """Evaluate the shared tensors (`stage` collective) or the bare backbone (base) on the user's queries."""
-    session = open_session(run_dir)
+def evaluate(paths: ClientPaths, shared: Tensors, point: EvaluationPoint) -> Reply:
+    """Evaluate the bare backbone (`point` base) or the shared tensors (collective) on the user's questions."""
+    session = open_session(paths.run_dir)
     started = _start(session)
-    user = open_user(data_dir, partition)
-    base = stage == "base"
+    user = open_user(paths.data_dir, paths.partition)
+    base = point == EvaluationPoint.BASE
     if not base:
         session.method.client_load(session.adapter, shared, None)
-    answers = answer_questions(session, user.user_id, user.queries, stage)
-    numbers = judge_answers(session, run_dir if base else None, partition, user.queries, answers, stage)
-    cut = questions_cut(session, user.queries)
-    values = {"status": "ok", "examples": len(user.queries), "steps": 0, "questions_cut": cut}
-    return Reply(None, {**values, **_finish(session, started)}, numbers)
+    answers = answer_questions(session, user, point)
+    predictions_dir = paths.predictions_dir if base else None
+    statistics = score_answers(session, predictions_dir, paths.partition, user, answers, point)
+    cut = count_cut_questions(session, user.queries)
+    report = ClientReport(examples=len(user.queries), steps=0, questions_cut=cut, **_finish(session, started))
+    return Reply(None, report, statistics)
 
 
 def _start(session: Session) -> float:
@@ -153,7 +153,6 @@ def _finish(session: Session, started: float) -> dict[str, Any]:
 
 def _fit_values(result: FitResult, examples: Sequence[Example]) -> dict[str, Any]:
     return {
-        "status": "ok",
         "examples": result.examples,
         "examples_cut": sum(example.cut for example in examples),
         "steps": result.steps,

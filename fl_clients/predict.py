@@ -6,8 +6,8 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedTokenizerBase
 
-from fl_clients.batches import Example
-from fl_clients.forward import Forward, continuing
+from fl_clients.backbone.batches import Example
+from fl_clients.backbone.forward import Forward, continuing
 from strategies.method import Adapter
 
 _TEMPERATURE, _TOP_K, _TOP_P = 0.1, 10, 0.9  # PerFit, appendix D.5.2

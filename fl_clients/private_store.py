@@ -1,10 +1,11 @@
 """What a client keeps on its disk, one safetensors file per user: private tensors, and what it kept from its turns."""
 
-import os
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from configs.files import write_atomic
 from strategies.method import Tensors
 
 
@@ -22,7 +23,7 @@ def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
     _write(private_path(folder, partition), tensors)
 
 
-def write_kept(folder: Path, partition: int, round_number: int, last_turn: int, tensors: Tensors) -> None:
+def write_client_state(folder: Path, partition: int, round_number: int, last_turn: int, tensors: Tensors) -> None:
     """Write what a collective user keeps from a round's turn, as `write_private` does.
 
     What it began with stays: the server may be killed and do the round again, or leave this turn out.
@@ -31,7 +32,7 @@ def write_kept(folder: Path, partition: int, round_number: int, last_turn: int, 
         folder: The private store.
         partition: Whose.
         round_number: The turn's.
-        last_turn: As in `read_kept`; turns before that one are over.
+        last_turn: As in `read_client_state`; turns before that one are over.
         tensors: What is kept.
     """
     _write(folder / f"{int(partition)}.round{round_number}.safetensors", tensors)
@@ -40,7 +41,7 @@ def write_kept(folder: Path, partition: int, round_number: int, last_turn: int, 
         turns[older].unlink()
 
 
-def read_kept(folder: Path, partition: int, last_turn: int) -> Tensors:
+def read_client_state(folder: Path, partition: int, last_turn: int) -> Tensors:
     """Return what a user has kept; empty if nothing.
 
     Args:
@@ -64,7 +65,5 @@ def _write(path: Path, tensors: Tensors) -> None:
         if not name.startswith(("private_", "kept_")):
             raise ValueError(f"tensor '{name}' is not private: names in the private store begin with private_ or kept_")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, scratch)
-    scratch.chmod(0o600)
-    scratch.replace(path)
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    write_atomic(path, partial(save_file, contiguous), private=True)

@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError
 
 from configs.load import read_resolved
 from configs.paths import DRIVER, NODE, run_dir
-from fl_clients.limit import limited_to
+from fl_clients.process.time_limit import limited_to
 from strategies.method import IMPORTING
 
 with IMPORTING:
@@ -44,9 +44,9 @@ class ReplacingPool(ray_actor.BasicActorPool):
     Where its node is gone for good, the new one waits for room, and the others do the work.
     """
 
-    def __init__(self, *words: Any, **named: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Make the pool; its actors come with `add_actors_to_pool`."""
-        super().__init__(*words, **named)
+        super().__init__(*args, **kwargs)
         self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def add_actors_to_pool(self, num_actors: int) -> None:

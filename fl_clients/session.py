@@ -7,14 +7,14 @@ from pathlib import Path
 
 from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_clients.activations import ActivationStore, activation_folder, fingerprint
-from fl_clients.backbone import Backbone, load, resolve_precision
-from fl_clients.batches import Encoder
-from fl_clients.forward import Forward
+from fl_clients.backbone.activation_store import ActivationStore, activation_folder, fingerprint
+from fl_clients.backbone.batches import Encoder
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.frozen_prefix import FrozenPrefix
+from fl_clients.backbone.load import Backbone, load, resolve_precision
 from fl_clients.lamp.tasks import Task, find_task
-from fl_clients.partition import Partition
 from fl_clients.predict import stop_tokens
-from fl_clients.prefix import Prefix
+from fl_clients.process.partition import Partition
 from strategies.method import Adapter, Method, load_method
 
 
@@ -53,7 +53,7 @@ class Session:
         suffix: int | None = getattr(self.adapter, "suffix", None)
         if folder and frozen:
             store = ActivationStore(folder, limit, partial(_note_once, self._run_dir))
-            self.forward = Forward(self.backbone, Prefix(self.backbone, identity, frozen, suffix, store))
+            self.forward = Forward(self.backbone, FrozenPrefix(self.backbone, identity, frozen, suffix, store))
         self.encoder = Encoder(self.task, self.backbone.tokenizer)
         self.stop = stop_tokens(self.backbone.tokenizer)
 

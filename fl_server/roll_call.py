@@ -1,21 +1,21 @@
-"""What the server learns of real devices when they answer the roll call: their sizes and versions, and no names."""
+"""What the server learns of real devices when they answer the roll call: sizes and versions, no names."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import RunFailed
 from configs.versions import difference
-from fl_server.records import RunRecord, write_run
+from fl_server.record.schema import RunRecord, write_run
+from strategies.wire import RollCallAnswer
 
 
-def check_versions(answers: Mapping[int, Mapping[str, Any]]) -> None:
-    """Refuse devices that would not compute what the others do.
+def check_versions(answers: Mapping[int, RollCallAnswer]) -> None:
+    """Refuse devices whose packages differ from the server's, because they would compute other numbers.
 
     Args:
         answers: By partition id.
@@ -24,19 +24,19 @@ def check_versions(answers: Mapping[int, Mapping[str, Any]]) -> None:
         RunFailed: Names the device and the package.
     """
     for partition, answer in answers.items():
-        if problem := difference(json.loads(answer["versions"])):
+        if problem := difference(json.loads(answer.versions or "{}")):
             raise RunFailed(f"roll call: the node of partition {partition} is refused: {problem}")
 
 
-def enter_users(folder: Path, record: RunRecord, answers: Mapping[int, Mapping[str, Any]]) -> None:
-    """Write `users.parquet` from the roll call: whoever trains here is known by a number alone.
+def write_users_table(folder: Path, record: RunRecord, answers: Mapping[int, RollCallAnswer]) -> None:
+    """Write `users.parquet` from the roll call: users of real devices are known by a number only.
 
     Args:
         folder: The run record.
-        record: Its content, which is completed.
+        record: Its content; the users' digest is filled in.
         answers: By partition id.
     """
-    rows = [(user, int(answers[user]["history"]), int(answers[user]["queries"])) for user in sorted(answers)]
+    rows = [(user, answers[user].history, answers[user].queries) for user in sorted(answers)]
     users, history, queries = (list(column) for column in zip(*rows, strict=True))
     table = {"partition": users, "user_id": list(map(str, users)), "history": history, "queries": queries}
     pq.write_table(pa.table(table), folder / "users.parquet")

@@ -1,80 +1,52 @@
-"""The Flower ServerApp: one run from roll call to finished record."""
+"""One federated run: base evaluation, the rounds of stage 1, stage 2. Its heart is `FederatedRun._train_round`."""
 
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from safetensors.torch import save_file
 
-from configs.conditions import DeviceClass
 from configs.errors import RunFailed
+from configs.files import write_atomic
 from configs.load import read_resolved
-from configs.paths import run_dir
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
-from fl_server.completion import complete_record
-from fl_server.devices import Closed, Devices, Turn
-from fl_server.ledger import Phase
-from fl_server.recorder import Recorder, statistics
-from fl_server.records import append_line, read_run, write_run
-from fl_server.roll_call import check_versions, enter_users
-from fl_server.rounds import ClientReply, Clients
+from fl_server.exchange import Clients, ClientTask
+from fl_server.record.complete import complete_record
+from fl_server.record.reply import ClientReply
+from fl_server.record.schema import read_run
+from fl_server.record.writer import RecordWriter
+from fl_server.roll_call import check_versions, write_users_table
+from fl_server.simulated_devices import DeviceTask, device_model
+from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
 from strategies.method import Method, Tensors, load_method
-from strategies.metrics import Statistics, metrics, pool
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run the federation whose record folder the run config names."""
-    complete(run_dir(context.run_config, context.run_id), grid)
+from strategies.metrics.statistics import Statistics, metrics, pool
+from strategies.wire import EvaluationPoint, Phase
 
 
-def complete(folder: Path, grid: Grid, real: bool = False) -> None:
-    """Run the federation of a record, or what is left of it; the record says how it ended.
-
-    Args:
-        folder: The run record.
-        grid: Flower's.
-        real: The clients are real devices, each with its own user's data.
-    """
-    try:
-        Run(folder, grid, real).complete()
-    except Exception as error:
-        record = read_run(folder)
-        record.status = "failed"
-        record.error = str(error) if isinstance(error, RunFailed) else "".join(traceback.format_exception(error))
-        write_run(folder, record)
-        append_line(folder / "events.jsonl", {"event": "failed", "error": record.error})
-
-
-class Run:
+class FederatedRun:
     """One run of a method over the clients of a grid."""
 
     def __init__(self, folder: Path, grid: Grid, real: bool = False) -> None:
-        """Read the record's config, and its checkpoint; `real` as in `complete`."""
+        """Read the record's config and its checkpoint; `real` as in `fl_server.app.complete`."""
         self.folder = folder
         self._real = real
         self.config: RunConfig = read_resolved(folder / "config.toml")
         # As on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
         self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
-        self.recorder = Recorder(folder)
-        self.state: Tensors = self.recorder.state
+        self.writer = RecordWriter(folder)
+        self.state: Tensors = self.writer.state
         faults = self.config.faults
         patience = faults.client_seconds if real else None
-        self.clients = Clients(grid, self.recorder.ledger, faults.retries, self._note_retry, patience)
-        self.devices = Devices(self.config.devices, self.config.seed) if self.config.devices.classes else None
+        self.clients = Clients(grid, self.writer.ledger, faults.retries, self._note_retry, patience)
+        self.devices = device_model(self.config.devices, self.config.seed)
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
 
@@ -85,207 +57,209 @@ class Run:
             RunFailed: Clients did not answer, or failed.
         """
         try:
-            per_user = self._stages()
+            trainable_users = self._call_roll()
+            self._evaluate_base()
+            self._train_collective(trainable_users)
+            per_user = self._personalize()
         finally:
-            self.recorder.flush()
+            self.writer.flush()
         # Every client has answered, so nothing is being written any more.
-        complete_record(self.folder, self.recorder.checkpoint, self.recorder.wall_s, per_user)
-        self.recorder.event("completed")
+        complete_record(self.folder, self.writer.checkpoint, self.writer.wall_s, per_user)
+        self.writer.event("completed")
 
-    def _stages(self) -> dict[str, list[Statistics]]:
-        done = self.recorder.checkpoint
+    def _call_roll(self) -> list[int]:
+        """Meet every client; return the collective users who have an example to train on."""
         users = self.config.users
-        answers = self.clients.call_roll(users.collective + users.target, enter=not done.parts)
+        answers = self.clients.call_roll(users.collective + users.target, record=not self.writer.checkpoint.parts)
         if self._real:
             check_versions(answers)
-            enter_users(self.folder, read_run(self.folder), answers)
-        able = [user for user in range(users.collective) if answers[user]["history"] + answers[user]["queries"]]
-        if len(able) < self.config.cohort:
+            write_users_table(self.folder, read_run(self.folder), answers)
+        trainable = [user for user in range(users.collective) if answers[user].history + answers[user].queries]
+        if len(trainable) < self.config.cohort:
             raise RunFailed(
-                f"cohort={self.config.cohort}: only {len(able)} collective users have an example to train on"
+                f"cohort={self.config.cohort}: only {len(trainable)} collective users have an example to train on"
             )
-        if done.metrics_base is None:
-            base = metrics(pool(self._evaluate(0, "base")["base"]))
-            self.recorder.commit(self.state, metrics_base=base)
-        if self.method.first_round is not None and not self.config.start_from:
-            first = self.method.first_round if done.round is None else done.round + 1
-            for round_number in range(first, self.config.rounds + 1):
-                self._round(round_number, able)
-            if not self.recorder.checkpoint.last_turns:
-                raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
-        return self._personalize()
+        return trainable
 
-    def _cohort(self, number: int, able: list[int]) -> list[int]:
-        """Draw a round's users by the run's seed; in the opening all of them."""
+    def _evaluate_base(self) -> None:
+        """Evaluate the bare backbone, once."""
+        if self.writer.checkpoint.metrics_base is None:
+            base = self._evaluate(0, [EvaluationPoint.BASE])[EvaluationPoint.BASE]
+            self.writer.commit(self.state, metrics_base=metrics(pool(base)))
+
+    def _train_collective(self, trainable_users: list[int]) -> None:
+        """Stage 1: the rounds that are left, unless the shared tensors come from another run."""
+        if self.method.first_round is None or self.config.start_from:
+            return
+        done = self.writer.checkpoint.round
+        first = self.method.first_round if done is None else done + 1
+        for number in range(first, self.config.rounds + 1):
+            self._train_round(number, trainable_users)
+        if not self.writer.checkpoint.last_turns:
+            raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
+
+    def _train_round(self, number: int, trainable_users: list[int]) -> None:
+        """One round of federated averaging: sample, collect, aggregate, record, commit."""
+        cohort = self._sample_cohort(number, trainable_users)
+        this = self._collect_updates(number, cohort)
+        self._aggregate(this)
+        self._record_round(this)
+        self._commit_round(this)
+
+    def _sample_cohort(self, number: int, trainable_users: list[int]) -> list[int]:
+        """Draw a round's users by the run's seed; the opening asks all of them."""
         if number == 0:
-            return able
-        size = self.config.cohort
-        if self.devices:
-            able, size = self.devices.available(number, able), self.devices.asked(size)
+            return trainable_users
+        available = self.devices.available(number, trainable_users)
+        size = min(self.devices.cohort_size(self.config.cohort), len(available))
         generator = np.random.default_rng(derive_seed(self.config.seed, "cohort", number))
-        return sorted(int(user) for user in generator.choice(able, size=min(size, len(able)), replace=False))
+        return sorted(int(user) for user in generator.choice(available, size=size, replace=False))
 
-    def _round(self, number: int, able: list[int]) -> None:
-        started = time.monotonic()
-        sent = self.recorder.ledger.so_far
-        up, down = sent["up"], sent["down"]
-        cohort = self._cohort(number, able)
+    def _collect_updates(self, number: int, cohort: list[int]) -> TrainingRound:
+        """Send the cohort the shared tensors, let it train, and fold what comes back into the aggregator."""
+        started, bytes_before = time.monotonic(), self.writer.ledger.so_far.copy()
         aggregator = self.method.server_aggregator(self.state, number)
         updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust)
-        replies: list[ClientReply] = []
-
-        def take(reply: ClientReply) -> None:
-            if reply.error is None:
-                updates.take(reply.user, reply.shared, reply.values)
-            # Only figures stay in memory, and none that make no sense.
-            figures = {} if reply.user in updates.rejected else reply.values
-            replies.append(replace(reply, shared={}, values=figures))
-
-        turns = self.recorder.checkpoint.last_turns
-        self._ask(number, "train", cohort, take, number > 0, lambda user: {"last_turn": turns.get(user, -1)})
-        failed = [reply.user for reply in replies if reply.error]
-        closed = self._close(number, replies)
-        counted = updates.fold(closed.lost if closed else {})
-        why = {user: f"rejected: {fault}" for user, fault in updates.rejected.items()} | (closed.lost if closed else {})
-        for reply in replies:
-            user = reply.user
-            self.clients.enter(number, "train", reply, arrived=closed is None or user not in closed.lost)
-            came = closed.finished.get(user) if closed else None
-            self.recorder.client(number, "train", reply, why.get(user), self._device(user), came)
-        losses = [reply.values["loss_last"] for reply in replies if reply.user not in why and reply.values]
-        figures: dict[str, float] = {}
-        problem = updates.problem(number, failed, len(cohort), self.devices is not None)
-        enough = problem is None and updates.accepted >= (
-            self.devices.enough(self.config.cohort) if self.devices else 1
-        )
-        server_s = updates.seconds
-        if enough:
-            averaging = time.monotonic()
-            self.state, aggregation = aggregator.result()
-            server_s += time.monotonic() - averaging
-            figures |= {f"aggregation.{key}": value for key, value in aggregation.items()}
-            figures |= self._look(number)
-        loss = float(np.mean(losses)) if losses else None
-        self.recorder.round(
-            round=number,
-            cohort=len(cohort),
-            replies=len(cohort) - len(failed) - (len(closed.lost) if closed else 0),
-            failures=len(failed),
-            rejected=len(updates.rejected),
-            retries=sum(len(reply.attempts) - (reply.error is not None) for reply in replies),
-            seconds=time.monotonic() - started,
-            simulated_s=closed.seconds if closed else None,
-            server_s=server_s,
-            server_rss_bytes=psutil.Process().memory_info().rss,
-            bytes_up=sent["up"] - up,
-            bytes_down=sent["down"] - down,
-            loss=loss,
-            metrics=list(figures.items()),
-        )
-        if problem:
-            raise RunFailed(problem)
-        if failed or updates.rejected:
-            self.recorder.event("note", text=updates.describe(number, failed, len(cohort)))
-        if not enough:
-            self.recorder.event("note", text=f"round {number} is abandoned: {updates.accepted} updates came in time")
-        self._save_shared()
-        taken = dict.fromkeys(counted, number) if enough else {}
-        self.recorder.commit(self.state, round=number, last_turns=turns | taken)
-        figures["bytes"] = sum(sent.values())
-        self.recorder.event("round", round=number, rounds=self.config.rounds, loss=loss, **figures)
-
-    def _device(self, user: int) -> DeviceClass | None:
-        return self.devices.device(user) if self.devices else None
-
-    def _close(self, number: int, replies: list[ClientReply]) -> Closed | None:
-        """Play the round on the simulated devices, where there are any."""
-        if not self.devices:
-            return None
-        turns = [
-            Turn(reply.user, reply.down.payload, reply.up.payload, reply.values["steps"])
-            for reply in replies
-            if reply.values
+        this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
+        last_turns = self.writer.checkpoint.last_turns
+        send = partial(self.method.server_send, self.state) if number else None
+        task = ClientTask(number, Phase.TRAIN, send, lambda user: {"last_turn": last_turns.get(user, -1)})
+        for reply in self._ask(task, cohort):
+            updates.add(reply)
+            # Only figures stay in memory, and none of a reply that was rejected.
+            this.replies.append(reply.without_tensors(keep_report=reply.user not in updates.rejected))
+        device_tasks = [
+            DeviceTask(reply.user, reply.down.payload, reply.up.payload, reply.report.steps)
+            for reply in this.replies
+            if reply.report
         ]
-        return self.devices.close(number, turns, self.config.cohort if number else len(turns))
+        this.outcome = self.devices.close(number, device_tasks, self.config.cohort if number else len(device_tasks))
+        this.counted = updates.fold(this.outcome.lost)
+        return this
 
-    def _look(self, number: int) -> dict[str, float]:
-        """Evaluate on the way, where the config wants it; after the last round the personalisation does."""
-        if number not in self.config.evaluate.on_the_way(self.config.rounds):
+    def _aggregate(self, this: TrainingRound) -> None:
+        """Replace the shared tensors by the average, if enough updates came; evaluate them where the config says."""
+        this.server_s = this.updates.seconds
+        this.problem = this.updates.problem(this.number, len(this.cohort), self.devices.may_lose_clients)
+        this.averaged = this.problem is None and this.updates.accepted >= self.devices.quorum(self.config.cohort)
+        if this.averaged:
+            started = time.monotonic()
+            self.state, figures = this.aggregator.result()
+            this.server_s += time.monotonic() - started
+            this.figures = {f"aggregation.{key}": value for key, value in figures.items()}
+
+    def _record_round(self, this: TrainingRound) -> None:
+        """Write the round's messages, clients and figures.
+
+        Raises:
+            RunFailed: The round could not be averaged.
+        """
+        number, updates = this.number, this.updates
+        for reply in this.replies:
+            user = reply.user
+            self.clients.record_message(number, Phase.TRAIN, reply, arrived=user not in this.outcome.lost)
+            arrived_at_s = this.outcome.arrived_at_s.get(user)
+            rejection, device = this.rejections.get(user), self.devices.device(user)
+            self.writer.client(number, Phase.TRAIN, reply, rejection, device, arrived_at_s)
+        if this.averaged:
+            this.figures |= self._evaluate_midway(number)
+        sent = self.writer.ledger.so_far
+        self.writer.round(
+            round=number,
+            cohort=len(this.cohort),
+            replies=len(this.cohort) - len(updates.failed) - len(this.outcome.lost),
+            failures=len(updates.failed),
+            rejected=len(updates.rejected),
+            retries=sum(reply.retries for reply in this.replies),
+            seconds=time.monotonic() - this.started,
+            simulated_s=this.outcome.seconds,
+            server_s=this.server_s,
+            server_rss_bytes=psutil.Process().memory_info().rss,
+            bytes_up=sent["up"] - this.bytes_before["up"],
+            bytes_down=sent["down"] - this.bytes_before["down"],
+            loss=this.loss,
+            metrics=list(this.figures.items()),
+        )
+        if this.problem:
+            raise RunFailed(this.problem)
+
+    def _commit_round(self, this: TrainingRound) -> None:
+        """Make the round final: a run that is killed later resumes after it."""
+        number, updates = this.number, this.updates
+        if updates.failed or updates.rejected:
+            self.writer.event("note", text=updates.describe(number, len(this.cohort)))
+        if not this.averaged:
+            self.writer.event("note", text=f"round {number} is abandoned: {updates.accepted} updates came in time")
+        self._save_shared()
+        turns = dict.fromkeys(this.counted, number) if this.averaged else {}
+        self.writer.commit(self.state, round=number, last_turns=self.writer.checkpoint.last_turns | turns)
+        figures = this.figures | {"bytes": sum(self.writer.ledger.so_far.values())}
+        self.writer.event("round", round=number, rounds=self.config.rounds, loss=this.loss, **figures)
+
+    def _evaluate_midway(self, number: int) -> dict[str, float]:
+        """Evaluate the target users after this round if the config says so; after the last round stage 2 does."""
+        evaluate = self.config.evaluate
+        if number not in evaluate.midway_rounds(self.config.rounds):
             return {}
-        looked = self._evaluate(number, self.config.evaluate.stage)
+        points = [EvaluationPoint.COLLECTIVE]
+        if EvaluationPoint(evaluate.point) == EvaluationPoint.PERSONALISED:
+            points.append(EvaluationPoint.PERSONALISED)
         figures: dict[str, float] = {}
-        for stage, users in looked.items():
-            figures |= {f"{stage}.{key}": value for key, value in metrics(pool(users)).items()}
+        for point, users in self._evaluate(number, points).items():
+            figures |= {f"{point}.{key}": value for key, value in metrics(pool(users)).items()}
         return figures
 
-    def _evaluate(self, number: int, stage: str) -> dict[str, list[Statistics]]:
-        """Evaluate the target users: bare backbone, collective shift, or that and a personalisation in passing."""
-        stages = ["collective", "personalised"] if stage == "personalised" else [stage]
-        return self._ask_targets(number, "evaluate", stages, send=stage != "base", stage=stage)
+    def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
+        """Evaluate the target users at some points; a personalisation for that is not kept."""
+        last = points[-1]
+        send = None if last == EvaluationPoint.BASE else self._send_newcomers()
+        return self._ask_targets(ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(last)}), points)
 
-    def _personalize(self) -> dict[str, list[Statistics]]:
-        return self._ask_targets(self.config.rounds, "personalize", ["collective", "personalised"], send=True)
+    def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
+        """Stage 2: every target user trains its private tensors, and is evaluated before and after."""
+        task = ClientTask(self.config.rounds, Phase.PERSONALIZE, self._send_newcomers())
+        return self._ask_targets(task, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
 
-    def _ask_targets(
-        self, number: int, phase: Phase, stages: list[str], send: bool, **values: object
-    ) -> dict[str, list[Statistics]]:
-        collected: dict[str, list[Statistics]] = {stage: [] for stage in stages}
+    def _ask_targets(self, task: ClientTask, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
+        """Ask the target users, record what they answer, and return their sums in the order of the users."""
+        collected: dict[EvaluationPoint, list[Statistics]] = {point: [] for point in points}
         failed: list[int] = []
-
-        def take(reply: ClientReply) -> None:
-            self.clients.enter(number, phase, reply)
-            self.recorder.client(number, phase, reply, device=self._device(reply.user))
-            if reply.error:
+        for reply in self._ask(task, self.targets):
+            self.clients.record_message(task.round, task.phase, reply)
+            rejection = f"rejected: {reply.fault}" if reply.fault else None
+            self.writer.client(task.round, task.phase, reply, rejection, self.devices.device(reply.user))
+            if reply.report is None:
                 failed.append(reply.user)
-            for stage, users in collected.items():
-                users.append(statistics(reply, stage))
-
-        self._ask(number, phase, self.targets, take, send, lambda _user: values)
+            for point, users in collected.items():
+                users.append(reply.statistics_at(point))
         if failed:
             raise RunFailed(
-                f"{phase} ({', '.join(stages)}): {len(failed)} of {len(self.targets)} clients failed; "
+                f"{task.phase} ({', '.join(points)}): {len(failed)} of {len(self.targets)} clients failed; "
                 f"their tracebacks are in {self.folder / 'errors.jsonl'}"
             )
         return collected
 
-    def _ask(
-        self,
-        number: int,
-        phase: Phase,
-        users: list[int],
-        take: Callable[[ClientReply], None],
-        send: bool,
-        values: Callable[[int], Mapping[str, object]],
-    ) -> None:
-        """Exchange one task with `users`."""
-        self.recorder.event("phase", phase=phase, round=number, total=len(users))
-
-        def note(reply: ClientReply) -> None:
-            take(reply)
-            sent = sum(self.recorder.ledger.so_far.values())
-            self.recorder.event("client", phase=phase, user=reply.user, failed=reply.error is not None, bytes=sent)
-
-        give: Callable[[int], Tensors] | None = None
-        if send and phase == "train":
-            give = partial(self.method.server_send, self.state)
-        elif send:
-            newcomers = self._newcomers()  # target users have never been there
-
-            def give(_user: int) -> Tensors:
-                return newcomers
-
-        self.clients.ask(number, phase, users, give, note, values)
+    def _ask(self, task: ClientTask, users: list[int]) -> Iterator[ClientReply]:
+        """Ask `users`, and report each reply to whoever follows the run."""
+        self.writer.event("phase", phase=str(task.phase), round=task.round, total=len(users))
+        for reply in self.clients.ask(task, users):
+            yield reply
+            sent = sum(self.writer.ledger.so_far.values())
+            failed = reply.error is not None
+            self.writer.event("client", phase=str(task.phase), user=reply.user, failed=failed, bytes=sent)
 
     def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
-        self.recorder.failure(number, phase, user, attempt, error)
-        text = f"user {user} failed and is asked again: {error.strip().splitlines()[-1][:200]}"
-        self.recorder.event("note", text=text)
+        self.writer.failure(number, phase, user, attempt, error)
+        text = f"user {user} failed and is retried: {error.strip().splitlines()[-1][:200]}"
+        self.writer.event("note", text=text)
 
-    def _newcomers(self) -> Tensors:
-        """What a newcomer is sent; taken from another run, the state is just that."""
+    def _newcomer_tensors(self) -> Tensors:
+        """What a user is sent who has never been there; from another run, the state is just that."""
         return self.state if self.config.start_from else self.method.server_send(self.state, None)
 
+    def _send_newcomers(self) -> Callable[[int], Tensors]:
+        tensors = self._newcomer_tensors()
+        return lambda _user: tensors
+
     def _save_shared(self) -> None:
-        scratch = self.folder / "shared.safetensors.tmp"
-        save_file(self._newcomers(), scratch)
-        scratch.replace(self.folder / "shared.safetensors")
+        write_atomic(self.folder / "shared.safetensors", partial(save_file, self._newcomer_tensors()))

@@ -14,10 +14,10 @@ from torch import nn
 
 from configs.seeds import derive_seed
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, KEPT, PRIVATE, SHARED, LoraSettings
-from strategies.method import Aggregator, BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+from strategies.aggregation.mean import TensorMean
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, KEPT, PRIVATE, SHARED, LoraSettings
+from strategies.method import Aggregator, BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
 
 _FUSION = "private_fusion.w"
 _LIMIT = 1.5
@@ -102,14 +102,14 @@ class FdLora:
         self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, COLLECTIVE)
         return lora.attach(model, {COLLECTIVE: adapter})
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Train θ_p in the opening, then a copy of θ_s."""
-        if visit.round == 0:
-            _, result = self._train_personal(adapter, visit.fit)
-            return Trained(adapter.state(COLLECTIVE, SHARED), result, adapter.state(COLLECTIVE, KEPT))
-        trained = lora.train_shared(adapter, visit)
-        sync = visit.round % self.sync_every == 0
-        return Trained(trained.shared, trained.fit, adapter.state(COLLECTIVE, KEPT) if sync else None)
+        if request.round == 0:
+            _, result = self._train_personal(adapter, request.fit)
+            return TrainResult(adapter.state(COLLECTIVE, SHARED), result, adapter.state(COLLECTIVE, KEPT))
+        trained = lora.train_shared(adapter, request)
+        sync = request.round % self.sync_every == 0
+        return TrainResult(trained.shared, trained.fit, adapter.state(COLLECTIVE, KEPT) if sync else None)
 
     def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train θ_p and fuse it with θ_s."""

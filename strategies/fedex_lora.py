@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from strategies import lora, stacking
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+from strategies import lora
+from strategies.aggregation.mean import TensorMean
+from strategies.lora import merging
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
 
 
 class FedexLora:
@@ -36,7 +37,7 @@ class FedexLora:
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return Ā, B̄ and the residuals that `user` lacks."""
-        return travelling(state) | stacking.missing(state, user)
+        return travelling(state) | merging.missing(state, user)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> "MeanAndResidual":
         """Return the means, and the residual in factors."""
@@ -46,19 +47,19 @@ class FedexLora:
         """Put the adapter on."""
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Merge the residuals that came, train A and B from the means."""
-        kept = stacking.merge(visit.shared, visit.kept)
-        stacking.set_base(adapter, kept)
-        trained = lora.train_shared(adapter, visit)
-        return Trained(trained.shared, trained.fit, kept)
+        kept = merging.merge(request.shared, request.client_state)
+        merging.set_base(adapter, kept)
+        trained = lora.train_shared(adapter, request)
+        return TrainResult(trained.shared, trained.fit, kept)
 
     def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
         """Return nothing: there is no personal part."""
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
         """Set the weights with the residuals merged, and the mean adapter on them."""
-        stacking.set_base(adapter, stacking.merge(shared, {}))
+        merging.set_base(adapter, merging.merge(shared, {}))
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.use(COLLECTIVE)
 
@@ -107,4 +108,4 @@ class MeanAndResidual:
                 columns = [self._scale * n / total * (shared[name].double() - state[name]) for _, shared, n in others]
                 changes[module] = torch.cat(columns, dim=1)
         users = [user for user, _, _ in self._clients]
-        return stacking.push(state, self._round, changes, users), {}
+        return merging.push(state, self._round, changes, users), {}

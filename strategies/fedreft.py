@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from strategies import shifts
-from strategies.adapters.positions import Positions
-from strategies.adapters.shift import retract
-from strategies.adapters.sites import SiteShifts
-from strategies.aggregation import align
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult
+from strategies.shifts.averages import align
+from strategies.shifts.positions import Positions
+from strategies.shifts.shift import retract
+from strategies.shifts.sites import SiteShifts
 
 _STAGE, _SENT, _KEPT, _OWN = "personal", "shared_median", "kept_own", "private_own"
 _START, _USER = "server_start", "server_user"
@@ -85,13 +85,13 @@ class FedReft:
         """Put φ on every site."""
         return SiteShifts(model, self.sites, self.positions, backbone.hidden, {_STAGE: self.rank})
 
-    def client_train(self, adapter: SiteShifts, visit: Visit) -> Trained:
+    def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Mix the others' shift into the own one, train, send it and keep it."""
-        received = {name.replace(_SENT, _KEPT): value for name, value in visit.shared.items()}
-        mixed = self._mix(adapter, visit.kept, received, visit.fit) if visit.kept else received
+        received = {name.replace(_SENT, _KEPT): value for name, value in request.shared.items()}
+        mixed = self._mix(adapter, request.client_state, received, request.fit) if request.client_state else received
         shifts.load(adapter, _STAGE, mixed, _KEPT)
-        result = shifts.train(adapter, [_STAGE], visit.fit)
-        return Trained(shifts.state(adapter, _STAGE, "shared_own"), result, shifts.state(adapter, _STAGE, _KEPT))
+        result = shifts.train(adapter, [_STAGE], request.fit)
+        return TrainResult(shifts.state(adapter, _STAGE, "shared_own"), result, shifts.state(adapter, _STAGE, _KEPT))
 
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train a newcomer's shift from the geometric median of all."""

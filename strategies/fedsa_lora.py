@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, PRIVATE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+from strategies.aggregation.mean import TensorMean
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, PRIVATE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
 
 
 class FedsaLora:
@@ -49,12 +49,12 @@ class FedsaLora:
         """Put the adapter on."""
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Train A and the client's own B; A goes back, B stays."""
-        self._set(adapter, visit.shared, visit.kept)
-        result = visit.fit(adapter.trainable(COLLECTIVE))
+        self._set(adapter, request.shared, request.client_state)
+        result = request.fit(adapter.trainable(COLLECTIVE))
         sent = adapter.state(COLLECTIVE, SHARED, letters="A")
-        return Trained(sent, result, adapter.state(COLLECTIVE, PRIVATE, letters="B"))
+        return TrainResult(sent, result, adapter.state(COLLECTIVE, PRIVATE, letters="B"))
 
     def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train A and B, keep both."""

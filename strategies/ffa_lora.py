@@ -6,10 +6,10 @@ Sun et al., ICLR 2024 (arXiv 2403.12313). No personal part.
 from torch import nn
 
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+from strategies.aggregation.mean import TensorMean
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
 
 
 class FfaLora:
@@ -45,11 +45,11 @@ class FfaLora:
         adapter.load(COLLECTIVE, self._start(backbone), SHARED)
         return adapter
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Train B."""
-        self.client_load(adapter, visit.shared, None)
-        result = visit.fit(adapter.trainable(COLLECTIVE, letters="B"))
-        return Trained(adapter.state(COLLECTIVE, SHARED, letters="B"), result)
+        self.client_load(adapter, request.shared, None)
+        result = request.fit(adapter.trainable(COLLECTIVE, letters="B"))
+        return TrainResult(adapter.state(COLLECTIVE, SHARED, letters="B"), result)
 
     def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
         """Return nothing: there is no personal part."""

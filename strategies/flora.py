@@ -9,10 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from strategies import lora, stacking
-from strategies.adapters.lora import LoraAdapters
-from strategies.lora import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit
+from strategies import lora
+from strategies.lora import merging
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult
 
 _START = "server_start"
 
@@ -39,7 +40,7 @@ class Flora:
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return the stacks that `user` lacks."""
-        return stacking.missing(state, user)
+        return merging.missing(state, user)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> "Stack":
         """Return the stack of the clients' factors."""
@@ -57,23 +58,23 @@ class Flora:
         self._shape = backbone
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Merge what came, train a new adapter, send it."""
         assert self._shape is not None
-        kept = stacking.merge(visit.shared, visit.kept)
-        stacking.set_base(adapter, kept)
-        begin = lora.start(self.lora.on(self._shape), self._shape, SHARED, self.seed, COLLECTIVE, visit.round)
+        kept = merging.merge(request.shared, request.client_state)
+        merging.set_base(adapter, kept)
+        begin = lora.start(self.lora.on(self._shape), self._shape, SHARED, self.seed, COLLECTIVE, request.round)
         adapter.load(COLLECTIVE, begin, SHARED)
         adapter.use(COLLECTIVE)
-        result = visit.fit(adapter.trainable(COLLECTIVE))
-        return Trained(adapter.state(COLLECTIVE, SHARED), result, kept)
+        result = request.fit(adapter.trainable(COLLECTIVE))
+        return TrainResult(adapter.state(COLLECTIVE, SHARED), result, kept)
 
     def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
         """Return nothing: there is no personal part."""
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
         """Set the weights with everything merged, and no adapter on them."""
-        stacking.set_base(adapter, stacking.merge(shared, {}))
+        merging.set_base(adapter, merging.merge(shared, {}))
         adapter.use()
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
@@ -118,4 +119,4 @@ class Stack:
                 weighted = [self._scale * examples / total * shared[name] for _, shared, examples in self._clients]
                 changes[module] = torch.cat(weighted, dim=1)
         users = [user for user, _, _ in self._clients]
-        return stacking.push(self._state, self._round, changes, users), {}
+        return merging.push(self._state, self._round, changes, users), {}

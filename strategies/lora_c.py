@@ -6,10 +6,10 @@ FedIT: Zhang et al., ICASSP 2024; the name LoRA-C is PerFit's (appendix D.5.3).
 from torch import nn
 
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+from strategies.aggregation.mean import TensorMean
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
 
 
 class LoraC:
@@ -43,9 +43,9 @@ class LoraC:
         """Put the adapter on."""
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Train A and B."""
-        return lora.train_shared(adapter, visit)
+        return lora.train_shared(adapter, request)
 
     def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
         """Return nothing: there is no personal part."""

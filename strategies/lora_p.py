@@ -3,10 +3,10 @@
 from torch import nn
 
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import PERSONAL, PRIVATE, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
+from strategies.aggregation.mean import TensorMean
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import PERSONAL, PRIVATE, LoraSettings
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult
 
 
 class LoraP:
@@ -43,7 +43,7 @@ class LoraP:
         self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, PERSONAL)
         return lora.attach(model, {PERSONAL: adapter})
 
-    def client_train(self, _adapter: LoraAdapters, _visit: Visit) -> Trained:
+    def client_train(self, _adapter: LoraAdapters, _request: TrainRequest) -> TrainResult:
         """Never called: there is no stage 1."""
         raise NotImplementedError("LoRA-P has no stage 1")
 

@@ -65,28 +65,28 @@ class Fit(Protocol):
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A collective user's turn to train."""
+class TrainRequest:
+    """One round of stage 1 for one collective user."""
 
     round: int
     """From 1; 0 is the opening of a method that has one."""
     shared: Tensors
     """What the server sent; nothing in the opening."""
-    kept: Tensors
-    """What this client kept from its last turn; empty the first time."""
+    client_state: Tensors
+    """What this client kept from its last round (`kept_*`, `private_*`); empty the first time."""
     fit: Fit
     """In the opening a whole training with stage 2's settings, else this round's part of stage 1's schedule."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a turn leaves."""
+class TrainResult:
+    """What one round of stage 1 leaves."""
 
     shared: Tensors
     """Goes back to the server."""
     fit: FitResult
-    kept: Tensors | None = None
-    """Kept for this client's next turn, in place of what was kept before; None keeps that."""
+    client_state: Tensors | None = None
+    """Replaces what the client keeps for its next round; None leaves it as it is."""
 
 
 class Adapter(Protocol):
@@ -119,7 +119,7 @@ class Aggregator(Protocol):
     """What a reply holds: names, shapes, dtypes, and where clients begin or began their training. The length of a
     client's step is taken from there."""
     per_user: bool
-    """The outcome keeps clients apart: rules that make one update of all (strategies/robust.py) do not apply."""
+    """The outcome keeps clients apart, so rules that pool updates (strategies/aggregation/robust.py) do not apply."""
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
         """Take one client's reply. The caller fixes the order, so that sums round the same way always."""
@@ -159,7 +159,7 @@ class Method(Protocol):
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Adapter:
         """Put this method's adapter on a frozen backbone, inactive."""
 
-    def client_train(self, adapter: Any, visit: Visit) -> Trained:
+    def client_train(self, adapter: Any, request: TrainRequest) -> TrainResult:
         """Stage 1 on one collective user."""
 
     def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult] | None:

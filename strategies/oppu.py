@@ -6,10 +6,10 @@ OPPU: Tan et al., EMNLP 2024 (arXiv 2402.04401), with the modules and ranks of P
 from torch import nn
 
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
-from strategies.averaging import TensorMean
-from strategies.lora import COLLECTIVE, PERSONAL, PRIVATE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+from strategies.aggregation.mean import TensorMean
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE, PERSONAL, PRIVATE, SHARED, LoraSettings
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
 
 
 class Oppu:
@@ -57,9 +57,9 @@ class Oppu:
         self._begin = lora.start(personal, backbone, PRIVATE, self.seed, PERSONAL)
         return lora.attach(model, {COLLECTIVE: self.collective.on(backbone), PERSONAL: personal})
 
-    def client_train(self, adapter: LoraAdapters, visit: Visit) -> Trained:
+    def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
         """Train A and B."""
-        return lora.train_shared(adapter, visit)
+        return lora.train_shared(adapter, request)
 
     def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train A_i and B_i beside the fixed A and B."""

@@ -6,10 +6,10 @@ PerFit: Exploring Personalization Shifts in Representation Space of LLMs (ICLR 2
 from torch import nn
 
 from strategies import shifts
-from strategies.adapters.positions import Positions
-from strategies.adapters.sites import SiteShifts
-from strategies.aggregation import ShiftAggregator, find_average
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit, travelling
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
+from strategies.shifts.averages import ShiftAggregator, find_average
+from strategies.shifts.positions import Positions
+from strategies.shifts.sites import SiteShifts
 
 COLLECTIVE, PERSONAL = "collective", "personal"
 
@@ -43,7 +43,7 @@ class PerFit:
             rank_private: r⁽²⁾.
             joint_private_init: Stage 1 also trains the start of φ⁽²⁾; if false only φ⁽¹⁾ travels and φ⁽²⁾
                 starts at the identity.
-            aggregation: A key of `strategies.aggregation.AGGREGATORS`.
+            aggregation: A key of `strategies.shifts.averages.AGGREGATORS`.
             seed: The run's seed; the start of every R derives from it.
 
         Raises:
@@ -80,14 +80,14 @@ class PerFit:
         """Put φ⁽²⁾ ∘ φ⁽¹⁾ on every site of the frozen backbone."""
         return SiteShifts(model, self.sites, self.positions, backbone.hidden, self.ranks)
 
-    def client_train(self, adapter: SiteShifts, visit: Visit) -> Trained:
+    def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Train φ⁽¹⁾, and the start of φ⁽²⁾ where it travels, on one collective user."""
-        self.client_load(adapter, visit.shared, None)
-        result = shifts.train(adapter, self._travelling(), visit.fit)
+        self.client_load(adapter, request.shared, None)
+        result = shifts.train(adapter, self._travelling(), request.fit)
         state: Tensors = {}
         for stage in self._travelling():
             state |= shifts.state(adapter, stage, f"shared_{stage}")
-        return Trained(state, result)
+        return TrainResult(state, result)
 
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train φ⁽²⁾ alone on one target user, on top of the fixed φ⁽¹⁾."""

@@ -7,10 +7,10 @@ are trained as PerFit's stage 1 trains.
 from torch import nn
 
 from strategies import shifts
-from strategies.adapters.positions import Positions
-from strategies.adapters.sites import SiteShifts
-from strategies.aggregation import ShiftAggregator, find_average
-from strategies.method import BackboneShape, Fit, Tensors, Trained, Visit, travelling
+from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
+from strategies.shifts.averages import ShiftAggregator, find_average
+from strategies.shifts.positions import Positions
+from strategies.shifts.sites import SiteShifts
 
 _STAGE, _SHARED = "collective", "shared_collective"
 
@@ -55,11 +55,11 @@ class ReftC:
         """Put φ on every site."""
         return SiteShifts(model, self.sites, self.positions, backbone.hidden, {_STAGE: self.rank})
 
-    def client_train(self, adapter: SiteShifts, visit: Visit) -> Trained:
+    def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Train φ."""
-        self.client_load(adapter, visit.shared, None)
-        result = shifts.train(adapter, [_STAGE], visit.fit)
-        return Trained(shifts.state(adapter, _STAGE, _SHARED), result)
+        self.client_load(adapter, request.shared, None)
+        result = shifts.train(adapter, [_STAGE], request.fit)
+        return TrainResult(shifts.state(adapter, _STAGE, _SHARED), result)
 
     def client_personalize(self, _adapter: SiteShifts, _shared: Tensors, _fit: Fit) -> None:
         """Return nothing: there is no personal part."""

@@ -1,20 +1,123 @@
 """Between named tensors and Flower messages: what travels, refused if private, counted as sent."""
 
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_to_proto
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from strategies.method import Tensors
 
-SHARED, TASK, NUMBERS = "shared", "task", "numbers"
+SHARED, TASK, STATISTICS = "shared", "task", "numbers"
 """Names of the records in a message: tensors, plain values, and the sums a client returns."""
+
+
+class Phase(StrEnum):
+    """What a message is for."""
+
+    ROLL_CALL = "rollcall"
+    TRAIN = "train"
+    PERSONALIZE = "personalize"
+    EVALUATE = "evaluate"
+
+
+class EvaluationPoint(StrEnum):
+    """With what a user's questions are answered."""
+
+    BASE = "base"
+    """The bare backbone."""
+    COLLECTIVE = "collective"
+    """The shared tensors (stage 1)."""
+    PERSONALISED = "personalised"
+    """The shared and the user's private tensors (stage 2)."""
 
 
 class PrivateTensorError(ValueError):
     """A tensor that is not `shared_*` was about to enter a message."""
+
+
+class ArraySize(NamedTuple):
+    """One tensor of a message, as it was sent."""
+
+    name: str
+    elements: int
+    payload_bytes: int
+    """Bytes of the values, without name and wrapper."""
+    dtype: str
+
+
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
+"""Fits the records' 32-bit columns."""
+
+
+class _PlainValues(BaseModel):
+    """Plain values of a message: checked when made, and when read from what came."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the values as a message takes them; what is None is left out."""
+        return self.model_dump(exclude_none=True)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read the values of a message.
+
+        Raises:
+            ValueError: A value is missing, unknown, of another type or out of bounds; the first is named.
+        """
+        try:
+            return cls.model_validate(dict(record))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            key, message = ".".join(map(str, problem["loc"])), problem["msg"]
+            if problem["type"] == "missing":
+                raise ValueError(f"{key} is missing") from None
+            raise ValueError(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}") from None
+
+
+class ClientReport(_PlainValues):
+    """What a client says of a task it did."""
+
+    examples: _Count
+    """Examples trained on, or questions answered."""
+    steps: _Count
+    """Optimiser steps."""
+    status: Literal["ok", "no_history"] = "ok"
+    """`no_history`: the user has nothing to personalise on."""
+    examples_cut: _Count | None = None
+    """Examples that lost tokens to fit."""
+    questions_cut: _Count | None = None
+    """Questions that lost tokens to fit."""
+    loss_first: float | None = None
+    """Mean loss of the first step, nats per answer token."""
+    loss_last: float | None = None
+    """Mean loss of the last step, nats per answer token."""
+    wall_s: float
+    """Seconds the task took."""
+    ended_at: float
+    """When it ended, seconds since 1970."""
+    partition_name: str
+    """The slice of a machine it ran on."""
+    peak_memory_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class RollCallAnswer(_PlainValues):
+    """What a client says when the run begins."""
+
+    partition: _Count
+    """Which user it holds."""
+    history: _Count
+    """History items of that user."""
+    queries: _Count
+    """Questions of that user."""
+    versions: str | None = None
+    """Package versions as JSON; of a real device only."""
 
 
 def pack(shared: Tensors | None = None, task: Mapping[str, Any] | None = None) -> RecordDict:
@@ -47,16 +150,16 @@ def unpack(content: RecordDict) -> tuple[Tensors, dict[str, Any]]:
     return tensors, dict(content.config_records[TASK])
 
 
-def put_numbers(content: RecordDict, numbers: Mapping[str, list[float]]) -> None:
-    """Add named lists of numbers to a message's content."""
-    content.metric_records[NUMBERS] = MetricRecord({key: list(values) for key, values in numbers.items()})
+def write_statistics(content: RecordDict, statistics: Mapping[str, list[float]]) -> None:
+    """Add a client's sums, by name, to a message's content."""
+    content.metric_records[STATISTICS] = MetricRecord({key: list(values) for key, values in statistics.items()})
 
 
-def take_numbers(content: RecordDict) -> dict[str, list[float]]:
-    """Return the named lists of numbers of a message's content."""
-    if NUMBERS not in content.metric_records:
+def read_statistics(content: RecordDict) -> dict[str, list[float]]:
+    """Return the sums in a message's content by name; empty if there are none."""
+    if STATISTICS not in content.metric_records:
         return {}
-    return {key: list(value) for key, value in content.metric_records[NUMBERS].items() if isinstance(value, list)}
+    return {key: list(value) for key, value in content.metric_records[STATISTICS].items() if isinstance(value, list)}
 
 
 def message_bytes(message: Message) -> int:
@@ -64,10 +167,10 @@ def message_bytes(message: Message) -> int:
     return int(message_to_proto(message).ByteSize())
 
 
-def array_bytes(message: Message) -> list[tuple[str, int, int, str]]:
-    """Return (name, elements, payload bytes, dtype) of every tensor in a message, from the tensors themselves."""
+def array_sizes(message: Message) -> list[ArraySize]:
+    """Return the size of every tensor in a message, from the tensors themselves."""
     if not message.has_content() or SHARED not in message.content.array_records:
         return []
     arrays = message.content.array_records[SHARED]
     decoded = ((name, array.numpy()) for name, array in arrays.items())
-    return [(name, int(value.size), int(value.nbytes), str(value.dtype)) for name, value in decoded]
+    return [ArraySize(name, int(value.size), int(value.nbytes), str(value.dtype)) for name, value in decoded]

@@ -9,8 +9,8 @@ import pytest
 
 from configs.load import load_config
 from configs.schema import RunConfig
-from fl_clients.backbone import Backbone, load
-from simulations import plots
+from fl_clients.backbone.load import Backbone, load
+from simulations.display import plots
 
 DRAW = plots.draw
 

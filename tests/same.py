@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from fl_server.records import read_run
+from fl_server.record.schema import read_run
 
 _TIMES = {
     "seconds",

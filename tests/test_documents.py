@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from fl_clients.backbone import fetch
-from simulations.__main__ import app
+from fl_clients.backbone.load import fetch
+from simulations.cli.main import app
 from tests.conftest import write_lamp
 
 pytestmark = pytest.mark.integration

@@ -13,17 +13,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.conditions import FaultsConfig, RobustConfig
+from configs.environment import FaultsConfig, RobustConfig
 from configs.errors import InputError
 from configs.load import known_keys, load_config, read_resolved, write_config
 from configs.schema import RunConfig
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.tasks import find_task
+from fl_server.record.reply import ClientReply, MessageSize
 from fl_server.updates import Updates
-from strategies.aggregation import MeanAverage, ShiftAggregator
+from strategies.aggregation.robust import RULES
 from strategies.method import Tensors
-from strategies.robust import RULES
-from strategies.wire import SHARED, TASK, unpack
+from strategies.shifts.averages import MeanAverage, ShiftAggregator
+from strategies.wire import SHARED, TASK, ClientReport
 from tests.conftest import TINY, movie
 
 T = TypeVar("T")
@@ -157,7 +158,10 @@ def state() -> Tensors:
     return {"shared_c.1.R": torch.eye(2, 4), "shared_c.1.W": torch.eye(2, 4), "shared_c.1.b": torch.zeros(2)}
 
 
-VALUES = {"examples": 5, "steps": 2, "loss_first": 1.5, "loss_last": 1.0}
+VALUES: dict[str, Any] = {
+    **{"examples": 5, "steps": 2, "loss_first": 1.5, "loss_last": 1.0},
+    **{"wall_s": 1.0, "ended_at": 1.0, "partition_name": "cpu", "peak_memory_bytes": 1},
+}
 ODD = st.integers(-3, 2**62) | st.floats(allow_nan=True) | st.text(max_size=5) | st.booleans()
 NAMES = st.sampled_from([*state(), "shared_c.2.R", "private_x", ""])
 ARRAYS = st.builds(
@@ -183,14 +187,14 @@ def test_no_message_spoils_what_is_averaged(
         FaultsConfig(),
         RobustConfig(rule=rule),  # type: ignore[arg-type]
     )
-    updates.take(0, state(), VALUES)
+    sizes = (MessageSize(), MessageSize())
+    updates.add(ClientReply(0, state(), ClientReport(**VALUES), {}))
     for user, change in enumerate(changes, 1):
         content = RecordDict()
         arrays = {name: Array.from_numpy_ndarray(value.numpy()) for name, value in (state() | change).items()}
         content.array_records[SHARED] = ArrayRecord(arrays)
         content.config_records[TASK] = ConfigRecord({**VALUES, **odd})
-        shared, values = unpack(content)
-        updates.take(user, shared, values)
+        updates.add(ClientReply.read(user, content, (), *sizes))
     updates.fold()
     assert updates.accepted + len(updates.rejected) == 1 + len(changes)
     result, _ = aggregator.result()

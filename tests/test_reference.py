@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.load import read_resolved
-from simulations import comparison_runs
-from simulations.__main__ import app
-from simulations.cold_start_findings import main_rows
-from simulations.cold_start_report import findings
-from simulations.cold_start_rows import tabulate
-from simulations.comparable import Run, check_comparable
-from simulations.comparison import compare_runs
+from simulations.cli.main import app
+from simulations.experiments import compare as comparison_runs
+from simulations.experiments.cold_start.findings import main_rows
+from simulations.experiments.cold_start.rows import tabulate
+from simulations.experiments.cold_start.write import findings
+from simulations.experiments.comparable import Run, check_comparable
+from simulations.experiments.comparison.analysis import compare_runs
 from tests.test_documents import commands
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def test_a_pages_commands_find_every_committed_run(page: str, tmp_path: Path, mo
 
 @pytest.mark.parametrize(("page", "folders"), [("reference.md", COMPARISONS), ("cold-start.md", COLD_STARTS)])
 def test_a_page_shows_tables_of_each_folder_and_no_others(page: str, folders: list[Path]) -> None:
-    script = runpy.run_path(str(ROOT / "docs" / "reference_tables.py"))
+    script = runpy.run_path(str(ROOT / "tools" / "reference_tables.py"))
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     tables = re.split(r"(?=^\*\*)", text, flags=re.MULTILINE)
     shown = [found[0] for part in tables if (found := re.match(r"\*\*.+\*\*\n\n(\|.+\n)+\n.+\n", part))]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 from tests.conftest import movie, tiny_config, write_lamp
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Prints the tables of comparisons and cold starts in Markdown: `python docs/reference_tables.py FOLDER…`."""
+"""Prints the tables of comparisons and cold starts in Markdown: `python tools/reference_tables.py FOLDER…`."""
 
 import argparse
 import json
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from simulations.cold_start_report import cold_start_tables
-from simulations.tables import comparison_tables, rows_of
+from simulations.display.tables import rows_of
+from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.comparison.tables import comparison_tables
 
 
 def main() -> None:

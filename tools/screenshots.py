@@ -1,4 +1,4 @@
-"""Makes the README's pictures of a report: `python docs/screenshots.py results/reference/movie_tagging`.
+"""Makes the README's pictures of a report: `python tools/screenshots.py results/reference/movie_tagging`.
 
 Needs the `dev` extra and Debian's Chromium. The pictures go to `docs/images/`.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from simulations import write_page
+from fedperfit import write_page
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 _DRAWN = "(place) => place.querySelector('svg')"
 
 

@@ -8,14 +8,14 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 
-from fl_clients.backbone import Backbone
-from fl_clients.batches import Batch, Example, collate
-from fl_clients.prefix import Prefix, States, given_cache, held, label_inputs
+from fl_clients.backbone.batches import Batch, Example, collate
+from fl_clients.backbone.frozen_prefix import FrozenPrefix, FrozenStates, given_cache, key_values, label_inputs
+from fl_clients.backbone.load import Backbone
 from strategies.method import Adapter
 
 
 @dataclass(frozen=True)
-class Passed:
+class ForwardOutput:
     """What a forward pass over examples gives."""
 
     batch: Batch
@@ -25,14 +25,14 @@ class Passed:
     cache: DynamicCache | None
     logits: torch.Tensor
     """[batch, kept logits, vocabulary]"""
-    states: list[States]
+    states: list[FrozenStates]
     """Of each example; empty without a prefix."""
 
 
 class Forward:
     """Runs examples through a backbone, from its prefix where there is one."""
 
-    def __init__(self, backbone: Backbone, prefix: Prefix | None) -> None:
+    def __init__(self, backbone: Backbone, prefix: FrozenPrefix | None) -> None:
         """Take the backbone and what is kept of it; None computes every block."""
         self.backbone = backbone
         self._prefix = prefix
@@ -45,7 +45,7 @@ class Forward:
         logits_to_keep: int,
         with_cache: bool = False,
         labels: Sequence[list[int]] = (),
-    ) -> Passed:
+    ) -> ForwardOutput:
         """Run examples.
 
         Args:
@@ -53,7 +53,7 @@ class Forward:
             examples: At least one.
             logits_to_keep: For so many last positions.
             with_cache: Return keys and values, for a continuation.
-            labels: As in `Prefix.states`, for `continue_with_labels`.
+            labels: As in `FrozenPrefix.states`, for `continue_with_labels`.
         """
         prefix, device = self._prefix, self.backbone.device
         states = [prefix.states(each.prompt, each.answer, labels) for each in examples] if prefix else []
@@ -80,11 +80,11 @@ class Forward:
         if prefix and cache is not None:
             # The frozen blocks did not run, so their stand-ins have not grown.
             stand_ins = [self._place_holder(len(states), mask.shape[1])] * prefix.frozen_blocks
-            cache = given_cache(stand_ins + held(cache)[prefix.frozen_blocks :])
-        return Passed(batch, mask, cache, logits, states)
+            cache = given_cache(stand_ins + key_values(cache)[prefix.frozen_blocks :])
+        return ForwardOutput(batch, mask, cache, logits, states)
 
     def continue_with_labels(
-        self, adapter: Adapter | None, passed: Passed, labels: Sequence[list[int]]
+        self, adapter: Adapter | None, passed: ForwardOutput, labels: Sequence[list[int]]
     ) -> torch.Tensor:
         """Return log p(label without its first token | prompt, first token); shape [examples, labels], nats.
 
@@ -113,7 +113,7 @@ class Forward:
         chosen = log_softmax(logits.float(), dim=-1).gather(2, targets[..., None])[..., 0]
         return (chosen * real).sum(dim=1).view(rows, len(labels))
 
-    def _place(self, states: Sequence[States], length: int) -> torch.Tensor:
+    def _place(self, states: Sequence[FrozenStates], length: int) -> torch.Tensor:
         """Lay hidden states out as the batch's tokens lie: at the right end, [batch, length, d]."""
         hidden = torch.zeros(len(states), length, states[0].hidden.shape[-1], dtype=states[0].hidden.dtype)
         for row, each in enumerate(states):
@@ -121,7 +121,7 @@ class Forward:
             hidden[row, length - len(own) :] = own
         return hidden.to(self.backbone.device)
 
-    def _kept_cache(self, states: Sequence[States], starts: Sequence[int]) -> DynamicCache:
+    def _kept_cache(self, states: Sequence[FrozenStates], starts: Sequence[int]) -> DynamicCache:
         """Lay kept keys and values out before the batch's tokens, each row's at the right end."""
         assert self._prefix is not None
         length = max(starts)
@@ -151,7 +151,7 @@ def _known(tensor: torch.Tensor | None) -> torch.Tensor:
     return tensor
 
 
-def _starts(examples: Sequence[Example], states: Sequence[States]) -> list[int]:
+def _starts(examples: Sequence[Example], states: Sequence[FrozenStates]) -> list[int]:
     """Where each example's computed tokens begin, so that all end together and nothing lies between kept and computed.
 
     A row shorter than the longest computes some of its untouched tokens again, in the place of padding: sliding windows

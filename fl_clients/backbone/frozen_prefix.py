@@ -20,13 +20,13 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from fl_clients.activations import ActivationStore, key_of
-from fl_clients.backbone import Backbone
-from strategies.adapters.sites import find_blocks
+from fl_clients.backbone.activation_store import ActivationStore, key_of
+from fl_clients.backbone.load import Backbone
+from strategies.shifts.sites import find_blocks
 
 
 @dataclass(frozen=True)
-class States:
+class FrozenStates:
     """What never changes of one example."""
 
     hidden: torch.Tensor
@@ -41,7 +41,7 @@ class States:
     """[labels, width, d]: of the labels' tokens but the last, each after the prompt; None if not asked for."""
 
 
-class Prefix:
+class FrozenPrefix:
     """The frozen blocks of one backbone, and the store their states are kept in."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Prefix:
             raise ValueError(f"frozen_blocks={frozen_blocks}: the backbone has {len(self._blocks)} blocks")
         self._identity = (identity, arithmetic(backbone), frozen_blocks)
 
-    def states(self, prompt: list[int], answer: list[int], labels: Sequence[list[int]] = ()) -> States:
+    def states(self, prompt: list[int], answer: list[int], labels: Sequence[list[int]] = ()) -> FrozenStates:
         """Return the states of an example, from the store or computed and put there.
 
         Args:
@@ -82,7 +82,9 @@ class Prefix:
         if tensors is None:
             tensors = self._compute(prompt + answer, len(prompt), untouched, labels)
             self._store.write(key, tensors)
-        return States(tensors["hidden"], untouched, tensors.get("keys"), tensors.get("values"), tensors.get("labels"))
+        return FrozenStates(
+            tensors["hidden"], untouched, tensors.get("keys"), tensors.get("values"), tensors.get("labels")
+        )
 
     @torch.no_grad()
     def _compute(
@@ -98,7 +100,7 @@ class Prefix:
             self._pass(torch.tensor([tokens], device=device), 0, cache)
             tensors = {"hidden": found.pop()[0]}
             if untouched:
-                pairs = held(cache)[self.frozen_blocks :]
+                pairs = key_values(cache)[self.frozen_blocks :]
                 tensors["keys"] = torch.stack([keys[0, :, :untouched] for keys, _ in pairs])
                 tensors["values"] = torch.stack([values[0, :, :untouched] for _, values in pairs])
                 self._skip(above, undo)
@@ -214,7 +216,7 @@ def given_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicC
     return cache
 
 
-def held(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def key_values(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return a cache's keys and values, a pair a block; of one that has none, two empty tensors."""
     nothing = torch.empty(0)
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []

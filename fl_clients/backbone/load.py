@@ -33,8 +33,8 @@ from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
 from configs.paths import cache_dir
-from strategies.adapters.sites import find_blocks, name_of_blocks
 from strategies.method import BackboneShape
+from strategies.shifts.sites import find_blocks, name_of_blocks
 
 Precision = Literal["fp32", "bf16"]
 

@@ -1,4 +1,4 @@
-"""Who takes part in a run, as a user table on disk (fl_clients/lamp/table.py has its format).
+"""Who takes part in a run, as a user table on disk (fl_clients/lamp/user_table.py has its format).
 
 Partitions 0 … collective−1 are the collective users, the target users follow.
 """
@@ -20,8 +20,8 @@ from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
 from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
-from fl_clients.lamp.table import ROWS, batch_of, write_index
 from fl_clients.lamp.tasks import find_task
+from fl_clients.lamp.user_table import ROWS, batch_of, write_index
 
 
 @dataclass(frozen=True)

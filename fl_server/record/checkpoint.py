@@ -4,12 +4,14 @@ Everything is written beside and renamed, so that a reader finds a whole checkpo
 written after a checkpoint belong to work that will be done again, and are left out when the tables are opened again.
 """
 
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError
+from configs.files import write_atomic
 from strategies.method import Tensors
 
 _FOLDER = ".checkpoint"
@@ -47,12 +49,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: Tensors) -> Non
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
     path = _state_path(home, checkpoint)
-    scratch = home / "state.tmp"
-    save_file(state, scratch)
-    scratch.replace(path)
-    scratch = home / "checkpoint.tmp"
-    scratch.write_text(checkpoint.model_dump_json(), encoding="utf-8")
-    scratch.replace(home / "checkpoint.json")
+    write_atomic(path, partial(save_file, state))
+    write_atomic(home / "checkpoint.json", checkpoint.model_dump_json())
     for old in home.glob("state-*.safetensors"):
         if old != path:
             old.unlink()

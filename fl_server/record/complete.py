@@ -1,4 +1,4 @@
-"""From what a finished run has left to a complete record."""
+"""Closes a run record: results of a finished run, or what a broken one had recorded."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from configs.errors import InputError
-from fl_server.checkpoint import Checkpoint, load_checkpoint
-from fl_server.ledger import count_faults, simulated_seconds, total_bytes
-from fl_server.records import RunRecord, read_run, write_run
-from fl_server.tables import clean, gather, settle_private
-from strategies.metrics import Statistics, metrics, pool, spread_over_users
+from fl_server.record.checkpoint import Checkpoint, load_checkpoint
+from fl_server.record.ledger import count_faults, simulated_seconds, total_bytes
+from fl_server.record.schema import RunRecord, read_run, write_run
+from fl_server.record.tables import clean, gather, keep_last_private
+from strategies.metrics.statistics import Statistics, metrics, pool, spread_over_users
+from strategies.wire import EvaluationPoint
 
 
 def complete_record(
-    folder: Path, checkpoint: Checkpoint, wall_s: float, per_user: Mapping[str, Sequence[Statistics]]
+    folder: Path, checkpoint: Checkpoint, wall_s: float, per_user: Mapping[EvaluationPoint, Sequence[Statistics]]
 ) -> None:
     """Gather a record's tables and write its results; to be called when no client writes any more.
 
@@ -25,12 +26,12 @@ def complete_record(
         per_user: The target users' statistics before (`collective`) and after personalisation (`personalised`).
     """
     gather(folder)
-    settle_private(folder / "private", checkpoint.last_turns)
+    keep_last_private(folder / "private", checkpoint.last_turns)
     record = read_run(folder)
     record.metrics_base = checkpoint.metrics_base or {}
-    record.metrics_collective = metrics(pool(per_user["collective"]))
-    record.metrics = metrics(pool(per_user["personalised"]))
-    record.per_user = spread_over_users([metrics(statistics) for statistics in per_user["personalised"]])
+    record.metrics_collective = metrics(pool(per_user[EvaluationPoint.COLLECTIVE]))
+    record.metrics = metrics(pool(per_user[EvaluationPoint.PERSONALISED]))
+    record.per_user = spread_over_users([metrics(statistics) for statistics in per_user[EvaluationPoint.PERSONALISED]])
     _add_up(folder, record)
     record.shared_sha256 = hashlib.sha256((folder / "shared.safetensors").read_bytes()).hexdigest()
     record.wall_s = wall_s

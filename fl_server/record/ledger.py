@@ -1,6 +1,5 @@
 """The ledger: one row per message, direction and tensor group; the only source of any number of bytes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,11 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fl_server.records import BytesPart
-from fl_server.tables import LEDGER, TableWriter
+from fl_server.record.reply import MessageSize
+from fl_server.record.schema import BytesPart
+from fl_server.record.tables import LEDGER, TableWriter
+from strategies.wire import Phase
 
 Direction = Literal["up", "down"]
-Phase = Literal["rollcall", "train", "personalize", "evaluate"]
 
 
 class Ledger:
@@ -22,23 +22,16 @@ class Ledger:
         """Open the ledger of a run record; `keep` as in `TableWriter`."""
         self.table = TableWriter(folder, "ledger", LEDGER, keep)
         self.so_far: dict[Direction, int] = {"up": 0, "down": 0}
-        """Bytes of all messages entered, those before the run was taken up again included."""
+        """Bytes of all messages recorded, those before a resume included."""
         for part in self.table.parts():
             rows = pq.read_table(part, columns=["direction", "message_bytes"])
             for direction in self.so_far:
                 self.so_far[direction] += _add(rows, "message_bytes", direction)
 
-    def enter(
-        self,
-        round_number: int,
-        phase: Phase,
-        direction: Direction,
-        user: int,
-        record: str,
-        arrays: Sequence[tuple[str, int, int, str]],
-        message_bytes: int,
+    def record(
+        self, round_number: int, phase: Phase, direction: Direction, user: int, record: str, message: MessageSize
     ) -> None:
-        """Enter one message.
+        """Record one message.
 
         Args:
             round_number: 0 before stage 1.
@@ -46,31 +39,29 @@ class Ledger:
             direction: `up` is from the client to the server.
             user: Partition id.
             record: Name of the message's tensor record.
-            arrays: (name, elements, payload bytes, dtype) of each tensor as it was sent; the last dotted part of
-                a name is its group.
-            message_bytes: Size of the serialised message; stands on the first of its rows alone, so that the
-                column sums to what crossed.
+            message: What was sent. The last dotted part of a tensor's name is its group. The message's own size
+                is on the first of its rows only, so that the column sums to what crossed.
         """
         groups: dict[tuple[str, str], list[int]] = {}
-        for name, elements, payload, dtype in arrays:
+        for name, elements, payload, dtype in message.arrays:
             sums = groups.setdefault((name.rpartition(".")[2], dtype), [0, 0])
             sums[0] += elements
             sums[1] += payload
         for number, ((group, dtype), (elements, payload)) in enumerate((groups or {("", ""): [0, 0]}).items()):
             self.table.add(
                 round=round_number,
-                phase=phase,
+                phase=str(phase),
                 direction=direction,
                 user=user,
                 record=record if groups else "",
                 group=group,
                 elements=elements,
                 payload_bytes=payload,
-                message_bytes=0 if number else message_bytes,
+                message_bytes=0 if number else message.size,
                 codec="raw",
                 dtype=dtype,
             )
-        self.so_far[direction] += message_bytes
+        self.so_far[direction] += message.size
 
 
 def total_bytes(folder: Path) -> BytesPart:

@@ -3,7 +3,7 @@
 `config.toml` · `run.json` · `users.parquet` (which user is which partition) · `rounds.parquet` · `clients.parquet` ·
 `ledger.parquet` · `predictions.jsonl` · `shared.safetensors` (what a newcomer is sent) · `private/` · `events.jsonl`
 (what happened, as it happened) · `errors.jsonl` (failed clients). Until a run has completed, `.checkpoint/` says how
-far it is (fl_server/checkpoint.py), and other folders with dots hold what tables and predictions are made of.
+far it is (fl_server/record/checkpoint.py), and other folders with dots hold what tables and predictions are made of.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import InputError
+from configs.files import write_atomic
 
 Status = Literal["running", "completed", "failed", "cancelled"]
 
@@ -122,12 +123,10 @@ def write_run(folder: Path, record: RunRecord) -> None:
     """Validate and write `run.json`, whole or not at all."""
     content = RunRecord.model_validate(record.model_dump()).model_dump(mode="json")
     content = {"schema": content.pop("schema_version"), **content}
-    scratch = folder / "run.json.tmp"
-    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(folder / "run.json")
+    write_atomic(folder / "run.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def begin_again(folder: Path) -> None:
+def mark_resumed(folder: Path) -> None:
     """Note in a record that its run is taken up again."""
     record = read_run(folder)
     record.status, record.error, record.resumed = "running", None, record.resumed + 1
@@ -143,7 +142,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         file.write(line.encode() + b"\n")
 
 
-def end_line(path: Path) -> None:
+def finish_partial_line(path: Path) -> None:
     """End a line that a killed process left half written, so that the next stands by itself; readers pass it over."""
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as file:

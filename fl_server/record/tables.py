@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs.files import write_atomic
 from configs.paths import USERS_LINK
 
 ROUNDS = pa.schema(
@@ -105,9 +107,8 @@ class TableWriter:
     def flush(self) -> None:
         """Write the rows added so far as a part."""
         if self._rows:
-            scratch = self._parts / "part.tmp"
-            pq.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), scratch)
-            scratch.replace(self._parts / f"{self.written:06}.parquet")
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            write_atomic(self._parts / f"{self.written:06}.parquet", partial(pq.write_table, table))
             self._rows, self.written = [], self.written + 1
 
 
@@ -121,9 +122,18 @@ def read_rows(folder: Path, name: str) -> pa.Table:
     # A run taken up again has the table of its first end beside parts that go on.
     if not (folder / f".{name}").is_dir():
         return pq.read_table(folder / f"{name}.parquet")
+    return _read_parts(folder, name)
+
+
+def _read_parts(folder: Path, name: str) -> pa.Table:
     schema = TABLES[name]
     parts = sorted((folder / f".{name}").glob("*.parquet"))
     return pa.concat_tables([schema.empty_table(), *(pq.read_table(path, schema=schema) for path in parts)])
+
+
+def write_compact(table: pa.Table, path: Path) -> None:
+    """Write a finished table as one row group: parts would cost a header and a dictionary each."""
+    pq.write_table(table, path, compression="zstd", row_group_size=max(1, table.num_rows))
 
 
 def gather(folder: Path) -> None:
@@ -131,19 +141,15 @@ def gather(folder: Path) -> None:
 
     To be called when no process of the run writes any more.
     """
-    for name, schema in TABLES.items():
-        parts = folder / f".{name}"
-        if parts.is_dir():
-            scratch = folder / f"{name}.parquet.tmp"
-            with pq.ParquetWriter(scratch, schema) as writer:
-                for path in sorted(parts.glob("*.parquet")):
-                    writer.write_table(pq.read_table(path, schema=schema))
-            scratch.replace(folder / f"{name}.parquet")
+    for name in TABLES:
+        if (folder / f".{name}").is_dir():
+            table = _read_parts(folder, name)
+            write_atomic(folder / f"{name}.parquet", partial(write_compact, table))
     _gather_predictions(folder)
     shutil.rmtree(folder / ".partitions", ignore_errors=True)
 
 
-def settle_private(private: Path, last_turns: Mapping[int, int]) -> None:
+def keep_last_private(private: Path, last_turns: Mapping[int, int]) -> None:
     """Make what each user kept from its last turn (`<partition>.round<n>.safetensors`) its file, its only one.
 
     To be called when no client writes any more.
@@ -172,6 +178,8 @@ def clean(folder: Path) -> None:
     """Remove what only a run that is taken up again would need."""
     for name in (*TABLES, "predictions", "personalised", "checkpoint", "updates"):
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
+    for left in folder.glob("*.tmp"):  # of processes that were killed
+        left.unlink()
     (folder / USERS_LINK).unlink(missing_ok=True)
 
 
@@ -185,8 +193,9 @@ def _gather_predictions(folder: Path) -> None:
         user, _, stage = path.stem.partition("-")
         return int(user), order[stage]
 
-    scratch = folder / "predictions.jsonl.tmp"
-    with scratch.open("w", encoding="utf-8") as merged:
-        for path in sorted(parts.glob("*.jsonl"), key=place):
-            merged.write(path.read_text(encoding="utf-8"))
-    scratch.replace(folder / "predictions.jsonl")
+    def merge(target: Path) -> None:
+        with target.open("w", encoding="utf-8") as merged:
+            for path in sorted(parts.glob("*.jsonl"), key=place):
+                merged.write(path.read_text(encoding="utf-8"))
+
+    write_atomic(folder / "predictions.jsonl", merge)

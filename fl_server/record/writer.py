@@ -1,22 +1,27 @@
-"""What the server writes down while a run goes on: the record's tables, its events, its checkpoint."""
+"""Writes a run record while the run goes on: its tables, events and checkpoint."""
 
 import time
 from pathlib import Path
 from typing import Any
 
-from configs.conditions import DeviceClass
-from fl_server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fl_server.ledger import Ledger, Phase
-from fl_server.records import append_line
-from fl_server.rounds import ClientReply
-from fl_server.tables import CLIENTS, ROUNDS, TableWriter
+from configs.environment import DeviceClass
+from fl_server.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fl_server.record.ledger import Ledger
+from fl_server.record.reply import ClientReply
+from fl_server.record.schema import append_line
+from fl_server.record.tables import CLIENTS, ROUNDS, TableWriter
 from strategies.method import Tensors
-from strategies.metrics import Statistics, metrics
+from strategies.metrics.statistics import metrics
+from strategies.wire import EvaluationPoint, Phase
 
-STAGES = ("base", "collective", "personalised")
+_REPORTED = (
+    *("examples", "examples_cut", "questions_cut", "steps", "loss_first", "loss_last"),
+    *("wall_s", "ended_at", "peak_memory_bytes"),
+)
+"""Columns of `clients.parquet` that are a client's report as it is."""
 
 
-class Recorder:
+class RecordWriter:
     """The tables, events and checkpoint of one run, opened where its checkpoint left them."""
 
     def __init__(self, folder: Path) -> None:
@@ -27,7 +32,7 @@ class Recorder:
         """
         self.folder = folder
         self.checkpoint, self.state = load_checkpoint(folder)
-        """How far the run is, and the server's tensors then."""
+        """How far the run is, and the server's tensors at that point."""
         parts = self.checkpoint.parts
         self.ledger = Ledger(folder, parts.get("ledger", 0))
         self._rounds = TableWriter(folder, "rounds", ROUNDS, parts.get("rounds", 0))
@@ -37,11 +42,11 @@ class Recorder:
 
     @property
     def wall_s(self) -> float:
-        """Seconds the run has taken, those before it was taken up again included."""
+        """Seconds the run has taken, those before a resume included."""
         return self._before + time.monotonic() - self._started
 
     def commit(self, state: Tensors, **done: Any) -> None:
-        """Make what has been done up to now final.
+        """Write a checkpoint: what is done now is never done again.
 
         Args:
             state: The server's.
@@ -68,9 +73,9 @@ class Recorder:
         number: int,
         phase: Phase,
         reply: ClientReply,
-        left_out: str | None = None,
+        rejection: str | None = None,
         device: DeviceClass | None = None,
-        simulated_s: float | None = None,
+        arrived_at_s: float | None = None,
     ) -> None:
         """Add one client's task to `clients.parquet`, and its last traceback to `errors.jsonl` if it failed for good.
 
@@ -78,55 +83,45 @@ class Recorder:
             number: The round.
             phase: The task.
             reply: The client's.
-            left_out: Why what it sent was not averaged.
-            device: Its device; more memory than it has is told, not forbidden: other machines take other memory.
-            simulated_s: When its reply came, by the virtual clock.
+            rejection: Why what it sent was not averaged.
+            device: Its simulated device. More memory than it has is reported, not forbidden: other machines take other
+                amounts.
+            arrived_at_s: When its reply arrived, by the virtual clock.
         """
-        values = reply.values
-        own = {f"{stage}.{key}": value for stage in STAGES for key, value in metrics(statistics(reply, stage)).items()}
-        limit, peak = device.memory_mb if device else None, values.get("peak_memory_bytes")
-        over = None if limit is None or peak is None else peak > limit * 1_000_000
-        if over and device and peak:
+        report = reply.report.model_dump() if reply.report else {}
+        peak, limit = report.get("peak_memory_bytes"), device.memory_mb if device else None
+        over_memory = None if limit is None or peak is None else peak > limit * 1_000_000
+        if over_memory and device and peak:
             text = f"user {reply.user}: {peak / 1e6:.0f} MB in round {number}, device {device.name} has {limit:g} MB"
             self.event("note", text=text)
-        status = left_out or values.get("status", "ok")
+        scores = {
+            f"{point}.{key}": value
+            for point in EvaluationPoint
+            for key, value in metrics(reply.statistics_at(point)).items()
+        }
         self._clients.add(
             round=number,
-            phase=phase,
+            phase=str(phase),
             user=reply.user,
-            examples=values.get("examples"),
-            examples_cut=values.get("examples_cut"),
-            questions_cut=values.get("questions_cut"),
-            steps=values.get("steps"),
-            loss_first=values.get("loss_first"),
-            loss_last=values.get("loss_last"),
-            wall_s=values.get("wall_s"),
-            ended_at=values.get("ended_at"),
-            partition=values.get("partition_name"),
-            peak_memory_bytes=values.get("peak_memory_bytes"),
-            status="failed" if reply.error else status,
-            retries=len(reply.attempts) - (reply.error is not None),
+            partition=report.get("partition_name"),
+            status="failed" if reply.error else rejection or report.get("status", "ok"),
+            retries=reply.retries,
             device=device.name if device else None,
-            over_memory=over,
-            simulated_s=simulated_s,
-            metrics=list(own.items()),
+            over_memory=over_memory,
+            simulated_s=arrived_at_s,
+            metrics=list(scores.items()),
+            **{key: report.get(key) for key in _REPORTED},
         )
         if reply.error:
             self.failure(number, phase, reply.user, len(reply.attempts), reply.error)
 
     def failure(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
-        """Write one failed attempt's traceback down, at once and for its owner alone: it may quote a user's text."""
+        """Write one failed attempt's traceback at once, readable by the owner only: it may quote a user's text."""
         path = self.folder / "errors.jsonl"
         path.touch(mode=0o600)
-        where = {"round": number, "phase": phase, "user": user, "attempt": attempt}
+        where = {"round": number, "phase": str(phase), "user": user, "attempt": attempt}
         append_line(path, {**where, "traceback": error})
 
     def event(self, event: str, **values: object) -> None:
-        """Tell whoever follows the run."""
+        """Append a line to `events.jsonl`, which progress displays and trackers read."""
         append_line(self.folder / "events.jsonl", {"event": event, **values})
-
-
-def statistics(reply: ClientReply, stage: str) -> Statistics:
-    """Return a reply's sufficient statistics of one stage."""
-    prefix = f"{stage}."
-    return {key.removeprefix(prefix): values for key, values in reply.numbers.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The commands of `fedperfit`: what words mean, and what is printed; the work is done by the modules beside.
+"""The `fedperfit` command: one file a command, which reads options and prints; other rooms do the work.
 
-A command imports what loads PyTorch when it runs: `--help`, `runs` and a wrong word shall not wait for that.
+A command imports what loads PyTorch only when it runs: `--help`, `runs` and a mistyped option must not wait for that.
 """

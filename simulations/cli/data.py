@@ -6,17 +6,15 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import load_config
 from fl_clients.lamp.fetch import ADDRESS, fetch_files
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.tasks import find_task
-from simulations.commands.options import Json, show
-from simulations.progress import console
+from simulations.cli.options import Json, show
+from simulations.display.console import console
 
-backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
 data_app = typer.Typer(
     no_args_is_help=True, help="LaMP users: fetch the official ones, make synthetic ones, look into any."
 )
@@ -30,29 +28,6 @@ class Split(enum.Enum):
 
 
 _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
-
-
-@backbone_app.command("list")
-def backbone_list(as_json: Json = False) -> None:
-    """List the built-in backbones and whether they are in the cache."""
-    from fl_clients import backbone as backbones
-
-    table = Table("name", "what it is", "fetched")
-    fetched = {name: backbones.is_fetched(name) for name in backbones.BUILT_IN}
-    for name, text in backbones.BUILT_IN.items():
-        table.add_row(name, text, "yes" if fetched[name] else "no")
-    rows = [{"name": name, "what": text, "fetched": fetched[name]} for name, text in backbones.BUILT_IN.items()]
-    show(as_json, rows, [table])
-
-
-@backbone_app.command("fetch")
-def backbone_fetch(
-    name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
-) -> None:
-    """Fetch a built-in backbone into the cache folder."""
-    from fl_clients.backbone import fetch
-
-    print(fetch(name))
 
 
 @data_app.command("synth")
@@ -70,12 +45,12 @@ def data_synth(
     from fl_clients.lamp.synthetic.generate import write_synthetic
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: expected a new or empty folder")
+        raise InputError("expected a new or empty folder", field="out", value=out)
     chosen = load_config(None, [f"users.synthetic.{setting}" for setting in settings or []]).users.synthetic
     try:
         write_synthetic(find_task(task), users, seed, chosen, out)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", field="out", value=out) from None
     print(f"{users} users in {out}")
 
 
@@ -87,7 +62,7 @@ def data_inspect(
     as_json: Json = False,
 ) -> None:
     """Check LaMP files and print what is in them."""
-    from simulations.inspect import inspect_source, inspection_table
+    from simulations.inspection.dataset import inspect_source, inspection_table
 
     found = inspect_source(find_source(path, find_task(task)), backbone)
     show(as_json, found, [inspection_table(found)])
@@ -102,14 +77,14 @@ def data_user(
     out: Annotated[Path, typer.Option(help="The folder to write, for a SuperNode's `data`.")],
 ) -> None:
     """Write one user's own folder, as a device of a real federation has it."""
-    from fl_clients.lamp.table import OpenedUser, write_one_user
+    from fl_clients.lamp.user_table import OpenedUser, write_one_user
 
     for found in find_source(path, find_task(task)).users():
         if found.user_id == user:
             write_one_user(OpenedUser(user, found.history, found.queries), partition, task, out)
             print(f"{out}: {len(found.history)} items, {len(found.queries)} questions")
             return
-    raise InputError(f"--user {user}: {path} has no such user")
+    raise InputError(f"{path} has no such user", field="user", value=user)
 
 
 @data_app.command("fetch")
@@ -133,6 +108,6 @@ def data_fetch(
         try:
             files = fetch_files(find_task(task), split.value, folder, report, address)
         except OSError as error:
-            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
+            raise InputError(f"cannot be written: {error.strerror}", field="out", value=folder) from None
     for file in files:
         print(file)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import CONFIGS, load_config
-from simulations.commands.options import (
+from simulations.cli.options import (
     Experiment,
     Json,
     Overrides,
@@ -22,14 +22,15 @@ from simulations.commands.options import (
     read_numbers,
     show,
 )
-from simulations.folders import claim_folder
-from simulations.progress import Follower, console
-from simulations.runs import find_run
-from simulations.tables import comparison_tables
+from simulations.display.console import console
+from simulations.display.progress import Follower
+from simulations.experiments.comparison.tables import comparison_tables
+from simulations.run.catalogue import find_run
+from simulations.run.folders import claim_folder
 
 
 def compare(
-    words: Annotated[
+    arguments: Annotated[
         list[str],
         typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or run records; dotted overrides."),
     ],
@@ -48,12 +49,12 @@ def compare(
 
     Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
     """
-    from simulations.comparable import Run
-    from simulations.comparison_runs import compare as run_compare
-    from simulations.comparison_runs import write_comparison
+    from simulations.experiments.comparable import Run
+    from simulations.experiments.compare import compare as run_compare
+    from simulations.experiments.compare import write_comparison
 
-    methods = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+    methods = [word for word in arguments if "=" not in word]
+    overrides = [word for word in arguments if "=" in word]
     folder = claim_folder(results, name)
     records = [_record(method, results) for method in methods]
     if any(records):
@@ -64,22 +65,22 @@ def compare(
             raise InputError("run records are compared as they are; leave --config, --seeds, --track and overrides out")
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
-                f"--name {name}: {folder} holds results already; choose another, or --overwrite a comparison"
+                f"{folder} holds results already; choose another, or --overwrite a comparison", field="name", value=name
             )
         runs = [Run.read(record) for record in records if record]
         report = write_comparison(runs, runs[0].method, folder)
     else:
         given = read_numbers("--seeds", "0,1,2" if seeds is None else seeds)
-        say = partial(_say, as_json)
+        log = partial(_log, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
-            report = run_compare(methods, config, overrides, given, name, results, overwrite, say, follower)
+            report = run_compare(methods, config, overrides, given, name, results, overwrite, log, follower)
     where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
     show(as_json, report, comparison_tables(report), where)
 
 
 def tune(
     method: Annotated[str, typer.Argument(help="A file in configs/methods/ by name, or module:Class.")],
-    words: Overrides = None,
+    arguments: Overrides = None,
     config: Experiment = None,
     seeds: Seeds = "0",
     held_out: Annotated[int, typer.Option(help="Collective users to evaluate on instead of the target users.")] = 8,
@@ -88,13 +89,15 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search a method's learning rates, on held-out collective users; the same small search for every method."""
-    from simulations.tuning import tune as run_tune
+    from simulations.experiments.tune import tune as run_tune
 
-    load_config(config, [*(words or []), f"method={method}"])  # an unknown method is told before the folder is named
+    load_config(
+        config, [*(arguments or []), f"method={method}"]
+    )  # an unknown method is told before the folder is named
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
-    say = partial(_say, as_json)
-    tuned = run_tune(method, config, words or [], read_numbers("--seeds", seeds), held_out, folder, say)
+    log = partial(_log, as_json)
+    tuned = run_tune(method, config, arguments or [], read_numbers("--seeds", seeds), held_out, folder, log)
     table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")
     for row in tuned.table.itertuples(index=False):
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
@@ -111,7 +114,7 @@ def tune(
 
 
 def cold_start(
-    words: Overrides = None,
+    arguments: Overrides = None,
     config: Experiment = None,
     collective: Annotated[str, typer.Option(help="Numbers of collective users, nested.")] = "10,100",
     methods: Annotated[
@@ -131,12 +134,12 @@ def cold_start(
 
     Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
     """
-    from simulations.cold_start_question import Question
-    from simulations.cold_start_report import left_out, write_report
-    from simulations.cold_start_runs import cold_start as run_cold_start
+    from simulations.experiments.cold_start.run import cold_start as run_cold_start
+    from simulations.experiments.cold_start.spec import ColdStartSpec
+    from simulations.experiments.cold_start.write import left_out, write_report
 
     folder = claim_folder(results, name)
-    question = Question(
+    question = ColdStartSpec(
         collective=read_numbers("--collective", collective),
         methods=read_list(methods),
         tasks=read_list(tasks),
@@ -147,9 +150,9 @@ def cold_start(
         transfer=transfer,
     )
     with Follower(console(), as_json, (), time.time()) as follower:
-        rows, runs = run_cold_start(question, config, words or [], folder, partial(_say, as_json), follower)
+        rows, runs = run_cold_start(question, config, arguments or [], folder, partial(_log, as_json), follower)
     if count := left_out(rows, folder):
-        _say(
+        _log(
             as_json,
             f"{folder}: the tables and plots of another question are replaced; {count} of its runs are not in the new "
             "ones. Their records are kept: that question again, with a --name of its own, takes no training",
@@ -172,7 +175,7 @@ def _record(word: str, results: Path) -> Path | None:
     return find_run(results, word).folder if meant else None
 
 
-def _say(as_json: bool, text: str) -> None:
+def _log(as_json: bool, text: str) -> None:
     """Say what is done; where JSON is asked for, nothing else may stand on standard output."""
     if not as_json:
         console().print(text)

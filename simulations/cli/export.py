@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from simulations.commands.options import Json, Results
-from simulations.progress import console
-from simulations.runs import find_run
+from simulations.cli.options import Json, Results
+from simulations.display.console import console
+from simulations.run.catalogue import find_run
 
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="As `fedperfit runs` lists it.")]
 _User = Annotated[str | None, typer.Option(help="A target user's id; default: the collective part alone.")]
@@ -47,9 +47,9 @@ def chat(
     Example: `fedperfit chat demo --user s0 --prompt "A heist goes wrong."`
     """
     from simulations.exports.chat import Chat
-    from simulations.exports.served import open_served
+    from simulations.exports.served import load_served_model
 
-    model = Chat(open_served(find_run(results, name).folder, user))
+    model = Chat(load_served_model(find_run(results, name).folder, user))
     screen = console()
     if prompt is None and sys.stdin.isatty():
         screen.print("a text a line; an empty line ends")

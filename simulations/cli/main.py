@@ -2,14 +2,22 @@
 
 import signal
 import sys
+from typing import NoReturn
 
 import typer
 
 from configs.errors import InputError, RunFailed
-from simulations.commands import experiments, figures, models, scale
-from simulations.commands.assets import backbone_app, data_app
-from simulations.commands.runs import runs_app
-from simulations.commands.simulate import simulate
+from simulations.cli.backbone import backbone_app
+from simulations.cli.bench import bench
+from simulations.cli.data import data_app
+from simulations.cli.deploy import deploy
+from simulations.cli.experiments import cold_start, compare, tune
+from simulations.cli.export import chat, export
+from simulations.cli.params import params
+from simulations.cli.project import project
+from simulations.cli.report import report
+from simulations.cli.runs import runs_app
+from simulations.cli.simulate import simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,25 +30,31 @@ app = typer.Typer(
     epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
 )
 app.command()(simulate)
-app.command()(experiments.compare)
-app.command()(experiments.tune)
-app.command("cold-start")(experiments.cold_start)
+app.command()(compare)
+app.command()(tune)
+app.command("cold-start")(cold_start)
 app.add_typer(runs_app, name="runs")
-app.command()(figures.report)
-app.command()(models.export)
-app.command()(models.chat)
-app.command()(figures.params)
-app.command()(figures.bench)
-app.command()(scale.deploy)
-app.command()(scale.project)
+app.command()(report)
+app.command()(export)
+app.command()(chat)
+app.command()(params)
+# The options are those of `python -m benchmarks`, `--help` included.
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
+app.command()(deploy)
+app.command()(project)
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
 
 _INTERRUPTED = 130
 
 
-def main() -> None:
-    """Run the command; every error a person can cause ends as one sentence."""
+def main() -> NoReturn:
+    """Run the `fedperfit` command."""
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run a command line; every error a person can cause ends as one sentence and an exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
     # A shell starts background jobs with SIGINT ignored; a simulation must still end when asked.
     signal.signal(signal.SIGINT, _interrupt)
@@ -51,13 +65,13 @@ def main() -> None:
             _fail("cancelled", 1)
         sys.exit(status or 0)
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(error.as_option(), 2)
     except RunFailed as error:
         _fail(str(error), 1)
     except Exception as error:
         # click's usage errors have a message and an exit code of their own.
         if hasattr(error, "format_message"):
-            # Without any word after it, a command prints its help and has no more to say.
+            # Without any argument a command prints its help, and nothing more.
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.exit(2)
             _fail(error.format_message(), 2)
@@ -68,10 +82,6 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"fedperfit: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

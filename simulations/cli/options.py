@@ -12,7 +12,7 @@ from rich.table import Table
 from configs.errors import InputError
 from configs.load import load_config
 from configs.schema import RunConfig
-from simulations.progress import console
+from simulations.display.console import console
 
 Words = Annotated[
     list[str] | None,
@@ -28,17 +28,17 @@ Track = Annotated[
 ]
 
 
-def read_words(words: list[str] | None) -> tuple[RunConfig, Path | None]:
+def read_words(arguments: list[str] | None) -> tuple[RunConfig, Path | None]:
     """Return the config that an experiment file and overrides make, and the file.
 
     Raises:
         InputError: Two files, or what `load_config` refuses.
     """
-    files = [word for word in words or [] if "=" not in word]
+    files = [word for word in arguments or [] if "=" not in word]
     if len(files) > 1:
         raise InputError(f"one config file at most; got {' and '.join(files)}")
     toml = Path(files[0]) if files else None
-    return load_config(toml, [word for word in words or [] if "=" in word]), toml
+    return load_config(toml, [word for word in arguments or [] if "=" in word]), toml
 
 
 def read_list(text: str) -> list[str]:
@@ -52,14 +52,14 @@ def read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
     Raises:
         InputError: Something else.
     """
-    words = read_list(text)
-    if or_all and words.count("all") > 1:
+    arguments = read_list(text)
+    if or_all and arguments.count("all") > 1:
         raise InputError(f"{option}: all stands there twice")
-    words = [word for word in words if not (or_all and word == "all")]
-    if not all(re.fullmatch("-?[0-9]+", word) for word in words):  # int() takes 1_0 as well
+    arguments = [word for word in arguments if not (or_all and word == "all")]
+    if not all(re.fullmatch("-?[0-9]+", word) for word in arguments):  # int() takes 1_0 as well
         expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
         raise InputError(f"{option} {text}: expected {expected}")
-    return list(map(int, words))
+    return list(map(int, arguments))
 
 
 def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequence[Table], *lines: str) -> None:

@@ -12,11 +12,12 @@ import typer
 from rich.table import Table
 
 from configs.errors import InputError, nearest
-from simulations.commands.options import Json, Results, show
-from simulations.progress import Follower, console
-from simulations.runs import find_run, find_runs
-from simulations.tables import bytes_table, human_bytes, quality_table
-from strategies.metrics import LOWER_IS_BETTER
+from simulations.cli.options import Json, Results, show
+from simulations.display.console import console
+from simulations.display.progress import Follower
+from simulations.display.tables import bytes_table, human_bytes, quality_table
+from simulations.run.catalogue import find_run, find_runs
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 runs_app = typer.Typer(help="List run records, show one, follow one that goes on.", invoke_without_command=True)
 _POLL_S = 0.5
@@ -63,7 +64,7 @@ def list_runs(
         known = sorted({row[key] for row in rows})
         # No hit is an answer; a word that is nearly another is a slip.
         if value is not None and value not in known and key != "status" and (meant := nearest(value, known)):
-            raise InputError(f"--{key} {value}: none of these runs{meant} (there are: {', '.join(known)})")
+            raise InputError(f"none of these runs{meant} (there are: {', '.join(known)})", field=key, value=value)
         rows = [row for row in rows if value in (None, row[key])]
     rows.sort(key=lambda row: _order(row, sort))
     show(as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no such run records in {results}"]))

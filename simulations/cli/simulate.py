@@ -9,13 +9,14 @@ import typer
 
 from configs.errors import InputError
 from configs.load import import_folders
-from simulations.commands.options import Json, Results, Track, Words, read_words, show
-from simulations.progress import Follower, console
-from simulations.tables import bytes_table, quality_table
+from simulations.cli.options import Json, Results, Track, Words, read_words, show
+from simulations.display.console import console
+from simulations.display.progress import Follower
+from simulations.display.tables import bytes_table, quality_table
 
 
 def simulate(
-    words: Words = None,
+    arguments: Words = None,
     name: Annotated[str | None, typer.Option(help="The run record's name; default: method, task, seed, time.")] = None,
     results: Results = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record of that name.")] = False,
@@ -30,11 +31,13 @@ def simulate(
 
     Example: `fedperfit simulate configs/experiments/demo.toml users.collective=100 seed=1 --name first`
     """
-    if resume is not None and (words or name or overwrite):
-        raise InputError(f"--resume {resume}: the run goes on with its own config and name; leave the rest out")
-    config, toml = read_words(words)
-    import_path = import_folders(toml, [word for word in words or [] if "=" in word])
-    from simulations import simulation
+    if resume is not None and (arguments or name or overwrite):
+        raise InputError(
+            "the run goes on with its own config and name; leave the rest out", field="resume", value=resume
+        )
+    config, toml = read_words(arguments)
+    import_path = import_folders(toml, [word for word in arguments or [] if "=" in word])
+    from simulations.run import simulate as simulation
 
     with Follower(console(), quiet or as_json, track or (), time.time()) as follower:
         if resume is not None:

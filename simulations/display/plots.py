@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 
 matplotlib.use("Agg")
 
@@ -14,12 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from fl_server.records import read_run
-from simulations.colours import colour, marker
-from strategies.metrics import LOWER_IS_BETTER
+from fl_server.record.schema import read_run
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
-_BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
+BASE, _COLLECTIVE, _PERSONAL, _CEILING = "#999999", "#0072B2", "#D55E00", "#000000"
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """What a figure is written as, and what keeps the date out of each."""
 
@@ -55,7 +53,7 @@ def logarithmic(axes: Axes) -> None:
 def _quality(folder: Path) -> Figure:
     record = read_run(folder)
     metric = record.main_metric
-    stages = [("bare backbone", "base", _BASE), ("collective", "collective", _COLLECTIVE)]
+    stages = [("bare backbone", "base", BASE), ("collective", "collective", _COLLECTIVE)]
     stages += [("personalised", "personalised", _PERSONAL)]
     clients = pq.read_table(folder / "clients.parquet").to_pylist()
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -111,32 +109,3 @@ def _bytes(folder: Path) -> Figure:
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
-
-
-def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> None:
-    """Draw a comparison's cost curves as `curves`, PNG, SVG and PDF: quality against bytes, a line a method.
-
-    A method that sends no tensors is a dashed level, since it has no place on a logarithmic axis.
-    """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    free = {row["method"] for row in report["methods"] if not row["params"]["shared"]}
-    for method, frame in curves.groupby("method", sort=False):
-        own = colour(str(method))
-        grouped = frame.groupby("round")
-        x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
-        deviation = grouped.value.std().fillna(0)
-        if method in free:
-            axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method} (no bytes)")
-            continue
-        axes.plot(x, mean, marker=marker(str(method)), markersize=4, color=own, label=method)
-        axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
-    axes.axhline(report["base"]["mean"], color=_BASE, linestyle=":", label="bare backbone")
-    logarithmic(axes)
-    axes.set_xlabel("bytes so far, all clients, up and down, MB")
-    lower = ", lower is better" if report["lower_is_better"] else ""
-    axes.set_ylabel(f"{report['metric']} of target users after personalisation{lower}")
-    seeds = len(report["seeds"])
-    axes.set_title(f"{report['task']}, {report['backbone']}, {seeds} seed{'s (band: ± one deviation)' * (seeds > 1)}")
-    axes.legend(fontsize=8)
-    save_figure(figure, folder, "curves")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from simulations.tables import human_bytes
-from simulations.trackers import Tracked, check_tracker
+from simulations.display.tables import human_bytes
+from simulations.display.trackers import TrackedRun, check_tracker
 
-_WIDE = 160
 _TITLES = {
     "train": "training",
     "personalize": "personalising",
@@ -45,7 +43,7 @@ class Follower:
             check_tracker(name)
         self._trackers = trackers
         self._live: list[str] = []
-        self._tracked: dict[str, Tracked] = {}
+        self._tracked: dict[str, TrackedRun] = {}
         self._path: Path | None = None
         self._read = 0
         self._bars = None if quiet or not console.is_terminal else _Bars(console)
@@ -92,7 +90,7 @@ class Follower:
         for name in list(self._live):
             with self._unless_broken(name):
                 if name not in self._tracked:
-                    self._tracked[name] = Tracked(name, folder)
+                    self._tracked[name] = TrackedRun(name, folder)
                 self._tracked[name].show(event)
 
     def _close_trackers(self) -> None:
@@ -214,14 +212,3 @@ def _round_line(event: dict[str, Any]) -> str:
     quality = "".join(f", {key.replace('.', ' ')} {event[key]:.3f}" for key in shown if key in event)
     loss = f"loss {event['loss']:.3f}" if event["loss"] is not None else "nobody's update came"
     return f"round {event['round']} of {event['rounds']}: {loss}{quality}"
-
-
-def console() -> Console:
-    """Return the console that people read: standard output, where every text stands for itself.
-
-    Off a terminal tables are as wide as they need to be, up to a long line.
-    """
-    screen = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-    if not screen.is_terminal and "COLUMNS" not in os.environ:
-        screen.width = _WIDE
-    return screen

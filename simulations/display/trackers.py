@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from configs.errors import InputError, nearest
 from configs.load import flatten, read_resolved
-from fl_server.records import RunRecord, read_run
+from fl_server.record.schema import RunRecord, read_run
 
 _NO_FIGURES = {"time", "round", "rounds"}
 _ENDS = {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
@@ -110,7 +110,7 @@ TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases] | type[MLflow]] =
 }
 
 
-class Tracked:
+class TrackedRun:
     """Hands the events of one run to a tracker."""
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -142,9 +142,11 @@ def check_tracker(name: str) -> None:
         InputError: Unknown, or its package is not installed.
     """
     if name not in TRACKERS:
-        raise InputError(f"--track {name}: expected one of {', '.join(TRACKERS)}{nearest(name, list(TRACKERS))}")
+        raise InputError(
+            f"expected one of {', '.join(TRACKERS)}{nearest(name, list(TRACKERS))}", field="track", value=name
+        )
     if importlib.util.find_spec(TRACKERS[name].package) is None:
-        raise InputError(f"--track {name}: not installed; `pip install 'fedperfit[{name}]'` adds it")
+        raise InputError(f"not installed; `pip install 'fedperfit[{name}]'` adds it", field="track", value=name)
 
 
 def _final(record: RunRecord) -> dict[str, float]:

@@ -37,7 +37,7 @@ def die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """Hold back a second Ctrl-C while processes are being ended (only a main thread can)."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,7 +50,7 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Family:
+class ProcessTree:
     """The processes of one run."""
 
     def __init__(self, mark: str) -> None:

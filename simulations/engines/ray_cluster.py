@@ -18,7 +18,7 @@ from typing import Any
 from configs.errors import InputError
 from configs.paths import cache_dir
 from configs.versions import difference, versions_here
-from fl_clients.backbone import find
+from fl_clients.backbone.load import find
 
 _CONNECT_S, _ANSWER_S = 5.0, 120.0
 
@@ -51,7 +51,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
             except OSError as error:
                 raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
             probes.callback(files[-1].unlink)
-        command = [sys.executable, "-m", "simulations.cluster", address, backbone, *map(str, files)]
+        command = [sys.executable, "-m", "simulations.engines.ray_cluster", address, backbone, *map(str, files)]
         environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_root()), environment.get("PYTHONPATH", "")]))
         try:
@@ -128,7 +128,7 @@ def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str,
     @ray.remote(num_cpus=0, max_retries=0)
     def answer() -> dict[str, Any]:
         try:
-            from simulations.cluster import look as look_here
+            from simulations.engines.ray_cluster import look as look_here
 
             return look_here(backbone, probes)
         except ImportError as error:

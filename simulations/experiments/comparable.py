@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from configs.errors import InputError
 from configs.load import flatten, read_resolved
 from configs.schema import RunConfig
-from fl_server.records import RunRecord, read_run
-from fl_server.tables import TABLES
+from fl_server.record.schema import RunRecord, read_run
+from fl_server.record.tables import TABLES
 
 _ALIKE = (
     "task",

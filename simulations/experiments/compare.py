@@ -9,13 +9,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from configs.errors import InputError, RunFailed
-from simulations.comparable import Run, check_comparable
-from simulations.comparison import compare_runs
-from simulations.folders import claim_folder
-from simulations.planning import Planned, plan
-from simulations.plots import draw_curves
-from simulations.reuse import find, interrupted
-from simulations.simulation import resume, simulate
+from simulations.experiments.comparable import Run, check_comparable
+from simulations.experiments.comparison.analysis import compare_runs
+from simulations.experiments.comparison.plots import draw_curves
+from simulations.experiments.plan import Planned, plan
+from simulations.experiments.reuse import find, interrupted
+from simulations.run.folders import claim_folder
+from simulations.run.simulate import resume, simulate
 
 
 def compare(
@@ -26,8 +26,8 @@ def compare(
     name: str = "comparison",
     results: Path | str = "results",
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
-    watch: Callable[[Path], None] = lambda _folder: None,
+    log: Callable[[str], None] = print,
+    on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> dict[str, Any]:
     """Compare methods on the same users, seeds and evaluation: run what is missing, test all against the first.
 
@@ -53,7 +53,7 @@ def compare(
     if (folder / "cold_start.json").is_file():
         raise InputError(f"{folder} is a cold-start experiment; choose another --name")
     planned = plan(methods, toml, overrides, seeds)
-    runs = complete(planned, folder, overwrite, say, watch)
+    runs = complete(planned, folder, overwrite, log, on_progress)
     return write_comparison(runs, planned[0].method, folder)
 
 
@@ -61,8 +61,8 @@ def complete(
     planned: Sequence[Planned],
     folder: Path,
     overwrite: bool,
-    say: Callable[[str], None],
-    watch: Callable[[Path], None] = lambda _folder: None,
+    log: Callable[[str], None],
+    on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> list[Run]:
     """Run what is missing.
 
@@ -86,32 +86,32 @@ def complete(
             begun = {
                 each.name
                 for each in planned
-                if not overwrite and not found[each.name] and interrupted(each, folder / each.name, say)
+                if not overwrite and not found[each.name] and interrupted(each, folder / each.name, log)
             }
             runs = []
             for number, each in enumerate(planned, 1):
                 there = found.get(each.name)
-                say(f"{number} of {len(planned)}: {each.name}" + (f", reused from {there}" if there else ""))
-                runs.append(Run.read(there or _run(each, folder, each.name in begun, say, watch), each.method))
+                log(f"{number} of {len(planned)}: {each.name}" + (f", reused from {there}" if there else ""))
+                runs.append(Run.read(there or _run(each, folder, each.name in begun, log, on_progress), each.method))
             return runs
     except Timeout:
         raise InputError(f"{folder}: another command works in it; wait, or choose another --name") from None
 
 
 def _run(
-    planned: Planned, folder: Path, begun: bool, say: Callable[[str], None], watch: Callable[[Path], None]
+    planned: Planned, folder: Path, begun: bool, log: Callable[[str], None], on_progress: Callable[[Path], None]
 ) -> Path:
     place = folder / planned.name
     try:
         if begun:
-            say(f"going on where {place} was interrupted")
-            resume(planned.name, folder, watch)
+            log(f"going on where {place} was interrupted")
+            resume(planned.name, folder, on_progress)
         else:
-            simulate(planned.config, planned.name, folder, True, planned.import_path, watch)
+            simulate(planned.config, planned.name, folder, True, planned.import_path, on_progress)
     except RunFailed as error:
         raise RunFailed(f"{planned.name}: {error}") from None
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here (`compare`'s without --overwrite)")
+        log("interrupted; the same command goes on from here (`compare`'s without --overwrite)")
         raise
     return place
 

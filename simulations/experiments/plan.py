@@ -8,11 +8,11 @@ from pathlib import Path
 from configs.errors import InputError
 from configs.load import import_folders, load_config
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
-from fl_clients.lamp.store import build_table
-from simulations.comparable import difference_in_evaluation
-from simulations.folders import check_name
-from simulations.prepare import build_method, own_code, resolve
+from fl_clients.backbone.load import read_shape
+from fl_clients.lamp.select_users import build_table
+from simulations.experiments.comparable import difference_in_evaluation
+from simulations.run.folders import check_name
+from simulations.run.preflight import build_method, method_digest, resolve
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Planned:
     import_path: list[str]
     """Folders that the method may be imported from, as in `simulate`."""
     code: dict[str, str]
-    """As `simulations.prepare.own_code` has it."""
-    looks: bool = True
+    """As `simulations.run.preflight.method_digest` has it."""
+    needs_midway: bool = True
     """What is evaluated on the way is wanted as well; else any run that ends the same will do."""
     starts_others: bool = False
     """Other runs start from its shared tensors, which a record need not have kept."""
@@ -58,38 +58,55 @@ def plan(
     Raises:
         InputError: A method, key or seed is wrong or twice there, or the methods would not be evaluated alike.
     """
-    for kind, given in (("method", methods), ("seed", seeds)):
-        for value in given:
-            if list(given).count(value) > 1:
-                raise InputError(f"{kind} {value} stands there twice")
-        if not given:
-            raise InputError(f"expected at least one {kind}")
-    for word in overrides:
-        key, _, value = (part.strip() for part in word.partition("="))
-        if key in ("method", "seed"):
-            raise InputError(f"{word}: a comparison takes its {key}s by themselves, not as overrides")
-        if key == "evaluate.every" and value == "0":
-            raise InputError(f"{word}: a comparison looks at least once; evaluate.every=ROUNDS looks at the end alone")
+    _check_arguments(methods, seeds, overrides)
     planned = []
     digest = digest or users_digests()
     labels: dict[str, str] = {}
     for method in methods:
-        words = ["evaluate.stage=personalised", *overrides, f"method={method}"]
+        own = ["evaluate.point=personalised", *overrides, f"method={method}"]
         label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
         if (other := labels.setdefault(label, method)) != method:
             raise InputError(f"{other} and {method} would both be called {label}; rename a TOML file")
+        check_name(label, "method")
+        import_path = import_folders(toml, own)
         for seed in seeds:
-            config = resolve(_with_looks(load_config(toml, [*words, f"seed={seed}"])))
-            if config.evaluate.stage != "personalised":
-                raise InputError("evaluate.stage=collective: comparisons are about the quality after personalisation")
-            if config.start_from:
-                raise InputError(
-                    f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this leaves out"
-                )
-            check_name(label, f"method {method!r}")
-            code = _check_method(method, config, import_folders(toml, words))
+            config = resolve(_with_midway(load_config(toml, [*own, f"seed={seed}"])))
+            _check_config(config)
+            digests = _check_method(method, config, import_path)
             name = f"{label}-seed{seed}"
-            planned.append(Planned(label, method, name, config, digest(config), import_folders(toml, words), code))
+            planned.append(Planned(label, method, name, config, digest(config), import_path, digests))
+    _check_alike(planned)
+    return planned
+
+
+def _check_arguments(methods: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> None:
+    for kind, given in (("method", methods), ("seed", seeds)):
+        for value in given:
+            if list(given).count(value) > 1:
+                raise InputError(f"{kind} {value} is given twice")
+        if not given:
+            raise InputError(f"expected at least one {kind}")
+    for override in overrides:
+        key, _, value = (part.strip() for part in override.partition("="))
+        if key in ("method", "seed"):
+            raise InputError(f"{override}: a comparison takes its {key}s as arguments, not as overrides")
+        if key == "evaluate.every" and value == "0":
+            raise InputError(
+                f"{override}: a comparison evaluates at least once; evaluate.every=ROUNDS evaluates at the end only"
+            )
+
+
+def _check_config(config: RunConfig) -> None:
+    if config.evaluate.point != "personalised":
+        raise InputError("evaluate.point=collective: a comparison is about the quality after personalisation")
+    if config.start_from:
+        raise InputError(
+            f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this leaves out"
+        )
+
+
+def _check_alike(planned: Sequence[Planned]) -> None:
+    """Refuse methods that would not be evaluated alike, on the same users."""
     users: dict[int, str] = {}
     for each in planned:
         difference = difference_in_evaluation(planned[0].config, each.config)
@@ -100,7 +117,6 @@ def plan(
             key, one, other = difference
             pair = f"{planned[0].method} and {each.method}"
             raise InputError(f"{pair} cannot be compared: {key} is {one!r} in one and {other!r} in the other")
-    return planned
 
 
 def users_digests() -> Callable[[RunConfig], str]:
@@ -116,7 +132,7 @@ def users_digests() -> Callable[[RunConfig], str]:
     return digest
 
 
-def _with_looks(config: RunConfig) -> RunConfig:
+def _with_midway(config: RunConfig) -> RunConfig:
     if config.evaluate.every:
         return config
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": "halving"})})
@@ -124,6 +140,6 @@ def _with_looks(config: RunConfig) -> RunConfig:
 
 def _check_method(method: str, config: RunConfig, import_path: Sequence[str]) -> dict[str, str]:
     try:
-        return own_code(build_method(config, read_shape(config.backbone), import_path))
+        return method_digest(build_method(config, read_shape(config.backbone), import_path))
     except InputError as error:
         raise InputError(f"{method}: {error}") from None

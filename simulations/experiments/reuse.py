@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError
 from configs.load import read_resolved
-from fl_server.checkpoint import load_checkpoint
-from fl_server.records import RunRecord, read_run
-from simulations.comparable import check_tables, first_difference
-from simulations.planning import Planned
-from simulations.prepare import changed_code, resolve
+from fl_server.record.checkpoint import load_checkpoint
+from fl_server.record.schema import RunRecord, read_run
+from simulations.experiments.comparable import check_tables, first_difference
+from simulations.experiments.plan import Planned
+from simulations.run.preflight import find_changed_method, resolve
 
 
 def started_from(planned: Planned, place: Path) -> Planned:
@@ -68,7 +68,7 @@ def _start(planned: Planned) -> str | None:
 
 def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
     """Say in what a record is not the planned run; `start` is the digest of the tensors that it shall start from."""
-    besides = ["users.source"] if planned.looks else ["users.source", "evaluate.every"]
+    besides = ["users.source"] if planned.needs_midway else ["users.source", "evaluate.every"]
     there = read_resolved(place / "config.toml")
     if start and there.start_from:
         # Where the start lies makes no number. What starts from a run keeps its shared tensors as they are.
@@ -79,10 +79,10 @@ def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None)
         return "its users have changed since"
     if start and record.status == "completed" and record.shared_sha256 != start:
         return f"it started from other shared tensors than {planned.config.start_from} has"
-    return changed_code(planned.code, record)
+    return find_changed_method(planned.code, record)
 
 
-def interrupted(planned: Planned, place: Path, say: Callable[[str], None]) -> bool:
+def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bool:
     """Tell whether a run was interrupted there that can be taken up again as the planned one.
 
     One that was interrupted before its first round, with other code of somebody's own or from a start that is not the
@@ -95,8 +95,8 @@ def interrupted(planned: Planned, place: Path, say: Callable[[str], None]) -> bo
         record, (checkpoint, state) = read_run(place), load_checkpoint(place)
         if record.status == "completed" or not checkpoint.parts:
             return False
-        if changed := changed_code(planned.code, record):
-            say(f"{place} was interrupted, and {changed}: begun anew")
+        if changed := find_changed_method(planned.code, record):
+            log(f"{place} was interrupted, and {changed}: begun anew")
             return False
         other = _unlike(planned, place, record, _start(planned))
     except InputError:

@@ -19,14 +19,14 @@ import pandas as pd
 
 from configs.errors import InputError, RunFailed
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
-from simulations.comparable import Run
-from simulations.comparison import per_user
-from simulations.comparison_runs import complete
-from simulations.planning import Planned, plan
-from simulations.prepare import build_method
-from simulations.reuse import started_from
-from strategies.metrics import LOWER_IS_BETTER
+from fl_clients.backbone.load import read_shape
+from simulations.experiments.comparable import Run
+from simulations.experiments.compare import complete
+from simulations.experiments.comparison.curves import per_user
+from simulations.experiments.plan import Planned, plan
+from simulations.experiments.reuse import started_from
+from simulations.run.preflight import build_method
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 """The rates tried first."""
@@ -58,7 +58,7 @@ def tune(
     seeds: Sequence[int],
     held_out: int,
     folder: Path | str,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Tuned:
     """Search a method's learning rates; runs completed before are reused.
 
@@ -85,7 +85,9 @@ def tune(
     if users.select == "listed":
         raise InputError("users.select='listed': tune draws the users it holds out itself; use random or paper")
     if not 0 < held_out < users.collective:
-        raise InputError(f"--held-out {held_out}: expected 1 to {users.collective - 1} of the collective users")
+        raise InputError(
+            f"expected 1 to {users.collective - 1} of the collective users", field="held_out", value=held_out
+        )
     fixed = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
     # Looked at after the last round alone, by the personalisation.
     fixed += [f"users.collective={users.collective - held_out}", f"evaluate.every={first.rounds}"]
@@ -101,21 +103,21 @@ def tune(
         chosen = [*seeds, *(max(seeds) + number for number in range(1, more + 1))]
 
         def planned_with(own: float) -> list[Planned]:
-            words = [*overrides, *fixed, *(f"{name}={value!r}" for name, value in {**rates, key: own}.items())]
-            return [_named(each) for each in plan([method], toml, words, chosen)]
+            searched = [f"{name}={value!r}" for name, value in {**rates, key: own}.items()]
+            return [_named(each) for each in plan([method], toml, [*overrides, *fixed, *searched], chosen)]
 
         runs = planned_with(rate)
         try:
             if key == "personal.lr" and built.first_round == 1 and rate != _PERSONAL:
                 # Stage 2's rate changes nothing in stage 1, whose runs are there; only an opening trains with it.
                 first = [replace(each, starts_others=True) for each in planned_with(_PERSONAL)]
-                places = [run.folder for run in complete(first, folder, False, say)]
+                places = [run.folder for run in complete(first, folder, False, log)]
                 runs = [started_from(each, place) for each, place in zip(runs, places, strict=True)]
-            metric, value, error, count = _score(complete(runs, folder, False, say))
+            metric, value, error, count = _score(complete(runs, folder, False, log))
         except RunFailed as failure:
             if not _diverged(folder, runs):
                 raise
-            say(f"{failure}: the rate is too high")
+            log(f"{failure}: the rate is too high")
             metric, value, error, count = "", math.nan, math.nan, 0
         tried[runs[0].config.local.lr, runs[0].config.personal.lr, len(chosen)] = metric, value, error, count
         return -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1), error

@@ -1,18 +1,18 @@
 """`fedperfit chat`: one text, answered by the bare backbone, with the collective shift, and as one user is served."""
 
 from configs.errors import InputError
-from fl_clients.batches import Encoder
-from fl_clients.forward import Forward
+from fl_clients.backbone.batches import Encoder
+from fl_clients.backbone.forward import Forward
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import generate, score_labels, stop_tokens
-from simulations.exports.served import Served
+from simulations.exports.served import ServedModel
 from strategies.method import Adapter
 
 
 class Chat:
     """A served model that answers."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: ServedModel) -> None:
         """Take the model."""
         self._served = served
         self._task = find_task(served.record.task)

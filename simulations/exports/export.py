@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
-from fl_clients.backbone import BUILT_IN
+from fl_clients.backbone.load import BUILT_IN
 from fl_clients.lamp.tasks import find_task
+from simulations.display.tables import human_bytes
 from simulations.exports.formats import FORMATS
-from simulations.exports.served import Served, open_served
-from simulations.tables import human_bytes
+from simulations.exports.served import ServedModel, load_served_model
 
 _DATA = {
     "synthetic": "synthetic users",
@@ -48,17 +48,17 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     """
     folder, out = Path(folder), Path(out)
     if chosen not in FORMATS:
-        raise InputError(f"--format {chosen}: expected one of {', '.join(FORMATS)}")
+        raise InputError(f"expected one of {', '.join(FORMATS)}", field="format", value=chosen)
     if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--out {out}: not empty")
-    served = open_served(folder, user)
+        raise InputError("not empty", field="out", value=out)
+    served = load_served_model(folder, user)
     if user is None and served.method.first_round is None:
         raise InputError(f"{folder}: {served.record.method} has no collective part; expected a --user")
     there = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be made: {error.strerror}") from None
+        raise InputError(f"cannot be made: {error.strerror}", field="out", value=out) from None
     try:
         snippet = FORMATS[chosen](served, out)
     except InputError:
@@ -69,7 +69,7 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     return out
 
 
-def _card(served: Served, folder: Path, user: str | None, snippet: str) -> str:
+def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -95,7 +95,7 @@ def _card(served: Served, folder: Path, user: str | None, snippet: str) -> str:
     )
 
 
-def _learned(served: Served) -> str:
+def _learned(served: ServedModel) -> str:
     config = served.config
     if served.method.first_round is None:
         return "nobody else: this method has no collective part"

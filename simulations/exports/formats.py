@@ -15,19 +15,19 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from configs.errors import InputError
-from fl_clients.backbone import find
-from simulations.exports.served import Served
+from fl_clients.backbone.load import find
+from simulations.exports.served import ServedModel
 from strategies import shifts
-from strategies.adapters.lora import LoraAdapters
-from strategies.adapters.shift import compose
-from strategies.adapters.sites import SiteShifts, name_of_blocks
+from strategies.lora.adapters import LoraAdapters
 from strategies.method import Tensors
+from strategies.shifts.shift import compose
+from strategies.shifts.sites import SiteShifts, name_of_blocks
 
 _LOADER = Path(__file__).parent / "perfit_loader.py"
 _EVERYWHERE = 1_000_000_000
 
 
-def write_safetensors(served: Served, out: Path) -> str:
+def write_safetensors(served: ServedModel, out: Path) -> str:
     """Write shifts beside their loader, or the adapted modules' A and B; one file either way.
 
     Raises:
@@ -59,7 +59,7 @@ from safetensors.torch import load_file
 factors = load_file("lora.safetensors")  # for every adapted weight W: W + B @ A"""
 
 
-def write_peft(served: Served, out: Path) -> str:
+def write_peft(served: ServedModel, out: Path) -> str:
     """Write one LoRA adapter as `PeftModel.from_pretrained` takes it; adapters that add up are stacked into it.
 
     Raises:
@@ -88,7 +88,7 @@ from peft import PeftModel
 model = PeftModel.from_pretrained(model, ".")"""
 
 
-def write_pyreft(served: Served, out: Path) -> str:
+def write_pyreft(served: ServedModel, out: Path) -> str:
     """Write one LoReFT intervention a site, as `pyreft.ReftModel.load` takes it: the stages composed into one.
 
     Raises:
@@ -124,14 +124,14 @@ for key, intervention in reft.interventions.items():  # pyreft makes them bf16; 
 # unit_locations: the prompt's tokens that positions={served.config.positions} names"""
 
 
-FORMATS: dict[str, Callable[[Served, Path], str]] = {
+FORMATS: dict[str, Callable[[ServedModel, Path], str]] = {
     "peft": write_peft,
     "pyreft": write_pyreft,
     "safetensors": write_safetensors,
 }
 
 
-def _base(served: Served) -> str:
+def _base(served: ServedModel) -> str:
     return f"""\
 from transformers import AutoModelForCausalLM
 
@@ -146,7 +146,7 @@ def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) 
     }
 
 
-def _lora(served: Served, chosen: str) -> LoraAdapters:
+def _lora(served: ServedModel, chosen: str) -> LoraAdapters:
     if not isinstance(served.adapter, LoraAdapters):
         instead = "; take pyreft or safetensors" if isinstance(served.adapter, SiteShifts) else ""
         raise InputError(f"{served.record.method}: --format {chosen} is for LoRA adapters{instead}")

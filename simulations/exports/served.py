@@ -10,16 +10,16 @@ from safetensors.torch import load_file
 from configs.errors import InputError, nearest
 from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_clients.backbone import Backbone, load, resolve_precision
+from fl_clients.backbone.load import Backbone, load, resolve_precision
 from fl_clients.private_store import private_path
-from fl_server.records import RunRecord, read_run
-from simulations.prepare import build_method
-from simulations.runs import status_of
+from fl_server.record.schema import RunRecord, read_run
+from simulations.run.catalogue import status_of
+from simulations.run.preflight import build_method
 from strategies.method import Adapter, Method, Tensors
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A backbone with the adapter of one run on it."""
 
     record: RunRecord
@@ -39,7 +39,7 @@ class Served:
         self.method.client_load(self.adapter, self.shared, self.private if personal else None)
 
 
-def open_served(folder: Path, user: str | None) -> Served:
+def load_served_model(folder: Path, user: str | None) -> ServedModel:
     """Load a completed run's model as one of its target users is served, on the CPU.
 
     Args:
@@ -62,14 +62,16 @@ def open_served(folder: Path, user: str | None) -> Served:
     private = None
     if partition is not None:
         if record.users.source == "devices" and record.params.private:
-            raise InputError(f"--user {user}: a run of a real federation; what its users keep is on their devices")
+            raise InputError(
+                "a run of a real federation; what its users keep is on their devices", field="user", value=user
+            )
         path = private_path(folder / "private", partition)
         history = pq.read_table(folder / "users.parquet", filters=[("partition", "=", partition)])["history"][0].as_py()
         # Who has no history is served by what everybody is sent.
         if history and record.params.private and not path.is_file():
             raise InputError(f"{path}: missing, so nobody knows what user {user} was served")
         private = _load(path) if path.is_file() else None
-    served = Served(record, config, backbone, method, adapter, shared, partition, private)
+    served = ServedModel(record, config, backbone, method, adapter, shared, partition, private)
     served.personalise(True)
     return served
 
@@ -89,5 +91,7 @@ def _find_user(folder: Path, record: RunRecord, user: str) -> int:
         return partitions[user]
     why = "only target users are personalised" if user in partitions else "users.parquet lists them all"
     raise InputError(
-        f"--user {user}: no target user of {folder}{nearest(user, targets)} ({why}; the first is {targets[0]})"
+        f"no target user of {folder}{nearest(user, targets)} ({why}; the first is {targets[0]})",
+        field="user",
+        value=user,
     )

@@ -16,10 +16,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from configs.errors import InputError
 from configs.load import dump_resolved
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
-from fl_clients.lamp.store import build_table
-from fl_clients.lamp.table import open_user, write_one_user
-from simulations.prepare import build_method, resolve
+from fl_clients.backbone.load import read_shape
+from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.user_table import open_user, write_one_user
+from simulations.run.preflight import build_method, resolve
 
 DAYS = 365
 """How long the certificates hold."""
@@ -52,10 +52,12 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         InputError: The config, the host or the port will not do, or the folder is not empty or cannot be made.
     """
     if not _HOST.fullmatch(host):
-        raise InputError(f"--host {host!r}: expected a name or an IPv4 address")
+        raise InputError("expected a name or an IPv4 address", field="host", value=host)
     users_in_all = config.users.collective + config.users.target
     if port + users_in_all > _LAST_PORT:
-        raise InputError(f"--port {port}: nodes use the {users_in_all} ports after it, and {_LAST_PORT} is the last")
+        raise InputError(
+            f"nodes use the {users_in_all} ports after it, and {_LAST_PORT} is the last", field="port", value=port
+        )
     if config.devices.classes:
         raise InputError("devices: simulated devices have no place among real ones")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -11,12 +11,12 @@ from configs.errors import InputError, RunFailed
 from configs.load import CONFIGS, import_folders, load_config
 from configs.paths import run_dir
 from fl_server.app import complete
-from fl_server.records import read_run
+from fl_server.record.schema import read_run
 from strategies.method import IMPORTING
 
 with IMPORTING:
-    from simulations.record import new_record
-    from simulations.simulation import finish
+    from simulations.run.new_record import new_record
+    from simulations.run.simulate import finish
 
 app = ServerApp()
 _CONNECT_S = 10.0

@@ -6,8 +6,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from configs.load import parse_resolved
-from simulations.flower import run_on
-from simulations.record import new_record
+from simulations.federation.flwr_run import run_on
+from simulations.run.new_record import new_record
 
 app = ServerApp()
 

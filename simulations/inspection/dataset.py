@@ -9,8 +9,8 @@ from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import load_config
-from fl_clients.backbone import read_tokenizer
-from fl_clients.batches import Encoder
+from fl_clients.backbone.batches import Encoder
+from fl_clients.backbone.load import read_tokenizer
 from fl_clients.lamp.readers import Pair, Source
 
 _SAMPLE = 5000

@@ -8,8 +8,8 @@ from transformers import LlamaConfig
 
 from configs.load import CONFIGS, load_config
 from configs.schema import RunConfig
-from fl_clients.backbone import on_meta, shape_of
-from simulations.tables import human_bytes
+from fl_clients.backbone.load import on_meta, shape_of
+from simulations.display.tables import human_bytes
 from strategies.method import BackboneShape, Method, load_method
 
 LLAMA_2_7B = LlamaConfig(
@@ -83,8 +83,8 @@ def paper_parity() -> list[Parity]:
     rows = []
     for preset in sorted((CONFIGS / "tasks").glob("*.toml")):
         # The paper's stage 1 counts the collective shift alone.
-        words = ["preset=paper", f"task={preset.stem}", "joint_private_init=false"]
-        configs = [load_config(None, [*words, f"method={name}"]) for name in ("perfit", "oppu")]
+        overrides = ["preset=paper", f"task={preset.stem}", "joint_private_init=false"]
+        configs = [load_config(None, [*overrides, f"method={name}"]) for name in ("perfit", "oppu")]
         ours, theirs = (_parameters(config, shape) for config in configs)
         rows.append(Parity(preset.stem, ours, theirs, shape.parameters))
     return rows

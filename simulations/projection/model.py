@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from configs.conditions import DevicesConfig
+from configs.environment import DevicesConfig
 from configs.errors import InputError
 from configs.load import load_config, read_resolved
-from fl_server.devices import Devices, Turn
-from fl_server.records import read_run
+from fl_server.record.schema import read_run
+from fl_server.simulated_devices import DeviceTask, SimulatedDevices
 
 _PLAYED, _LARGEST = 20, 200
 """Rounds that the device model plays, and the largest cohort it plays them with."""
@@ -46,22 +46,20 @@ class Scale:
         """Refuse what cannot be meant.
 
         Raises:
-            InputError: Names the option.
+            InputError: Names the field.
         """
-        for option, value, fine in (
-            ("--users", self.users, 1 <= self.users <= 10**12),
-            ("--participation", self.participation, 0 < self.participation <= 1),
-            ("--rounds", self.rounds, self.rounds >= 1),
-            ("--bytes-per-element", self.bytes_per_element, 0 < self.bytes_per_element <= 8),
+        for field, allowed, expected in (
+            ("users", 1 <= self.users <= 10**12, "1 to 1e12"),
+            ("participation", 0 < self.participation <= 1, "a share above 0, at most 1"),
+            ("rounds", self.rounds >= 1, "at least 1"),
+            ("bytes_per_element", 0 < self.bytes_per_element <= 8, "a number above 0, at most 8"),
         ):
-            if not fine:
-                raise InputError(
-                    f"{option} {value}: expected a number above 0" + ", at most 8 bytes" * (option[2] == "b")
-                )
+            if not allowed:
+                raise InputError(f"expected {expected}", field=field, value=getattr(self, field))
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """Stage 1 of one run, by round and client."""
 
     cohort: float
@@ -82,7 +80,7 @@ class Measured:
     """Optimiser steps of a client in a round."""
 
 
-def measure(folder: Path) -> Measured:
+def measure(folder: Path) -> MeasuredRun:
     """Read a completed run.
 
     Raises:
@@ -107,7 +105,7 @@ def measure(folder: Path) -> Measured:
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
     clients = pd.read_parquet(folder / "clients.parquet", columns=["round", "phase", "steps"])
     own_steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
-    return Measured(
+    return MeasuredRun(
         cohort=float(rounds.cohort.mean()),
         users=record.users.collective,
         **found,
@@ -195,7 +193,7 @@ def _line(x: list[float], y: list[float], where: float) -> float:
     return max(0.0, float(start + slope * where))
 
 
-def _server_seconds(runs: list[Measured], cohort: int) -> tuple[float | None, float | None]:
+def _server_seconds(runs: list[MeasuredRun], cohort: int) -> tuple[float | None, float | None]:
     """The server's seconds of a round and their standard error, by regression over the rounds of all runs."""
     sizes = np.array([run.cohort for run in runs for _ in run.server_s])
     seconds = np.array([value for run in runs for value in run.server_s])
@@ -214,7 +212,7 @@ def _server_seconds(runs: list[Measured], cohort: int) -> tuple[float | None, fl
     return (None, None) if solution[0] < 0 else (max(0.0, float(where @ solution)), error)
 
 
-def _server_memory(runs: list[Measured], users: int) -> float | None:
+def _server_memory(runs: list[MeasuredRun], users: int) -> float | None:
     sizes, memory = [float(run.users) for run in runs], [run.server_rss_bytes or 0.0 for run in runs]
     if len(set(sizes)) < 2 or np.polyfit(sizes, memory, 1)[0] < 0:
         return None
@@ -230,21 +228,21 @@ def device_seconds(scale: Scale, tensors: dict[str, float], steps: float) -> flo
         steps: Optimiser steps of a client.
     """
     config: DevicesConfig = load_config(None, [f"devices.preset={scale.devices}"]).devices
-    devices = Devices(config, 0)
+    devices = SimulatedDevices(config, 0)
     turn = {"bytes_down": round(tensors["down"]), "bytes_up": round(tensors["up"]), "steps": round(steps)}
     # A few hundred devices have the same slowest tenth as a few thousand.
     cohort = min(scale.cohort, _LARGEST)
-    asked = devices.asked(cohort)
+    asked = devices.cohort_size(cohort)
     seconds = []
     for number in range(1, _PLAYED + 1):
         # Other users each round: who takes part is one of very many.
         present = devices.available(number, range(number * 4 * asked, (number + 1) * 4 * asked))[:asked]
-        seconds.append(devices.close(number, (Turn(user, **turn) for user in present), cohort).seconds)
+        seconds.append(devices.close(number, (DeviceTask(user, **turn) for user in present), cohort).seconds or 0.0)
     return float(np.mean(seconds))
 
 
 def _assumptions(
-    scale: Scale, runs: list[Measured], opening: bool, seconds: float | None, memory: float | None
+    scale: Scale, runs: list[MeasuredRun], opening: bool, seconds: float | None, memory: float | None
 ) -> list[str]:
     sizes = sorted({run.cohort for run in runs})
     measured = f"measured with cohorts of {', '.join(f'{size:g}' for size in sizes)}"

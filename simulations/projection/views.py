@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from configs.errors import InputError
-from simulations.colours import colour, marker
+from simulations.display.style import colour, marker
+from simulations.display.tables import human_bytes
 from simulations.projection.model import Scale, project
-from simulations.tables import human_bytes
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -52,7 +52,7 @@ def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
         InputError: The file is of another kind, or cannot be written.
     """
     if out.suffix not in _FORMATS:
-        raise InputError(f"--plot {out}: expected a name that ends in {', '.join(_FORMATS)}")
+        raise InputError(f"expected a name that ends in {', '.join(_FORMATS)}", field="plot", value=out)
     counts = [max(1, scale.users // 10**power) for power in range(4, -1, -1)] + [scale.users * 10]
     columns = [project(folders, replace(scale, users=count, devices="")) for count in counts]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -72,4 +72,4 @@ def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=150)
     except OSError as error:
-        raise InputError(f"--plot {out}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", field="plot", value=out) from None

@@ -5,8 +5,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.cold_start_findings import brightness, by_history, history_levels, main_rows, transfer_matrix
-from simulations.colours import colour, symbol
+from simulations.display.style import colour, symbol
+from simulations.experiments.cold_start.findings import (
+    brightness,
+    by_history,
+    history_levels,
+    main_rows,
+    transfer_matrix,
+)
 from simulations.report.figures import LOGARITHMIC, axis, finished, safe
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.colours import PALETTE, colour
-from simulations.comparable import Run
-from simulations.comparison import curve
-from simulations.report.gather import Shown
+from simulations.display.style import PALETTE, colour
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.curves import curve
+from simulations.report.gather import ReportRun
 from simulations.report.series import series
-from strategies.metrics import LOWER_IS_BETTER
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
 _PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
@@ -23,7 +23,7 @@ LOGARITHMIC = {"type": "log", "tickformat": ",~r"}
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
-def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[float]]]] | None:
+def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[list[float]]]] | None:
     """Draw quality after personalisation against bytes, with a band of one deviation over seeds.
 
     Returns:
@@ -75,7 +75,7 @@ def cost_curves(runs: Sequence[Shown]) -> tuple[go.Figure, dict[str, list[list[f
     return finished(figure), choices
 
 
-def quality_by_round(runs: Sequence[Shown]) -> go.Figure | None:
+def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw what was evaluated on the way, and at the end; None if nothing was on the way."""
     figure = go.Figure()
     for each in series(runs):
@@ -99,7 +99,7 @@ def quality_by_round(runs: Sequence[Shown]) -> go.Figure | None:
     return finished(figure)
 
 
-def loss_by_round(runs: Sequence[Shown]) -> go.Figure | None:
+def loss_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw the cohorts' mean loss after training, round by round; None where there is no stage 1."""
     figure = go.Figure()
     for each in series(runs):
@@ -113,7 +113,7 @@ def loss_by_round(runs: Sequence[Shown]) -> go.Figure | None:
     return finished(figure)
 
 
-def per_user(runs: Sequence[Shown]) -> go.Figure:
+def per_user(runs: Sequence[ReportRun]) -> go.Figure:
     """Draw each target user's quality before and after personalisation; on the diagonal nothing changed."""
     figure = go.Figure()
     values = [0.0]
@@ -141,7 +141,7 @@ def per_user(runs: Sequence[Shown]) -> go.Figure:
     return finished(figure)
 
 
-def distribution(runs: Sequence[Shown]) -> go.Figure:
+def distribution(runs: Sequence[ReportRun]) -> go.Figure:
     """Draw how quality after personalisation is spread over target users."""
     figure = go.Figure()
     for each in series(runs):
@@ -160,7 +160,7 @@ def distribution(runs: Sequence[Shown]) -> go.Figure:
     return finished(figure)
 
 
-def bytes_by_group(runs: Sequence[Shown]) -> go.Figure:
+def bytes_by_group(runs: Sequence[ReportRun]) -> go.Figure:
     """Draw what the bytes of a run were: each tensor group up and down, and what the messages weigh beyond them."""
     figure = go.Figure()
     groups = sorted({group for run in runs for group in run.ledger.group if group})
@@ -182,7 +182,7 @@ def bytes_by_group(runs: Sequence[Shown]) -> go.Figure:
     return finished(figure)
 
 
-def simulated_time(runs: Sequence[Shown]) -> go.Figure | None:
+def simulated_time(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw the virtual clock against rounds; None where no devices were simulated."""
     figure = go.Figure()
     for run in runs:
@@ -196,7 +196,7 @@ def simulated_time(runs: Sequence[Shown]) -> go.Figure | None:
     return finished(figure) if figure.data else None
 
 
-def partitions(run: Shown) -> go.Figure | None:
+def partitions(run: ReportRun) -> go.Figure | None:
     """Draw which partition worked for whom, and when; None if the record does not know."""
     tasks = run.clients.dropna(subset=["partition", "wall_s", "ended_at"])
     if tasks.empty:
@@ -237,7 +237,7 @@ def _lanes(partitions: "pd.Series[str]", start: "pd.Series[float]", end: "pd.Ser
     return names
 
 
-def users_of(run: Shown) -> pd.DataFrame:
+def users_of(run: ReportRun) -> pd.DataFrame:
     """Return `user, user_id, before, after` of a run's target users that have questions."""
     keys = {f"collective.{run.metric}": "before", f"personalised.{run.metric}": "after"}
     own = run.clients[run.clients.phase == "personalize"]

@@ -13,12 +13,13 @@ import pyarrow as pa
 from configs.errors import InputError
 from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_server.records import RunRecord, read_run
-from fl_server.tables import TABLES, read_rows
-from simulations import cold_start_findings, comparison
-from simulations.cold_start_findings import main_rows
-from simulations.cold_start_rows import COLUMNS
-from simulations.runs import status_of
+from fl_server.record.schema import RunRecord, read_run
+from fl_server.record.tables import TABLES, read_rows
+from simulations.experiments.cold_start import findings as cold_start_findings
+from simulations.experiments.cold_start.findings import main_rows
+from simulations.experiments.cold_start.rows import COLUMNS
+from simulations.experiments.comparison import analysis as comparison
+from simulations.run.catalogue import status_of
 
 _NEEDED = {
     "rounds": ("round", "metrics"),
@@ -32,7 +33,7 @@ PREDICTIONS = 5000
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportRun:
     """One run in a report."""
 
     label: str
@@ -61,11 +62,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class ReportData:
     """Everything a report shows."""
 
     title: str
-    runs: list[Shown]
+    runs: list[ReportRun]
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     """Contents of `compare.json`."""
     cold_starts: list[tuple[pd.DataFrame, dict[str, Any]]] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Gathered:
     predictions_cut: int = 0
 
 
-def gather_report(paths: Sequence[Path]) -> Gathered:
+def gather_report(paths: Sequence[Path]) -> ReportData:
     """Read folders: run records, comparisons, cold-start experiments.
 
     Raises:
@@ -100,7 +101,7 @@ def gather_report(paths: Sequence[Path]) -> Gathered:
     # An equal share for each run: a comparison's first run would fill a report by itself.
     share = PREDICTIONS // max(1, len(runs))
     rows = [list(_predictions(run)) for run in runs if run.completed]
-    return Gathered(
+    return ReportData(
         title=", ".join(path.resolve().name for path in paths),
         runs=runs,
         comparisons=comparisons,
@@ -121,7 +122,7 @@ def _labels(folders: list[Path]) -> list[str]:
     return [shortest(folder) for folder in folders]
 
 
-def _read(folder: Path, label: str) -> Shown:
+def _read(folder: Path, label: str) -> ReportRun:
     record = read_run(folder)
     status = status_of(folder, record)
     found = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
@@ -142,7 +143,7 @@ def _read(folder: Path, label: str) -> Shown:
         tables[name] = tables[name].reindex(columns=TABLES[name].names)
         metrics = pd.DataFrame([dict(row) for row in tables[name].pop("metrics")], index=tables[name].index)
         tables[name] = tables[name].join(metrics)
-    return Shown(
+    return ReportRun(
         label,
         folder,
         record,
@@ -153,7 +154,7 @@ def _read(folder: Path, label: str) -> Shown:
     )
 
 
-def _predictions(run: Shown) -> Iterator[dict[str, Any]]:
+def _predictions(run: ReportRun) -> Iterator[dict[str, Any]]:
     names = dict(zip(run.users.partition, run.users.user_id, strict=True))
     for row in _read_lines(run.folder / "predictions.jsonl", ("user", "query", "stage", "gold", "prediction")):
         yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}

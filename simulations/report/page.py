@@ -13,13 +13,15 @@ from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
 from configs.load import flatten
-from simulations.cold_start_findings import main_rows, transfers
-from simulations.cold_start_report import cold_start_tables
-from simulations.report import cold_start, figures
-from simulations.report.files import write_figures
-from simulations.report.gather import Gathered, Shown, gather_report
-from simulations.tables import comparison_tables, human_bytes, rows_of
-from strategies.metrics import LOWER_IS_BETTER
+from simulations.display.tables import human_bytes, rows_of
+from simulations.experiments.cold_start.findings import main_rows, transfers
+from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.comparison.tables import comparison_tables
+from simulations.report import cold_start_figures as cold_start
+from simulations.report import figures
+from simulations.report.gather import ReportData, ReportRun, gather_report
+from simulations.report.static_figures import write_figures
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 _HERE = Path(__file__).parent
 
@@ -44,13 +46,13 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8", errors="replace")  # a traceback may hold half of a character
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", field="out", value=out) from None
     if figures:
         write_figures(drawn, Path(figures))
     return out
 
 
-def render(gathered: Gathered) -> tuple[str, dict[str, go.Figure]]:
+def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     """Return a report's HTML, and its figures by name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -103,7 +105,7 @@ class _Plots:
         return None if figure is None else self.add(name, figure)
 
 
-def _task(task: str, runs: list[Shown], plots: _Plots) -> dict[str, Any]:
+def _task(task: str, runs: list[ReportRun], plots: _Plots) -> dict[str, Any]:
     """The figures and the table about users of the completed runs of one task."""
     watched = [run for run in runs if not run.config.start_from]
     curves = figures.cost_curves(watched) if watched else None
@@ -118,7 +120,7 @@ def _task(task: str, runs: list[Shown], plots: _Plots) -> dict[str, Any]:
     }
 
 
-def _gains(run: Shown) -> dict[str, Any]:
+def _gains(run: ReportRun) -> dict[str, Any]:
     frame = figures.users_of(run)
     gain = (frame.after - frame.before) * (-1 if run.metric in LOWER_IS_BETTER else 1)
     ranked = pd.Series(gain.to_numpy(), index=frame.user_id).sort_values(kind="stable")
@@ -155,7 +157,7 @@ def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> di
     return {"name": name, "plots": drawn, "tables": cold_start_tables(report)}
 
 
-def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[Any]]]:
+def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, list[Any]]]:
     """The config's keys with their values, run by run: those that differ, or those that are the same in all."""
     flat = [flatten(run.config) for run in runs]
     rows = []
@@ -166,7 +168,7 @@ def _settings(runs: Sequence[Shown], different: bool) -> list[tuple[str, list[An
     return rows
 
 
-def _faults(run: Shown) -> list[dict[str, Any]]:
+def _faults(run: ReportRun) -> list[dict[str, Any]]:
     """What went wrong in a run: attempts that failed, updates that were left out, devices too small."""
     found = [
         {

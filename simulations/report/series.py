@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.load import flatten
-from simulations.colours import colour, symbol
-from simulations.comparable import NO_NUMBER
-from simulations.report.gather import Shown
+from simulations.display.style import colour, symbol
+from simulations.experiments.comparable import NO_NUMBER
+from simulations.report.gather import ReportRun
 
 _VARIANTS = ("", "-open", "-dot", "-open-dot")
 _DASHES = ("solid", "dash", "dashdot", "longdash")
@@ -21,7 +21,7 @@ class Series:
 
     label: str
     method: str
-    runs: list[Shown]
+    runs: list[ReportRun]
     dash: str
     """Tells series of one method, and so of one colour, apart."""
 
@@ -34,15 +34,15 @@ class Series:
         return {"line": line, "marker": {"symbol": shape, "size": 8, "color": colour(self.method)}}
 
 
-def series(runs: Sequence[Shown]) -> list[Series]:
+def series(runs: Sequence[ReportRun]) -> list[Series]:
     """Return what is drawn: runs of one method are one series if they differ in their seeds."""
     found: list[Series] = []
     for method in dict.fromkeys(run.record.method for run in runs):
-        alike: dict[str, list[Shown]] = {}
+        alike: dict[str, list[ReportRun]] = {}
         for run in (run for run in runs if run.record.method == method):
             settings = {key: value for key, value in flatten(run.config).items() if key not in ("seed", *NO_NUMBER)}
             alike.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-        groups: list[list[Shown]] = []
+        groups: list[list[ReportRun]] = []
         for own in alike.values():
             seeds = {run.record.seed for run in own}
             groups += [own] if len(seeds) == len(own) else [[run] for run in own]

@@ -22,11 +22,11 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
     try:
         import kaleido  # noqa: F401
     except ImportError:
-        raise InputError("--figures: needs Kaleido; pip install 'fedperfit[figures]'") from None
+        raise InputError("needs Kaleido; pip install 'fedperfit[figures]'", field="figures") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--figures {folder}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", field="figures", value=folder) from None
     # The legend stands below the axes, three names a line or so.
     names = [sum(trace.showlegend is not False for trace in figure.data) for figure in figures.values()]
     rooms = [80 + 22 * (count // 3) for count in names]
@@ -47,4 +47,4 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
             height=[500 + room for room in rooms for _ in FORMATS],
         )
     except RuntimeError as error:
-        raise InputError(f"--figures: drawn by Chrome or Chromium, which did not start: {error}") from None
+        raise InputError(f"drawn by Chrome or Chromium, which did not start: {error}", field="figures") from None

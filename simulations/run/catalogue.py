@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError, nearest
-from fl_server.records import RunRecord, read_run
-from simulations.folders import is_held
+from fl_server.record.schema import RunRecord, read_run
+from simulations.run.folders import is_locked
 
 
 @dataclass(frozen=True)
-class Found:
+class RunEntry:
     """A run record in a folder of results."""
 
     name: str
@@ -48,10 +48,10 @@ class Found:
 
 def status_of(folder: Path, record: RunRecord) -> str:
     """Return a record's status; `interrupted` where it says running and nobody works in it."""
-    return "interrupted" if record.status == "running" and not is_held(folder) else record.status
+    return "interrupted" if record.status == "running" and not is_locked(folder) else record.status
 
 
-def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _why: None) -> list[Found]:
+def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _why: None) -> list[RunEntry]:
     """Return the run records in a folder and in folders of it, such as comparisons.
 
     Args:
@@ -63,7 +63,7 @@ def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _w
     """
     results = Path(results)
     if not results.is_dir():
-        raise InputError(f"--results {results}: no such folder")
+        raise InputError("no such folder", field="results", value=results)
     found = []
     for home, folders, files in os.walk(results):
         if "run.json" in files:
@@ -76,7 +76,7 @@ def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _w
     return sorted(found, key=lambda run: run.name)
 
 
-def find_run(results: Path, name: str) -> Found:
+def find_run(results: Path, name: str) -> RunEntry:
     """Return one run record, by its name in a folder of results, else by the path of its own.
 
     Raises:
@@ -105,8 +105,8 @@ def find_folder(results: Path, name: str) -> Path:
     )
 
 
-def _read(folder: Path, name: str) -> Found:
+def _read(folder: Path, name: str) -> RunEntry:
     record = read_run(folder)
     written = [folder / "run.json", folder / "events.jsonl"]
     newest = max(path.stat().st_mtime for path in written if path.is_file())
-    return Found(name, folder, record, max(0.0, time.time() - newest))
+    return RunEntry(name, folder, record, max(0.0, time.time() - newest))

@@ -11,14 +11,14 @@ from filelock import FileLock, Timeout
 from configs.errors import InputError
 
 
-def check_name(name: str, where: str) -> None:
-    """Refuse what cannot be a folder's name everywhere; `where` says what was given.
+def check_name(name: str, field: str) -> None:
+    """Refuse what cannot be a folder's name everywhere; `field` says which argument it is.
 
     Raises:
         InputError: It has other characters.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"{where}: letters, digits, '.', '_' and '-' make a name")
+        raise InputError("expected letters, digits, '.', '_' and '-'", field=field, value=repr(name))
 
 
 def claim_folder(results: Path | str, name: str) -> Path:
@@ -27,23 +27,23 @@ def claim_folder(results: Path | str, name: str) -> Path:
     Raises:
         InputError: The name, `results` or what has the name already will not do.
     """
-    check_name(name, f"--name {name!r}")
+    check_name(name, "name")
     folder = Path(results).expanduser().resolve() / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--results {results}: cannot be made: {error.strerror}") from None
+        raise InputError(f"cannot be made: {error.strerror}", field="results", value=results) from None
     if not os.access(folder.parent, os.W_OK):
-        raise InputError(f"--results {results}: not writable")
+        raise InputError("not writable", field="results", value=results)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--name {name}: {folder} is no folder")
+        raise InputError(f"{folder} is no folder", field="name", value=name)
     if folder.is_dir() and not os.access(folder, os.W_OK):
-        raise InputError(f"--name {name}: {folder} is not writable")
+        raise InputError(f"{folder} is not writable", field="name", value=name)
     return folder
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def record_lock(folder: Path) -> Iterator[None]:
     """Keep other commands from working in a record; the lock stands beside it, since the record may be replaced."""
     lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
@@ -57,7 +57,7 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Tell whether a command works in a record now; one that was killed does not."""
     path = folder.parent / f".{folder.name}.lock"
     if not path.is_file():

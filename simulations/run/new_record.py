@@ -16,20 +16,20 @@ from configs.errors import InputError
 from configs.load import write_config
 from configs.paths import USERS_LINK, cache_dir
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
-from fl_clients.lamp.store import UserTable, build_table
-from fl_server.checkpoint import Checkpoint, save_checkpoint
-from fl_server.records import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
-from simulations.folders import claim_folder, held
-from simulations.launch import end_leftovers
-from simulations.prepare import build_method, check_unseen, own_code, resolve, take_shared
+from fl_clients.backbone.load import read_shape
+from fl_clients.lamp.select_users import UserTable, build_table
+from fl_server.record.checkpoint import Checkpoint, save_checkpoint
+from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
+from simulations.engines.superlink import end_leftovers
+from simulations.run.folders import claim_folder, record_lock
+from simulations.run.preflight import build_method, check_unseen, load_shared, method_digest, resolve
 from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
-class Opened:
+class NewRecord:
     """A record that has been made, and what its run needs."""
 
     folder: Path
@@ -45,7 +45,7 @@ def new_record(
     overwrite: bool,
     import_path: Sequence[str],
     real: bool = False,
-) -> Iterator[Opened]:
+) -> Iterator[NewRecord]:
     """Make a run's record, once everything that can be wrong beforehand is known to be right, and hold it.
 
     Args:
@@ -65,13 +65,13 @@ def new_record(
     state = method.server_init(shape)
     shared = method.server_send(state, None)
     if config.start_from:
-        state = shared = take_shared(Path(config.start_from), method, config)
+        state = shared = load_shared(Path(config.start_from), method, config)
     name = name or _default_name(method, config)
     folder = _claim(results, name, overwrite)
     users = None if real else build_table(config)
     if users and config.start_from:
         check_unseen(config, users)
-    with held(folder):
+    with record_lock(folder):
         _claim(results, name, overwrite)  # another command may have been quicker
         end_leftovers(folder)
         _start_record(folder, config, method, shape, users)
@@ -83,7 +83,7 @@ def new_record(
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
         if users:
             link_users(folder, users)
-        yield Opened(folder, config)
+        yield NewRecord(folder, config)
 
 
 def link_users(folder: Path, users: UserTable) -> None:
@@ -101,9 +101,9 @@ def _claim(results: Path, name: str, overwrite: bool) -> Path:
     """Return the record's folder, checked but not made yet."""
     folder = claim_folder(results, name)
     if folder.exists() and not overwrite:
-        raise InputError(f"--name {name}: {folder} exists; --overwrite replaces it")
+        raise InputError(f"{folder} exists; --overwrite replaces it", field="name", value=name)
     if folder.exists() and not (folder / "run.json").is_file():
-        raise InputError(f"--name {name}: {folder} is not a run record, so --overwrite leaves it alone")
+        raise InputError(f"{folder} is not a run record, so --overwrite leaves it alone", field="name", value=name)
     return folder
 
 
@@ -129,7 +129,7 @@ def _start_record(
         ),
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES}
-        | own_code(method),
+        | method_digest(method),
         git=_git(),
     )
     # Whenever this is killed, what stands under the name is a run record, or nothing: either can be replaced.
@@ -139,7 +139,7 @@ def _start_record(
     try:
         scratch.mkdir()
     except OSError as error:
-        raise InputError(f"--results {folder.parent}: not writable: {error.strerror}") from None
+        raise InputError(f"not writable: {error.strerror}", field="results", value=folder.parent) from None
     (scratch / "private").mkdir(mode=0o700)
     if users:
         shutil.copyfile(users.folder / "users.parquet", scratch / "users.parquet")
@@ -156,8 +156,8 @@ def _git() -> dict[str, str | bool | None]:
     root = Path(__file__).parents[1]
     with suppress(OSError, subprocess.CalledProcessError):
 
-        def git(*words: str) -> str:
-            command = ["git", "-C", str(root), *words]
+        def git(*args: str) -> str:
+            command = ["git", "-C", str(root), *args]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
         if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():

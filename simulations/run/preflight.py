@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from configs.errors import InputError
 from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_clients.activations import activation_folder
-from fl_clients.backbone import BUILT_IN, resolve_precision
-from fl_clients.lamp.store import UserTable
+from fl_clients.backbone.activation_store import activation_folder
+from fl_clients.backbone.load import BUILT_IN, resolve_precision
+from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
-from fl_server.records import RunRecord, read_run
+from fl_server.record.schema import RunRecord, read_run
+from strategies.aggregation.robust import POOLING
 from strategies.method import BackboneShape, Method, Tensors, load_method
-from strategies.robust import POOLING
 
 
 def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
@@ -47,7 +47,7 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     return method
 
 
-def own_code(method: Method) -> dict[str, str]:
+def method_digest(method: Method) -> dict[str, str]:
     """Return a digest of the file that somebody's own method is in, by its name; of fedperfit's methods nothing."""
     module = type(method).__module__
     file = getattr(sys.modules[module], "__file__", None)  # a notebook has none
@@ -56,13 +56,13 @@ def own_code(method: Method) -> dict[str, str]:
     return {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest()}
 
 
-def changed_code(code: Mapping[str, str], record: RunRecord) -> str | None:
-    """Say which file of somebody's own method (`own_code`) is another than a record's run began with; None if none."""
+def find_changed_method(code: Mapping[str, str], record: RunRecord) -> str | None:
+    """Say which file of a user's own method (`method_digest`) has changed since a record's run began; None if none."""
     changed = [file for file, digest in code.items() if record.versions.get(file) != digest]
     return f"{changed[0]} has changed since" if changed else None
 
 
-def take_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
+def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     """Return the shared tensors of a completed run of the same method on the same backbone.
 
     Raises:
@@ -123,7 +123,7 @@ def _fitting(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
 
 
-def _told(path: str) -> str:
+def _as_recorded(path: str) -> str:
     """A path as records tell it: relative if it lies below the current folder, so that they fit another checkout."""
     full, here = Path(path).expanduser().resolve(), Path.cwd()
     return str(full.relative_to(here) if full.is_relative_to(here) else full)
@@ -133,10 +133,10 @@ def resolve(config: RunConfig) -> RunConfig:
     """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
     backbone = Path(config.backbone).expanduser()
     source = config.users.source
-    users = config.users.model_copy(update={"source": source if source == "synthetic" else _told(source)})
+    users = config.users.model_copy(update={"source": source if source == "synthetic" else _as_recorded(source)})
     return config.model_copy(
         update={
-            "start_from": _told(config.start_from) if config.start_from else "",
+            "start_from": _as_recorded(config.start_from) if config.start_from else "",
             "backbone": config.backbone
             if config.backbone in BUILT_IN or not backbone.is_dir()
             else str(backbone.resolve()),

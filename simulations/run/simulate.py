@@ -10,18 +10,19 @@ import torch
 from configs.errors import InputError, RunFailed
 from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
-from fl_clients.lamp.store import build_table
-from fl_server.checkpoint import load_checkpoint
-from fl_server.completion import keep_recorded
-from fl_server.records import RunRecord, append_line, begin_again, end_line, read_run, write_run
-from fl_server.tables import clean
-from simulations import plots
-from simulations.cluster import check_cluster, cluster_address
-from simulations.folders import held
-from simulations.launch import end_leftovers, launch
-from simulations.prepare import build_method, changed_code, own_code
-from simulations.record import link_users, new_record
+from fl_clients.backbone.load import read_shape
+from fl_clients.lamp.select_users import build_table
+from fl_server.record.checkpoint import load_checkpoint
+from fl_server.record.complete import keep_recorded
+from fl_server.record.schema import RunRecord, append_line, finish_partial_line, mark_resumed, read_run, write_run
+from fl_server.record.tables import clean
+from simulations.display import plots
+from simulations.engines.launch import launch
+from simulations.engines.ray_cluster import check_cluster, cluster_address
+from simulations.engines.superlink import end_leftovers
+from simulations.run.folders import record_lock
+from simulations.run.new_record import link_users, new_record
+from simulations.run.preflight import build_method, find_changed_method, method_digest
 
 
 def simulate(
@@ -30,7 +31,7 @@ def simulate(
     results: Path | str = "results",
     overwrite: bool = False,
     import_path: list[str] | None = None,
-    watch: Callable[[Path], None] = lambda _folder: None,
+    on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> RunRecord:
     """Run one simulation and return its record.
 
@@ -53,11 +54,11 @@ def simulate(
     import_path, results = import_path or [], Path(results)
     _check_cluster(config, results)
     with new_record(config, name, results, overwrite, import_path) as opened:
-        return _run(opened.folder, opened.config, import_path, watch)
+        return _run(opened.folder, opened.config, import_path, on_progress)
 
 
 def resume(
-    name: str, results: Path | str = "results", watch: Callable[[Path], None] = lambda _folder: None
+    name: str, results: Path | str = "results", on_progress: Callable[[Path], None] = lambda _folder: None
 ) -> RunRecord:
     """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
 
@@ -74,30 +75,32 @@ def resume(
     results = Path(results).expanduser()
     folder = (results / name).resolve()
     read_run(folder)
-    with held(folder):
+    with record_lock(folder):
         # What is left running may still write, and even complete the run.
         end_leftovers(folder)
         record = read_run(folder)
         if record.status == "completed" and (folder / "plots").is_dir():
-            raise InputError(f"--resume {name}: this run has completed")
+            raise InputError("this run has completed", field="resume", value=name)
         if record.status == "completed":
-            return finish(folder, watch)
+            return finish(folder, on_progress)
         if record.users.source == "devices":
-            raise InputError(f"--resume {name}: a run of a real federation cannot be taken up again")
+            raise InputError("a run of a real federation cannot be taken up again", field="resume", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
         _check_cluster(config, results)
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
-        if changed := changed_code(own_code(method), record):
-            raise InputError(f"--resume {name}: {changed} the run began")
+        if changed := find_changed_method(method_digest(method), record):
+            raise InputError(f"{changed} the run began", field="resume", value=name)
         users = build_table(config, Path(checkpoint.started_in))
         if users.sha256 != record.users.data_sha256:
-            raise InputError(f"--resume {name}: the data of {config.users.source} have changed since the run began")
+            raise InputError(
+                f"the data of {config.users.source} have changed since the run began", field="resume", value=name
+            )
         for lines in ("events.jsonl", "errors.jsonl"):
-            end_line(folder / lines)
-        begin_again(folder)
+            finish_partial_line(folder / lines)
+        mark_resumed(folder)
         link_users(folder, users)
-        return _run(folder, config, checkpoint.import_path, watch)
+        return _run(folder, config, checkpoint.import_path, on_progress)
 
 
 def _check_cluster(config: RunConfig, results: Path) -> None:
@@ -106,12 +109,12 @@ def _check_cluster(config: RunConfig, results: Path) -> None:
         check_cluster(address, config.backbone, results)
 
 
-def _run(folder: Path, config: RunConfig, import_path: list[str], watch: Callable[[Path], None]) -> RunRecord:
+def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: Callable[[Path], None]) -> RunRecord:
     """Run what the checkpoint leaves to do, and close the record."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
-        launch(config, folder, import_path, lambda: watch(folder))
+        launch(config, folder, import_path, lambda: on_progress(folder))
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             _end(folder, "cancelled", "interrupted")
@@ -129,16 +132,16 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], watch: Callabl
     if record.status == "running":
         record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
     if record.status != "completed":
-        watch(folder)
+        on_progress(folder)
         _keep_recorded_if_possible(folder)
         raise RunFailed(record.error or record.status)
-    return finish(folder, watch)
+    return finish(folder, on_progress)
 
 
-def finish(folder: Path, watch: Callable[[Path], None] = lambda _folder: None) -> RunRecord:
+def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: None) -> RunRecord:
     """Tidy a completed record and draw its plots."""
     clean(folder)
-    watch(folder)
+    on_progress(folder)
     record = read_run(folder)
     (folder / "engine.log").unlink(missing_ok=True)
     plots.draw(folder)

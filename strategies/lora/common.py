@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from configs.seeds import derive_seed
-from strategies.adapters.lora import Lora, LoraAdapters, find_modules
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, Trained, Visit
+from strategies.lora.adapters import Lora, LoraAdapters, find_modules
+from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult
 
 COLLECTIVE, PERSONAL = "collective", "personal"
 SHARED, KEPT, PRIVATE = "shared_lora", "kept_lora", "private_lora"
@@ -103,12 +103,12 @@ def parameters(lora: Lora, backbone: BackboneShape) -> int:
     return sum(lora.rank * sum(backbone.linears[module]) for module in lora.modules)
 
 
-def train_shared(adapter: LoraAdapters, visit: Visit) -> Trained:
+def train_shared(adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
     """One turn in which A and B both travel: load, train, send back."""
-    adapter.load(COLLECTIVE, visit.shared, SHARED)
+    adapter.load(COLLECTIVE, request.shared, SHARED)
     adapter.use(COLLECTIVE)
-    result = visit.fit(adapter.trainable(COLLECTIVE))
-    return Trained(adapter.state(COLLECTIVE, SHARED), result)
+    result = request.fit(adapter.trainable(COLLECTIVE))
+    return TrainResult(adapter.state(COLLECTIVE, SHARED), result)
 
 
 def train_personal(adapter: LoraAdapters, begin: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:

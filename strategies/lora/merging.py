@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from strategies.adapters.lora import LoraAdapters
+from strategies.lora.adapters import LoraAdapters
 from strategies.method import Tensors
 
 _STACK, _SEEN = "server_stack", "server_seen"

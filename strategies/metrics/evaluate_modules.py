@@ -1,6 +1,6 @@
 """The metrics as Hugging Face `evaluate` modules, for whoever scores predictions of their own.
 
-Apart from `strategies.metrics`, since importing `evaluate` takes seconds, which no simulated process shall spend.
+Not in `statistics`, because importing `evaluate` takes seconds that no simulated process should spend.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from strategies.metrics import classification_statistics, generation_statistics, metrics, rating_statistics
+from strategies.metrics.statistics import classification_statistics, generation_statistics, metrics, rating_statistics
 
 _INFO: dict[str, Any] = {
     "description": "LaMP metric from sufficient statistics",

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import torch
 
-from strategies.adapters.shift import retract
 from strategies.method import Tensors
-from strategies.shifts import Triple, named, triple
+from strategies.shifts.common import Triple, named, triple
+from strategies.shifts.shift import retract
 
 
 class TripleAverage(Protocol):

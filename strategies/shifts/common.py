@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from configs.seeds import derive_seed
-from strategies.adapters.shift import random_orthonormal
-from strategies.adapters.sites import SiteShifts
 from strategies.method import BackboneShape, Fit, FitResult, Tensors
+from strategies.shifts.shift import random_orthonormal
+from strategies.shifts.sites import SiteShifts
 
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """R [r, d], W [r, d], b [r]."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from strategies.adapters.positions import Positions
-from strategies.adapters.shift import Shift
+from strategies.shifts.positions import Positions
+from strategies.shifts.shift import Shift
 
 _BLOCK_PATHS = ("model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers", "layers")
 

@@ -91,7 +91,7 @@ def test_wrong_tables_for_tasks_are_named(tmp_path: Path, tables: str, message: 
 
 def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
-    for name, message in (("bad.toml", "line 1"), ("none.toml", "there is no such config file")):
+    for name, message in (("bad.toml", "line 1"), ("none.toml", "no such config file")):
         with pytest.raises(InputError, match=message):
             load_config(tmp_path / name)
 

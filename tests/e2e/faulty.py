@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from strategies.method import Fit, FitResult, Tensors, Trained, Visit
+from strategies.method import Fit, FitResult, Tensors, TrainRequest, TrainResult
 from strategies.perfit import PerFit
 
 
@@ -29,9 +29,9 @@ class Faulty(PerFit):
         self.faults = {where: kind for kind, where in (fault.split("@") for fault in faults)}
         self.markers = Path(markers)
 
-    def client_train(self, adapter: Any, visit: Visit) -> Trained:
-        trained = super().client_train(adapter, visit)
-        self._break(f"round{visit.round}")
+    def client_train(self, adapter: Any, request: TrainRequest) -> TrainResult:
+        trained = super().client_train(adapter, request)
+        self._break(f"round{request.round}")
         return trained
 
     def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:

@@ -15,9 +15,9 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import load_config
-from fl_server.records import read_run
-from simulations.processes import free_port
-from simulations.simulation import simulate
+from fl_server.record.schema import read_run
+from simulations.engines.processes import free_port
+from simulations.run.simulate import simulate
 from tests.e2e.test_faults import RAY, ROOT, errors_of, faulty
 from tests.same import assert_same_run
 
@@ -128,7 +128,9 @@ def test_a_node_killed_in_a_round_is_survived(
             cluster.kill(node)
 
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    simulate(load_config(toml, [*words, *PARTITIONS]), "run", tmp_path, import_path=[str(ROOT)], watch=kill_its_node)
+    simulate(
+        load_config(toml, [*words, *PARTITIONS]), "run", tmp_path, import_path=[str(ROOT)], on_progress=kill_its_node
+    )
     assert killed
     assert_same_run(tmp_path / "run", alone)
     assert (read_run(tmp_path / "run").status, read_run(tmp_path / "run").resumed) == ("completed", 0)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.federation import Federation, activated
-from fl_server.records import read_run
+from fl_server.record.schema import read_run
+from simulations.engines.processes import free_port
 from simulations.federation.deploy import deploy, write_certificates, write_key
-from simulations.processes import free_port
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from configs.load import load_config
-from fl_server.records import read_run
-from simulations.simulation import resume, simulate
+from fl_server.record.schema import read_run
+from simulations.run.simulate import resume, simulate
 from tests.conftest import TINY
 from tests.e2e.test_ray import left_over
 from tests.same import assert_same_run
@@ -34,16 +34,16 @@ def faulty(folder: Path, *faults: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def ignore_signals(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     toml, *words = faulty(folder)
     simulate(load_config(Path(toml), [*words, "engine=inline"]), "run", folder, import_path=[str(ROOT)])
     return folder / "run"
 
 
-def on_ray(folder: Path, words: list[str], watch: Callable[[Path], None] = lambda _folder: None) -> Path:
+def on_ray(folder: Path, words: list[str], on_progress: Callable[[Path], None] = lambda _folder: None) -> Path:
     toml, *overrides = words
-    simulate(load_config(Path(toml), overrides), "run", folder, import_path=[str(ROOT)], watch=watch)
+    simulate(load_config(Path(toml), overrides), "run", folder, import_path=[str(ROOT)], on_progress=on_progress)
     return folder / "run"
 
 
@@ -51,10 +51,10 @@ def errors_of(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "errors.jsonl").read_text().splitlines()]
 
 
-def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, undisturbed: Path) -> None:
+def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, ignore_signals: Path) -> None:
     words = faulty(tmp_path, "die@round2", "raise@round3", "hang@personalize")
     folder = on_ray(tmp_path, [*words, "faults.client_seconds=10"])
-    assert_same_run(folder, undisturbed)
+    assert_same_run(folder, ignore_signals)
     record = read_run(folder)
     # A busy machine may take over 10 s to start the worker that answers the roll call, which is no task.
     tasks = [each for each in errors_of(folder) if each["phase"] != "rollcall"]
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, u
     assert "over faults.client_seconds" in errors["personalize", 3]
 
 
-def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, undisturbed: Path) -> None:
+def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, ignore_signals: Path) -> None:
     words = faulty(tmp_path, "pause@round2", "die@personalize")
     paused = tmp_path / "markers" / "round2"
     killed: list[int] = []
@@ -82,13 +82,13 @@ def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path
     # One actor here, two elsewhere, none in the undisturbed run: the same bits.
     folder = on_ray(tmp_path, [*words, "partitions.cpus=1"], kill_superlink)
     assert killed
-    assert_same_run(folder, undisturbed)
+    assert_same_run(folder, ignore_signals)
     assert read_run(folder).resumed == 1
     # Tasks under way when the SuperLink died may have been entered as failures too.
     assert "personalize" in {each["phase"] for each in errors_of(folder)}
 
 
-def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: Path, undisturbed: Path) -> None:
+def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: Path, ignore_signals: Path) -> None:
     words = faulty(tmp_path, "pause@round2")
     mark = f"{os.getpid()}9"
     driver = subprocess.Popen(
@@ -113,5 +113,5 @@ def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: 
     assert read_run(tmp_path / "run").status == "running"
     record = resume("run", tmp_path)
     assert (record.status, record.resumed) == ("completed", 1)
-    assert_same_run(tmp_path / "run", undisturbed)
+    assert_same_run(tmp_path / "run", ignore_signals)
     assert left_over(int(mark)) == []

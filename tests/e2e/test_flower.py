@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl_server.records import read_run
-from simulations.simulation import simulate
+from fl_server.record.schema import read_run
+from simulations.run.simulate import simulate
 from tests.conftest import TINY, tiny_config
 from tests.same import assert_same_run
 

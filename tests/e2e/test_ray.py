@@ -14,10 +14,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from fl_clients.backbone import fetch
-from fl_server.records import read_run
-from simulations.processes import MARK
-from simulations.simulation import simulate
+from fl_clients.backbone.load import fetch
+from fl_server.record.schema import read_run
+from simulations.engines.processes import MARK
+from simulations.run.simulate import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.slow

@@ -10,15 +10,15 @@ from torch.nn.functional import cross_entropy, log_softmax
 from transformers import AutoTokenizer
 
 from configs.schema import FitConfig
-from fl_clients.backbone import Backbone
-from fl_clients.batches import IGNORED, Encoder, Example, collate, epoch_batches
+from fl_clients.backbone.batches import IGNORED, Encoder, Example, collate, epoch_batches
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.load import Backbone
 from fl_clients.fit import LocalFit, answer_loss, rate
-from fl_clients.forward import Forward
 from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import generate, score_labels
-from strategies.adapters.sites import SiteShifts
 from strategies.perfit import PerFit
+from strategies.shifts.sites import SiteShifts
 
 END = 0
 METHOD = PerFit([1, 2], "all", 4, 2, True, "mean", 0)

@@ -12,12 +12,20 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from configs.errors import RunFailed
-from fl_server import rounds
-from fl_server.ledger import Ledger, total_bytes
-from fl_server.rounds import ClientReply, Clients
-from fl_server.tables import gather
-from simulations.inline_grid import InlineGrid
-from strategies.wire import TASK, array_bytes, message_bytes, pack, unpack
+from fl_server import exchange as exchange_module
+from fl_server.exchange import Clients, ClientTask
+from fl_server.record.ledger import Ledger, total_bytes
+from fl_server.record.reply import ClientReply
+from fl_server.record.tables import gather
+from simulations.engines.inline import InlineGrid
+from strategies.wire import TASK, ClientReport, Phase, array_sizes, message_bytes, pack, unpack
+
+REPORT = ClientReport(examples=1, steps=1, wall_s=0.0, ended_at=0.0, partition_name="cpu", peak_memory_bytes=0)
+
+
+def train(tensor: torch.Tensor) -> ClientTask:
+    """A task of round 1 that sends everyone one tensor."""
+    return ClientTask(1, Phase.TRAIN, lambda _user: {"shared_x.1.R": tensor})
 
 
 def echo_app(fail: int | None = None) -> ClientApp:
@@ -27,7 +35,8 @@ def echo_app(fail: int | None = None) -> ClientApp:
     @app.query("rollcall")
     def rollcall(message: Message, context: Context) -> Message:
         partition = context.node_config["partition-id"]
-        return Message(RecordDict({TASK: ConfigRecord({"partition": partition})}), reply_to=message)
+        answer = {"partition": partition, "history": 1, "queries": 0}
+        return Message(RecordDict({TASK: ConfigRecord(answer)}), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -35,7 +44,7 @@ def echo_app(fail: int | None = None) -> ClientApp:
         if partition == fail:
             raise ArithmeticError("on purpose")
         shared, _ = unpack(message.content)
-        return Message(pack({k: v + partition for k, v in shared.items()}, {"partition": partition}), reply_to=message)
+        return Message(pack({k: v + partition for k, v in shared.items()}, REPORT.to_record()), reply_to=message)
 
     return app
 
@@ -58,7 +67,7 @@ class Shuffled(InlineGrid):
 
 
 def payload(message: Message) -> int:
-    return sum(size for _, _, size, _ in array_bytes(message))
+    return sum(size for _, _, size, _ in array_sizes(message))
 
 
 def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple[list[ClientReply], Shuffled, Path]:
@@ -66,12 +75,9 @@ def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple
     clients = Clients(grid, ledger)
     assert sorted(clients.call_roll(5)) == [0, 1, 2, 3, 4]
     replies: list[ClientReply] = []
-
-    def take(reply: ClientReply) -> None:
-        clients.enter(1, "train", reply)
+    for reply in clients.ask(train(torch.zeros(2, 3)), users):
+        clients.record_message(1, Phase.TRAIN, reply)
         replies.append(reply)
-
-    clients.ask(1, "train", users, lambda _user: {"shared_x.1.R": torch.zeros(2, 3)}, take)
     ledger.table.flush()
     gather(tmp_path)
     return replies, grid, tmp_path
@@ -103,6 +109,18 @@ def test_the_ledger_counts_the_messages_that_were_sent(tmp_path: Path) -> None:
     }
 
 
+def test_an_answer_to_the_roll_call_that_makes_no_sense_is_named(tmp_path: Path) -> None:
+    app = ClientApp()
+
+    @app.query("rollcall")
+    def rollcall(message: Message, _context: Context) -> Message:
+        answer = {"partition": 0, "history": -1, "queries": 0}
+        return Message(RecordDict({TASK: ConfigRecord(answer)}), reply_to=message)
+
+    with pytest.raises(RunFailed, match="roll call: a client's answer cannot be read: history=-1"):
+        Clients(InlineGrid(app, 1, {}), Ledger(tmp_path)).call_roll(1)
+
+
 def test_a_client_that_never_connects_fails_the_roll_call(tmp_path: Path) -> None:
     clients = Clients(InlineGrid(echo_app(), 3, {}), Ledger(tmp_path))
     with pytest.raises(RunFailed, match="3 of 4 clients connected"):
@@ -119,7 +137,7 @@ def test_two_clients_with_one_partition_fail_the_roll_call(tmp_path: Path) -> No
 
 
 def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_WINDOW", 3)
+    monkeypatch.setattr(exchange_module, "_WINDOW", 3)
     grid, ledger = Shuffled(echo_app(), 9, {}), Ledger(tmp_path)
     clients = Clients(grid, ledger)
     clients.call_roll(9)
@@ -135,11 +153,8 @@ def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkey
 
     monkeypatch.setattr(grid, "push_messages", pushed)
 
-    def take(_reply: ClientReply) -> None:
-        nonlocal out
+    for _reply in clients.ask(train(torch.zeros(1)), range(9)):
         out -= 1
-
-    clients.ask(1, "train", range(9), lambda _user: {"shared_x.1.R": torch.zeros(1)}, take)
     assert most == 3
 
 
@@ -171,13 +186,12 @@ class Unplugged(InlineGrid):
 
 
 def ask_unplugged(folder: Path, away: int, patience_s: float | None, monkeypatch: pytest.MonkeyPatch) -> ClientReply:
-    monkeypatch.setattr(rounds, "_AWAY_PAUSE_S", 0.01)
+    monkeypatch.setattr(exchange_module, "_AWAY_PAUSE_S", 0.01)
     grid = Unplugged(echo_app(), 2, {})
     clients = Clients(grid, Ledger(folder), retries=1, patience_s=patience_s)
     clients.call_roll(2)
     grid.node, grid.away = clients._nodes[1], away
-    replies: list[ClientReply] = []
-    clients.ask(1, "train", [0, 1], lambda _user: {"shared_x.1.R": torch.zeros(1)}, replies.append)
+    replies = list(clients.ask(train(torch.zeros(1)), [0, 1]))
     if patience_s is not None:
         assert grid.times_to_live == [patience_s]
     return replies[1]

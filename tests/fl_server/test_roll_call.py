@@ -8,8 +8,13 @@ import pytest
 
 from configs.errors import RunFailed
 from configs.versions import CODE, versions_here
-from fl_server.records import ParamsPart, RunRecord, UsersPart, read_run
-from fl_server.roll_call import check_versions, enter_users
+from fl_server.record.schema import ParamsPart, RunRecord, UsersPart, read_run
+from fl_server.roll_call import check_versions, write_users_table
+from strategies.wire import RollCallAnswer
+
+
+def answer(partition: int, history: int = 1, queries: int = 1, versions: str | None = None) -> RollCallAnswer:
+    return RollCallAnswer(partition=partition, history=history, queries=queries, versions=versions)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,7 @@ from fl_server.roll_call import check_versions, enter_users
 def test_a_device_with_another_version_is_refused_by_name(change: dict[str, str | None], message: str) -> None:
     here = versions_here()
     there = {key: value for key, value in {**here, **change}.items() if value}
-    answers = {0: {"versions": json.dumps(here)}, 1: {"versions": json.dumps(there)}}
+    answers = {0: answer(0, versions=json.dumps(here)), 1: answer(1, versions=json.dumps(there))}
     with pytest.raises(RunFailed) as caught:
         check_versions(answers)
     assert message in str(caught.value)
@@ -42,7 +47,7 @@ def test_users_are_known_by_number_alone(tmp_path: Path) -> None:
         versions={},
         git={"commit": None, "dirty": None},
     )
-    enter_users(tmp_path, record, {1: {"history": 0, "queries": 4}, 0: {"history": 8, "queries": 0}})
+    write_users_table(tmp_path, record, {1: answer(1, 0, 4), 0: answer(0, 8, 0)})
     assert pq.read_table(tmp_path / "users.parquet").to_pylist() == [
         {"partition": 0, "user_id": "0", "history": 8, "queries": 0},
         {"partition": 1, "user_id": "1", "history": 0, "queries": 4},

@@ -4,55 +4,55 @@ from collections import Counter
 
 import pytest
 
-from configs.conditions import DeviceClass, DevicesConfig
-from fl_server.devices import Devices, Turn
+from configs.environment import DeviceClass, DevicesConfig
+from fl_server.simulated_devices import DeviceTask, SimulatedDevices, device_model
 
 # 1 Mbit/s up, 8 down, two steps a second: 1 MB up takes 8 s, 1 MB down 1 s; a message is its tensors and 1,000 bytes.
 PLAIN = DeviceClass(name="plain", share=1, steps_per_second=2, up_mbit=1, down_mbit=8)
 
 
-def world(seed: int = 0, plain: DeviceClass = PLAIN, **settings: object) -> Devices:
-    return Devices(DevicesConfig(classes=[plain], **settings), seed)  # type: ignore[arg-type]
+def world(seed: int = 0, plain: DeviceClass = PLAIN, **settings: object) -> SimulatedDevices:
+    return SimulatedDevices(DevicesConfig(classes=[plain], **settings), seed)  # type: ignore[arg-type]
 
 
-def turns(*steps: int) -> list[Turn]:
-    return [Turn(user, 999_000, 499_000, each) for user, each in enumerate(steps)]
+def turns(*steps: int) -> list[DeviceTask]:
+    return [DeviceTask(user, 999_000, 499_000, each) for user, each in enumerate(steps)]
 
 
 def test_a_turn_takes_download_training_and_upload() -> None:
     # 1 s down, 6/2 = 3 s of training, 4 s up.
     closed = world().close(1, turns(6), 1)
-    assert closed.finished == {0: 8.0}
+    assert closed.arrived_at_s == {0: 8.0}
     assert closed.seconds == 8.0
 
 
 def test_the_first_replies_close_a_round() -> None:
     closed = world(over_selection=0.5).close(1, turns(20, 4, 12), 2)
-    assert closed.finished == {1: 7.0, 2: 11.0}
+    assert closed.arrived_at_s == {1: 7.0, 2: 11.0}
     assert closed.lost == {0: "late"}
     assert closed.seconds == 11.0
-    assert world(over_selection=0.5).asked(5) == 8
+    assert world(over_selection=0.5).cohort_size(5) == 8
 
 
 def test_the_deadline_closes_a_round() -> None:
     closed = world(deadline_s=10).close(1, turns(20, 4, 12), 3)
-    assert closed.finished == {1: 7.0}
+    assert closed.arrived_at_s == {1: 7.0}
     assert closed.lost == {0: "late", 2: "late"}
     assert closed.seconds == 10
     # An opening waits for everybody.
     assert world(deadline_s=10).close(0, turns(20, 4), 2).lost == {}
-    assert world(least_share=0.5).enough(5) == 3
+    assert world(least_share=0.5).quorum(5) == 3
 
 
 def test_devices_are_drawn_by_share_and_stay_what_they_are() -> None:
     classes = [PLAIN, DeviceClass(name="other", share=3, steps_per_second=1, up_mbit=1, down_mbit=1)]
-    devices = Devices(DevicesConfig(classes=classes), 0)
+    devices = SimulatedDevices(DevicesConfig(classes=classes), 0)
     drawn = Counter(devices.device(user).name for user in range(2000))
     # Three of four; the standard error is 19.
     assert abs(drawn["other"] - 1500) < 80
-    again = Devices(DevicesConfig(classes=classes), 0)
+    again = SimulatedDevices(DevicesConfig(classes=classes), 0)
     assert [again.device(user) for user in range(50)] == [devices.device(user) for user in range(50)]
-    assert [Devices(DevicesConfig(classes=classes), 1).device(user).name for user in range(50)] != [
+    assert [SimulatedDevices(DevicesConfig(classes=classes), 1).device(user).name for user in range(50)] != [
         devices.device(user).name for user in range(50)
     ]
 
@@ -71,3 +71,11 @@ def test_a_faster_method_meets_the_same_world() -> None:
     devices = world(plain=PLAIN.model_copy(update={"dropout": 0.3}))
     slow, fast = (devices.close(4, turns(*[steps] * 30), 30).lost for steps in (100, 1))
     assert slow == fast
+
+
+def test_without_devices_everyone_is_available_and_every_reply_counts() -> None:
+    devices = device_model(DevicesConfig(), 0)
+    assert list(devices.available(1, [4, 7])) == [4, 7]
+    assert (devices.cohort_size(5), devices.quorum(5), devices.device(4)) == (5, 1, None)
+    outcome = devices.close(1, turns(20, 4), 2)
+    assert (outcome.seconds, outcome.arrived_at_s, outcome.lost) == (None, {}, {})

@@ -23,14 +23,14 @@ from transformers import (
 
 from configs.errors import InputError
 from configs.schema import FitConfig
-from fl_clients.activations import ActivationStore
-from fl_clients.backbone import Backbone, fetch, load, read_shape
-from fl_clients.batches import Example
+from fl_clients.backbone.activation_store import ActivationStore
+from fl_clients.backbone.batches import Example
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.frozen_prefix import FrozenPrefix
+from fl_clients.backbone.load import Backbone, fetch, load, read_shape
 from fl_clients.fit import LocalFit, answer_loss
-from fl_clients.forward import Forward
 from fl_clients.predict import generate, score_labels
-from fl_clients.prefix import Prefix
-from strategies.method import Visit
+from strategies.method import TrainRequest
 from strategies.perfit import PerFit
 
 VOCABULARY = 257
@@ -98,7 +98,7 @@ def test_shifts_train_and_predict_on_every_family(family: Backbone) -> None:
     settings = FitConfig(epochs=20, batch_size=2, lr=0.05)
 
     fit = LocalFit(Forward(family, None), adapter, examples, settings, 0)
-    trained = method.client_train(adapter, Visit(1, shared, {}, fit))
+    trained = method.client_train(adapter, TrainRequest(1, shared, {}, fit))
     assert trained.fit.loss_last < trained.fit.loss_first - 0.05
     method.client_load(adapter, trained.shared, None)
     assert not torch.allclose(score_labels(Forward(family, None), adapter, PROMPTS, LABELS), bare, atol=1e-3)
@@ -114,7 +114,7 @@ def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
     method.client_load(adapter, moved, None)
     store = ActivationStore(tmp_path / "kept", 10**7, print)
     plain = Forward(family, None)
-    kept = Forward(family, Prefix(family, "", adapter.frozen_blocks, adapter.suffix, store))
+    kept = Forward(family, FrozenPrefix(family, "", adapter.frozen_blocks, adapter.suffix, store))
     examples = [Example(PROMPTS[0], [40, 0]), Example(PROMPTS[1], [41, 42, 43, 0]), Example([7], [44, 0])]
     trained = [*adapter.parameters()]
     for parameter in trained:

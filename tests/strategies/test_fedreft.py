@@ -9,7 +9,7 @@ from torch import nn
 
 from strategies import shifts
 from strategies.fedreft import FedReft, geometric_median_weights
-from strategies.method import BackboneShape, FitResult, Tensors, Visit
+from strategies.method import BackboneShape, FitResult, Tensors, TrainRequest
 
 SHAPE = BackboneShape(6, 2, 1000, {})
 
@@ -55,7 +55,7 @@ def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: 
     others = {name: value + (0.0 if name.endswith("R") else 8.0) for name, value in received.items()}
     loaded: list[float] = []
     monkeypatch.setattr(
-        "strategies.shifts.load",
+        "strategies.shifts.common.load",
         lambda _adapter, _stage, tensors, _prefix: loaded.append(float(tensors["kept_own.0.b"][0])),
     )
     fit = AddOneToB(None, losses=[3.0, 1.0])
@@ -77,18 +77,18 @@ def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
     adapter = method.client_attach(Decoder(), SHAPE)
     sent = method.server_send(method.server_init(SHAPE), None)
     fit = AddOneToB(adapter, losses=[3.0, 1.0])
-    first = method.client_train(adapter, Visit(1, sent, {}, fit))
+    first = method.client_train(adapter, TrainRequest(1, sent, {}, fit))
     start = {name.replace("shared_median", "kept_own"): value for name, value in sent.items()}
     torch.testing.assert_close(fit.before[0], start)
-    assert first.kept is not None
+    assert first.client_state is not None
     torch.testing.assert_close(
-        first.kept, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()}
+        first.client_state, {name: value + (1.0 if name.endswith("b") else 0.0) for name, value in start.items()}
     )
     torch.testing.assert_close(
-        {name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.kept
+        {name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.client_state
     )
     # Its own, b = 1, has three quarters of the losses: a quarter of it stays beside the others' b = 0.
-    method.client_train(adapter, Visit(2, sent, first.kept, fit))
+    method.client_train(adapter, TrainRequest(2, sent, first.client_state, fit))
     torch.testing.assert_close(fit.before[1]["kept_own.0.b"], torch.tensor([0.25, 0.25]))
 
 

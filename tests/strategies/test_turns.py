@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from strategies import lora
-from strategies.adapters.lora import LoraAdapters
 from strategies.fdlora import FdLora, OuterStep
 from strategies.fedex_lora import FedexLora
 from strategies.fedsa_lora import FedsaLora
 from strategies.ffa_lora import FfaLora
 from strategies.flora import Flora
-from strategies.lora import COLLECTIVE
+from strategies.lora.adapters import LoraAdapters
+from strategies.lora.common import COLLECTIVE
 from strategies.lora_p import LoraP
-from strategies.method import BackboneShape, FitResult, Tensors, Visit
+from strategies.method import BackboneShape, FitResult, Tensors, TrainRequest
 from strategies.oppu import Oppu
 
 Q, V = "layers.0.q_proj", "layers.1.v_proj"
@@ -87,10 +87,10 @@ def test_oppu_trains_the_collective_adapter_then_a_personal_one_on_top_of_it() -
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
     collective = {module: product(shared, "shared_lora", module) for module in (Q, V)}
-    trained = method.client_train(adapter, Visit(1, shared, {}, fit))
+    trained = method.client_train(adapter, TrainRequest(1, shared, {}, fit))
     torch.testing.assert_close(fit.before, collective)
     torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in shared.items()})
-    assert trained.kept is None
+    assert trained.client_state is None
 
     fit = AddOne(adapter)
     private, _ = method.client_personalize(adapter, shared, fit)
@@ -127,11 +127,11 @@ def test_fdloras_opening_trains_theta_p_from_the_common_start() -> None:
     method = FdLora(**SETTINGS, **FUSION, fusion_penalty=0.0)
     adapter, fit = attached(method)
     begin = method.server_init(SHAPE)
-    opening = method.client_train(adapter, Visit(0, {}, {}, fit))
+    opening = method.client_train(adapter, TrainRequest(0, {}, {}, fit))
     torch.testing.assert_close(opening.shared, {name: value + 1 for name, value in begin.items()})
-    assert opening.kept is not None
+    assert opening.client_state is not None
     torch.testing.assert_close(
-        opening.kept, {name.replace("shared", "kept"): value for name, value in opening.shared.items()}
+        opening.client_state, {name.replace("shared", "kept"): value for name, value in opening.shared.items()}
     )
     # The opening is averaged as it is; from then on the server steps.
     assert not isinstance(method.server_aggregator(begin, 0), OuterStep)
@@ -143,14 +143,14 @@ def test_fdloras_rounds_train_theta_s_and_keep_it_every_second_time() -> None:
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
     kept = {name.replace("shared", "kept"): value for name, value in some(shared, 2).items()}
-    first = method.client_train(adapter, Visit(1, shared, kept, fit))
+    first = method.client_train(adapter, TrainRequest(1, shared, kept, fit))
     torch.testing.assert_close(fit.before, {module: product(shared, "shared_lora", module) for module in (Q, V)})
     torch.testing.assert_close(first.shared, {name: value + 1 for name, value in shared.items()})
-    assert first.kept is None
-    second = method.client_train(adapter, Visit(2, shared, kept, fit))
-    assert second.kept is not None
+    assert first.client_state is None
+    second = method.client_train(adapter, TrainRequest(2, shared, kept, fit))
+    assert second.client_state is not None
     torch.testing.assert_close(
-        second.kept, {name.replace("shared", "kept"): value for name, value in second.shared.items()}
+        second.client_state, {name.replace("shared", "kept"): value for name, value in second.shared.items()}
     )
 
 
@@ -183,12 +183,12 @@ def test_fedsa_lora_sends_a_and_goes_on_with_its_own_b() -> None:
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
     assert {name[-1] for name in shared} == {"A"}
-    first = method.client_train(adapter, Visit(1, shared, {}, fit))
+    first = method.client_train(adapter, TrainRequest(1, shared, {}, fit))
     torch.testing.assert_close(fit.before, {Q: torch.zeros(5, 6), V: torch.zeros(3, 6)})
     torch.testing.assert_close(first.shared, {name: value + 1 for name, value in shared.items()})
-    assert first.kept is not None
-    assert {name[-1] for name in first.kept} == {"B"}
-    method.client_train(adapter, Visit(2, shared, first.kept, fit))
+    assert first.client_state is not None
+    assert {name[-1] for name in first.client_state} == {"B"}
+    method.client_train(adapter, TrainRequest(2, shared, first.client_state, fit))
     # B was 0, is 1 everywhere.
     torch.testing.assert_close(
         fit.before, {m: 2 * torch.ones(SHAPE.linears[m][1], 2) @ shared[f"shared_lora.{m}.A"] for m in (Q, V)}
@@ -199,7 +199,7 @@ def test_ffa_lora_trains_b_alone() -> None:
     method = FfaLora(**SETTINGS)
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
-    trained = method.client_train(adapter, Visit(1, shared, {}, fit))
+    trained = method.client_train(adapter, TrainRequest(1, shared, {}, fit))
     assert fit.trained == [id(parameter) for parameter in adapter.trainable(COLLECTIVE, letters="B")]
     torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in shared.items()})
     first = lora.start(method.lora.on(SHAPE), SHAPE, "x", 0, COLLECTIVE)
@@ -214,11 +214,11 @@ def test_what_came_is_merged_before_training_and_kept(method: Flora | FedexLora)
     change = {"shared_base.layers.0.q_proj.W": torch.ones(5, 6)}
     kept = {"kept_base.layers.0.q_proj.W": 2 * torch.ones(5, 6)}
     mean = some(method.server_init(SHAPE)) if isinstance(method, FedexLora) else {}
-    trained = method.client_train(adapter, Visit(3, mean | change, kept, fit))
+    trained = method.client_train(adapter, TrainRequest(3, mean | change, kept, fit))
     own = {m: product(mean, "shared_lora", m) if mean else torch.zeros(SHAPE.linears[m][::-1]) for m in (Q, V)}
     torch.testing.assert_close(fit.before, {Q: own[Q] + 3, V: own[V]})
-    assert trained.kept is not None
-    torch.testing.assert_close(trained.kept, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
+    assert trained.client_state is not None
+    torch.testing.assert_close(trained.client_state, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
 
 
 def test_fedex_lora_serves_the_means_on_the_merged_weights() -> None:
@@ -238,7 +238,7 @@ def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> 
     starts = []
     for number in (1, 2):
         aggregator = method.server_aggregator(state, number)
-        trained = method.client_train(adapter, Visit(number, method.server_send(state, 0), {}, fit))
+        trained = method.client_train(adapter, TrainRequest(number, method.server_send(state, 0), {}, fit))
         torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in aggregator.expected.items()})
         aggregator.add(0, trained.shared, 1)
         state, _ = aggregator.result()

@@ -7,12 +7,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from strategies.wire import (
     PrivateTensorError,
-    array_bytes,
+    array_sizes,
     message_bytes,
     pack,
-    put_numbers,
-    take_numbers,
+    read_statistics,
     unpack,
+    write_statistics,
 )
 
 
@@ -25,10 +25,10 @@ def _identity() -> None:
 def test_content_survives_the_round_trip() -> None:
     shared = {"shared_x.1.R": torch.randn(2, 3), "shared_x.1.b": torch.zeros(2)}
     content = pack(shared, {"round": 3})
-    put_numbers(content, {"a": [1.0, 2.0]})
+    write_statistics(content, {"a": [1.0, 2.0]})
     tensors, task = unpack(content)
     assert task == {"round": 3}
-    assert take_numbers(content) == {"a": [1.0, 2.0]}
+    assert read_statistics(content) == {"a": [1.0, 2.0]}
     for name, value in shared.items():
         assert torch.equal(tensors[name], value)
 
@@ -40,5 +40,5 @@ def test_private_stays_private_a_private_tensor_cannot_be_packed() -> None:
 
 def test_bytes_are_those_of_the_message() -> None:
     message = Message(pack({"shared_x.1.R": torch.zeros(20, 30)}), dst_node_id=1, message_type="train")
-    assert array_bytes(message) == [("shared_x.1.R", 600, 2400, "float32")]
+    assert array_sizes(message) == [("shared_x.1.R", 600, 2400, "float32")]
     assert 2400 < message_bytes(message) < 2400 + 400

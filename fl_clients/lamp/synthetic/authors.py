@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from fl_clients.lamp.synthetic.taste import Generator, Item, Taste
-from strategies.metrics import generation_statistics
+from strategies.metrics.statistics import generation_statistics
 
 Style = dict[str, int]
 """The chosen option by slot."""

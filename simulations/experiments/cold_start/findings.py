@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from simulations.comparable import Run, other_settings
-from simulations.comparison import paired_test, spread
-from strategies.metrics import LOWER_IS_BETTER
+from simulations.experiments.comparable import Run, other_settings
+from simulations.experiments.comparison.analysis import spread
+from simulations.experiments.comparison.significance import paired_test
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 SCHEMA = 6
 """Of `cold_start.json`."""

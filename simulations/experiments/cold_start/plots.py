@@ -10,7 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulations.cold_start_findings import (
+from simulations.display.plots import logarithmic, save_figure
+from simulations.display.style import colour, marker
+from simulations.experiments.cold_start.findings import (
     brightness,
     by_history,
     history_levels,
@@ -18,9 +20,7 @@ from simulations.cold_start_findings import (
     transfer_matrix,
     transfers,
 )
-from simulations.colours import colour, marker
-from simulations.plots import logarithmic, save_figure
-from strategies.metrics import LOWER_IS_BETTER
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 matplotlib.use("Agg")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from simulations.comparable import Run
-from simulations.comparison import curve
-from strategies.metrics import LOWER_IS_BETTER, spread_over_users
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.curves import curve
+from strategies.metrics.statistics import LOWER_IS_BETTER, spread_over_users
 
 COLUMNS = (
     *("task", "trained_on", "method", "collective", "group", "history", "epochs", "seed", "metric"),

@@ -14,27 +14,27 @@ import pandas as pd
 from configs.errors import InputError, TooFewUsers
 from configs.load import load_config
 from configs.schema import RunConfig
-from fl_clients.backbone import read_shape
-from simulations.cold_start_question import Question
-from simulations.cold_start_rows import tabulate
-from simulations.comparable import Run
-from simulations.comparison_runs import complete
-from simulations.planning import Planned, plan, users_digests
-from simulations.prepare import build_method, resolve
-from simulations.reuse import find, started_from
+from fl_clients.backbone.load import read_shape
+from simulations.experiments.cold_start.rows import tabulate
+from simulations.experiments.cold_start.spec import ColdStartSpec
+from simulations.experiments.comparable import Run
+from simulations.experiments.compare import complete
+from simulations.experiments.plan import Planned, plan, users_digests
+from simulations.experiments.reuse import find, started_from
+from simulations.run.preflight import build_method, resolve
 from strategies.method import Method
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _OPTIONS = {
-    "users.collective": "cold-start takes it from --collective",
-    "users.group": "cold-start takes it from --compositions",
-    "task": "cold-start takes it from --tasks",
-    "method": "cold-start takes it from --methods",
-    "seed": "cold-start takes it from --seeds",
-    "start_from": "cold-start counts the bytes of stage 1, which this leaves out",
-    "evaluate.every": "cold-start looks at newcomers when stage 1 is over, and not before",
+    "users.collective": "a cold start has `collective` for it",
+    "users.group": "a cold start has `compositions` for it",
+    "task": "a cold start has `tasks` for it",
+    "method": "a cold start has `methods` for it",
+    "seed": "a cold start has `seeds` for it",
+    "start_from": "a cold start counts the bytes of stage 1, which this leaves out",
+    "evaluate.every": "a cold start evaluates newcomers only when stage 1 is over",
 }
-"""Config keys that are no overrides here, and why."""
+"""Config keys that cannot be overrides here, and why."""
 _MANY = 2**31 - 1
 """Collective users while their number is open, so that no cohort is too large; each number makes its own smaller."""
 _TASK = "{task}"
@@ -42,17 +42,17 @@ _TASK = "{task}"
 
 
 def cold_start(
-    question: Question,
+    spec: ColdStartSpec,
     toml: Path | str | None,
     overrides: Sequence[str],
     folder: Path | str,
-    say: Say,
-    watch: Callable[[Path], None] = lambda _folder: None,
+    log: Log,
+    on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> tuple[pd.DataFrame, list[Run]]:
     """Run what is missing of an experiment.
 
     Args:
-        question: What is asked.
+        spec: What is asked.
         toml: An experiment for all runs.
         overrides: `key=value` for all runs.
         folder: Where run records go.
@@ -66,39 +66,39 @@ def cold_start(
         InputError: A setting is wrong, or there are too few users.
         RunFailed: A run failed.
     """
-    question.check()
+    spec.check()
     folder = Path(folder)
     if (folder / "compare.json").is_file():
         raise InputError(f"{folder} is a comparison; choose another --name")
     for word in overrides:
         key = word.partition("=")[0].strip()
-        if key in _OPTIONS and (key != "task" or question.tasks):
+        if key in _OPTIONS and (key != "task" or spec.tasks):
             raise InputError(f"{word}: {_OPTIONS[key]}")
-    say(f"checking configs and users, up to {max(question.collective):,} collective ones")
+    log(f"checking configs and users, up to {max(spec.collective):,} collective ones")
     overrides = [*overrides, f"users.collective={_MANY}"]
-    tasks = question.tasks or [load_config(toml, overrides).task]
-    question = replace(question, tasks=tasks)
-    cohorts = {task: _cohort(question, toml, [*overrides, f"task={task}"]) for task in tasks}
+    tasks = spec.tasks or [load_config(toml, overrides).task]
+    spec = replace(spec, tasks=tasks)
+    cohorts = {task: _cohort(spec, toml, [*overrides, f"task={task}"]) for task in tasks}
     # Planned before anything runs: what cannot be is said before work is spent.
     digest = users_digests()
     planned = [
         each
-        for task, count in product(tasks, sorted(question.collective))
-        for each in _plan(question, toml, overrides, task, count, cohorts[task], digest)
+        for task, count in product(tasks, sorted(spec.collective))
+        for each in _plan(spec, toml, overrides, task, count, cohorts[task], digest)
     ]
-    if (question.transfer or question.compositions) and not any(map(_has_stage_1, planned)):
-        option = "--transfer" if question.transfer else "--compositions"
-        raise InputError(f"{option}: of {', '.join(question.methods)} none has a stage 1")
-    if any(question.history) and not any(map(_has_stage_2, planned)):
-        raise InputError(f"--history: of {', '.join(question.methods)} none has a stage 2")
+    if (spec.transfer or spec.compositions) and not any(map(_has_stage_1, planned)):
+        field = "transfer" if spec.transfer else "compositions"
+        raise InputError(f"none of {', '.join(spec.methods)} has a stage 1", field=field)
+    if any(spec.history) and not any(map(_has_stage_2, planned)):
+        raise InputError(f"none of {', '.join(spec.methods)} has a stage 2", field="history")
     groups = [
         each
-        for task, group in product(tasks, range(1, question.compositions))
-        for each in _plan(question, toml, overrides, task, min(question.collective), cohorts[task], digest, group)
+        for task, group in product(tasks, range(1, spec.compositions))
+        for each in _plan(spec, toml, overrides, task, min(spec.collective), cohorts[task], digest, group)
         if _has_stage_1(each)
     ]
-    laters = [_later(question, each, toml, overrides, digest) for each in planned]
-    say(
+    laters = [_later(spec, each, toml, overrides, digest) for each in planned]
+    log(
         f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
         f"{sum(map(len, laters))} that start from the first"
     )
@@ -106,44 +106,42 @@ def cold_start(
         replace(each, starts_others=_starts_others(each, own, folder))
         for each, own in zip(planned, laters, strict=True)
     ]
-    runs = complete(planned, folder, False, say, watch)
+    runs = complete(planned, folder, False, log, on_progress)
     starting = [started_from(later, run.folder) for run, own in zip(runs, laters, strict=True) for later in own]
     sources = [run.config.task for run, own in zip(runs, laters, strict=True) for _ in own]
-    rows = [tabulate(run, folder) for run in (*runs, *complete(groups, folder, False, say, watch))]
-    begun = complete(starting, folder, False, say, watch)
+    rows = [tabulate(run, folder) for run in (*runs, *complete(groups, folder, False, log, on_progress))]
+    begun = complete(starting, folder, False, log, on_progress)
     rows += [tabulate(run, folder, task) for run, task in zip(begun, sources, strict=True)]
     return pd.DataFrame(rows), runs
 
 
-def _cohort(question: Question, toml: Path | str | None, overrides: Sequence[str]) -> int:
+def _cohort(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[str]) -> int:
     """Return a task's cohort; refuse what an experiment or a method's TOML may say elsewhere, but not here."""
     base = load_config(toml, overrides)
-    for method in question.methods:
-        _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, question)
+    for method in spec.methods:
+        _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, spec)
     return base.cohort
 
 
-def _check_config(method: str, config: RunConfig, base: RunConfig, question: Question) -> None:
+def _check_config(method: str, config: RunConfig, base: RunConfig, spec: ColdStartSpec) -> None:
     if config.users.overlap or config.users.select == "listed":
+        raise InputError(f"{method}: a cold start draws its own users: no users.overlap, no users.select='listed'")
+    if len(spec.tasks) > 1 and config.users.source != "synthetic" and _TASK not in config.users.source:
         raise InputError(
-            f"{method}: cold-start draws users by their numbers, newcomers apart: no users.overlap, no select='listed'"
-        )
-    if len(question.tasks) > 1 and config.users.source != "synthetic" and _TASK not in config.users.source:
-        raise InputError(
-            f"users.source={config.users.source}: one task's data; for several --tasks {_TASK} has to stand where the "
-            "folders have the task's name"
+            f"users.source={config.users.source}: holds one task's data; for several tasks put {_TASK} where the path "
+            "has the task's name"
         )
     if (items := config.users.target_history) is not None:
-        raise InputError(f"{method}: users.target_history={items}: cold-start takes it from --history")
+        raise InputError(f"{method}: users.target_history={items}: a cold start has `history` for it")
     if config.cohort != base.cohort:
         raise InputError(f"{method}: cohort={config.cohort}, but cohort={base.cohort} for the others")
 
 
 def _of_task(task: str, toml: Path | str | None, overrides: Sequence[str]) -> list[str]:
     """Return the overrides with a task, and where its users are."""
-    words = [*overrides, f"task={task}"]
-    source = load_config(toml, words).users.source
-    return [*words, f"users.source={source.replace(_TASK, task)}"] if _TASK in source else words
+    overrides = [*overrides, f"task={task}"]
+    source = load_config(toml, overrides).users.source
+    return [*overrides, f"users.source={source.replace(_TASK, task)}"] if _TASK in source else overrides
 
 
 def _built(planned: Planned) -> Method:
@@ -159,7 +157,7 @@ def _has_stage_2(planned: Planned) -> bool:
 
 
 def _plan(
-    question: Question,
+    spec: ColdStartSpec,
     toml: Path | str | None,
     overrides: Sequence[str],
     task: str,
@@ -168,16 +166,16 @@ def _plan(
     digest: Callable[[RunConfig], str],
     group: int = 0,
 ) -> list[Planned]:
-    words = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(cohort, count)}"]
+    overrides = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(cohort, count)}"]
     try:
-        planned = plan(question.methods, toml, [*words, f"users.group={group}"], question.seeds, digest)
+        planned = plan(spec.methods, toml, [*overrides, f"users.group={group}"], spec.seeds, digest)
     except TooFewUsers as error:
         if error.key != "users.collective":
             raise InputError(f"{task}: {error}") from None
-        asked = f"--collective {count}"
         if group:
-            asked = f"--compositions {question.compositions}: {question.compositions} disjoint groups of {count} users"
-        raise InputError(f"{asked}, {task}: {error}") from None
+            message = f"{spec.compositions} disjoint groups of {count} users, {task}: {error}"
+            raise InputError(message, field="compositions", value=spec.compositions) from None
+        raise InputError(f"{task}: {error}", field="collective", value=count) from None
     except InputError as error:
         raise InputError(f"{task} with {count} collective users: {error}") from None
     suffix = f"-group{group}" if group else ""
@@ -190,14 +188,14 @@ def _plan(
             config=each.config.model_copy(
                 update={"evaluate": each.config.evaluate.model_copy(update={"every": each.config.rounds})}
             ),
-            looks=False,
+            needs_midway=False,
         )
         for each in planned
     ]
 
 
 def _later(
-    question: Question,
+    spec: ColdStartSpec,
     planned: Planned,
     toml: Path | str | None,
     overrides: Sequence[str],
@@ -210,24 +208,27 @@ def _later(
     config = planned.config
     trains = _has_stage_2(planned)
     changes: list[tuple[str, RunConfig]] = []
-    for items in question.history:
+    for items in spec.history:
         if items:
             users = config.users.model_copy(update={"target_history": items})
             fewer = config.model_copy(update={"users": users})
             try:
                 sha256 = digest(fewer)
             except InputError as error:
-                raise InputError(f"--history {items}, {config.task}, seed {config.seed}: {error}") from None
+                message = f"{config.task}, seed {config.seed}: {error}"
+                raise InputError(message, field="history", value=items) from None
             if sha256 == planned.data_sha256:
-                raise InputError(f"--history {items}: no newcomer brings more (seed {config.seed}); that is `all`")
+                raise InputError(
+                    f"no newcomer brings more (seed {config.seed}), so this is `all`", field="history", value=items
+                )
             if trains:
                 changes.append((f"history{items}", fewer))
-    for epochs in question.epochs if trains else ():
+    for epochs in spec.epochs if trains else ():
         if epochs != config.personal.epochs:
             personal = config.personal.model_copy(update={"epochs": epochs})
             changes.append((f"epochs{epochs}", config.model_copy(update={"personal": personal})))
-    if question.transfer and _has_stage_1(planned) and config.users.collective == max(question.collective):
-        others = [task for task in question.tasks if task != config.task]
+    if spec.transfer and _has_stage_1(planned) and config.users.collective == max(spec.collective):
+        others = [task for task in spec.tasks if task != config.task]
         changes += [(f"to-{task}", _transferred(planned, task, toml, overrides)) for task in others]
     return [
         replace(planned, name=f"{planned.name}-{suffix}", config=other, data_sha256=digest(other))
@@ -245,12 +246,12 @@ def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides
     """The config of another task with this run's shift: what decides its tensors is the shift's, and so is stage 2's
     rate, which goes with the ranks."""
     config = planned.config
-    words = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
-    words += [f"users.collective={config.users.collective}", f"cohort={config.cohort}"]
-    other = resolve(load_config(toml, words))
+    overrides = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
+    overrides += [f"users.collective={config.users.collective}", f"cohort={config.cohort}"]
+    other = resolve(load_config(toml, overrides))
     if other.backbone != config.backbone:
         both = f"{config.task} has backbone {config.backbone!r}, {task} {other.backbone!r}"
-        raise InputError(f"--transfer: a shift fits the backbone it was trained on alone; {both}")
+        raise InputError(f"a shift fits only the backbone it was trained on; {both}", field="transfer")
     keys = ("settings", "sites", "positions", "rank", "joint_private_init", "aggregation", "evaluate")
     same = {key: getattr(config, key) for key in keys}
     same["personal"] = other.personal.model_copy(update={"lr": config.personal.lr})

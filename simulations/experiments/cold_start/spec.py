@@ -1,4 +1,4 @@
-"""What `fedperfit cold-start` is asked, and what cannot be meant."""
+"""What a cold-start experiment is asked, and what cannot be meant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from configs.errors import InputError
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a cold-start experiment asks."""
+class ColdStartSpec:
+    """What `fedperfit cold-start` is asked."""
 
     collective: list[int]
-    """Numbers of collective users; nested, so the fewer are among the more."""
+    """Numbers of collective users. They are nested: the 10 are among the 100."""
     methods: list[str]
-    """The first is the one that others are tested against."""
+    """The others are tested against the first."""
     tasks: list[str]
     """Empty: the config's."""
     seeds: list[int]
@@ -22,34 +22,29 @@ class Question:
     epochs: list[int]
     """Epochs that newcomers train, beside the config's."""
     compositions: int
-    """Groups of the smallest number of collective users, at least two; 0: only the first."""
+    """Disjoint groups of the smallest number of collective users, at least two; 0: only the first."""
     transfer: bool
-    """Train the collective shift on each task, personalise on each other."""
+    """Train the collective shift on each task, and personalise on each other."""
 
     def check(self) -> None:
         """Refuse what cannot be meant.
 
         Raises:
-            InputError: Names the option.
+            InputError: Names the field.
         """
-        options: dict[str, Sequence[object]] = {
-            "--collective": self.collective,
-            "--methods": self.methods,
-            "--tasks": self.tasks,
-            "--seeds": self.seeds,
-            "--history": self.history,
-            "--epochs": self.epochs,
+        fields: dict[str, Sequence[object]] = {
+            key: getattr(self, key) for key in ("collective", "methods", "tasks", "seeds", "history", "epochs")
         }
-        for option, values in options.items():
+        for key, values in fields.items():
             for value in values:
                 if values.count(value) > 1:
-                    raise InputError(f"{option}: {value} stands there twice")
-                if isinstance(value, int) and value < (least := 0 if option in ("--history", "--seeds") else 1):
-                    raise InputError(f"{option} {value}: expected at least {least}")
+                    raise InputError("given twice", field=key, value=value)
+                if isinstance(value, int) and value < (least := 0 if key in ("history", "seeds") else 1):
+                    raise InputError(f"expected at least {least}", field=key, value=value)
         if self.compositions < 0 or self.compositions == 1:
-            raise InputError(f"--compositions {self.compositions}: expected at least 2 groups, or 0")
-        for option in ("--collective", "--methods", "--seeds"):
-            if not options[option]:
-                raise InputError(f"{option}: expected at least one")
+            raise InputError("expected at least 2 groups, or 0", field="compositions", value=self.compositions)
+        for key in ("collective", "methods", "seeds"):
+            if not fields[key]:
+                raise InputError("expected at least one", field=key)
         if self.transfer and len(self.tasks) < 2:
-            raise InputError("--transfer: expected at least two tasks in --tasks")
+            raise InputError("expected at least two tasks", field="transfer")

@@ -3,15 +3,15 @@
 import csv
 import json
 from collections.abc import Sequence
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
-from simulations.cold_start_findings import (
-    NEAR,
+from simulations.display.plots import FORMATS
+from simulations.experiments.cold_start.findings import (
     SCHEMA,
     compositions,
     differences,
@@ -22,10 +22,9 @@ from simulations.cold_start_findings import (
     transfer_matrix,
     transfers,
 )
-from simulations.cold_start_plots import draw
-from simulations.comparable import Run
-from simulations.plots import FORMATS
-from simulations.tables import OVER_USERS, UNCOMMITTED, differing, human_bytes, interval, mean, significance, with_arrow
+from simulations.experiments.cold_start.plots import draw
+from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.comparable import Run
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
@@ -89,160 +88,3 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
         if len(moved)
         else None,
     }
-
-
-def cold_start_tables(report: dict[str, Any]) -> list[Table]:
-    """Return what `cold_start.json` holds as tables."""
-    by_task = groupby(report["numbers"], lambda row: row["task"])
-    tables = [_numbers_table(list(own), what) for (_, own), what in zip(by_task, report["settings"], strict=True)]
-    if report["uncommitted"]:
-        tables[0].caption = f"{tables[0].caption}; {UNCOMMITTED}: {', '.join(report['uncommitted'])}"
-    if report["differences"]:
-        tables.append(_differences_table(report["differences"]))
-    tables.append(_newcomers_table(report["newcomers"]))
-    if report["compositions"]:
-        tables.append(_compositions_table(report["compositions"]))
-    if report["transfer"]:
-        tables.append(_transfer_table(**report["transfer"]))
-    return tables
-
-
-def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
-    """One task of the paper's Table 14, with what a mean hides: the worst decile and the shortest histories."""
-    metrics = [found[0]["metric"], found[0]["second_metric"]]
-    names = [with_arrow(metric) for metric in metrics if metric]
-    titles = ["users", "trained", "method", *names, "before stage 2", "worst decile", "bytes"]
-    quarters = any(row["q1"] is not None for row in found)
-    seeds = ", ".join(map(str, what["seeds"]))
-    title = f"{what['task']}, {what['backbone']}, seeds {seeds}: unseen users by the number of collective users"
-    table = _table(title, *titles, *(["quarters by history"] if quarters else []))
-    table.add_row("", "", "bare backbone", mean(what["base"]), end_section=True)
-    for _, together in groupby(found, lambda row: row["collective"]):
-        for row in together:
-            columns = [*("value", "second_value")[: len(names)], "value_collective"]
-            values = [mean({"mean": row[key], "std": row[f"{key}_deviation"]}) for key in columns]
-            cells = [f"{row['trained']:.0f}", row["method"], *values]
-            cells += [f"{row['worst_decile']:.3f}", human_bytes(row["bytes_total"])]
-            if quarters:
-                cells.append("/".join(f"{row[f'q{number}']:.2f}" for number in range(1, 5)))
-            table.add_row(str(row["collective"]), *cells)
-        table.add_section()
-    table.caption = (
-        "mean ± standard deviation over seeds; quality is over all questions; worst decile: what a tenth of the target "
-        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients, a "
-        "download of each target user included; "
-        f"target users: {what['target_users']}; rounds: {what['rounds']}; cohort: "
-        + ", ".join(f"{cohort} (of {count})" for count, cohort in what["cohorts"].items())
-        + differing(what["other_settings"])
-    )
-    if quarters:
-        table.caption += "; quarters: the shortest histories first, means over users"
-    return table
-
-
-def _differences_table(found: list[dict[str, Any]]) -> Table:
-    seeds = max(len(row["per_seed"]) for row in found)
-    titles = ("task", "one", "other", "difference", *(["seed by seed"] if seeds > 1 else []), "95 %", "p")
-    one_number = all(row["one"]["collective"] == row["other"]["collective"] for row in found)
-    title = "methods against each other" if one_number else "few collective users against many"
-    table = _table(title, *titles, "worst decile", "target users")
-    for row in found:
-        sides = (f"{row[key]['method']} with {row[key]['collective']}" for key in ("one", "other"))
-        noise = " ≈" if row["within_noise"] else ""
-        table.add_row(
-            f"{row['task']}, {with_arrow(row['metric'])}",
-            *sides,
-            f"{row['difference']:+.3f}{noise}",
-            *([" ".join(f"{each:+.3f}" for each in row["per_seed"])] if seeds > 1 else []),
-            interval(row),
-            significance(row),
-            f"{row['one']['worst_decile']:.3f} / {row['other']['worst_decile']:.3f}",
-            str(row["users"]),
-        )
-    table.caption = (
-        "difference: one minus other, means over users; ≈: within noise (paired test over users, p ≥ 0.05, not "
-        f"corrected for several tests); {OVER_USERS}"
-    )
-    return table
-
-
-def _newcomers_table(found: list[dict[str, Any]]) -> Table:
-    near = f"epochs to {NEAR:.0%}"
-    titles = ("task", "method", "users", "download", near, "steps", "s", "quality by items of history")
-    table = _table("what a newcomer pays, and brings", *titles)
-    fewer = False
-    for row in found:
-        reached = row["near_final"]
-        levels = []
-        for items, level in row["by_history"].items():
-            short = items.isdecimal() and level["items"] < float(items)
-            fewer |= short
-            label = f"{items} (on the mean {level['items']:.1f})" if short else items
-            levels.append(f"{label}: {level['mean']:.3f} ({level['worst_decile']:.3f})")
-        tried = ", ".join(map(str, row["epochs_tried"]))
-        each = ["–" if epochs is None else str(epochs) for epochs in row["near_final_per_seed"]]
-        if len(each) > 1:
-            tried += f" ({', '.join(each)})"
-        table.add_row(
-            f"{row['task']}, {with_arrow(row['metric'])}",
-            row["method"],
-            str(row["collective"]),
-            human_bytes(row["download_bytes"]),
-            f"{reached['epochs']} of {tried}" if reached else f"– of {tried}",
-            f"{reached['steps']:.0f}" if reached else "–",
-            f"{reached['seconds']:.1f}" if reached and reached["seconds"] is not None else "–",
-            ", ".join(levels),
-        )
-    table.caption = (
-        f"{near}: the fewest of those tried from which all reach {NEAR:.0%} of the final quality, each a training of "
-        "its own, in brackets seed by seed; 0: the collective shift alone; steps, s: of that training, s with its "
-        "questions answered before and after, on the machine at hand; behind the quality: the worst decile; fewer "
-        "items are fewer steps, since epochs are the same"
-        + ("; on the mean: not all have so many items" if fewer else "")
-    )
-    return table
-
-
-def _compositions_table(found: list[dict[str, Any]]) -> Table:
-    titles = ("task", "method", "users", "group by group", "mean", "worst decile", "variance", "range")
-    table = _table("who the collective users are: groups of one size, the same target users", *titles)
-    for row in found:
-        table.add_row(
-            f"{row['task']}, {with_arrow(row['metric'])}",
-            row["method"],
-            str(row["collective"]),
-            " ".join(f"{value:.3f}" for value in row["groups"]),
-            f"{row['mean']:.3f}",
-            "" if row["worst_decile"] is None else f"{row['worst_decile']:.3f}",
-            f"{row['variance']:.2e}",
-            f"{row['range']:.3f}",
-        )
-    table.caption = "variance and range: over the groups of a seed, mean over seeds"
-    return table
-
-
-def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str, Any]) -> Table:
-    title = f"where the collective shift of {collective} users comes from: trained on (row), used on (column)"
-    table = _table(
-        title, "method", "trained on", *(f"{task}, {with_arrow(metric)}" for task, metric in metrics.items())
-    )
-    for method, matrix in methods.items():
-        for source, values in matrix["value"].items():
-            deviation, worst = (matrix[name][source] for name in ("deviation", "worst_decile"))
-            cells = [f"{mean({'mean': values[task], 'std': deviation[task]})} ({worst[task]:.3f})" for task in metrics]
-            table.add_row(method, source, *cells)
-        table.add_section()
-    table.caption = (
-        "mean ± standard deviation over seeds, in brackets the worst decile; sites, positions, ranks, also the "
-        "private one, and the rate of stage 2 go with the task that a shift was trained on"
-    )
-    return table
-
-
-def _table(title: str, *titles: str) -> Table:
-    table = Table(title=title)
-    for name in titles:
-        left = name in ("task", "method", "one", "other", "trained on")
-        # In a narrow terminal nothing may be cut off.
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    return table

@@ -1,77 +1,23 @@
 """What run records say beside each other: quality, bytes, cost curves, and whether a difference is more than noise."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-from scipy import stats
 
-from simulations.comparable import Run, other_settings
-from strategies.metrics import LOWER_IS_BETTER
+from simulations.experiments.comparable import Run, other_settings
+from simulations.experiments.comparison.curves import curve
+from simulations.experiments.comparison.significance import paired_test
+from strategies.metrics.statistics import LOWER_IS_BETTER
 
 SCHEMA = 4
 """Of `compare.json`."""
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality that bytes are counted to."""
-SIGNIFICANCE = 0.05
-_RESAMPLES = 9999
 _IDS = 1e-3
 """Share by which messages may differ through Flower's random ids."""
-
-
-def curve(run: Run) -> pd.DataFrame:
-    """Return the target users' quality after personalisation against the bytes spent until then.
-
-    Bytes are those of stage 1's messages up to a round, its opening included, and of what the target users download to
-    be personalised after it, once. Messages that only measure (the bare backbone's evaluation, the statistics that come
-    back) are left out.
-
-    Returns:
-        One row per evaluated round: `method, seed, round, bytes_up, bytes_down, bytes_total`, the same
-        `…_per_client` (mean over all users), `metric, value`.
-    """
-    metric = run.record.main_metric
-    ledger = pd.read_parquet(run.folder / "ledger.parquet")
-    looks = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in _rows(run, "rounds")]
-    points = [(number, value, "evaluate") for number, value in looks if value is not None]
-    points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
-    training = ledger[ledger.phase == "train"]
-    clients = run.record.users.collective + run.record.users.target
-    rows = []
-    for number, value, phase in points:
-        so_far = training[training["round"] <= number]
-        given = ledger[(ledger.phase == phase) & (ledger["round"] == number) & (ledger.direction == "down")]
-        up = int(so_far[so_far.direction == "up"].message_bytes.sum())
-        down = int(so_far[so_far.direction == "down"].message_bytes.sum() + given.message_bytes.sum())
-        counts = {"bytes_up": up, "bytes_down": down, "bytes_total": up + down}
-        each = {f"{key}_per_client": count / clients for key, count in counts.items()}
-        rows.append({"method": run.method, "seed": run.record.seed, "round": number, **counts, **each, "value": value})
-    frame = pd.DataFrame(rows)
-    frame.insert(frame.columns.get_loc("value"), "metric", metric)  # type: ignore[arg-type]
-    return frame
-
-
-def per_user(run: Run, number: int | None = None) -> dict[str, float]:
-    """Return the personalised main metric of each target user that has questions, by user id.
-
-    Args:
-        run: A run.
-        number: After which evaluated round; None: the last.
-    """
-    key = f"personalised.{run.record.main_metric}"
-    look = ("personalize", run.config.rounds) if number in (None, run.config.rounds) else ("evaluate", number)
-    names = {row["partition"]: row["user_id"] for row in _rows(run, "users")}
-    chosen = [row for row in _rows(run, "clients") if (row["phase"], row["round"]) == look]
-    values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
-    return {user: value for user, value in values.items() if value is not None}
-
-
-def _rows(run: Run, table: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(run.folder / f"{table}.parquet").to_pylist()
-    return rows
 
 
 def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -224,63 +170,3 @@ def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
     parts = {"opening": training & opening, "train": training & ~opening, "personalize": clients.phase == "personalize"}
     means = {part: float(clients[chosen].wall_s.mean()) for part, chosen in parts.items()}
     return {part: None if math.isnan(mean) else mean for part, mean in means.items()}
-
-
-def paired_test(
-    own: Sequence[Run],
-    reference: Sequence[Run],
-    rounds: Mapping[int, int] | None = None,
-    reference_rounds: Mapping[int, int] | None = None,
-) -> dict[str, Any]:
-    """Compare two lists of runs user by user: a paired sign-flip permutation test of the mean difference, two-sided.
-
-    `interval` is a 95 % interval of that mean, by resampling users; None of fewer than two.
-
-    A user of real data who is there with several seeds is one user, whose differences are averaged first; synthetic
-    users of another seed are other people. Users count alike, however many questions they have. Chance in training is
-    not counted: users of a seed share its trainings. `per_seed`, the difference with each seed, hints at it.
-
-    Args:
-        own: One run a seed.
-        reference: As many, with the same seeds and target users.
-        rounds: The evaluated round that is meant, by seed; None: the last.
-        reference_rounds: The same for the reference.
-    """
-    differences: dict[tuple[object, ...], list[float]] = {}
-    by_seed: dict[int, list[float]] = {}
-    ours, theirs = (
-        {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in runs}
-        for runs, numbers in ((own, rounds), (reference, reference_rounds))
-    )
-    for run in own:
-        seed = run.record.seed
-        for user, value in ours[seed].items():
-            # Synthetic users of another seed are other people, whatever they are called.
-            person = (seed, user) if run.record.users.source == "synthetic" else (user,)
-            differences.setdefault(person, []).append(value - theirs[seed][user])
-            by_seed.setdefault(seed, []).append(value - theirs[seed][user])
-    values = np.array([np.mean(each) for each in differences.values()])
-    if not values.any() or len(values) < 2:
-        p_value = 1.0
-    else:
-        test = stats.permutation_test(
-            (values,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
-        )
-        p_value = float(test.pvalue)
-    return {
-        "difference": float(values.mean()),
-        "per_seed": [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)],
-        "interval": _interval(values),
-        "p_value": p_value,
-        "users": len(values),
-        "within_noise": p_value >= SIGNIFICANCE,
-    }
-
-
-def _interval(values: np.ndarray) -> list[float] | None:
-    if len(values) < 2:
-        return None
-    found = stats.bootstrap(
-        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return [float(found.low), float(found.high)]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_clients.activations import ActivationStore, fingerprint, key_of
-from fl_clients.backbone import Backbone, fetch, load
-from fl_clients.prefix import Prefix
+from fl_clients.backbone.activation_store import ActivationStore, fingerprint, key_of
+from fl_clients.backbone.frozen_prefix import FrozenPrefix
+from fl_clients.backbone.load import Backbone, fetch, load
 
 ENTRY = {"hidden": torch.arange(1000.0).reshape(10, 100), "keys": torch.ones(2, 3, dtype=torch.bfloat16)}
 SIZE = 4012
@@ -140,7 +140,8 @@ def test_a_backbone_of_other_settings_finds_nothing(tiny: Backbone, tmp_path: Pa
     assert fingerprint(other.model) == fingerprint(tiny.model)
     store = ActivationStore(tmp_path / "kept", 10**6, print)
     hidden = [
-        Prefix(each, fingerprint(each.model), 2, None, store).states([5, 6, 7, 8], []).hidden for each in (tiny, other)
+        FrozenPrefix(each, fingerprint(each.model), 2, None, store).states([5, 6, 7, 8], []).hidden
+        for each in (tiny, other)
     ]
     assert len(files(tmp_path / "kept")) == 2
     assert not torch.equal(hidden[0], hidden[1])
@@ -148,4 +149,4 @@ def test_a_backbone_of_other_settings_finds_nothing(tiny: Backbone, tmp_path: Pa
 
 def test_an_adapter_that_says_more_blocks_than_there_are_is_refused(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen_blocks=9: the backbone has 4 blocks"):
-        Prefix(tiny, "", 9, None, ActivationStore(tmp_path, 10**6, print))
+        FrozenPrefix(tiny, "", 9, None, ActivationStore(tmp_path, 10**6, print))

@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from configs.load import load_config
-from fl_clients.backbone import backbone_folder, fetch, load
-from fl_clients.batches import Encoder
+from fl_clients.backbone.batches import Encoder
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.load import backbone_folder, fetch, load
 from fl_clients.fit import LocalFit
-from fl_clients.forward import Forward
-from fl_clients.lamp.store import build_table
-from fl_clients.lamp.table import open_user
+from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
+from fl_clients.lamp.user_table import open_user
 from fl_clients.predict import score_labels
-from strategies.method import Visit
+from strategies.method import TrainRequest
 from strategies.perfit import PerFit
 
 pytestmark = pytest.mark.slow
 
 LOADED = """
 import sys, torch
-from fl_clients.backbone import load
+from fl_clients.backbone.load import load
 backbone = load("smollm2-135m", "fp32")
 backbone.model(torch.arange(64)[None])
 print("ready", flush=True)
@@ -88,7 +88,7 @@ def test_bf16_changes_losses_and_quality_within_bounds() -> None:
         forward = Forward(backbone, None)
         settings = config.local.model_copy(update={"epochs": 2, "batch_size": 4})
         fit = LocalFit(forward, adapter, encoder.examples(history, 256), settings, 0)
-        trained = method.client_train(adapter, Visit(1, method.server_init(backbone.shape), {}, fit))
+        trained = method.client_train(adapter, TrainRequest(1, method.server_init(backbone.shape), {}, fit))
         losses[precision] = (trained.fit.loss_first, trained.fit.loss_last)
         prompts = [encoder.prompt(query.source, 250)[0] for query in queries]
         scores[precision] = score_labels(forward, adapter, prompts, encoder.labels)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError
 from configs.load import load_config
-from fl_clients.lamp.store import Oracle, build_table
-from fl_clients.lamp.table import open_user
+from fl_clients.lamp.select_users import Oracle, build_table
+from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import write_private
 from tests.conftest import movie, tiny_config, write_lamp
 

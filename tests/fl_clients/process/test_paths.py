@@ -1,4 +1,4 @@
-"""Where a client's things are, and a device's folder that is not what it should be."""
+"""Where a client's files are, and a device's folder that is not what it should be."""
 
 from pathlib import Path
 
@@ -7,30 +7,30 @@ import pytest
 from configs.errors import InputError
 from configs.load import dump_resolved
 from fl_clients.lamp.readers import Pair
-from fl_clients.lamp.table import OpenedUser, open_user, write_one_user
-from fl_clients.places import Place, place_of
+from fl_clients.lamp.user_table import OpenedUser, open_user, write_one_user
+from fl_clients.process.paths import ClientPaths, client_paths
 from tests.conftest import tiny_config
 
 ANN = OpenedUser("ann", [Pair("h0", "a film", "comedy")], [Pair("q0", "another film", "action")])
 
 
-def ask(data: Path, store: Path, partition: int = 3, task: str = "movie_tagging") -> Place:
+def ask(data: Path, store: Path, partition: int = 3, task: str = "movie_tagging") -> ClientPaths:
     node = {"partition-id": partition, "data": str(data), "store": str(store)}
-    return place_of(node, {"config": dump_resolved(tiny_config(f"task={task}")), "run-dir": ""}, 7)
+    return client_paths(node, {"config": dump_resolved(tiny_config(f"task={task}")), "run-dir": ""}, 7)
 
 
-def test_a_simulated_clients_things_are_in_the_run_record(tmp_path: Path) -> None:
+def test_a_simulated_clients_files_are_in_the_run_record(tmp_path: Path) -> None:
     (tmp_path / ".users").symlink_to(tmp_path / "table")
-    place = place_of({"partition-id": 2}, {"run-dir": str(tmp_path)}, 7)
-    assert place == Place(tmp_path, tmp_path / "table", 2, own=False)
+    paths = client_paths({"partition-id": 2}, {"run-dir": str(tmp_path)}, 7)
+    assert paths == ClientPaths(tmp_path, tmp_path / "table", 2)
 
 
-def test_a_device_has_its_own(tmp_path: Path) -> None:
+def test_a_real_device_has_folders_of_its_own(tmp_path: Path) -> None:
     write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
-    place = ask(tmp_path / "user", tmp_path / "store")
-    assert place == Place(tmp_path / "store" / "run-7", tmp_path / "user", 3, own=True)
-    assert (place.run_dir.stat().st_mode & 0o777) == 0o700
-    assert (place.run_dir / "config.toml").read_text() == dump_resolved(tiny_config())
+    paths = ask(tmp_path / "user", tmp_path / "store")
+    assert paths == ClientPaths(tmp_path / "store" / "run-7", tmp_path / "user", 3, is_real_device=True)
+    assert (paths.run_dir.stat().st_mode & 0o777) == 0o700
+    assert (paths.run_dir / "config.toml").read_text() == dump_resolved(tiny_config())
     assert open_user(tmp_path / "user", 3) == ANN
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "user").iterdir()}
     assert (modes, (tmp_path / "user").stat().st_mode & 0o777) == ({0o600}, 0o700)

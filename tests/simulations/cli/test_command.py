@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import simulations
-from fl_server.records import read_run
-from simulations import __main__ as command
-from simulations import inspect
-from simulations.tables import human_bytes
+from fl_server.record.schema import read_run
+from simulations.cli import main as command
+from simulations.display.tables import human_bytes
+from simulations.inspection import dataset as inspect
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -57,7 +57,7 @@ def test_simulate_prints_quality_bytes_and_where_the_record_is(
 
 def test_nobody_waits_for_what_is_not_needed() -> None:
     heavy = "{'torch', 'transformers', 'ray', 'pandas', 'matplotlib'}"
-    code = f"import sys, simulations.__main__; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, simulations.cli.main; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 

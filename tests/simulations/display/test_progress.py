@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from simulations.progress import Follower
+from simulations.display.progress import Follower
 
 EVENTS: list[dict[str, Any]] = [
     {"time": 100.0, "event": "phase", "phase": "train", "round": 1, "total": 2},

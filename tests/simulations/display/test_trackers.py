@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from fl_server.records import read_run
-from simulations import trackers
-from simulations.__main__ import app
+from fl_server.record.schema import read_run
+from simulations.cli.main import app
+from simulations.display import trackers
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.integration

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from simulations.launch import _last_words
-from simulations.processes import MARK, Family, adopt_orphans, is_alive
+from simulations.engines.launch import _last_words
+from simulations.engines.processes import MARK, ProcessTree, adopt_orphans, is_alive
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 # Starts a sleeper in a session of its own and leaves it behind.
@@ -20,7 +20,7 @@ def test_only_the_familys_processes_end() -> None:
     short = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     adopt_orphans(True)
     try:
-        family = Family("a-mark")
+        family = ProcessTree("a-mark")
         for command in (SLEEP, LEAVE):
             family.started.append(subprocess.Popen(command, start_new_session=True, env={MARK: "a-mark"}))
         family.started[1].wait()

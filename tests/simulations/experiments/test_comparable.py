@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulations.comparable import difference_in_evaluation, first_difference
+from simulations.experiments.comparable import difference_in_evaluation, first_difference
 from tests.conftest import tiny_config
 
 

@@ -12,13 +12,13 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
-from simulations import comparison_runs as module
-from simulations.__main__ import app
-from simulations.comparable import Run, check_comparable
-from simulations.comparison import curve
-from simulations.comparison_runs import complete, write_comparison
-from simulations.planning import plan
-from simulations.simulation import simulate
+from simulations.cli.main import app
+from simulations.experiments import compare as module
+from simulations.experiments.comparable import Run, check_comparable
+from simulations.experiments.compare import complete, write_comparison
+from simulations.experiments.comparison.curves import curve
+from simulations.experiments.plan import plan
+from simulations.run.simulate import simulate
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -140,7 +140,7 @@ def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list
         ([], [], [0], "at least one method"),
         (["perfit", "oppu"], ["sites=[9]"], [0], "perfit: sites"),
         (["perfit"], ["seed=3"], [0], "seed=3: a comparison takes its seeds by themselves"),
-        (["perfit"], ["evaluate.stage=collective"], [0], "the quality after personalisation"),
+        (["perfit"], ["evaluate.point=collective"], [0], "the quality after personalisation"),
         (["lora-c"], ["settings.rank=eight"], [0], "lora-c: settings.rank='eight': input should be a valid integer"),
         (["lora-c"], ["settings.rank=2.5"], [0], "settings.rank=2.5: input should be a valid integer"),
         (["fdlora"], ["settings.fusion_penalty=nan"], [0], "settings.fusion_penalty=nan: input should be a finite"),
@@ -210,7 +210,7 @@ def test_runs_of_one_method_with_other_settings_are_no_seeds_of_it(
     compared: tuple[Path, list[Run]], word: str, message: str
 ) -> None:
     first, second = (run for run in compared[1] if run.method == "perfit")
-    looked = ("evaluate.every=halving", "evaluate.stage=personalised")
+    looked = ("evaluate.every=halving", "evaluate.point=personalised")
     other = replace(second, config=tiny_config(*looked, "rounds=4", "seed=1", word))
     with pytest.raises(InputError, match="seed1 are not seeds of one perfit") as caught:
         check_comparable([first, other])

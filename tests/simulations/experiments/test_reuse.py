@@ -8,12 +8,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError
-from fl_server.records import read_run, write_run
-from simulations.comparable import Run
-from simulations.comparison_runs import complete
-from simulations.planning import Planned, plan
-from simulations.reuse import find, interrupted, started_from
-from simulations.simulation import resume
+from fl_server.record.schema import read_run, write_run
+from simulations.experiments.comparable import Run
+from simulations.experiments.compare import complete
+from simulations.experiments.plan import Planned, plan
+from simulations.experiments.reuse import find, interrupted, started_from
+from simulations.run.simulate import resume
 from tests.conftest import TINY, happened
 
 pytestmark = pytest.mark.integration

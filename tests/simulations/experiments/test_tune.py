@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from simulations.__main__ import app
-from simulations.comparable import Run
-from simulations.comparison import per_user
-from simulations.planning import Planned
-from simulations.simulation import simulate
-from simulations.tuning import tune
+from simulations.cli.main import app
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.curves import per_user
+from simulations.experiments.plan import Planned
+from simulations.experiments.tune import tune
+from simulations.run.simulate import simulate
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.integration
@@ -32,8 +32,8 @@ def pretend(planned: Sequence[Planned], folder: Path, *_: object) -> list[Any]:
 def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.tuning.GRID", (1e-3, 1e30))
-    monkeypatch.setattr("simulations.tuning.RATES", (1e-3, 1e30))
+    monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 1e30))
+    monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 1e30))
     tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
     assert tuned.rates == {"local.lr": 1e-3}
     assert tuned.table.value.isna().tolist() == [False, True]
@@ -48,8 +48,8 @@ def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
         off = [math.log10(config.local.lr / 3e-4), math.log10(config.personal.lr / 1e-2)]
         return metric, sign * (1 - sum(each**2 for each in off)), 0.0, 1
 
-    monkeypatch.setattr("simulations.tuning.complete", pretend)
-    monkeypatch.setattr("simulations.tuning._score", score)
+    monkeypatch.setattr("simulations.experiments.tune.complete", pretend)
+    monkeypatch.setattr("simulations.experiments.tune._score", score)
     (tmp_path / "experiment.toml").write_text("[personal]\nlr = 0.5\n")
     tuned = tune("oppu", tmp_path / "experiment.toml", TINY, [0], 2, tmp_path, quiet)
     assert tuned.rates == {"local.lr": 3e-4, "personal.lr": 1e-2}
@@ -72,8 +72,8 @@ def test_what_noise_cannot_tell_apart_gets_more_seeds_and_these_decide(
         value = few[rate] if len(planned) == 1 else 0.5 - abs(math.log10(rate / top))
         return "accuracy", value, 0.05, 8
 
-    monkeypatch.setattr("simulations.tuning.complete", pretend)
-    monkeypatch.setattr("simulations.tuning._score", score)
+    monkeypatch.setattr("simulations.experiments.tune.complete", pretend)
+    monkeypatch.setattr("simulations.experiments.tune._score", score)
     tuned = tune("lora-c", None, TINY, [4], 2, tmp_path, quiet)
     assert tuned.rates == {"local.lr": top}
     # 1e-3 is more than 0.05 behind; 1e-1 is tried only if the best turns out to be its neighbour.
@@ -85,8 +85,8 @@ def test_what_noise_cannot_tell_apart_gets_more_seeds_and_these_decide(
 def test_stage_2_is_searched_from_the_stage_1_that_has_been_run_and_ends_as_a_whole_run_does(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.tuning.GRID", (1e-3, 3e-3))
-    monkeypatch.setattr("simulations.tuning.RATES", (1e-3, 3e-3))
+    monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 3e-3))
+    monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 3e-3))
     words = [*TINY, *(["settings.rank=2"] if method == "fdlora" else [])]
     tuned = tune(method, None, words, [0], 2, tmp_path, quiet)
     best = tuned.rates["local.lr"]

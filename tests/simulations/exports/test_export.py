@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError
 from configs.load import read_resolved
-from fl_clients.backbone import find
-from fl_clients.lamp.store import build_table
-from fl_clients.lamp.table import open_user
-from simulations.__main__ import app
+from fl_clients.backbone.load import find
+from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.user_table import open_user
+from simulations.cli.main import app
 from simulations.exports.chat import Chat
 from simulations.exports.export import export
-from simulations.exports.served import open_served
-from simulations.simulation import simulate
+from simulations.exports.served import load_served_model
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -64,7 +64,7 @@ def plain() -> Any:
 
 @torch.no_grad()
 def served_logits(folder: Path, user: str | None) -> torch.Tensor:
-    served = open_served(folder, user)
+    served = load_served_model(folder, user)
     with served.adapter.active(torch.ones_like(PROMPT, dtype=torch.bool)):
         return torch.as_tensor(served.backbone.model(PROMPT).logits)
 
@@ -125,7 +125,7 @@ def test_generated_tokens_are_not_shifted_by_the_loader(run: Callable[..., Path]
 
     model = plain()
     attach(model, str(out / "shift.safetensors"))
-    chat = Chat(open_served(folder, user))
+    chat = Chat(load_served_model(folder, user))
     prompt, _ = chat._encoder.prompt("A heist goes wrong.", 100)
     tokens = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :]
     text = chat._served.backbone.tokenizer.decode(tokens).partition("<eos>")[0].partition("\n")[0].strip()
@@ -246,7 +246,7 @@ def test_a_user_whose_tensors_are_gone_is_not_given_the_collective_part(
 def test_chat_chooses_among_the_labels_as_the_run_did(run: Callable[..., Path]) -> None:
     folder = run("perfit")
     user = first_target(folder)
-    chat = Chat(open_served(folder, user))
+    chat = Chat(load_served_model(folder, user))
     table = build_table(read_resolved(folder / "config.toml"))
     queries = {query.item_id: query.source for query in open_user(table.folder, 6).queries}
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError
 from configs.load import parse_resolved
-from simulations.__main__ import app
+from simulations.cli.main import app
 from simulations.federation.deploy import deploy
 from tests.conftest import TINY, tiny_config
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fl_clients.backbone import read_shape
-from simulations.params import average_reductions, paper_parity, parameter_rows, parameter_table
-from simulations.prepare import build_method
+from fl_clients.backbone.load import read_shape
+from simulations.inspection.parameters import average_reductions, paper_parity, parameter_rows, parameter_table
+from simulations.run.preflight import build_method
 from tests.conftest import tiny_config
 
 # Tables 2 and 3 as printed: percent of the model and reduction against OPPU, stage 1 and stage 2.

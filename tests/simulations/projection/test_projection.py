@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from simulations.__main__ import app
+from simulations.cli.main import app
 from simulations.projection.model import Scale, device_seconds, project
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

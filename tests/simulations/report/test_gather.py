@@ -14,8 +14,8 @@ from configs.errors import InputError
 from simulations.report.figures import cost_curves, loss_by_round, partitions, per_user
 from simulations.report.gather import gather_report
 from simulations.report.page import render, write_page
-from simulations.runs import find_folder
-from simulations.simulation import simulate
+from simulations.run.catalogue import find_folder
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

@@ -15,25 +15,26 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from fl_server.records import read_run
-from simulations.__main__ import app
-from simulations.cold_start_findings import transfer_matrix
-from simulations.cold_start_question import Question
-from simulations.cold_start_report import cold_start_tables, write_report
-from simulations.cold_start_runs import cold_start
-from simulations.colours import colour, symbol
-from simulations.comparable import Run
-from simulations.comparison import curve
-from simulations.comparison_runs import complete, write_comparison
-from simulations.planning import plan
-from simulations.report import cold_start as figures
+from fl_server.record.schema import read_run
+from simulations.cli.main import app
+from simulations.display.style import colour, symbol
+from simulations.experiments.cold_start.findings import transfer_matrix
+from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.spec import ColdStartSpec
+from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.cold_start.write import write_report
+from simulations.experiments.comparable import Run
+from simulations.experiments.compare import complete, write_comparison
+from simulations.experiments.comparison.curves import curve
+from simulations.experiments.comparison.tables import comparison_tables
+from simulations.experiments.plan import plan
+from simulations.report import cold_start_figures as figures
 from simulations.report.figures import cost_curves
-from simulations.report.files import FORMATS
 from simulations.report.gather import gather_report
 from simulations.report.page import write_page
 from simulations.report.series import series
-from simulations.simulation import simulate
-from simulations.tables import comparison_tables
+from simulations.report.static_figures import FORMATS
+from simulations.run.simulate import simulate
 from tests.conftest import TINY, tiny_config
 
 pytestmark = pytest.mark.integration
@@ -61,7 +62,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]  # as clients write them
     (folder / "alone" / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     words = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
-    question = Question([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
+    question = ColdStartSpec([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
     frame, first = cold_start(question, None, [*words, "users.target=3"], folder / "cold", print)
     write_report(frame, first, folder / "cold")
     return folder

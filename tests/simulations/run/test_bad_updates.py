@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
-from fl_clients import work
-from fl_server.app import Run
-from fl_server.records import read_run
-from simulations.simulation import simulate
+from fl_clients import handlers
+from fl_clients.process.paths import ClientPaths
+from fl_server.record.schema import read_run
+from fl_server.run import FederatedRun
+from simulations.run.simulate import simulate
 from strategies.method import Tensors
 from tests.conftest import tiny_config
 
@@ -24,16 +25,16 @@ Tamper = Callable[[Tensors, Tensors, int], None]
 
 @pytest.fixture
 def tamper(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int], Tamper], None]:
-    honest = work.train
+    honest = handlers.train
 
     def install(users: set[int], change: Tamper) -> None:
-        def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int, last: int) -> work.Reply:
-            reply = honest(run_dir, data_dir, user, shared, number, last)
-            if user in users and reply.shared is not None:
+        def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
+            reply = honest(paths, shared, number, last)
+            if paths.partition in users and reply.shared is not None:
                 change(reply.shared, shared, number)
             return reply
 
-        monkeypatch.setattr(work, "train", train)
+        monkeypatch.setattr(handlers, "train", train)
 
     return install
 
@@ -87,14 +88,14 @@ def test_where_fewer_will_do_the_run_goes_on_without_it_as_if_it_had_not_been_as
 def test_a_client_that_fails_for_good_is_left_out_where_fewer_will_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    honest = work.train
+    honest = handlers.train
 
-    def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int, last: int) -> work.Reply:
-        if user == 2:
+    def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
+        if paths.partition == 2:
             raise MemoryError("this device has none")
-        return honest(run_dir, data_dir, user, shared, number, last)
+        return honest(paths, shared, number, last)
 
-    monkeypatch.setattr(work, "train", train)
+    monkeypatch.setattr(handlers, "train", train)
     record = simulate(tiny_config("cohort=6", "faults.min_replies=5"), "run", tmp_path)
     assert (record.status, record.left_out, record.retries) == ("completed", 2, 4)
     rows = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
@@ -118,13 +119,14 @@ def test_on_simulated_devices_too_only_absence_is_forgiven(
 def test_values_that_make_no_sense_are_rejected_by_name(
     values: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    honest = work.train
+    honest = handlers.train
 
-    def train(run_dir: Path, data_dir: Path, user: int, shared: Tensors, number: int, last: int) -> work.Reply:
-        reply = honest(run_dir, data_dir, user, shared, number, last)
-        return work.Reply(reply.shared, reply.values | (values if user == 1 else {}), {})
+    def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
+        reply = honest(paths, shared, number, last)
+        report = reply.report.model_copy(update=values if paths.partition == 1 else {})
+        return handlers.Reply(reply.shared, report, {})
 
-    monkeypatch.setattr(work, "train", train)
+    monkeypatch.setattr(handlers, "train", train)
     with pytest.raises(RunFailed, match=f"the update of user 1 was rejected: {next(iter(values))}="):
         simulate(tiny_config("cohort=6"), "run", tmp_path)
 
@@ -134,14 +136,14 @@ def test_values_that_make_no_sense_are_rejected_by_name(
 def test_what_a_client_keeps_is_what_the_server_believes_it_has(method: str, world: list[str], tmp_path: Path) -> None:
     """A client whose turn was not averaged is sent what that turn was sent, once more, and has it once."""
     states: list[tuple[int, Tensors]] = []
-    build = Run._round
+    build = FederatedRun._train_round
 
-    def spy(run: Run, number: int, able: list[int]) -> None:
-        build(run, number, able)
+    def spy(run: FederatedRun, number: int, trainable_users: list[int]) -> None:
+        build(run, number, trainable_users)
         states.append((number, run.state))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_round", spy)
+        patch.setattr(FederatedRun, "_train_round", spy)
         words = [f"method={method}", "settings.rank=2", "users.collective=8", "cohort=4", "rounds=6"]
         simulate(tiny_config(*words, *world), "run", tmp_path)
     _, state = states[-1]

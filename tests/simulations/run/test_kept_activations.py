@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from configs.load import read_resolved
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from configs.load import CONFIGS
-from fl_server.records import RunRecord
-from simulations.simulation import simulate
+from fl_server.record.schema import RunRecord
+from simulations.run.simulate import simulate
 from strategies import wire
 from tests.conftest import tiny_config
 
@@ -100,7 +100,7 @@ def test_private_stays_private_no_message_carries_a_private_tensor(
 @pytest.mark.parametrize("method", FORMS)
 def test_watching_a_training_does_not_change_it(method: str, tmp_path: Path) -> None:
     bare = run(method, tmp_path / "bare")
-    watched = run(method, tmp_path / "watched", "evaluate.every=1", "evaluate.stage=personalised")
+    watched = run(method, tmp_path / "watched", "evaluate.every=1", "evaluate.point=personalised")
     assert (watched.metrics, watched.metrics_collective) == (bare.metrics, bare.metrics_collective)
     names = sorted(path.relative_to(tmp_path / "bare") for path in (tmp_path / "bare").glob("*/**/*.safetensors"))
     assert names

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError, RunFailed
 from configs.load import read_resolved
-from fl_clients import work
-from fl_server.records import read_run
-from simulations.__main__ import app
-from simulations.comparison_runs import complete
-from simulations.planning import plan
-from simulations.simulation import resume, simulate
+from fl_clients import handlers
+from fl_server.record.schema import read_run
+from simulations.cli.main import app
+from simulations.experiments.compare import complete
+from simulations.experiments.plan import plan
+from simulations.run.simulate import resume, simulate
 from tests.conftest import TINY, happened, movie, tiny_config, write_lamp
 from tests.same import assert_same_run
 
@@ -33,7 +33,7 @@ _WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"]}
 
 def words(method: str) -> list[str]:
     # A look on the way and two turns of some users: everything that is written gets written.
-    return [*_WORDS[method], "rounds=3", "evaluate.every=1", "evaluate.stage=personalised"]
+    return [*_WORDS[method], "rounds=3", "evaluate.every=1", "evaluate.point=personalised"]
 
 
 def killed(method: str, results: str, cache: str, at: int, torn: bool) -> None:
@@ -84,7 +84,7 @@ def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
 ) -> None:
     # A fork server has everything loaded and no threads yet.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.simulations.test_resume"])
+    context.set_forkserver_preload(["tests.simulations.run.test_resume"])
     child = context.Process(target=killed, args=(method, str(tmp_path), str(cache), at, torn))
     child.start()
     child.join(120)
@@ -97,7 +97,7 @@ def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_killed_before_its_first_checkpoint_a_run_is_begun_anew(at: int, cache: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.simulations.test_resume"])
+    context.set_forkserver_preload(["tests.simulations.run.test_resume"])
     child = context.Process(target=killed, args=("perfit", str(tmp_path), str(cache), at, False))
     child.start()
     child.join(120)
@@ -114,7 +114,7 @@ def interrupted(tmp_path: Path, *more: str, after: str = '"round", "round": 1') 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(tiny_config(*more), "stopped", tmp_path, watch=stop)
+        simulate(tiny_config(*more), "stopped", tmp_path, on_progress=stop)
     record = read_run(tmp_path / "stopped")
     assert record.status == "cancelled"
     assert record.wall_s > 0
@@ -148,13 +148,13 @@ def test_who_is_personalised_is_not_personalised_again(tmp_path: Path, monkeypat
     first = folder / "private" / "6.safetensors"
     written = first.stat().st_mtime_ns
     asked: list[int] = []
-    personalize = work.personalize
+    personalize = handlers.personalize
 
-    def note(*args: Any) -> work.Reply:
+    def note(*args: Any) -> handlers.Reply:
         asked.append(args[2])
         return personalize(*args)
 
-    monkeypatch.setattr(work, "personalize", note)
+    monkeypatch.setattr(handlers, "personalize", note)
     resume("stopped", tmp_path)
     assert 6 not in asked
     assert asked[-1] == 8
@@ -239,7 +239,7 @@ def full(results: str, cache: str, limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     try:
-        simulate(tiny_config("rounds=3"), "full", Path(results), watch=fill)
+        simulate(tiny_config("rounds=3"), "full", Path(results), on_progress=fill)
     except RunFailed:
         os._exit(3)
 
@@ -247,7 +247,7 @@ def full(results: str, cache: str, limit: int) -> None:
 @pytest.mark.parametrize("limit", [2500, 5000, 9000])
 def test_a_full_disk_loses_nothing(limit: int, cache: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.simulations.test_resume"])
+    context.set_forkserver_preload(["tests.simulations.run.test_resume"])
     child = context.Process(target=full, args=(str(tmp_path), str(cache), limit))
     child.start()
     child.join(120)
@@ -277,5 +277,5 @@ def test_an_orphan_that_completes_the_run_is_believed(tmp_path: Path, monkeypatc
                 shutil.copy(path, folder / path.name)
         shutil.rmtree(folder / ".checkpoint")
 
-    monkeypatch.setattr("simulations.simulation.end_leftovers", complete_first)
+    monkeypatch.setattr("simulations.run.simulate.end_leftovers", complete_first)
     assert resume("stopped", tmp_path).status == "completed"

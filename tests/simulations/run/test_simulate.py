@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
 from configs.load import load_config, read_resolved
-from fl_server.records import RunRecord, read_run
-from fl_server.tables import CLIENTS, LEDGER, ROUNDS
-from simulations.simulation import simulate
+from fl_server.record.schema import RunRecord, read_run
+from fl_server.record.tables import CLIENTS, LEDGER, ROUNDS
+from simulations.run.simulate import simulate
 from strategies import wire
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
@@ -160,7 +160,7 @@ def test_a_user_without_history_is_kept_and_served_by_the_collective_shift(tmp_p
 
 THROWAWAY = '''
 """A method in one file: every client's update is the mean of nothing but a constant."""
-from strategies.method import Trained
+from strategies.method import TrainResult
 from strategies.perfit import PerFit
 
 
@@ -174,9 +174,9 @@ class Throwaway(PerFit):
     def client_train(self, adapter, visit):
         if self.fail:
             raise ZeroDivisionError("this client cannot")
-        trained = super().client_train(adapter, visit)
+        trained = super().client_train(adapter, request)
         moved = {k: v + self.strength * k.endswith(".b") for k, v in trained.shared.items()}
-        return Trained(moved, trained.fit)
+        return TrainResult(moved, trained.fit)
 '''
 
 
@@ -284,5 +284,5 @@ def test_a_crash_outside_the_apps_closes_the_record(tmp_path: Path) -> None:
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space left"):
-        simulate(tiny_config(), "crash", tmp_path, watch=disk_full)
+        simulate(tiny_config(), "crash", tmp_path, on_progress=disk_full)
     assert read_run(tmp_path / "crash").status == "failed"

@@ -8,7 +8,7 @@ import pytest
 
 from configs.errors import InputError
 from simulations.report.page import write_page
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 from tests.same import assert_same_run
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from configs.errors import InputError
-from fl_server.records import read_run, write_run
-from simulations.simulation import simulate
+from fl_server.record.schema import read_run, write_run
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fl_clients import work
+from fl_clients import handlers
 from fl_clients.fit import LocalFit
-from simulations.simulation import simulate
+from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -23,7 +23,7 @@ def test_one_schedule_runs_through_all_rounds_and_an_opening_is_a_training_of_it
         seen.append((fit.settings.lr, fit.span))
         return fit
 
-    monkeypatch.setattr(work, "LocalFit", noted)
+    monkeypatch.setattr(handlers, "LocalFit", noted)
     small = ["rounds=2", "users.collective=2", "users.target=1", "cohort=2"]
     simulate(tiny_config("method=fdlora", "local.lr=0.02", "personal.lr=0.005", *small), "x", tmp_path)
     # The opening trains what newcomers train, and as they do; two clients each, then the newcomer.

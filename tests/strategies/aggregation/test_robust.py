@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from flwr.serverapp.strategy.multikrum import select_multikrum
 
+from strategies.aggregation.robust import Update, apply_rule, find_fault, step_norm
 from strategies.method import Tensors
-from strategies.robust import Update, apply_rule, find_fault, step_norm
 
 START = {"shared_x.1.b": torch.zeros(2)}
 

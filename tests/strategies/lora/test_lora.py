@@ -9,15 +9,15 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from configs.schema import FitConfig
-from fl_clients.backbone import Backbone, find, load, read_shape, shape_of
-from fl_clients.batches import Example, epoch_batches
+from fl_clients.backbone.batches import Example, epoch_batches
+from fl_clients.backbone.forward import Forward
+from fl_clients.backbone.load import Backbone, find, load, read_shape, shape_of
 from fl_clients.fit import LocalFit, rate
-from fl_clients.forward import Forward
 from fl_clients.predict import score_labels
 from strategies import lora
-from strategies.lora import COLLECTIVE, PERSONAL, SHARED, LoraSettings
+from strategies.lora.common import COLLECTIVE, PERSONAL, SHARED, LoraSettings
 from strategies.lora_c import LoraC
-from strategies.method import BackboneShape, Visit
+from strategies.method import BackboneShape, TrainRequest
 from strategies.oppu import Oppu
 
 TARGETS = ["q_proj", "k_proj", "v_proj"]
@@ -77,7 +77,7 @@ def test_local_training_equals_a_plain_peft_loop_step_by_step(
     losses: list[float] = []
     monkeypatch.setattr(math, "isfinite", lambda value: losses.append(value) is None)
     fit = LocalFit(Forward(backbone, None), adapter, EXAMPLES, settings, 3)
-    ours.client_train(adapter, Visit(1, start, {}, fit))
+    ours.client_train(adapter, TrainRequest(1, start, {}, fit))
     assert losses == pytest.approx(plain_peft_losses(settings, start), rel=1e-5)
     assert losses[-1] < losses[0] - 0.03
 
@@ -170,7 +170,7 @@ def test_adapters_are_fp32_on_a_bf16_backbone(cache: object) -> None:
     ours = method()
     adapter = ours.client_attach(backbone.model, backbone.shape)
     fit = LocalFit(Forward(backbone, None), adapter, EXAMPLES, FitConfig(batch_size=4), 0)
-    trained = ours.client_train(adapter, Visit(1, ours.server_init(backbone.shape), {}, fit))
+    trained = ours.client_train(adapter, TrainRequest(1, ours.server_init(backbone.shape), {}, fit))
     assert {tensor.dtype for tensor in trained.shared.values()} == {torch.float32}
     assert backbone.model.dtype == torch.bfloat16
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from flwr.server.strategy.aggregate import aggregate
 
-from strategies import stacking
 from strategies.fdlora import FdLora, OuterStep, fused
 from strategies.fedex_lora import FedexLora
 from strategies.flora import Flora
+from strategies.lora import merging
 from strategies.lora_c import LoraC
 from strategies.method import BackboneShape, FitResult, Tensors
 
@@ -65,7 +65,7 @@ def test_fedex_loras_reconstruction_equals_the_exact_mean_of_ba() -> None:
     replies = clients(begin)
     state = run_round(method, begin, 1, replies)
     sent = method.server_send(state, None)
-    base = stacking.merge(sent, {})
+    base = merging.merge(sent, {})
     for module in SHAPE.linears:
         adapter = 2 * sent[f"shared_lora.{module}.B"] @ sent[f"shared_lora.{module}.A"]
         whole = adapter + base[f"kept_base.{module}.W"]
@@ -80,7 +80,7 @@ def test_floras_stack_equals_the_weighted_sum_of_ba() -> None:
     begin = FedexLora(**SETTINGS).server_init(SHAPE)
     replies = clients(begin)
     state = run_round(method, method.server_init(SHAPE), 1, replies)
-    kept = stacking.merge(method.server_send(state, None), {})
+    kept = merging.merge(method.server_send(state, None), {})
     for module in SHAPE.linears:
         np.testing.assert_allclose(kept[f"kept_base.{module}.W"].numpy(), mean_product(replies, module), atol=1e-5)
 
@@ -95,19 +95,19 @@ def test_a_client_is_sent_the_rounds_it_lacks_and_ends_where_a_newcomer_does() -
     assert {int(value) for name, value in states[3].items() if name.startswith("server_seen")} == {2}
     kept: Tensors = {}
     for before, _ in pairwise(states):
-        kept = stacking.merge(method.server_send(before, 1), kept)
-    kept = stacking.merge(method.server_send(states[3], 1), kept)
-    newcomer = stacking.merge(method.server_send(states[3], None), {})
+        kept = merging.merge(method.server_send(before, 1), kept)
+    kept = merging.merge(method.server_send(states[3], 1), kept)
+    newcomer = merging.merge(method.server_send(states[3], None), {})
     for name, value in newcomer.items():
         torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-5)
 
 
 def test_factors_travel_while_they_are_smaller_than_their_product() -> None:
-    state = stacking.push({}, 1, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
-    assert set(stacking.missing(state, 7)) == {f"shared_base.{MODULE}.A", f"shared_base.{MODULE}.B"}
+    state = merging.push({}, 1, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
+    assert set(merging.missing(state, 7)) == {f"shared_base.{MODULE}.A", f"shared_base.{MODULE}.B"}
     # Rank 4: 4·6 + 5·4 = 44 numbers against 5·6 = 30.
-    state = stacking.push(state, 2, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
-    sent = stacking.missing(state, 7)
+    state = merging.push(state, 2, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
+    sent = merging.missing(state, 7)
     assert list(sent) == [f"shared_base.{MODULE}.W"]
     assert torch.equal(sent[f"shared_base.{MODULE}.W"], torch.full((5, 6), 4.0))
 

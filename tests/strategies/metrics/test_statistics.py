@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
 
-from strategies.evaluate_modules import ClassificationMetric, GenerationMetric, RatingMetric
-from strategies.metrics import (
+from strategies.metrics.evaluate_modules import ClassificationMetric, GenerationMetric, RatingMetric
+from strategies.metrics.statistics import (
     classification_statistics,
     generation_statistics,
     metrics,

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.adapters.shift import random_orthonormal
-from strategies.aggregation import AGGREGATORS, FunctionAverage, ShiftAggregator, Triple
+from strategies.shifts.averages import AGGREGATORS, FunctionAverage, ShiftAggregator
+from strategies.shifts.common import Triple
+from strategies.shifts.shift import random_orthonormal
 
 E1, E2 = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.0, 1.0]]).double()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from strategies.adapters.positions import Positions
+from strategies.shifts.positions import Positions
 
 # One row: two padding tokens, five prompt tokens, two answer tokens.
 PROMPT = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0, 0]], dtype=torch.bool)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.adapters.shift import Shift, random_orthonormal, retract
+from strategies.shifts.shift import Shift, random_orthonormal, retract
 
 
 def phi_numpy(x: np.ndarray, R: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from simulations import cold_start_findings as module
-from simulations.cold_start_findings import (
+from simulations.display.tables import rows_of
+from simulations.experiments.cold_start import findings as module
+from simulations.experiments.cold_start.findings import (
     brightness,
     compositions,
     differences,
@@ -17,9 +18,8 @@ from simulations.cold_start_findings import (
     quality_by_number,
     transfer_matrix,
 )
-from simulations.cold_start_report import write_report
-from simulations.comparable import Run
-from simulations.tables import rows_of
+from simulations.experiments.cold_start.write import write_report
+from simulations.experiments.comparable import Run
 from tests.conftest import tiny_config
 
 _PLAIN: dict[str, Any] = {

@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from simulations import cold_start_runs as module
-from simulations import comparison_runs
-from simulations.__main__ import app
-from simulations.cold_start_question import Question
-from simulations.cold_start_runs import cold_start
+from simulations.cli.main import app
+from simulations.experiments import compare as comparison_runs
+from simulations.experiments.cold_start import run as module
+from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.spec import ColdStartSpec
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -86,7 +86,7 @@ def test_what_cannot_be_is_said_before_anything_runs(
 
 def test_a_negative_number_of_groups() -> None:
     with pytest.raises(InputError, match=r"--compositions -3: expected at least 2 groups, or 0"):
-        Question([2], ["perfit"], [], [0], [], [], -3, False).check()
+        ColdStartSpec([2], ["perfit"], [], [0], [], [], -3, False).check()
 
 
 def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
         [movie(str(number)) for number in range(6)],
         [{"id": str(number), "output": "comedy"} for number in range(6)],
     )
-    question = Question([2, 9], ["perfit"], [], [0], [], [], 0, False)
+    question = ColdStartSpec([2, 9], ["perfit"], [], [0], [], [], 0, False)
     words = [*WORDS, f"users.source={source}"]
     with pytest.raises(InputError, match=r"users.collective=9: .* has 2 users for that"):
         cold_start(question, None, words, tmp_path / "x", print)
 
 
 def test_a_cohort_is_as_large_as_there_are_users_for(tmp_path: Path) -> None:
-    question = Question([2, 5], ["perfit"], [], [0], [], [], 0, False)
+    question = ColdStartSpec([2, 5], ["perfit"], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("cohort")]
     # More than any config has users: their number is the question's.
     _, runs = cold_start(question, None, [*words, "cohort=64"], tmp_path / "x", print)
@@ -110,7 +110,7 @@ def test_a_cohort_is_as_large_as_there_are_users_for(tmp_path: Path) -> None:
 
 
 def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> None:
-    question = Question([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
+    question = ColdStartSpec([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
     text = 'method = "strategies.perfit:PerFit"\n[users.synthetic]\nhistory = 5\n'
     for name in ("perfit", "other"):
         (tmp_path / f"{name}.toml").write_text(text)
@@ -125,14 +125,14 @@ def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> No
 def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
     source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
-    question = Question([2], ["perfit"], [], [0], [], [], 3, False)
+    question = ColdStartSpec([2], ["perfit"], [], [0], [], [], 3, False)
     said = r"--compositions 3: 3 disjoint groups of 2 users, movie_tagging: .* has 1 users for that in users.group=2"
     with pytest.raises(InputError, match=said):
         cold_start(question, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
 
 def test_a_folder_is_a_comparison_or_a_cold_start(tmp_path: Path) -> None:
-    question = Question([2], ["perfit"], [], [0], [], [], 0, False)
+    question = ColdStartSpec([2], ["perfit"], [], [0], [], [], 0, False)
     (tmp_path / "compared-before").mkdir()
     (tmp_path / "compared-before" / "compare.json").write_text("{}")
     with pytest.raises(InputError, match="is a comparison; choose another --name"):
@@ -152,6 +152,6 @@ def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch:
         return config.model_copy(update={"backbone": "smollm2-135m"}) if other else config
 
     monkeypatch.setattr(module, "load_config", other_backbone)
-    question = Question([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
+    question = ColdStartSpec([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
     with pytest.raises(InputError, match="movie_tagging has backbone 'tiny', product_rating 'smollm2-135m'"):
         cold_start(question, None, WORDS, tmp_path / "x", print)

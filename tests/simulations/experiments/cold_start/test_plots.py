@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from simulations import cold_start_plots
-from tests.simulations.test_cold_start_findings import later, rows
+from simulations.experiments.cold_start import plots
+from tests.simulations.experiments.cold_start.test_findings import later, rows
 
 
 def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: dict[str, Figure] = {}
-    monkeypatch.setattr(cold_start_plots, "save_figure", lambda figure, _, name: drawn.update({name: figure}))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _, name: drawn.update({name: figure}))
     frame = rows(
         {"method": "lora-c", "collective": 100, "value": 0.4, "bytes_total": 1e6},
         {"value": 0.5, "bytes_total": 2e6},
@@ -21,7 +21,7 @@ def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp
         later(collective=100, value=0.2, task="b", metric="mae"),
         {"collective": 100, "value": 0.1, "task": "b", "trained_on": "b", "metric": "mae"},
     )
-    cold_start_plots.draw(frame, tmp_path)
+    plots.draw(frame, tmp_path)
     assert list(drawn) == ["cold_start-a", "cold_start-b", "transfer"]
     by_number, by_bytes, by_items = (
         [line.get_xydata().tolist() for line in axes.lines] for axes in drawn["cold_start-a"].axes

@@ -10,20 +10,21 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import load_config
-from simulations import cold_start_rows, comparison_runs
-from simulations import cold_start_runs as module
-from simulations.cold_start_findings import transfer_matrix
-from simulations.cold_start_question import Question
-from simulations.cold_start_report import findings, write_report
-from simulations.cold_start_runs import cold_start
-from simulations.comparison_runs import complete
-from simulations.planning import plan
-from simulations.prepare import _fitting
+from simulations.experiments import compare as comparison_runs
+from simulations.experiments.cold_start import rows as cold_start_rows
+from simulations.experiments.cold_start import run as module
+from simulations.experiments.cold_start.findings import transfer_matrix
+from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.spec import ColdStartSpec
+from simulations.experiments.cold_start.write import findings, write_report
+from simulations.experiments.compare import complete
+from simulations.experiments.plan import plan
+from simulations.run.preflight import _fitting
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
 WORDS = [word for word in TINY if not word.startswith(("users.collective", "users.target"))] + ["users.target=4"]
-ASKED = Question(
+ASKED = ColdStartSpec(
     collective=[4, 2],
     methods=["perfit", "lora-c"],
     tasks=["movie_tagging", "product_rating"],
@@ -113,7 +114,7 @@ def test_real_users_of_several_tasks_and_their_quarters(tmp_path: Path) -> None:
         (tmp_path / "lamp").mkdir(exist_ok=True)
         golds = [{"id": str(number), "output": "comedy"} for number in range(10)]
         write_lamp(tmp_path / "lamp" / task, questions, golds, layout)
-    question = Question([2], ["perfit", "lora-p"], ["movie_tagging", "tweet_paraphrase"], [0], [], [], 2, True)
+    question = ColdStartSpec([2], ["perfit", "lora-p"], ["movie_tagging", "tweet_paraphrase"], [0], [], [], 2, True)
     words = [*WORDS, f"users.source={tmp_path / 'lamp'}/{{task}}"]
     rows, runs = cold_start(question, None, words, tmp_path / "x", print)
     # Only what has a stage 1 comes from other groups and tasks: LoRA-P once a task.
@@ -225,7 +226,7 @@ def test_a_comparisons_runs_are_used_though_they_looked_on_the_way(folder: Path)
 def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.comparison_runs.simulate", None)
+    monkeypatch.setattr("simulations.experiments.compare.simulate", None)
     shutil.copytree(folder, tmp_path / "moved")
     rows, _ = cold_start(ASKED, None, WORDS, tmp_path / "moved", print)
     assert len(rows) == 56
@@ -256,7 +257,7 @@ def test_a_record_without_tensors_is_reused_but_starts_no_other_and_is_not_overw
 def test_a_methods_own_rounds_end_its_stage_1_and_nobody_looks_before(tmp_path: Path) -> None:
     toml = tmp_path / "longer.toml"
     toml.write_text('method = "strategies.perfit:PerFit"\nrounds = 3\n')
-    question = Question([2], [str(toml)], [], [0], [], [], 0, False)
+    question = ColdStartSpec([2], [str(toml)], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("rounds")]
     _, (run,) = cold_start(question, None, words, tmp_path / "x", print)
     assert (run.config.rounds, run.config.evaluate.on_the_way(3)) == (3, set())
@@ -270,7 +271,7 @@ def test_figures_of_what_is_not_asked_any_more_go(folder: Path, tmp_path: Path) 
     (tmp_path / "cold").mkdir()
     for name in ("transfer.png", "cold_start-product_rating.svg", "notes.txt", "transfer.txt"):
         (tmp_path / "cold" / name).write_text("old")
-    question = Question([2], ["lora-p"], [], [0], [], [], 0, False)
+    question = ColdStartSpec([2], ["lora-p"], [], [0], [], [], 0, False)
     write_report(*cold_start(question, None, WORDS, tmp_path / "cold", print), tmp_path / "cold")
     assert {path.name for path in (tmp_path / "cold").glob("*.*g")} == {
         "cold_start-movie_tagging.png",

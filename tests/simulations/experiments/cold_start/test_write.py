@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from simulations.cold_start_report import cold_start_tables, findings, left_out
-from simulations.tables import rows_of
-from tests.simulations.test_cold_start_findings import later, rows
+from simulations.display.tables import rows_of
+from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.cold_start.write import findings, left_out
+from tests.simulations.experiments.cold_start.test_findings import later, rows
 
 
 def test_every_cell_of_the_tables() -> None:

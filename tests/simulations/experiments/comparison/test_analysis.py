@@ -11,11 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from fl_server.records import BytesPart, ParamsPart, RunRecord, UsersPart
-from simulations.comparable import Run
-from simulations.comparison import compare_runs, curve, paired_test
-from simulations.plots import draw_curves
-from simulations.tables import bytes_reached, comparison_tables, rows_of
+from fl_server.record.schema import BytesPart, ParamsPart, RunRecord, UsersPart
+from simulations.display.tables import rows_of
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.analysis import compare_runs
+from simulations.experiments.comparison.curves import curve
+from simulations.experiments.comparison.plots import draw_curves
+from simulations.experiments.comparison.significance import paired_test
+from simulations.experiments.comparison.tables import bytes_reached, comparison_tables
 from tests.conftest import tiny_config
 
 _METRICS = pa.map_(pa.string(), pa.float64())
@@ -200,14 +203,15 @@ def test_the_interval_of_a_difference_is_of_95_percent(tmp_path: Path, monkeypat
     runs = [made_up(tmp_path / name, name, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0]) for name in ("a", "b")]
     gain = {"a": 0.0, "b": 1.0}
     monkeypatch.setattr(
-        "simulations.comparison.per_user",
+        "simulations.experiments.comparison.significance.per_user",
         lambda run, _number: {str(user): gain[run.method] * (user % 2) for user in range(100)},
     )
     low, high = paired_test([runs[1]], [runs[0]])["interval"]
     # Of a hundred users half gain 1: a mean of so many has a deviation of 0.05, and 95 % lie within 1.96 of them.
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.011)
     # One user alone tells nothing of chance.
-    monkeypatch.setattr("simulations.comparison.per_user", lambda run, _number: {"ann": gain[run.method]})
+    where = "simulations.experiments.comparison.significance.per_user"
+    monkeypatch.setattr(where, lambda run, _number: {"ann": gain[run.method]})
     alone = paired_test([runs[1]], [runs[0]])
     assert (alone["p_value"], alone["interval"], alone["within_noise"]) == (1.0, None, True)
 
@@ -216,7 +220,9 @@ def test_the_curves_are_drawn_over_bytes_on_a_log_axis_with_a_band(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr("simulations.plots.save_figure", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(
+        "simulations.experiments.comparison.plots.save_figure", lambda figure, *_: figures.append(figure)
+    )
     runs = [
         made_up(tmp_path / f"{name}{seed}", name, "accuracy", 0, 10**6, [0.4 + seed / 5, 0.8], [1.0, 1.0])
         for name in ("sends", "free")
@@ -248,7 +254,7 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, m
     scores = {("lora-c", 0): [0.5, 0.75, 1.0], ("lora-c", 1): [0.5, 0.25, 1.0]}
     scores |= {("perfit", 0): [0.25, 0.25, 0.5], ("perfit", 1): [0.0, 0.0, 0.5]}
     monkeypatch.setattr(
-        "simulations.comparison.per_user",
+        "simulations.experiments.comparison.significance.per_user",
         lambda run, _number: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
     )
     found = paired_test(ours, theirs)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from configs.load import write_config
-from fl_server.app import Run
-from fl_server.checkpoint import Checkpoint, save_checkpoint
+from fl_server.record.checkpoint import Checkpoint, save_checkpoint
+from fl_server.run import FederatedRun
 from tests.conftest import tiny_config
 
 
@@ -17,5 +17,5 @@ def test_the_server_computes_with_the_configured_threads(tmp_path: Path) -> None
     save_checkpoint(tmp_path, Checkpoint(), {})
     nowhere: Any = None
     torch.set_num_threads(2)
-    Run(tmp_path, nowhere)
+    FederatedRun(tmp_path, nowhere)
     assert torch.get_num_threads() == 1

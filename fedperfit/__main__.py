@@ -1,0 +1,21 @@
+"""The `fedperfit` command; also `python -m fedperfit`."""
+
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line.
+
+    Importing `fedperfit` has settled whose `configs`, `strategies` and so on are imported.
+    """
+    from simulations.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ImportError as error:
+        sys.exit(f"fedperfit: {error}")

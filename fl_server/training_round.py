@@ -1,0 +1,49 @@
+"""One round of stage 1 on its way: who was asked, what came back, what became of it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fl_server.record.ledger import Direction
+from fl_server.record.reply import ClientReply
+from fl_server.simulated_devices import RoundOutcome
+from fl_server.updates import Updates
+from strategies.method import Aggregator
+
+
+@dataclass
+class TrainingRound:
+    """Filled by the steps of `FederatedRun._train_round`."""
+
+    number: int
+    """From 1; 0 is the opening of a method that has one."""
+    cohort: list[int]
+    aggregator: Aggregator
+    updates: Updates
+    started: float
+    bytes_before: dict[Direction, int]
+    """Bytes of all messages before this round, by direction."""
+    replies: list[ClientReply] = field(default_factory=list)
+    """Without their tensors."""
+    outcome: RoundOutcome = field(default_factory=RoundOutcome)
+    counted: list[int] = field(default_factory=list)
+    """Users whose updates were averaged."""
+    averaged: bool = False
+    """False: too few updates came, and the shared tensors stay as they were."""
+    problem: str | None = None
+    """Why the run cannot go on."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """About the aggregation, and of a midway evaluation."""
+    server_s: float = 0.0
+
+    @property
+    def rejections(self) -> dict[int, str]:
+        """Why an update was left out, by user."""
+        return {user: f"rejected: {fault}" for user, fault in self.updates.rejected.items()} | self.outcome.lost
+
+    @property
+    def loss(self) -> float | None:
+        """Mean last loss of the clients whose updates came."""
+        reports = [reply.report for reply in self.replies if reply.user not in self.rejections]
+        losses = [report.loss_last for report in reports if report and report.loss_last is not None]
+        return float(np.mean(losses)) if losses else None

@@ -1,0 +1,33 @@
+"""`fedperfit backbone`: the frozen language models that need no hub."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from simulations.cli.options import Json, show
+
+backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
+
+
+@backbone_app.command("list")
+def backbone_list(as_json: Json = False) -> None:
+    """List the built-in backbones and whether they are in the cache."""
+    from fl_clients.backbone import load as backbones
+
+    table = Table("name", "what it is", "fetched")
+    fetched = {name: backbones.is_fetched(name) for name in backbones.BUILT_IN}
+    for name, text in backbones.BUILT_IN.items():
+        table.add_row(name, text, "yes" if fetched[name] else "no")
+    rows = [{"name": name, "what": text, "fetched": fetched[name]} for name, text in backbones.BUILT_IN.items()]
+    show(as_json, rows, [table])
+
+
+@backbone_app.command("fetch")
+def backbone_fetch(
+    name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
+) -> None:
+    """Fetch a built-in backbone into the cache folder."""
+    from fl_clients.backbone.load import fetch
+
+    print(fetch(name))

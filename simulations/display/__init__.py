@@ -1,0 +1,1 @@
+"""What every command shows people with: tables, plots, progress, trackers."""

@@ -1,0 +1,204 @@
+"""A Flower SuperLink of our own in simulation mode, with Ray below it, and everything these two start."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import tomli_w
+
+from configs.errors import RunFailed
+from configs.paths import DRIVER, cache_dir
+from configs.schema import PartitionsConfig
+from simulations.engines.processes import (
+    MARK,
+    ProcessTree,
+    adopt_orphans,
+    die_with_parent,
+    find_simulation,
+    free_port,
+    ignore_signals,
+    is_alive,
+)
+
+_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+_HEALTH_S, _GRACE_S, _PORT_TRIES = 60.0, 5.0, 5
+
+_MARK_FILE = ".mark"
+
+
+def end_leftovers(run_dir: Path) -> None:
+    """End what a killed run left running.
+
+    Raises:
+        RunFailed: Something could not be ended.
+    """
+    if not (file := run_dir / _MARK_FILE).is_file():
+        return
+    mark, _, home = file.read_text().partition("\n")
+    if left := ProcessTree(mark).end():
+        raise RunFailed(f"processes {left} of the killed run could not be ended")
+    shutil.rmtree(home, ignore_errors=True)
+    file.unlink()
+
+
+class Simulation:
+    """A SuperLink, the run submitted to it, and everything these two start."""
+
+    def __init__(self, run_dir: Path, import_path: list[str], cluster: str | None) -> None:
+        """Prepare the environment of a run's processes.
+
+        Args:
+            run_dir: The run record.
+            import_path: Folders that methods may be imported from.
+            cluster: Address of the Ray cluster to join; None starts a Ray of the run's own.
+        """
+        self._cluster = cluster
+        self._log = run_dir / "engine.log"
+        mark = uuid.uuid4().hex
+        self._processes = ProcessTree(mark)
+        # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
+        self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
+        self._mark_file = run_dir / _MARK_FILE
+        self._mark_file.write_text(f"{mark}\n{self._home}")
+        inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        # The processes run in another folder: every path is made absolute.
+        path = [*import_path, *(str(Path(folder).resolve()) for folder in inherited)]
+        self._environment = {
+            **os.environ,
+            **_QUIET,
+            MARK: mark,
+            DRIVER: str(os.getpid()),
+            "FLWR_HOME": str(self._home / "flwr"),
+            "PYTHONPATH": os.pathsep.join(path),
+            "FEDPERFIT_CACHE": str(cache_dir()),
+            "PYTHONFAULTHANDLER": "1",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "RAY_ADDRESS": cluster or "local",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+        if not cluster:
+            # All of Ray on loopback, apart from any cluster that runs on this machine.
+            self._environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(self._home)}
+
+    def run(
+        self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str], tick: Callable[[], None]
+    ) -> None:
+        """Start everything, submit the run, wait for its end, and leave no process behind.
+
+        Args:
+            partitions: What each client takes of the machine.
+            nodes: How many clients there are.
+            run_config: Flower's run config.
+            tick: Called a few times a second meanwhile.
+
+        Raises:
+            RunFailed: Flower did not start or ended early, or a process could not be ended.
+        """
+        adopt_orphans(True)
+        try:
+            link = self._start_superlink()
+            stream = self._submit(partitions, nodes, run_config)
+            self._wait(link, stream, tick)
+        finally:
+            with ignore_signals():
+                left = self._processes.end()
+                self._mark_file.unlink(missing_ok=True)
+                adopt_orphans(False)
+                shutil.rmtree(self._home, ignore_errors=True)
+        if left:
+            raise RunFailed(f"processes {left} of this run could not be ended")
+
+    def _start_superlink(self) -> subprocess.Popen[bytes]:
+        home = Path(self._environment["FLWR_HOME"])
+        home.mkdir(parents=True)
+        for _ in range(_PORT_TRIES):
+            port = free_port()
+            connection = {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}
+            (home / "config.toml").write_text(tomli_w.dumps({"superlink": connection}))
+            command = [
+                "flower-superlink",
+                "--insecure",
+                "--simulation",
+                "--disable-runtime-dependency-installation",
+            ]
+            link = self._start([*command, "--host", "127.0.0.1", "--port", str(port)])
+            if _is_healthy(link, port):
+                return link
+        raise RunFailed(f"Flower's SuperLink does not start; see {self._log}")
+
+    def _submit(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
+        bundle = self._home / "app"
+        bundle.mkdir()
+        components = {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.ray_app:app"}
+        flower = {"publisher": "fedperfit", "components": components, "config": run_config}
+        project = {
+            "name": "fedperfit",
+            "version": "1.0.0",
+            "description": "fedperfit run",
+            "license": "Apache-2.0",
+        }
+        (bundle / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}}))
+        federation = {
+            "num-supernodes": nodes,
+            "client-resources-num-cpus": partitions.cpus_per_client,
+            "client-resources-num-gpus": float(partitions.per_client),
+        }
+        if not self._cluster:
+            # A cluster has what its nodes have.
+            federation |= {"init-args-num-cpus": partitions.cpus, "init-args-num-gpus": int(partitions.gpus)}
+        settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
+        return self._start(["flwr", "run", str(bundle), "local", "--stream", "--federation-config", settings])
+
+    def _wait(self, link: subprocess.Popen[bytes], stream: subprocess.Popen[bytes], tick: Callable[[], None]) -> None:
+        """Wait for the log stream's end; its exit status says nothing (0 even if the app raised), the record does."""
+        simulation: psutil.Process | None = None
+        gone = 0.0
+        while stream.poll() is None:
+            self._processes.reap()
+            if link.poll() is not None:
+                raise RunFailed(f"Flower's SuperLink ended with status {link.returncode}; see {self._log}")
+            simulation = simulation or find_simulation()
+            if simulation is not None and not is_alive(simulation):
+                # A normal end closes the stream soon after; a crash never does.
+                gone = gone or time.monotonic()
+                if time.monotonic() - gone > _GRACE_S:
+                    return
+            tick()
+            time.sleep(0.2)
+        tick()
+
+    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=self._environment,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        self._processes.started.append(process)
+        return process
+
+
+def _is_healthy(link: subprocess.Popen[bytes], port: int) -> bool:
+    deadline = time.monotonic() + _HEALTH_S
+    while time.monotonic() < deadline and link.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return link.poll() is None
+        except OSError:
+            time.sleep(0.05)
+    return False

@@ -1,0 +1,1 @@
+"""Cold start: how many collective users it takes to serve newcomers well."""

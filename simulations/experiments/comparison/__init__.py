@@ -1,0 +1,1 @@
+"""What a comparison's runs say beside each other: curves, tests, tables, figures."""

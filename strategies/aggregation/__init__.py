@@ -1,0 +1,1 @@
+"""How the server makes one set of shared tensors of many clients' updates."""

@@ -1,0 +1,1 @@
+"""How predictions are scored: sums that clients return, and metrics from them."""
