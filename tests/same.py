@@ -19,6 +19,7 @@ _TIMES = {
     "bytes_up",
     "bytes_down",
     "retries",
+    "over_memory",
 }
 
 

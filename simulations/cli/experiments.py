@@ -70,7 +70,7 @@ def compare(
         runs = [Run.read(record) for record in records if record]
         report = write_comparison(runs, runs[0].method, folder)
     else:
-        given = read_numbers("--seeds", "0,1,2" if seeds is None else seeds)
+        given = read_numbers("seeds", "0,1,2" if seeds is None else seeds)
         log = partial(_log, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
             report = run_compare(methods, config, overrides, given, name, results, overwrite, log, follower)
@@ -97,7 +97,7 @@ def tune(
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     log = partial(_log, as_json)
-    tuned = run_tune(method, config, arguments or [], read_numbers("--seeds", seeds), held_out, folder, log)
+    tuned = run_tune(method, config, arguments or [], read_numbers("seeds", seeds), held_out, folder, log)
     table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")
     for row in tuned.table.itertuples(index=False):
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
@@ -140,12 +140,12 @@ def cold_start(
 
     folder = claim_folder(results, name)
     question = ColdStartSpec(
-        collective=read_numbers("--collective", collective),
+        collective=read_numbers("collective", collective),
         methods=read_list(methods),
         tasks=read_list(tasks),
-        seeds=read_numbers("--seeds", seeds),
-        history=read_numbers("--history", history, or_all=True),
-        epochs=read_numbers("--epochs", epochs),
+        seeds=read_numbers("seeds", seeds),
+        history=read_numbers("history", history, or_all=True),
+        epochs=read_numbers("epochs", epochs),
         compositions=compositions,
         transfer=transfer,
     )

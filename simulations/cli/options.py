@@ -46,20 +46,20 @@ def read_list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def read_numbers(option: str, text: str, or_all: bool = False) -> list[int]:
-    """Read an option's numbers; `all` is passed over where it may stand, once.
+def read_numbers(field: str, text: str, or_all: bool = False) -> list[int]:
+    """Read an option's numbers; `all`, where it is allowed, adds none.
 
     Raises:
         InputError: Something else.
     """
-    arguments = read_list(text)
-    if or_all and arguments.count("all") > 1:
-        raise InputError(f"{option}: all stands there twice")
-    arguments = [word for word in arguments if not (or_all and word == "all")]
-    if not all(re.fullmatch("-?[0-9]+", word) for word in arguments):  # int() takes 1_0 as well
+    given = read_list(text)
+    if or_all and given.count("all") > 1:
+        raise InputError("given twice", field=field, value="all")
+    numbers = [word for word in given if not (or_all and word == "all")]
+    if not all(re.fullmatch("-?[0-9]+", word) for word in numbers):  # int() takes 1_0 as well
         expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
-        raise InputError(f"{option} {text}: expected {expected}")
-    return list(map(int, arguments))
+        raise InputError(f"expected {expected}", field=field, value=text)
+    return list(map(int, numbers))
 
 
 def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequence[Table], *lines: str) -> None:

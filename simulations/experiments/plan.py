@@ -67,10 +67,10 @@ def plan(
         label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
         if (other := labels.setdefault(label, method)) != method:
             raise InputError(f"{other} and {method} would both be called {label}; rename a TOML file")
-        check_name(label, "method")
         import_path = import_folders(toml, own)
         for seed in seeds:
             config = resolve(_with_midway(load_config(toml, [*own, f"seed={seed}"])))
+            check_name(label, "method")
             _check_config(config)
             digests = _check_method(method, config, import_path)
             name = f"{label}-seed{seed}"

@@ -55,7 +55,7 @@ def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: 
     others = {name: value + (0.0 if name.endswith("R") else 8.0) for name, value in received.items()}
     loaded: list[float] = []
     monkeypatch.setattr(
-        "strategies.shifts.common.load",
+        "strategies.shifts.load",
         lambda _adapter, _stage, tensors, _prefix: loaded.append(float(tensors["kept_own.0.b"][0])),
     )
     fit = AddOneToB(None, losses=[3.0, 1.0])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import simulations
+import fedperfit
 from fl_server.record.schema import read_run
 from simulations.cli import main as command
 from simulations.display.tables import human_bytes
@@ -62,10 +62,10 @@ def test_nobody_waits_for_what_is_not_needed() -> None:
 
 
 def test_everything_the_package_offers_is_there() -> None:
-    assert sorted(simulations._HOMES) == sorted(simulations.__all__)
-    assert all(getattr(simulations, name).__name__ == name for name in simulations.__all__)
+    assert sorted(fedperfit._EXPORTS) == sorted(fedperfit.__all__)
+    assert all(getattr(fedperfit, name).__name__ == name for name in fedperfit.__all__)
     with pytest.raises(AttributeError, match="no attribute 'simulat'"):
-        getattr(simulations, "simulat")  # noqa: B009 - a type checker would find it written plainly
+        getattr(fedperfit, "simulat")  # noqa: B009 - a type checker would find it written plainly
 
 
 def test_quiet_prints_nothing(
@@ -85,7 +85,7 @@ def test_quiet_prints_nothing(
         (["simulate", "rouns=3"], "did you mean 'rounds'?"),
         (["simulate", "users=3"], "users=3: expected a group of keys (users.collective, users.target, users.reserved"),
         (["simulate", "a.toml", "b.toml"], "one config file at most"),
-        (["simulate", "missing.toml"], "missing.toml: there is no such config file"),
+        (["simulate", "missing.toml"], "missing.toml: no such config file"),
         (["simulate", "--nonsense"], "No such option"),
         (["simulate", *TINY, "sites=[9]"], "blocks 0 to 3"),
         (["simulate", *TINY, "--results", "/proc/nowhere"], "--results"),

@@ -65,9 +65,9 @@ def test_an_absent_package_is_named_with_its_extra_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(InputError, match=r"--track wandb: not installed; `pip install 'fedperfit\[wandb\]'` adds it"):
+    with pytest.raises(InputError, match=r"track=wandb: not installed; `pip install 'fedperfit\[wandb\]'` adds it"):
         tracked(tmp_path, "wandb")
-    with pytest.raises(InputError, match=r"--track mlflov: expected one of .*; did you mean 'mlflow'\?"):
+    with pytest.raises(InputError, match=r"track=mlflov: expected one of .*; did you mean 'mlflow'\?"):
         tracked(tmp_path, "mlflov")
     assert not (tmp_path / "run").exists()
 

@@ -117,7 +117,7 @@ def test_two_versions_of_somebodys_method_never_make_one_run(
     with pytest.raises(KeyboardInterrupt):
         complete(asked(), tmp_path / "x", False, print, stop)
     code.write_text(code.read_text() + "# Another version.\n")
-    with pytest.raises(InputError, match=r"--resume Own-seed0: somebodys_own\.py has changed since the run began"):
+    with pytest.raises(InputError, match=r"resume=Own-seed0: somebodys_own\.py has changed since the run began"):
         resume("Own-seed0", tmp_path / "x")
     (run,) = complete(asked(), tmp_path / "x", False, print)
     assert "somebodys_own.py has changed since: begun anew" in capsys.readouterr().out

@@ -112,5 +112,5 @@ def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> No
         tune("lora-c", None, [*TINY, "local.lr=0.5"], [0], 2, tmp_path / "no", quiet)
     with pytest.raises(InputError, match="unknown method 'x/perfit-seed0'"):
         CliRunner().invoke(app, ["tune", "x/perfit-seed0", "--results", str(tmp_path)], catch_exceptions=False)
-    with pytest.raises(InputError, match="--held-out 6"):
+    with pytest.raises(InputError, match="held_out=6"):
         tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)

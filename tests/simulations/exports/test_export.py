@@ -213,11 +213,11 @@ def test_the_card_says_where_it_comes_from(run: Callable[..., Path], tmp_path: P
 def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
     perfit, lora_p = run("perfit"), run("lora-p")
     for folder, user, chosen, message in (
-        (perfit, None, "onnx", "--format onnx: expected one of peft, pyreft, safetensors"),
+        (perfit, None, "onnx", "format=onnx: expected one of peft, pyreft, safetensors"),
         (perfit, None, "peft", "--format peft is for LoRA adapters; take pyreft or safetensors"),
         (lora_p, first_target(lora_p), "pyreft", "has no interventions"),
         (lora_p, None, "peft", "lora-p has no collective part; expected a --user"),
-        (perfit, "nobody", "safetensors", "--user nobody: no target user"),
+        (perfit, "nobody", "safetensors", "user=nobody: no target user"),
         (perfit, user_at(perfit, 0), "safetensors", "only target users are personalised"),
     ):
         with pytest.raises(InputError, match=message):

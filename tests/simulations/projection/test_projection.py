@@ -98,8 +98,8 @@ def test_the_command_prints_every_assumption_and_refuses_what_cannot_be_meant(re
     content = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert content[0]["cohort"] == 1000
     for more, message in (
-        (["--users", "0"], "--users 0"),
-        (["--users", "inf"], "--users inf: expected a whole number"),
+        (["--users", "0"], "users=0"),
+        (["--users", "inf"], "users=inf: expected a whole number"),
         (["--participation", "2"], "--participation 2"),
         (["--plot", "p.gif"], "expected a name that ends in"),
         (["--devices", "nope"], "unknown preset 'nope'"),

@@ -48,7 +48,7 @@ def test_records_are_found_in_folders_too_and_what_is_none_is_told(
     assert "passed over: " + str(results / "other" / "run.json") in capsys.readouterr().err
     with pytest.raises(InputError, match=r"other/run.json: not a run record"):
         find_run(results, "other")
-    with pytest.raises(InputError, match=r"--results .*none: no such folder"):
+    with pytest.raises(InputError, match=r"results=.*none: no such folder"):
         find_runs(results / "none")
     rows = {row["name"]: row for row in listed(results)}
     record = read_run(results / "first")
@@ -66,7 +66,7 @@ def test_the_list_is_filtered_and_sorted(results: Path) -> None:
     assert listed(results, "--status", "running") == []
     assert [row["name"] for row in listed(results, "--sort", "quality")][-1] == "broken"
     assert listed(results)[0]["name"] == "broken"
-    with pytest.raises(InputError, match=r"--method perfitt: none of these runs; did you mean 'perfit'"):
+    with pytest.raises(InputError, match=r"method=perfitt: none of these runs; did you mean 'perfit'"):
         listed(results, "--method", "perfitt")
 
 

@@ -171,7 +171,7 @@ class Throwaway(PerFit):
         super().__init__(sites, "all", 1, 1, False, "mean", seed)
         self.strength, self.fail = strength, fail
 
-    def client_train(self, adapter, visit):
+    def client_train(self, adapter, request):
         if self.fail:
             raise ZeroDivisionError("this client cannot")
         trained = super().client_train(adapter, request)
@@ -250,10 +250,10 @@ def test_a_folder_that_is_no_record_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     with pytest.raises(InputError, match="not a run record"):
         simulate(tiny_config(), "precious", tmp_path, overwrite=True)
-    with pytest.raises(InputError, match="make a name"):
+    with pytest.raises(InputError, match="expected letters, digits"):
         simulate(tiny_config(), "../up", tmp_path)
     (tmp_path / "a-file").touch()
-    with pytest.raises(InputError, match=r"--name a-file: \S+ is no folder"):
+    with pytest.raises(InputError, match=r"name=a-file: \S+ is no folder"):
         simulate(tiny_config(), "a-file", tmp_path, overwrite=True)
 
 

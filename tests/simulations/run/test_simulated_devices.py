@@ -98,7 +98,7 @@ def test_a_round_too_few_come_to_is_abandoned_and_the_next_begins(tmp_path: Path
     ("words", "message"),
     [
         (["devices.preset=phone"], "unknown preset 'phone'; did you mean 'phones'? (known: phones, silos"),
-        (["devices.preset=none.toml"], "none.toml: there is no such config file"),
+        (["devices.preset=none.toml"], "none.toml: no such config file"),
         (["devices.preset=phones", "devices.over_selection=-1"], "devices.over_selection=-1"),
         (["devices.deadline_s=5"], "devices: deadline_s needs devices"),
         (["devices=phones"], "devices='phones': expected a group of keys"),

@@ -21,41 +21,44 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--collective", "2,2"], "--collective: 2 stands there twice"),
+        (["--collective", "2,2"], "--collective 2: given twice"),
         (["--collective", "0,2"], "--collective 0: expected at least 1"),
         (["--collective", "2,many"], "--collective 2,many: expected whole numbers"),
         (["--collective", "2", "--methods", ""], "--methods: expected at least one"),
         (["--collective", "2", "--seeds", ""], "--seeds: expected at least one"),
         (["--collective", "2", "--seeds", "0;1"], "--seeds 0;1: expected whole numbers"),
-        (["--collective", "2", "--methods", "perfit,perfit"], "--methods: perfit stands there twice"),
+        (["--collective", "2", "--methods", "perfit,perfit"], "--methods perfit: given twice"),
         (["--collective", "2", "--methods", "perfits"], "perfit"),
         (
             ["--collective", "2", "--history", "99,all"],
-            "--history 99, movie_tagging, seed 0: users.target_history=99: no target user has",
+            "--history 99: movie_tagging, seed 0: users.target_history=99: no target user has",
         ),
-        (["--collective", "2", "--history", "3,3"], "--history: 3 stands there twice"),
-        (["--collective", "2", "--history", "all,all"], "--history: all stands there twice"),
+        (["--collective", "2", "--history", "3,3"], "--history 3: given twice"),
+        (["--collective", "2", "--history", "all,all"], "--history all: given twice"),
         (["--collective", "1_0"], "--collective 1_0: expected whole numbers"),
-        (["--collective", "2", "--methods", "lora-c", "--history", "99"], "--history: of lora-c none has a stage 2"),
-        (["--collective", "2", "--methods", "lora-c", "--history", "3"], "--history: of lora-c none has a stage 2"),
+        (["--collective", "2", "--methods", "lora-c", "--history", "99"], "--history: none of lora-c has a stage 2"),
+        (["--collective", "2", "--methods", "lora-c", "--history", "3"], "--history: none of lora-c has a stage 2"),
         (["--collective", "2", "--history", "-1"], "--history -1: expected at least 0"),
-        (["--collective", "2", "--epochs", "1,1"], "--epochs: 1 stands there twice"),
+        (["--collective", "2", "--epochs", "1,1"], "--epochs 1: given twice"),
         (["--collective", "2", "--tasks", "movie_taging"], "task: unknown task"),
-        (["--collective", "2", "--seeds", "0,0"], "--seeds: 0 stands there twice"),
+        (["--collective", "2", "--seeds", "0,0"], "--seeds 0: given twice"),
         (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
-        (["--collective", "2", "--history", "8"], "--history 8: no newcomer brings more (seed 0); that is `all`"),
-        (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods: perfit stands there twice"),
-        (["--collective", "2", "--methods", "my own.toml"], "method 'my own.toml': letters, digits"),
-        (["--collective", "2", "--methods", "perfit,over.toml"], "over.toml: cold-start draws users by their numbers"),
-        (["--collective", "2", "users.overlap=true"], "newcomers apart: no users.overlap"),
-        (["--collective", "2", "evaluate.every=1"], "evaluate.every=1: cold-start looks at newcomers when stage 1 is"),
-        (["--collective", "2", "users.collective=5"], "users.collective=5: cold-start takes it from --collective"),
-        (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "takes it from --tasks"),
-        (["--collective", "2", "users.target_history=3"], "users.target_history=3: cold-start takes it from --history"),
-        (["--collective", "2", "--tasks", "movie_tagging,product_rating", "users.source=x"], "one task's data"),
+        (["--collective", "2", "--history", "8"], "--history 8: no newcomer brings more (seed 0); so this is `all`"),
+        (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods perfit: given twice"),
+        (["--collective", "2", "--methods", "my own.toml"], "--method 'my own': expected letters, digits"),
+        (["--collective", "2", "--methods", "perfit,over.toml"], "over.toml: a cold start draws its own users"),
+        (["--collective", "2", "users.overlap=true"], "a cold start draws its own users: no users.overlap"),
+        (
+            ["--collective", "2", "evaluate.every=1"],
+            "evaluate.every=1: a cold start evaluates newcomers only when",
+        ),
+        (["--collective", "2", "users.collective=5"], "users.collective=5: a cold start has `collective` for it"),
+        (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "a cold start has `tasks` for it"),
+        (["--collective", "2", "users.target_history=3"], "users.target_history=3: a cold start has `history` for it"),
+        (["--collective", "2", "--tasks", "movie_tagging,product_rating", "users.source=x"], "holds one task's data"),
         (
             ["--collective", "2", "--methods", "lora-p", "--compositions", "3"],
-            "--compositions: of lora-p none has a stage 1",
+            "--compositions: none of lora-p has a stage 1",
         ),
         (
             ["--collective", "2", "users.collective_history=99"],
@@ -63,9 +66,9 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         ),
         (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
         (["--collective", "2", "--history", "5,alll"], "--history 5,alll: expected whole numbers or all, such as"),
-        (["--collective", "2", "seed=3"], "seed=3: cold-start takes it from --seeds"),
-        (["--collective", "2", "method=oppu"], "method=oppu: cold-start takes it from --methods"),
-        (["--collective", "2", "start_from=x"], "start_from=x: cold-start counts the bytes of stage 1"),
+        (["--collective", "2", "seed=3"], "seed=3: a cold start has `seeds` for it"),
+        (["--collective", "2", "method=oppu"], "method=oppu: a cold start has `methods` for it"),
+        (["--collective", "2", "start_from=x"], "start_from=x: a cold start counts the bytes of stage 1"),
         # What a method's file says of one task is known for that task.
         (["--collective", "2", "--tasks", "movie_tagging,product_rating", "--methods", "rated.toml"], "users.overlap"),
     ],
@@ -80,12 +83,12 @@ def test_what_cannot_be_is_said_before_anything_runs(
         (tmp_path / f"{name}.toml").write_text(method + more)
     with pytest.raises(InputError) as caught:
         CliRunner().invoke(app, ["cold-start", "--results", str(tmp_path), *options, *WORDS], catch_exceptions=False)
-    assert message in str(caught.value)
+    assert message in caught.value.as_option()
     assert not list(tmp_path.glob("*/*/run.json"))
 
 
 def test_a_negative_number_of_groups() -> None:
-    with pytest.raises(InputError, match=r"--compositions -3: expected at least 2 groups, or 0"):
+    with pytest.raises(InputError, match=r"compositions=-3: expected at least 2 groups, or 0"):
         ColdStartSpec([2], ["perfit"], [], [0], [], [], -3, False).check()
 
 
@@ -95,29 +98,29 @@ def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
         [movie(str(number)) for number in range(6)],
         [{"id": str(number), "output": "comedy"} for number in range(6)],
     )
-    question = ColdStartSpec([2, 9], ["perfit"], [], [0], [], [], 0, False)
+    spec = ColdStartSpec([2, 9], ["perfit"], [], [0], [], [], 0, False)
     words = [*WORDS, f"users.source={source}"]
     with pytest.raises(InputError, match=r"users.collective=9: .* has 2 users for that"):
-        cold_start(question, None, words, tmp_path / "x", print)
+        cold_start(spec, None, words, tmp_path / "x", print)
 
 
 def test_a_cohort_is_as_large_as_there_are_users_for(tmp_path: Path) -> None:
-    question = ColdStartSpec([2, 5], ["perfit"], [], [0], [], [], 0, False)
+    spec = ColdStartSpec([2, 5], ["perfit"], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("cohort")]
-    # More than any config has users: their number is the question's.
-    _, runs = cold_start(question, None, [*words, "cohort=64"], tmp_path / "x", print)
+    # More than any config has users: their number is the spec's.
+    _, runs = cold_start(spec, None, [*words, "cohort=64"], tmp_path / "x", print)
     assert [run.config.cohort for run in runs] == [2, 5]
 
 
 def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> None:
-    question = ColdStartSpec([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
+    spec = ColdStartSpec([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
     text = 'method = "strategies.perfit:PerFit"\n[users.synthetic]\nhistory = 5\n'
     for name in ("perfit", "other"):
         (tmp_path / f"{name}.toml").write_text(text)
     with pytest.raises(InputError, match="would both be called perfit"):
-        cold_start(question, None, WORDS, tmp_path / "x", print)
+        cold_start(spec, None, WORDS, tmp_path / "x", print)
     words = [word for word in WORDS if "synthetic.history" not in word]
-    other = replace(question, methods=["perfit", str(tmp_path / "other.toml")])
+    other = replace(spec, methods=["perfit", str(tmp_path / "other.toml")])
     with pytest.raises(InputError, match=r"perfit and other cannot be compared: users \(data_sha256\)"):
         cold_start(other, None, words, tmp_path / "x", print)
 
@@ -125,18 +128,18 @@ def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> No
 def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
     source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
-    question = ColdStartSpec([2], ["perfit"], [], [0], [], [], 3, False)
-    said = r"--compositions 3: 3 disjoint groups of 2 users, movie_tagging: .* has 1 users for that in users.group=2"
+    spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 3, False)
+    said = r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: .* has 1 users for that in users.group=2"
     with pytest.raises(InputError, match=said):
-        cold_start(question, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
+        cold_start(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
 
 def test_a_folder_is_a_comparison_or_a_cold_start(tmp_path: Path) -> None:
-    question = ColdStartSpec([2], ["perfit"], [], [0], [], [], 0, False)
+    spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 0, False)
     (tmp_path / "compared-before").mkdir()
     (tmp_path / "compared-before" / "compare.json").write_text("{}")
     with pytest.raises(InputError, match="is a comparison; choose another --name"):
-        cold_start(question, None, WORDS, tmp_path / "compared-before", print)
+        cold_start(spec, None, WORDS, tmp_path / "compared-before", print)
     (tmp_path / "cold-before").mkdir()
     (tmp_path / "cold-before" / "cold_start.json").write_text("{}")
     with pytest.raises(InputError, match="is a cold-start experiment; choose another --name"):
@@ -152,6 +155,6 @@ def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch:
         return config.model_copy(update={"backbone": "smollm2-135m"}) if other else config
 
     monkeypatch.setattr(module, "load_config", other_backbone)
-    question = ColdStartSpec([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
+    spec = ColdStartSpec([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
     with pytest.raises(InputError, match="movie_tagging has backbone 'tiny', product_rating 'smollm2-135m'"):
-        cold_start(question, None, WORDS, tmp_path / "x", print)
+        cold_start(spec, None, WORDS, tmp_path / "x", print)

@@ -260,7 +260,7 @@ def test_a_methods_own_rounds_end_its_stage_1_and_nobody_looks_before(tmp_path: 
     question = ColdStartSpec([2], [str(toml)], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("rounds")]
     _, (run,) = cold_start(question, None, words, tmp_path / "x", print)
-    assert (run.config.rounds, run.config.evaluate.on_the_way(3)) == (3, set())
+    assert (run.config.rounds, run.config.evaluate.midway_rounds(3)) == (3, set())
     toml.write_text('method = "strategies.perfit:PerFit"\ncohort = 1\n')
     words = [word for word in WORDS if not word.startswith("cohort")]
     with pytest.raises(InputError, match=r"longer\.toml: cohort=1, but cohort=8 for the others"):
