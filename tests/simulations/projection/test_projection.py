@@ -100,7 +100,7 @@ def test_the_command_prints_every_assumption_and_refuses_what_cannot_be_meant(re
     for more, message in (
         (["--users", "0"], "users=0"),
         (["--users", "inf"], "users=inf: expected a whole number"),
-        (["--participation", "2"], "--participation 2"),
+        (["--participation", "2"], "participation=2.0"),
         (["--plot", "p.gif"], "expected a name that ends in"),
         (["--devices", "nope"], "unknown preset 'nope'"),
     ):
