@@ -1,41 +1,44 @@
-# The environment is one folder, .venv; its stamp makes `make install` a no-op until pyproject.toml changes.
+# Two environments in one folder: `make demo` needs the run-time dependencies only, everything else the dev extra too.
+# Versions are those of constraints.txt, since the same seed promises the same bits.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-# Much of the time is waiting for Flower and Ray, so one worker more than there are cores, four at most. A file's tests
-# share what they set up, so files are dealt out whole.
+RUN := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+# Much of the time is spent waiting for Flower and Ray, so one worker more than there are cores, four at most. The tests of
+# a file share what they set up, so each file goes to one worker.
 WORKERS = $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
-PARALLEL = --numprocesses $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit lint types format bench clean
+.PHONY: help install demo check test lint types format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-install: $(STAMP) ## make .venv and install fedperfit into it
+install: $(DEV) ## make .venv and install fedperfit with everything development needs
 
-$(STAMP): pyproject.toml
+$(RUN): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fedperfit needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-demo: install ## simulate federated PerFit on synthetic movie-tagging users
+$(DEV): $(RUN)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(RUN) ## simulate federated PerFit on synthetic movie-tagging users
 	$(BIN)/fedperfit backbone fetch smollm2-135m
 	$(BIN)/fedperfit simulate configs/experiments/demo.toml --name demo --overwrite
 
-test: install ## run every test, the linters and the type checker
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/pytest $(PARALLEL)
+check: lint types ## style, layers, types and unit tests: no Ray, no download, under 90 seconds
+	$(PYTEST) -m 'not integration and not slow'
 
-unit: install ## run the tests that need neither Ray nor SmolLM2 (under a minute)
-	$(BIN)/pytest $(PARALLEL) -m 'not slow and not integration'
+test: check ## everything: check, then whole federations in one process, then real SuperLinks and Ray
+	$(PYTEST) -m 'integration and not slow'
+	$(PYTEST) -m slow
 
 lint: install ## check style and layering
 	$(BIN)/ruff check .
@@ -52,6 +55,14 @@ format: install ## format the code
 bench: install ## measure local work against a plain baseline, and the engine's cost
 	$(BIN)/fedperfit bench
 	$(BIN)/python -m benchmarks.engine
+
+lock: ## write constraints.txt anew from the newest versions that pyproject.toml allows
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip
+	.venv-lock/bin/python -m pip install --quiet --editable '.[dev]'
+	@(echo '# Written by `make lock`: the versions that `make` installs.'; .venv-lock/bin/python -m pip freeze \
+		--exclude-editable | sed 's/+cpu$$//') > constraints.txt
+	rm -rf .venv-lock
 
 clean: ## remove the environment and the tools' caches (run records stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,10 +4,10 @@ import importlib.metadata
 import platform
 from contextlib import suppress
 from hashlib import blake2b
-from pathlib import Path
+
+from configs.import_path import PACKAGES, ROOT
 
 _PACKAGES = ("fedperfit", "flwr", "torch", "transformers", "peft", "safetensors", "numpy")
-_OURS = ("configs", "strategies", "fl_clients", "fl_server", "simulations")
 CODE = "fedperfit's code"
 
 
@@ -17,10 +17,9 @@ def versions_here() -> dict[str, str]:
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-    root = Path(__file__).parents[1]
     digest = blake2b(digest_size=8)
-    for path in sorted(path for folder in _OURS for path in (root / folder).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return {**found, CODE: digest.hexdigest()}
 
 

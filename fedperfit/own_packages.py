@@ -9,9 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds fedperfit's packages: a checkout, or site-packages."""
-PACKAGES = ("configs", "strategies", "fl_clients", "fl_server", "simulations")
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def claim_packages() -> None:
@@ -20,21 +18,29 @@ def claim_packages() -> None:
     Raises:
         ImportError: Another module of that name was imported before; it is named.
     """
+    _claim("configs")
+    from configs.import_path import PACKAGES
+
     for name in PACKAGES:
-        if name not in sys.modules:
-            _import_from_root(name)
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is None or Path(file).resolve() != ROOT / name / "__init__.py":
-            where = file or f"a folder without __init__.py in {list(getattr(sys.modules[name], '__path__', []))}"
-            raise ImportError(
-                f"fedperfit needs its own package '{name}', but {where} was imported under that name first; "
-                "rename it, or import fedperfit before it"
-            )
+        _claim(name)
+
+
+def _claim(name: str) -> None:
+    if name not in sys.modules:
+        _import_from_root(name)
+    module = sys.modules[name]
+    ours = _ROOT / name / "__init__.py"
+    if getattr(module, "__file__", None) is None or Path(str(module.__file__)).resolve() != ours:
+        where = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ["another module"])))
+        raise ImportError(
+            f"fedperfit needs its own package '{name}', but {where} was imported under that name first; "
+            "rename it, or import fedperfit before it"
+        )
 
 
 def _import_from_root(name: str) -> None:
     spec = importlib.util.spec_from_file_location(
-        name, ROOT / name / "__init__.py", submodule_search_locations=[str(ROOT / name)]
+        name, _ROOT / name / "__init__.py", submodule_search_locations=[str(_ROOT / name)]
     )
     assert spec is not None
     assert spec.loader is not None

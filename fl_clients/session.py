@@ -5,6 +5,7 @@ import json
 from functools import lru_cache, partial
 from pathlib import Path
 
+from configs.import_path import read_import_path
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import ActivationStore, activation_folder, fingerprint
@@ -44,7 +45,9 @@ class Session:
         folder = activation_folder() if limit else None
         # Before the adapter is there: what a method adds to the model is no part of what is frozen.
         identity = fingerprint(self.backbone.model) if folder else ""
-        self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
+        self.method: Method = load_method(
+            self.config.method, self.config.method_values(), self.config.settings, read_import_path(run_dir)
+        )
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
         self.plain = Forward(self.backbone, None)
         self.forward = self.plain

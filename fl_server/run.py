@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from configs.errors import RunFailed
 from configs.files import write_atomic
+from configs.import_path import read_import_path
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
@@ -40,7 +41,9 @@ class FederatedRun:
         self.config: RunConfig = read_resolved(folder / "config.toml")
         # As on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
-        self.method: Method = load_method(self.config.method, self.config.method_values(), self.config.settings)
+        self.method: Method = load_method(
+            self.config.method, self.config.method_values(), self.config.settings, read_import_path(folder)
+        )
         self.writer = RecordWriter(folder)
         self.state: Tensors = self.writer.state
         faults = self.config.faults

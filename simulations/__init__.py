@@ -2,3 +2,16 @@
 
 Programs import from `fedperfit`.
 """
+
+from typing import Any
+
+_IN_FEDPERFIT = (
+    *("InputError", "RunFailed", "RunRecord", "Scale", "cold_start", "compare", "deploy", "export", "find_runs"),
+    *("import_folders", "load_config", "project", "read_run", "resume", "simulate", "tune", "write_page"),
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _IN_FEDPERFIT:
+        raise ImportError(f"since version 0.2 programs import {name} from fedperfit, not from simulations")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

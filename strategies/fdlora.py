@@ -4,10 +4,10 @@ Qi et al., arXiv 2406.07925, Algorithm 1. Its learning rates, outer rate and mom
 known; configs/methods/fdlora.toml says what is taken instead, and from where.
 """
 
+import importlib.util
 import warnings
 from collections.abc import Mapping
 
-import nevergrad
 import numpy as np
 import torch
 from torch import nn
@@ -17,13 +17,23 @@ from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, KEPT, PRIVATE, SHARED, LoraSettings
-from strategies.method import Aggregator, BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import (
+    Aggregator,
+    BackboneShape,
+    Fit,
+    FitResult,
+    Method,
+    Tensors,
+    TrainRequest,
+    TrainResult,
+    travelling,
+)
 
 _FUSION = "private_fusion.w"
 _LIMIT = 1.5
 
 
-class FdLora:
+class FdLora(Method):
     """W ← W + (α/r)(w₁B_s + w₂B_p)(w₁A_s + w₂A_p), θ_s = (A_s, B_s) global, θ_p = (A_p, B_p) and w the user's own.
 
     1. In the opening every client trains θ_p; 2. θ_s ← their mean; 3. each round a client starts at θ_s and trains, and
@@ -81,16 +91,14 @@ class FdLora:
         self._begin: Tensors = {}
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
+        """Refuse modules that are not there, and an environment without nevergrad."""
         self.lora.on(backbone)
+        if importlib.util.find_spec("nevergrad") is None:
+            raise ValueError("fdlora searches its fusion with nevergrad; pip install 'fedperfit[fdlora]'")
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return A from the seed, B = 0: where every θ_p begins too."""
         return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
-
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return θ_s."""
-        return travelling(state)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the mean of θ_p for the opening, then the outer optimiser."""
@@ -122,10 +130,6 @@ class FdLora:
         adapter.load(COLLECTIVE, fused(shared, private or self._begin, w), SHARED)
         adapter.use(COLLECTIVE)
 
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return P, of A and B."""
-        return lora.parameters(self.lora.on(backbone), backbone)
-
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return P + 2."""
         return lora.parameters(self.lora.on(backbone), backbone) + 2
@@ -138,6 +142,7 @@ class FdLora:
 
     def _fuse(self, adapter: LoraAdapters, shared: Tensors, private: Tensors, fit: Fit) -> torch.Tensor:
         """AdaFusion: search w in [−1.5, 1.5]² for the least loss + λ·mean|w|."""
+        import nevergrad  # an extra, and a second of imports that the server need not spend
 
         tried: list[tuple[float, torch.Tensor]] = []
 

@@ -13,10 +13,10 @@ from strategies.aggregation.mean import TensorMean
 from strategies.lora import merging
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult, travelling
 
 
-class FedexLora:
+class FedexLora(Method):
     """W ← W + (α/r)B̄Ā + Σ_t (α/r)(Σ_k p_kB_kA_k − B̄Ā)⁽ᵗ⁾."""
 
     name = "fedex-lora"
@@ -26,10 +26,6 @@ class FedexLora:
         """Take the settings; see `LoraSettings`."""
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
         self.seed = seed
-
-    def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
-        self.lora.on(backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return A from the seed, B = 0."""
@@ -54,22 +50,11 @@ class FedexLora:
         trained = lora.train_shared(adapter, request)
         return TrainResult(trained.shared, trained.fit, kept)
 
-    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
-        """Return nothing: there is no personal part."""
-
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
         """Set the weights with the residuals merged, and the mean adapter on them."""
         merging.set_base(adapter, merging.merge(shared, {}))
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.use(COLLECTIVE)
-
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return P, of A and B."""
-        return lora.parameters(self.lora.on(backbone), backbone)
-
-    def private_parameters(self, _backbone: BackboneShape) -> int:
-        """Return 0: what a client keeps is what it was sent."""
-        return 0
 
 
 class MeanAndResidual:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from strategies import shifts
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult
+from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 from strategies.shifts.averages import align
 from strategies.shifts.positions import Positions
 from strategies.shifts.shift import retract
@@ -23,7 +23,7 @@ _START, _USER = "server_start", "server_user"
 _ITERATIONS, _TOLERANCE = 100, 1e-9
 
 
-class FedReft:
+class FedReft(Method):
     """h ↦ φ_i(h) at every site, φ_i of rank r⁽¹⁾ + r⁽²⁾, as large as PerFit's two shifts together."""
 
     name = "fedreft"

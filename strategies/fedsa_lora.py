@@ -10,10 +10,10 @@ from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, PRIVATE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 
 
-class FedsaLora:
+class FedsaLora(Method):
     """W ← W + (α/r)B_iA.
 
     A newcomer, whom the paper does not have, starts from the averaged A and B = 0, trains both as any client does in
@@ -28,18 +28,10 @@ class FedsaLora:
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
         self.seed = seed
 
-    def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
-        self.lora.on(backbone)
-
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return A from the seed."""
         begin = lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
         return {name: value for name, value in begin.items() if name.endswith(".A")}
-
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return the same A for everybody."""
-        return travelling(state)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
         """Return the mean of A."""
@@ -69,10 +61,6 @@ class FedsaLora:
             adapter.use(COLLECTIVE)
         else:
             self._set(adapter, shared, {})
-
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return |A|."""
-        return sum(tensor.numel() for tensor in self.server_init(backbone).values())
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return P, a newcomer's A and B."""

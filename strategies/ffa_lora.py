@@ -9,10 +9,10 @@ from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult
 
 
-class FfaLora:
+class FfaLora(Method):
     """W ← W + (α/r)BA₀, A₀ from the run's seed at both ends."""
 
     name = "ffa-lora"
@@ -23,17 +23,9 @@ class FfaLora:
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
         self.seed = seed
 
-    def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
-        self.lora.on(backbone)
-
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return B = 0."""
         return {name: value for name, value in self._start(backbone).items() if name.endswith(".B")}
-
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return the same B for everybody."""
-        return travelling(state)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
         """Return the mean of B."""
@@ -51,21 +43,10 @@ class FfaLora:
         result = request.fit(adapter.trainable(COLLECTIVE, letters="B"))
         return TrainResult(adapter.state(COLLECTIVE, SHARED, letters="B"), result)
 
-    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
-        """Return nothing: there is no personal part."""
-
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
         """Set B."""
         adapter.load(COLLECTIVE, shared, SHARED, letters="B")
         adapter.use(COLLECTIVE)
-
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return |B|."""
-        return sum(tensor.numel() for tensor in self.server_init(backbone).values())
-
-    def private_parameters(self, _backbone: BackboneShape) -> int:
-        """Return 0."""
-        return 0
 
     def _start(self, backbone: BackboneShape) -> Tensors:
         return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)

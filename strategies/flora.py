@@ -13,12 +13,12 @@ from strategies import lora
 from strategies.lora import merging
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult
+from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult
 
 _START = "server_start"
 
 
-class Flora:
+class Flora(Method):
     """W ← W + Σ_t Σ_k p_k (α/r)B_k⁽ᵗ⁾A_k⁽ᵗ⁾."""
 
     name = "flora"
@@ -29,10 +29,6 @@ class Flora:
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
         self.seed = seed
         self._shape: BackboneShape | None = None
-
-    def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
-        self.lora.on(backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return the adapters that round 1 begins with; there is no stack yet."""
@@ -69,9 +65,6 @@ class Flora:
         result = request.fit(adapter.trainable(COLLECTIVE))
         return TrainResult(adapter.state(COLLECTIVE, SHARED), result, kept)
 
-    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
-        """Return nothing: there is no personal part."""
-
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
         """Set the weights with everything merged, and no adapter on them."""
         merging.set_base(adapter, merging.merge(shared, {}))
@@ -80,10 +73,6 @@ class Flora:
     def shared_parameters(self, backbone: BackboneShape) -> int:
         """Return P, of A and B."""
         return lora.parameters(self.lora.on(backbone), backbone)
-
-    def private_parameters(self, _backbone: BackboneShape) -> int:
-        """Return 0: what a client keeps is what it was sent."""
-        return 0
 
 
 class Stack:

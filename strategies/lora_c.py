@@ -9,10 +9,10 @@ from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult
 
 
-class LoraC:
+class LoraC(Method):
     """W ← W + (α/r)BA, the same A and B for everybody."""
 
     name = "lora-c"
@@ -23,17 +23,9 @@ class LoraC:
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
         self.seed = seed
 
-    def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
-        self.lora.on(backbone)
-
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return A from the seed, B = 0."""
         return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
-
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return the same A and B for everybody."""
-        return travelling(state)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
         """Return the mean of A and the mean of B."""
@@ -47,18 +39,7 @@ class LoraC:
         """Train A and B."""
         return lora.train_shared(adapter, request)
 
-    def client_personalize(self, _adapter: LoraAdapters, _shared: Tensors, _fit: Fit) -> None:
-        """Return nothing: there is no personal part."""
-
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
         """Set A and B."""
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.use(COLLECTIVE)
-
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return P, of A and B."""
-        return lora.parameters(self.lora.on(backbone), backbone)
-
-    def private_parameters(self, _backbone: BackboneShape) -> int:
-        """Return 0."""
-        return 0

@@ -6,10 +6,10 @@ from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import PERSONAL, PRIVATE, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult
+from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 
 
-class LoraP:
+class LoraP(Method):
     """W ← W + (α/r)B_iA_i, from a start that follows from the seed."""
 
     name = "lora-p"
@@ -26,10 +26,6 @@ class LoraP:
         self.lora.on(backbone)
 
     def server_init(self, _backbone: BackboneShape) -> Tensors:
-        """Return nothing."""
-        return {}
-
-    def server_send(self, _state: Tensors, _user: int | None) -> Tensors:
         """Return nothing."""
         return {}
 
@@ -56,10 +52,6 @@ class LoraP:
         """Set A_i and B_i; without them the bare backbone is left."""
         adapter.load(PERSONAL, private or self._begin, PRIVATE)
         adapter.use(PERSONAL)
-
-    def shared_parameters(self, _backbone: BackboneShape) -> int:
-        """Return 0."""
-        return 0
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return P."""

@@ -10,9 +10,10 @@ stay where they are.
 
 import importlib
 import inspect
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from configs.errors import nearest
+from strategies.moved import moved_hint
 
 Tensors = dict[str, torch.Tensor]
 """Named fp32 tensors on the CPU."""
@@ -130,7 +132,11 @@ class Aggregator(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """One way to personalise federatedly."""
+    """One way to personalise federatedly.
+
+    A class that names it as its base (`class Mine(Method)`) gets the defaults below; methods never inherit from each
+    other. A class that has every member without naming it is a method too.
+    """
 
     name: str
     """Short name for tables and records."""
@@ -138,11 +144,12 @@ class Method(Protocol):
     """1; 0 if stage 1 opens with a turn of every collective user, for which nothing is sent; None without stage 1."""
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse settings that do not fit the backbone.
+        """Refuse settings that do not fit the backbone; by default those that `server_init` refuses.
 
         Raises:
             ValueError: Names the setting and what was expected.
         """
+        self.server_init(backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return the server's state at the start."""
@@ -150,8 +157,9 @@ class Method(Protocol):
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return what is sent to `user` (a partition id) when it is asked next; None is a newcomer.
 
-        `travelling(state)` for a method that sends everybody the same.
+        By default the same for all: every `shared_*` tensor of the state.
         """
+        return travelling(state)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the fold of one round's replies."""
@@ -165,17 +173,20 @@ class Method(Protocol):
     def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult] | None:
         """Stage 2 on one target user: return the private tensors, which never leave the client.
 
-        None: the method has no personal part, and the shared tensors serve everybody.
+        None, the default: the method has no personal part, and the shared tensors serve everyone.
         """
+        return None
 
     def client_load(self, adapter: Any, shared: Tensors, private: Tensors | None) -> None:
         """Set the adapter for inference; `private=None` means the shared tensors only."""
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return how many numbers one collective user sends back in a round."""
+        """Return how many numbers one collective user sends back in a round; by default as many as it was sent."""
+        return sum(tensor.numel() for tensor in travelling(self.server_init(backbone)).values())
 
     def private_parameters(self, backbone: BackboneShape) -> int:
-        """Return how many numbers one target user keeps."""
+        """Return how many numbers one target user keeps; by default none."""
+        return 0
 
 
 def travelling(state: Tensors) -> Tensors:
@@ -191,7 +202,9 @@ puts another module in its own place at the end of its import; a thread that ask
 """
 
 
-def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
+def load_method(
+    reference: str, values: Mapping[str, Any], settings: Mapping[str, Any], import_path: Sequence[str] = ()
+) -> Method:
     """Build the method that `reference` names.
 
     Args:
@@ -199,16 +212,19 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
         values: What the run's config offers to any method by name (`sites`, `rank_shared`, …); the
             constructor takes those it has a parameter for.
         settings: Arguments for this method alone; each must be a parameter of the constructor.
+        import_path: Folders to import the method from, besides what is installed. They stay at the end of `sys.path`,
+            for what the method imports later.
 
     Raises:
         ValueError: The reference cannot be imported, is not a Method, or refuses its arguments.
     """
     module_name, _, class_name = reference.partition(":")
     try:
-        with IMPORTING:
+        with IMPORTING, _searched_first(import_path):
             factory = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever somebody's file may raise while it is imported
-        raise ValueError(f"method '{reference}' cannot be imported: {type(error).__name__}: {error}") from error
+        problem = f"{type(error).__name__}: {error}{moved_hint(error)}"
+        raise ValueError(f"method '{reference}' cannot be imported: {problem}") from error
     parameters = inspect.signature(factory).parameters
     for key in settings:
         if key in values:
@@ -234,6 +250,16 @@ def load_method(reference: str, values: Mapping[str, Any], settings: Mapping[str
     if not isinstance(method, Method):
         raise ValueError(f"method '{reference}' lacks a part of strategies.method.Method")
     return method
+
+
+@contextmanager
+def _searched_first(import_path: Sequence[str]) -> Iterator[None]:
+    sys.path[:0] = import_path
+    try:
+        yield
+    finally:
+        del sys.path[: len(import_path)]
+        sys.path += [folder for folder in import_path if folder not in sys.path]
 
 
 def _check_type(key: str, value: Any, expected: Any) -> None:

@@ -9,10 +9,10 @@ from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, PERSONAL, PRIVATE, SHARED, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 
 
-class Oppu:
+class Oppu(Method):
     """W ← W + (α/r)BA + (α/r)B_iA_i: BA averaged over users as in LoRA-C, B_iA_i the user's own."""
 
     name = "oppu"
@@ -43,10 +43,6 @@ class Oppu:
         """Return A from the seed, B = 0."""
         return lora.start(self.collective.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
 
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return the same A and B for everybody."""
-        return travelling(state)
-
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
         """Return the mean of A and the mean of B."""
         return TensorMean(state)
@@ -72,10 +68,6 @@ class Oppu:
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.load(PERSONAL, private or self._begin, PRIVATE)
         adapter.use(COLLECTIVE, *([PERSONAL] if private else []))
-
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return P, of A and B."""
-        return lora.parameters(self.collective.on(backbone), backbone)
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return P of the personal adapter."""

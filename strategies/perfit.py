@@ -6,7 +6,7 @@ PerFit: Exploring Personalization Shifts in Representation Space of LLMs (ICLR 2
 from torch import nn
 
 from strategies import shifts
-from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 from strategies.shifts.averages import ShiftAggregator, find_average
 from strategies.shifts.positions import Positions
 from strategies.shifts.sites import SiteShifts
@@ -14,7 +14,7 @@ from strategies.shifts.sites import SiteShifts
 COLLECTIVE, PERSONAL = "collective", "personal"
 
 
-class PerFit:
+class PerFit(Method):
     """h ↦ φ⁽²⁾ ∘ φ⁽¹⁾ (h) at every site: φ⁽¹⁾ collective, φ⁽²⁾ personalised (eq. 1).
 
     Stage 1 (Algorithm 1, lines 4-13) trains φ⁽¹⁾ and the common start of φ⁽²⁾ on the collective users, and
@@ -67,10 +67,6 @@ class PerFit:
         for stage in self._travelling():
             state |= self._start(stage, backbone.hidden, f"shared_{stage}")
         return state
-
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return the same R, W, b for everybody."""
-        return travelling(state)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
         """Return the fold over (R, W, b) that `aggregation` names."""

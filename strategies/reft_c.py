@@ -7,7 +7,7 @@ are trained as PerFit's stage 1 trains.
 from torch import nn
 
 from strategies import shifts
-from strategies.method import BackboneShape, Fit, Tensors, TrainRequest, TrainResult, travelling
+from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult
 from strategies.shifts.averages import ShiftAggregator, find_average
 from strategies.shifts.positions import Positions
 from strategies.shifts.sites import SiteShifts
@@ -15,7 +15,7 @@ from strategies.shifts.sites import SiteShifts
 _STAGE, _SHARED = "collective", "shared_collective"
 
 
-class ReftC:
+class ReftC(Method):
     """h ↦ φ(h) at every site, φ of rank r⁽¹⁾ + r⁽²⁾, the same for everybody."""
 
     name = "reft-c"
@@ -43,10 +43,6 @@ class ReftC:
             state |= shifts.named(f"{_SHARED}.{site}", begin)
         return state
 
-    def server_send(self, state: Tensors, _user: int | None) -> Tensors:
-        """Return the same R, W, b for everybody."""
-        return travelling(state)
-
     def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
         """Return the fold over (R, W, b) that `aggregation` names."""
         return ShiftAggregator(state, self.average)
@@ -61,17 +57,6 @@ class ReftC:
         result = shifts.train(adapter, [_STAGE], request.fit)
         return TrainResult(shifts.state(adapter, _STAGE, _SHARED), result)
 
-    def client_personalize(self, _adapter: SiteShifts, _shared: Tensors, _fit: Fit) -> None:
-        """Return nothing: there is no personal part."""
-
     def client_load(self, adapter: SiteShifts, shared: Tensors, _private: Tensors | None) -> None:
         """Set φ."""
         shifts.load(adapter, _STAGE, shared, _SHARED)
-
-    def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return L(2rd + r), r = r⁽¹⁾ + r⁽²⁾."""
-        return shifts.parameters(self.sites, self.rank, backbone.hidden)
-
-    def private_parameters(self, _backbone: BackboneShape) -> int:
-        """Return 0."""
-        return 0

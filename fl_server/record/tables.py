@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.files import write_atomic
+from configs.import_path import IMPORT_PATH_FILE
 from configs.paths import USERS_LINK
 
 ROUNDS = pa.schema(
@@ -180,7 +181,8 @@ def clean(folder: Path) -> None:
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
     for left in folder.glob("*.tmp"):  # of processes that were killed
         left.unlink()
-    (folder / USERS_LINK).unlink(missing_ok=True)
+    for name in (USERS_LINK, IMPORT_PATH_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _gather_predictions(folder: Path) -> None:

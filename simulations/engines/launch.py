@@ -7,13 +7,13 @@ installed.
 """
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import fl_clients.app
 import fl_server.app
 from configs.errors import RunFailed
+from configs.import_path import write_import_path
 from configs.schema import RunConfig
 from fl_server.record.schema import append_line, finish_partial_line, mark_resumed, read_run
 from simulations.engines.inline import run_inline
@@ -30,7 +30,7 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
     Args:
         config: The run's config, as `run_dir/config.toml` holds it.
         run_dir: The run record, with the starting tensors and the link to its users in it.
-        import_path: Folders put on the apps' import path, for methods that are not installed.
+        import_path: Folders that a method which is not installed is imported from.
         tick: Called a few times a second, or between clients, while the run goes on.
 
     Raises:
@@ -38,17 +38,14 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
     """
     nodes = config.users.collective + config.users.target
     run_config = {"run-dir": str(run_dir)}
+    write_import_path(run_dir, import_path)
     if config.engine == "inline":
-        sys.path[:0] = import_path
-        try:
-            run_inline(fl_server.app.app, fl_clients.app.app, nodes, run_config, tick)
-        finally:
-            del sys.path[: len(import_path)]
+        run_inline(fl_server.app.app, fl_clients.app.app, nodes, run_config, tick)
         return
     for left in reversed(range(_RELAUNCHES + 1)):
         try:
             cluster = cluster_address(config.ray.address)
-            Simulation(run_dir, import_path, cluster).run(config.partitions, nodes, run_config, tick)
+            Simulation(run_dir, cluster).run(config.partitions, nodes, run_config, tick)
             problem = _last_words(run_dir / "engine.log")
         except RunFailed as error:
             problem = str(error)

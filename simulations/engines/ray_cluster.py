@@ -51,7 +51,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
             except OSError as error:
                 raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
             probes.callback(files[-1].unlink)
-        command = [sys.executable, "-m", "simulations.engines.ray_cluster", address, backbone, *map(str, files)]
+        command = [sys.executable, "-P", "-m", "simulations.engines.ray_cluster", address, backbone, *map(str, files)]
         environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_root()), environment.get("PYTHONPATH", "")]))
         try:

@@ -54,12 +54,11 @@ def end_leftovers(run_dir: Path) -> None:
 class Simulation:
     """A SuperLink, the run submitted to it, and everything these two start."""
 
-    def __init__(self, run_dir: Path, import_path: list[str], cluster: str | None) -> None:
+    def __init__(self, run_dir: Path, cluster: str | None) -> None:
         """Prepare the environment of a run's processes.
 
         Args:
             run_dir: The run record.
-            import_path: Folders that methods may be imported from.
             cluster: Address of the Ray cluster to join; None starts a Ray of the run's own.
         """
         self._cluster = cluster
@@ -72,7 +71,7 @@ class Simulation:
         self._mark_file.write_text(f"{mark}\n{self._home}")
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         # The processes run in another folder: every path is made absolute.
-        path = [*import_path, *(str(Path(folder).resolve()) for folder in inherited)]
+        path = [str(Path(folder).resolve()) for folder in inherited]
         self._environment = {
             **os.environ,
             **_QUIET,
@@ -139,7 +138,10 @@ class Simulation:
     def _submit(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
         bundle = self._home / "app"
         bundle.mkdir()
-        components = {"serverapp": "fl_server.app:app", "clientapp": "fl_clients.ray_app:app"}
+        components = {
+            "serverapp": "fedperfit.flower_apps.simulation_server:app",
+            "clientapp": "fedperfit.flower_apps.simulation_client:app",
+        }
         flower = {"publisher": "fedperfit", "components": components, "config": run_config}
         project = {
             "name": "fedperfit",

@@ -96,7 +96,10 @@ def _write_app(server: Path, config: RunConfig) -> None:
     nameless = {"source": "devices", "select": "random", "collective_ids": [], "target_ids": []}
     config = config.model_copy(update={"users": config.users.model_copy(update=nameless)})
     run_config = {"config": dump_resolved(config), "results": "results", "run-dir": ""}
-    components = {"serverapp": "simulations.federation.server_app:app", "clientapp": "fl_clients.device_app:app"}
+    components = {
+        "serverapp": "fedperfit.flower_apps.federation_server:app",
+        "clientapp": "fedperfit.flower_apps.device_client:app",
+    }
     project = {"name": "fedperfit", "version": "1.0.0", "description": "fedperfit run", "license": "Apache-2.0"}
     flower = {"publisher": "fedperfit", "components": components, "config": run_config}
     (server / "app").mkdir()

@@ -33,17 +33,14 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
         InputError: No such task, the method cannot be loaded, or a setting does not fit.
     """
     find_task(config.task)
-    sys.path[:0] = import_path
     try:
-        method = load_method(config.method, config.method_values(), config.settings)
+        method = load_method(config.method, config.method_values(), config.settings, import_path)
         method.check(shape)
         pooling = config.robust.rule in POOLING and method.first_round is not None
         if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
             raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates apart")
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
-    finally:
-        del sys.path[: len(import_path)]
     return method
 
 

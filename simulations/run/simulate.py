@@ -1,5 +1,6 @@
 """One simulation, from a config to a finished run record."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 import torch
 
 from configs.errors import InputError, RunFailed
+from configs.import_path import find_intruder
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
@@ -52,7 +54,7 @@ def simulate(
         KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
     """
     import_path, results = import_path or [], Path(results)
-    _check_cluster(config, results)
+    _check_engine(config, results)
     with new_record(config, name, results, overwrite, import_path) as opened:
         return _run(opened.folder, opened.config, import_path, on_progress)
 
@@ -87,7 +89,7 @@ def resume(
             raise InputError("a run of a real federation cannot be taken up again", field="resume", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
-        _check_cluster(config, results)
+        _check_engine(config, results)
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
         if changed := find_changed_method(method_digest(method), record):
             raise InputError(f"{changed} the run began", field="resume", value=name)
@@ -103,9 +105,17 @@ def resume(
         return _run(folder, config, checkpoint.import_path, on_progress)
 
 
-def _check_cluster(config: RunConfig, results: Path) -> None:
-    address = cluster_address(config.ray.address)
-    if config.engine == "ray" and address:
+def _check_engine(config: RunConfig, results: Path) -> None:
+    """Refuse what would break a run's processes: another package of our name, a cluster that cannot be used."""
+    if config.engine != "ray":
+        return
+    if intruder := find_intruder(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))):
+        name = intruder.parent.name if intruder.stem == "__init__" else intruder.stem
+        raise InputError(
+            f"PYTHONPATH: {intruder} would be imported in place of fedperfit's own {name}; "
+            "rename it, or take its folder out of PYTHONPATH"
+        )
+    if address := cluster_address(config.ray.address):
         check_cluster(address, config.backbone, results)
 
 

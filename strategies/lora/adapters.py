@@ -45,6 +45,7 @@ class LoraAdapters:
             frozen_blocks: How many first blocks no adapter touches.
         """
         self.frozen_blocks = frozen_blocks
+        self.suffix: int | None = None  # any token may be touched
         for name, lora in adapters.items():
             config = LoraConfig(
                 r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.modules)
