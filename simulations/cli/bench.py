@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import typer
 
 from configs.errors import InputError
-
-ROOT = Path(__file__).parents[2]
+from configs.import_path import ROOT
 
 
 def bench(context: typer.Context) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
+from configs.import_path import ROOT
 from configs.paths import cache_dir
 from configs.versions import difference, versions_here
 from fl_clients.backbone.load import find
@@ -53,7 +54,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
             probes.callback(files[-1].unlink)
         command = [sys.executable, "-P", "-m", "simulations.engines.ray_cluster", address, backbone, *map(str, files)]
         environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_root()), environment.get("PYTHONPATH", "")]))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=_ANSWER_S, check=False
@@ -112,10 +113,6 @@ def _check_reachable(address: str) -> None:
         raise InputError(
             f"ray.address={address}: nobody answers there ({error}); `ray start --head` makes one"
         ) from None
-
-
-def _root() -> Path:
-    return Path(__file__).parents[1]
 
 
 def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str, Any]]:

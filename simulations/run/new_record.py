@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from configs.errors import InputError
+from configs.import_path import ROOT
 from configs.load import write_config
 from configs.paths import USERS_LINK, cache_dir
 from configs.schema import RunConfig
@@ -153,13 +154,12 @@ def _start_record(
 
 def _git() -> dict[str, str | bool | None]:
     """The commit of the checkout fedperfit runs from; nothing where it is installed from a package."""
-    root = Path(__file__).parents[1]
     with suppress(OSError, subprocess.CalledProcessError):
 
         def git(*args: str) -> str:
-            command = ["git", "-C", str(root), *args]
+            command = ["git", "-C", str(ROOT), *args]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve():
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:
             return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     return {"commit": None, "dirty": None}
