@@ -15,7 +15,7 @@ from tests.conftest import movie, write_lamp
 
 MOVIES, TWEETS = find_task("movie_tagging"), find_task("tweet_paraphrase")
 GOLD = [{"id": "1", "output": "comedy"}]
-SHARED = Path(__file__).parents[3] / "shared" / "lamp"
+SHARED = Path(__file__).parents[4] / "shared" / "lamp"
 
 
 def read(folder: Path) -> list[readers.User]:

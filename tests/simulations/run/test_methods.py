@@ -1,4 +1,4 @@
-"""Every shipped method through a whole federation: bytes as METHODS.md's closed forms have them, privacy, watching."""
+"""Every shipped method through a whole federation: bytes as in docs/methods.md, privacy, midway evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ PERSONAL_SHIFT = SITES * (2 * 2 * 16 + 2)
 BOTH_SHIFTS = SITES * (2 * 6 * 16 + 6)
 LORA = ("settings.rank=2", "settings.alpha=4")
 
-# METHODS.md, section 2, in numbers: up per client and round; down per client in round 1 and in round 2; private.
+# docs/methods.md, "Bytes per client and round", in elements: up; down in round 1 and in round 2; private.
 FORMS: dict[str, tuple[int, int, int, int]] = {
     "perfit": (SHIFT + PERSONAL_SHIFT, SHIFT + PERSONAL_SHIFT, SHIFT + PERSONAL_SHIFT, PERSONAL_SHIFT),
     "reft-c": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, 0),
@@ -63,7 +63,7 @@ def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
     sums = ledger[ledger.phase == "train"].groupby(["round", "direction"]).payload_bytes.sum().to_dict()
     expected = {(1, "up"): up, (2, "up"): up, (1, "down"): first, (2, "down"): second} if up else {}
     if method == "fdlora":
-        # The opening: every θ_p goes up, nothing comes down. With the last θ_s a client has 2bP(T + 1) in all.
+        # The opening: every θ_p goes up, nothing comes down. With the last θ_s a client has 2βP(T + 1) in total.
         expected |= {(0, "up"): P, (0, "down"): 0}
     assert sums == {key: 4 * COLLECTIVE * count for key, count in expected.items()}
     assert record.params.shared == up

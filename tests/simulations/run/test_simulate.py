@@ -73,7 +73,7 @@ def test_predictions_are_every_target_query_at_every_stage(run: tuple[Path, RunR
 
 
 def test_bytes_equal_the_closed_form(run: tuple[Path, RunRecord]) -> None:
-    # METHODS.md: b·L(2r⁽¹⁾d + r⁽¹⁾ + 2r⁽²⁾d + r⁽²⁾) each way, with b=4, L=2, d=16, r⁽¹⁾=4, r⁽²⁾=2.
+    # docs/methods.md: βL(2r⁽¹⁾d + r⁽¹⁾ + 2r⁽²⁾d + r⁽²⁾) each way, with β=4, L=2, d=16, r⁽¹⁾=4, r⁽²⁾=2.
     folder, record = run
     per_message = 4 * 2 * (2 * 4 * 16 + 4 + 2 * 2 * 16 + 2)
     totals: dict[tuple[str, str, int], int] = {}
