@@ -1,0 +1,189 @@
+"""`compare.json`: what a comparison found. Figures are means over seeds unless they say otherwise."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs.errors import InputError
+
+SCHEMA: Literal[4] = 4
+
+
+class Part(BaseModel):
+    """A part of a results file: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Spread(Part):
+    """A figure over seeds."""
+
+    mean: float
+    std: float | None
+    """Standard deviation over seeds; None with one seed."""
+    per_seed: list[float]
+
+
+class PairedTest(Part):
+    """Two sets of runs compared user by user."""
+
+    difference: float
+    """Mean over users, one minus the other."""
+    per_seed: list[float]
+    """The same, seed by seed: it hints at the variation between trainings, which the test does not count."""
+    interval: tuple[float, float] | None
+    """95 % interval of the difference, by resampling users; None with fewer than two."""
+    p_value: float
+    """Of a two-sided sign-flip permutation test."""
+    users: int
+    within_noise: bool
+    """p ≥ 0.05."""
+
+
+class QualityAtBytes(Spread):
+    """Quality at the last evaluated round within a budget of bytes."""
+
+    against: PairedTest | None
+    """The test against the reference within the same bytes; None for the reference itself."""
+
+
+class MethodBytes(Part):
+    """Bytes of serialised messages."""
+
+    per_client_round_up: float
+    per_client_round_down: float
+    in_all: float
+    """All clients, both ways, at the end of the curve."""
+
+
+class BytesToReach(Part):
+    """Bytes spent until a share of the best quality was first seen; None if it never was."""
+
+    mean_curve: float | None
+    per_seed: list[float | None]
+    """Of the best quality with that seed."""
+
+
+class LearningRates(Part):
+    """Of stage 1 and stage 2; None where a method has no such stage."""
+
+    local: float | None
+    personal: float | None
+
+
+class MethodParameters(Part):
+    """Numbers that travel, and that each user keeps."""
+
+    shared: int
+    private: int
+
+
+class Seconds(Part):
+    """Seconds of local computation, mean over clients; None where there is no such task."""
+
+    opening: float | None
+    train: float | None
+    personalize: float | None
+
+
+class ComparedMethod(Part):
+    """One method of a comparison."""
+
+    method: str
+    quality: Spread
+    """The main metric over all target questions, after personalisation."""
+    quality_collective: Spread
+    """The same with the collective shift only."""
+    bytes: MethodBytes
+    bytes_to_reach: dict[str, BytesToReach]
+    """By share of the best quality."""
+    quality_at_equal_bytes: list[QualityAtBytes | None]
+    """For each of the comparison's `equal_bytes`; None if first evaluated beyond it."""
+    learning_rates: LearningRates
+    params: MethodParameters
+    seconds: Seconds
+    against: PairedTest | None
+    """The test against the reference; None for the reference itself."""
+
+
+class ComparedRunEntry(Part):
+    """Where a run of the comparison is."""
+
+    method: str
+    seed: int
+    folder: str
+    """Relative to the comparison's folder."""
+    commit: str | None
+    dirty: bool | None
+    """Run from a checkout with uncommitted changes."""
+
+
+class UserCounts(Part):
+    """Numbers of users."""
+
+    collective: int
+    target: int
+
+
+class Comparison(Part):
+    """The content of `compare.json`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+
+    name: str
+    schema_version: Literal[4] = Field(SCHEMA, alias="schema")
+    task: str
+    backbone: str
+    metric: str
+    lower_is_better: bool
+    seeds: list[int]
+    users: UserCounts
+    reference: str
+    """The method that all others are tested against."""
+    best: str
+    equal_bytes: list[float]
+    """Budgets of bytes at which all methods are compared."""
+    other_settings: dict[str, dict[str, Any]]
+    """Config keys in which methods differ beyond what they are, with each method's value."""
+    base: Spread
+    """The bare backbone."""
+    methods: list[ComparedMethod]
+    runs: list[ComparedRunEntry]
+
+    def to_json(self) -> str:
+        """Return the text of `compare.json`."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n"
+
+
+Report = TypeVar("Report", bound=BaseModel)
+
+
+def read_report(path: Path, model: type[Report], schema: int, command: str) -> Report:
+    """Read `compare.json` or `cold_start.json`.
+
+    Args:
+        path: The file.
+        model: Its content.
+        schema: The version that can be read.
+        command: The command that writes it.
+
+    Raises:
+        InputError: It is missing, not JSON, of another version, or lacks a key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.get("schema")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
+    if version != schema:
+        raise InputError(
+            f"{path}: has schema {version}, expected {schema}; the same `fedperfit {command}` writes it again"
+        )
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{path}: {key}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
