@@ -1,1 +1,1 @@
-"""What a run is: the typed config, how it is loaded, and the values everything else derives from it."""
+"""The typed config of a run, how it is loaded, and the values derived from it."""

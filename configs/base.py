@@ -1,4 +1,4 @@
-"""What every group of config keys is: frozen, and refusing keys it does not know."""
+"""Base class of every group of config keys: frozen, with unknown keys refused."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,21 +1,21 @@
-"""The two ways a run can go wrong for the person who started it."""
+"""Errors that are reported to the user: invalid input and failed runs."""
 
 import difflib
 
 
 class InputError(Exception):
-    """The command, the config or the data is wrong; nothing was trained (exit status 2).
+    """The command, the config or the data is invalid; nothing was trained (exit status 2).
 
-    The message is one sentence that names the file, key or user and says what was expected.
+    The message is one sentence that names the file, key or user and what was expected.
     """
 
     def __init__(self, message: str, *, field: str | None = None, value: object = None) -> None:
-        """Take the sentence, and which argument it is about.
+        """Store the message and the argument it is about.
 
         Args:
             message: What was expected.
-            field: The argument's name as Python has it, such as `held_out`; the command line adds dashes.
-            value: What was given; None if the field's name says enough.
+            field: The argument's Python name, such as `held_out`; the command line adds dashes.
+            value: The given value; None if the field's name is enough.
         """
         super().__init__(message)
         self.message = message
@@ -23,13 +23,13 @@ class InputError(Exception):
         self.value = value
 
     def __str__(self) -> str:
-        """Return the sentence for someone who called a function."""
+        """Return the message for callers of the Python API."""
         if self.field is None:
             return self.message
         return f"{self.field}: {self.message}" if self.value is None else f"{self.field}={self.value}: {self.message}"
 
     def as_option(self) -> str:
-        """Return the sentence for someone who gave a command."""
+        """Return the message for users of the command line."""
         if self.field is None:
             return self.message
         given = "" if self.value is None else f" {self.value}"
@@ -37,10 +37,10 @@ class InputError(Exception):
 
 
 class TooFewUsers(InputError):
-    """The users' source has fewer users than asked for."""
+    """The user source has fewer users than requested."""
 
     def __init__(self, key: str, message: str) -> None:
-        """Take the key that asks for too many, `users.collective` or `users.target`, and the sentence."""
+        """Store the key whose count is too large, `users.collective` or `users.target`, and the message."""
         super().__init__(message)
         self.key = key
 

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader, or a run that is killed, finds the whole file or the one before."""
+"""Atomic file writes: readers see either the complete new file or the previous one, even if the writer is killed."""
 
 import os
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: str | bytes | Callable[[Path], None], private: bool = False) -> None:
-    """Write beside a file, then rename into its place.
+    """Write to a temporary file in the same folder, then rename it.
 
     Args:
-        path: The file.
-        content: Text, bytes, or a function that writes the file it is given.
-        private: Only the owner may read it.
+        path: The file to write.
+        content: Text, bytes, or a function that writes to a given path.
+        private: Only the owner may read the file.
     """
-    # The process id keeps two writers apart; what a killed one leaves ends in .tmp.
+    # The process id keeps two writers apart. A killed writer leaves a file that ends in .tmp.
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         if private:

@@ -1,4 +1,4 @@
-"""From TOML files and dotted overrides to one frozen RunConfig."""
+"""Merge TOML files and dotted overrides into one frozen RunConfig."""
 
 import tomllib
 from collections.abc import Sequence
@@ -19,34 +19,34 @@ Table = dict[str, Any]
 def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Merge defaults ← method preset ← task preset ← devices preset ← TOML file ← dotted overrides.
 
-    What a method's preset has under `[tasks.TASK]` comes in after that task's preset, for its runs alone. With
-    `preset = "paper"` `configs/paper.toml` and the presets' `[paper]` tables come in after the presets themselves.
+    A method preset's `[tasks.TASK]` table is merged after that task's preset and applies to that method only. With
+    `preset = "paper"`, `configs/paper.toml` and the presets' `[paper]` tables are merged after the presets themselves.
 
     Args:
         toml: An experiment file; `None` starts from the defaults.
-        overrides: `key=value` with dotted keys; values are TOML (`3`, `true`, `[10, 12]`), else text.
+        overrides: `key=value` with dotted keys; a value that is not TOML (`3`, `true`, `[10, 12]`) is text.
 
     Raises:
         InputError: A file cannot be read, a key is unknown (the nearest known one is named), or a value
             is not allowed.
     """
-    own = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
-    method = str(own.get("method", RunConfig.model_fields["method"].default))
-    task = str(own.get("task", RunConfig.model_fields["task"].default))
+    given = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
+    method = str(given.get("method", RunConfig.model_fields["method"].default))
+    task = str(given.get("task", RunConfig.model_fields["task"].default))
     presets = [_method_preset(method)] if ":" not in method else []
-    of_the_task = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
+    task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
-    presets += of_the_task
-    if isinstance(devices := own.get("devices"), dict) and devices.get("preset"):
+    presets += task_tables
+    if isinstance(devices := given.get("devices"), dict) and devices.get("preset"):
         presets.append({"devices": _devices_preset(str(devices["preset"]))})
     papers = [preset.pop("paper", {}) for preset in presets]
     merged: Table = {}
-    if own.get("preset") == "paper":
+    if given.get("preset") == "paper":
         presets += [read_toml(CONFIGS / "paper.toml"), *papers]
     for part in presets:
         merged = _merge(merged, part)
-    merged = _merge(merged, {key: value for key, value in own.items() if key != "method" or ":" in method})
+    merged = _merge(merged, {key: value for key, value in given.items() if key != "method" or ":" in method})
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
@@ -54,9 +54,9 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
 
 
 def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> list[str]:
-    """Return where a config's method may be imported from beside what is installed: its TOML files' folders."""
-    own = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
-    method = str(own.get("method", ""))
+    """Return the folders of a config's TOML files; its method may be imported from them too."""
+    given = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
+    method = str(given.get("method", ""))
     files = [*([Path(toml)] if toml else []), *([Path(method)] if method.endswith(".toml") else [])]
     return list(dict.fromkeys(str(file.resolve().parent) for file in files))
 
@@ -65,7 +65,7 @@ def _method_preset(method: str) -> Table:
     if method.endswith(".toml"):
         preset = read_toml(Path(method))
         if ":" not in str(preset.get("method")):
-            raise InputError(f'{method}: expected method = "module:Class" in it')
+            raise InputError(f'{method}: expected it to set method = "module:Class"')
         return preset
     known = sorted(path.stem for path in (CONFIGS / "methods").glob("*.toml"))
     if method not in known:
@@ -77,11 +77,11 @@ def _method_preset(method: str) -> Table:
 
 
 def _of_the_task(tasks: Any, task: str, method: str) -> Table:
-    """Return what a method's preset says of one task alone."""
+    """Return the keys that a method's preset sets for one task only."""
     known = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.toml"))
     if not isinstance(tasks, dict) or not all(isinstance(part, dict) for part in tasks.values()):
         raise InputError(
-            f"method {method}: tasks={tasks!r}: expected tables of keys, [tasks.{known[0]}.personal] for one"
+            f"method {method}: tasks={tasks!r}: expected tables of keys, such as [tasks.{known[0]}.personal]"
         )
     for name in tasks:
         if name not in known:
@@ -117,7 +117,7 @@ def read_toml(path: Path) -> Table:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved config; `load_config(path)` gives it back unchanged."""
+    """Write the resolved config; `load_config(path)` returns it unchanged."""
     path.write_text(dump_resolved(config), encoding="utf-8")
 
 
@@ -127,7 +127,7 @@ def dump_resolved(config: RunConfig) -> str:
 
 
 def read_resolved(path: Path) -> RunConfig:
-    """Read the config a run record holds: complete, so no preset is merged.
+    """Read the config in a run record; it is complete, so no preset is merged.
 
     Raises:
         InputError: The file is missing or does not fit the schema.
@@ -139,7 +139,7 @@ def read_resolved(path: Path) -> RunConfig:
 
 
 def parse_resolved(text: str) -> RunConfig:
-    """Read a resolved config that travelled as text.
+    """Read a resolved config that was sent as text.
 
     Raises:
         InputError: It does not fit the schema.
@@ -147,11 +147,11 @@ def parse_resolved(text: str) -> RunConfig:
     try:
         return RunConfig.model_validate(_with_current_keys(tomllib.loads(text)))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise InputError(f"the run's config is not readable here: {error}") from None
+        raise InputError(f"cannot read the run's config: {error}") from None
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
-    """Return a config's values by dotted key, settings of the method included."""
+    """Return a config's values by dotted key, including the method's settings."""
 
     def walk(table: Table, prefix: str) -> Table:
         flat: Table = {}
@@ -163,7 +163,7 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 
 def _with_current_keys(table: Table) -> Table:
-    """Read version 0.1's `evaluate.stage` as `evaluate.point`: records and people's files still have it."""
+    """Read version 0.1's `evaluate.stage` as `evaluate.point`: existing records and config files still have it."""
     evaluate = table.get("evaluate")
     if not isinstance(evaluate, dict) or "stage" not in evaluate:
         return table
@@ -185,7 +185,7 @@ def _parse_overrides(overrides: Sequence[str]) -> Table:
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
-            raise InputError(f"'{text}': an override is written key=value, for instance users.collective=100")
+            raise InputError(f"'{text}': an override must be key=value, such as users.collective=100")
         nested: Table = {parts[-1]: _parse_value(value.strip())}
         for part in reversed(parts[:-1]):
             nested = {part: nested}
@@ -201,7 +201,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
-    """One sentence for the first thing pydantic found, unknown keys first."""
+    """Return one sentence for the first problem that pydantic found, unknown keys first."""
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"])

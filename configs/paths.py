@@ -1,29 +1,29 @@
-"""Where fedperfit keeps what can be made again, and the environment that a run's processes inherit."""
+"""The cache folder, the folders of run records, and the environment variables that a run's processes inherit."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 USERS_LINK = ".users"
-"""In a record whose run goes on: the link to its user table."""
+"""The link to the user table in the record of a run in progress."""
 DRIVER = "FEDPERFIT_DRIVER_PID"
-"""Environment variable with the process id of the command that runs a simulation: its processes end with it."""
+"""Environment variable: process id of the command that runs a simulation; the run's processes end with it."""
 NODE = "FEDPERFIT_NODE"
-"""Environment variable of a client's process: the node it is on, where a cluster has several."""
+"""Environment variable of a client process: its node, if a cluster has several."""
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: `$FEDPERFIT_CACHE`, else `fedperfit` under the user's cache folder."""
+    """Return the cache folder: `$FEDPERFIT_CACHE`, else `fedperfit` in the user's cache folder."""
     if explicit := os.environ.get("FEDPERFIT_CACHE"):
         return Path(explicit).expanduser().resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser().resolve() / "fedperfit"
 
 
 def run_dir(run_config: Mapping[str, object], run_id: int) -> Path:
-    """Return where a run's record is: the same answer on the server and on every client.
+    """Return the folder of a run's record, the same on the server and on every client.
 
     Args:
-        run_config: Flower's: `run-dir` names the record; where it is empty the record is in the folder `results`.
-        run_id: Flower's.
+        run_config: Flower's run config: `run-dir` is the record; if it is empty, the record is in the folder `results`.
+        run_id: Flower's run id.
     """
     return Path(str(run_config["run-dir"] or Path(str(run_config["results"])) / f"flower-{run_id}")).absolute()

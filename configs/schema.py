@@ -1,4 +1,4 @@
-"""The typed, frozen config of one run. Every key a TOML file or a dotted override may set stands here."""
+"""The typed, frozen config of one run, with every key that a TOML file or a dotted override may set."""
 
 import os
 from typing import Any, Literal
@@ -10,51 +10,51 @@ from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
 
 
 class SyntheticConfig(_Group):
-    """How synthetic users are made (fl_clients/lamp/synthetic/ has the generative models)."""
+    """How synthetic users are generated (the generative models are in fl_clients/lamp/synthetic/)."""
 
     history: int = Field(48, ge=0)
-    """History items of a user."""
+    """History items per user."""
     queries: int = Field(16, ge=1)
-    """Held-out questions of a user."""
+    """Held-out questions per user."""
     deviation: float = Field(1.0, ge=0)
     """Standard deviation of a user's personal preferences, in units of the collective ones' spread."""
     noise: float = Field(0.02, ge=0, lt=1)
-    """Share of items whose answer strays: another theme of the same text, a rating one off, one slot of a style."""
+    """Share of items with a noisy answer: another theme of the text, a rating off by one, one style slot changed."""
 
 
 class UsersConfig(_Group):
-    """Who takes part."""
+    """Which users take part."""
 
     collective: int = Field(32, ge=1)
     """Users who train the collective shift (stage 1)."""
     target: int = Field(16, ge=1)
     """Users who are personalised and evaluated (stage 2); unseen in stage 1."""
     reserved: int = Field(0, ge=0)
-    """Leave so many users out who would be targets: a search for settings must not see who is evaluated later."""
+    """Users left out who would be targets, so that a search for settings does not see users evaluated later."""
     source: str = "synthetic"
     """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
     select: Literal["random", "paper", "listed"] = "random"
-    """Who is what: `random` by the seed; `paper`: the users with the longest histories are targets (synthetic ones are
-    all equally long) and the collective users are drawn from the rest; `listed`: the first of `collective_ids` and
-    `target_ids`."""
+    """How users are selected. `random`: by the seed; `paper`: the users with the longest histories are targets
+    (synthetic histories are all equally long) and the collective users are drawn from the rest; `listed`: the first
+    of `collective_ids` and `target_ids`."""
     collective_ids: list[str] = Field([])
     """User ids in order, for `select = "listed"`."""
     target_ids: list[str] = Field([])
     """User ids in order, for `select = "listed"`."""
     group: int = Field(0, ge=0)
-    """Which of the disjoint groups of `collective` users, in the order that the seed gives; 0 is the first."""
+    """Index of the disjoint group of `collective` users, in the order drawn by the seed; 0 is the first."""
     collective_history: int | None = Field(None, ge=1)
-    """Collective users bring only the first so many items of their histories; all without it."""
+    """Collective users use only this many first items of their histories; None: all."""
     target_history: int | None = Field(None, ge=0)
-    """Target users bring only the first so many items of their histories; all without it."""
+    """Target users use only this many first items of their histories; None: all."""
     overlap: bool = False
-    """Target users may be collective users too, with their histories and never their questions; else nobody is both."""
+    """Target users may also be collective users, with their histories but never their questions."""
     synthetic: SyntheticConfig = SyntheticConfig()
 
     @model_validator(mode="before")
     @classmethod
     def _count_listed(cls, given: Any) -> Any:
-        """Where users are listed and not counted, all listed ones take part."""
+        """If users are listed without a count, all listed users take part."""
         if isinstance(given, dict) and given.get("select") == "listed":
             counts = {key: len(given[f"{key}_ids"]) for key in ("collective", "target") if given.get(f"{key}_ids")}
             return {**counts, **given}
@@ -63,19 +63,19 @@ class UsersConfig(_Group):
     @model_validator(mode="after")
     def _lists_fit(self) -> "UsersConfig":
         if self.select == "listed" and (self.group or self.reserved):
-            raise ValueError("group and reserved are for users that are drawn, not for select='listed'")
+            raise ValueError("group and reserved apply to drawn users, not to select='listed'")
         for key, ids, count in (
             ("collective", self.collective_ids, self.collective),
             ("target", self.target_ids, self.target),
         ):
             if bool(ids) != (self.select == "listed"):
-                raise ValueError(f"{key}_ids are given for select='listed', and only then")
+                raise ValueError(f"{key}_ids must be given for select='listed', and only then")
             if len(set(ids)) != len(ids):
                 raise ValueError(f"{key}_ids names a user twice")
             if ids and count > len(ids):
                 raise ValueError(f"{key}={count} is more than the {len(ids)} users in {key}_ids")
         if not self.overlap and (both := set(self.collective_ids) & set(self.target_ids)):
-            raise ValueError(f"user {min(both)!r} is in both lists; set overlap=true if that is meant")
+            raise ValueError(f"user {min(both)!r} is in both lists; set overlap=true if this is intended")
         return self
 
 
@@ -89,7 +89,7 @@ class RankConfig(_Group):
 
 
 class FitConfig(_Group):
-    """One local training: the optimiser is AdamW with linear warm-up and linear decay."""
+    """Local training: AdamW with linear warm-up and linear decay."""
 
     epochs: int = Field(1, ge=1)
     """Passes over the client's examples."""
@@ -100,15 +100,15 @@ class FitConfig(_Group):
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the schedule during which the rate rises linearly from 0."""
+    """Share of the schedule during which the learning rate rises linearly from 0."""
     clip: float = Field(1.0, gt=0)
-    """Largest gradient norm."""
+    """Maximum gradient norm."""
     max_tokens: int = Field(512, ge=8)
-    """Room for an example in tokens: a longer prompt is cut in its middle, to no less than 2; the answer never."""
+    """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut."""
 
 
 class PersonalConfig(FitConfig):
-    """Stage 2's training: more passes, since a client does it once."""
+    """Training in stage 2: more epochs, since a client does it once."""
 
     epochs: int = Field(6, ge=1)
     """Passes over the target user's history."""
@@ -118,10 +118,10 @@ class EvaluateConfig(_Group):
     """When and how target users are evaluated."""
 
     every: int | Literal["halving"] = 0
-    """Evaluate target users every so many rounds as well; 0: only after stage 1; `halving`: after half of the rounds,
-    half of those and so on, which lie evenly where bytes are drawn on a logarithmic axis."""
+    """Also evaluate target users every this many rounds; 0: only after stage 1; `halving`: after half of the rounds,
+    a quarter and so on, which are evenly spaced on a logarithmic axis of bytes."""
     point: Literal["collective", "personalised"] = "collective"
-    """What a midway evaluation looks at: the collective shift, or also a personalisation from there, which is not
+    """What a midway evaluation measures: the collective shift, or also a personalisation from it, which is not
     kept."""
     batch_size: int = Field(8, ge=1)
     """Queries scored together."""
@@ -136,7 +136,7 @@ class EvaluateConfig(_Group):
         return given
 
     def midway_rounds(self, rounds: int) -> set[int]:
-        """Return the rounds, of so many, after which target users are evaluated midway; the last is not among them."""
+        """Return the rounds, out of `rounds`, after which target users are evaluated midway; never the last."""
         if self.every == "halving":
             return {rounds >> times for times in range(1, rounds.bit_length())}
         return set(range(self.every, rounds, self.every)) if self.every else set()
@@ -146,14 +146,14 @@ class PartitionsConfig(_Group):
     """The slices of (real or simulated) GPU and CPU that clients run on."""
 
     gpus: float = Field(0, ge=0)
-    """GPUs of the machine; more than there are makes them logical, for simulated partitions."""
+    """GPUs of the machine; a larger number makes them logical, for simulated partitions."""
     per_client: float = Field(0, ge=0)
-    """Share of a GPU one client takes; enforced as a memory fraction where the GPU is real."""
+    """Share of a GPU per client; enforced as a memory fraction on real GPUs."""
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """CPU cores in all."""
+    """CPU cores in total."""
     cpus_per_client: int = Field(1, ge=1)
-    """CPU cores, and so threads, of one client. Part of what a seed reproduces: sums split over threads
-    may round differently."""
+    """CPU cores, and therefore threads, per client. A seed reproduces results only for the same number: sums split
+    over threads may round differently."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> "PartitionsConfig":
@@ -162,7 +162,7 @@ class PartitionsConfig(_Group):
         if self.per_client > self.gpus:
             raise ValueError(f"per_client={self.per_client} is more than gpus={self.gpus}")
         if self.gpus and not self.per_client:
-            raise ValueError(f"gpus={self.gpus} needs per_client, the share of a GPU one client takes")
+            raise ValueError(f"gpus={self.gpus} needs per_client, the share of a GPU per client")
         if self.gpus != int(self.gpus):
             raise ValueError(f"gpus={self.gpus} must be a whole number of GPUs")
         if self.per_client > 1 and self.per_client != int(self.per_client):
@@ -171,36 +171,36 @@ class PartitionsConfig(_Group):
 
 
 class RayConfig(_Group):
-    """Where Ray runs."""
+    """The Ray cluster to use."""
 
     address: str = ""
-    """`host:port` of a running cluster to join, which this machine is a node of, or `auto`; its nodes have the CPUs and
-    GPUs then. Empty: that of the environment variable `RAY_ADDRESS`; without one, a Ray of the run's own."""
+    """`host:port` of a running cluster that this machine is a node of, or `auto`; clients then use the CPUs and GPUs
+    of its nodes. Empty: the environment variable `RAY_ADDRESS`; if that is not set, the run starts its own Ray."""
 
 
 class RunConfig(_Group):
-    """One run, complete: what `config.toml` in a run record holds."""
+    """The complete config of one run, stored as `config.toml` in its run record."""
 
     method: str = "perfit"
-    """A file in `configs/methods/` by name, the path of another TOML like those, or an object reference
+    """A file in `configs/methods/` by name, the path of a similar TOML file, or an object reference
     `module:Class`."""
     settings: dict[str, Any] = Field({})
-    """Constructor arguments of the method that have no key of their own here."""
+    """Constructor arguments of the method that are not config keys themselves."""
     preset: Literal["default", "paper"] = "default"
-    """`default`: settings chosen on the default backbone; `paper`: PerFit's Table 9 and training settings, made for
+    """`default`: settings chosen on the default backbone; `paper`: PerFit's Table 9 and training settings, for
     Llama-2-7B, from `configs/paper.toml` and the `[paper]` tables of the method's and the task's TOML."""
     task: str = "movie_tagging"
     """A task of fl_clients/lamp/tasks.py."""
     backbone: str = "smollm2-135m"
     """`smollm2-135m`, `tiny`, a local folder, or a hub id that `AutoModelForCausalLM` can load."""
     seed: int = Field(0, ge=0)
-    """Everything random derives from it (configs/seeds.py)."""
+    """All randomness derives from it (configs/seeds.py)."""
     engine: Literal["ray", "inline"] = "ray"
-    """`ray`: Flower SuperLink and Ray actors; `inline`: this process, one client after the other."""
+    """`ray`: Flower SuperLink and Ray actors; `inline`: this process, one client at a time."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
-    """A completed run record whose shared tensors are taken in place of stage 1, which is left out. Its collective
-    users are no target users here, unless `users.overlap`."""
+    """A completed run record whose shared tensors replace stage 1, which is skipped. Its collective users cannot be
+    target users of this run, unless `users.overlap` is set."""
     rounds: int = Field(8, ge=1)
     """Rounds of stage 1."""
     cohort: int = Field(8, ge=1)
@@ -213,7 +213,7 @@ class RunConfig(_Group):
     """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7` or `all`."""
     rank: RankConfig = RankConfig()
     joint_private_init: bool = True
-    """Stage 1 also trains the common start of the personalised shifts; it then travels too."""
+    """Stage 1 also trains the common start of the personalised shifts, which is then sent too."""
     local: FitConfig = FitConfig()
     personal: PersonalConfig = PersonalConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -222,8 +222,8 @@ class RunConfig(_Group):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the backbone; adapters and optimiser are always fp32."""
     activations_mb: int = Field(4096, ge=0)
-    """Room in the cache folder for hidden states of the frozen part of the backbone, kept for every run and process;
-    0 computes them anew each time."""
+    """Size limit, MB, for cached hidden states of the frozen part of the backbone, shared by all runs and processes;
+    0 recomputes them each time."""
     partitions: PartitionsConfig = PartitionsConfig()
     ray: RayConfig = RayConfig()
     faults: FaultsConfig = FaultsConfig()
@@ -239,7 +239,7 @@ class RunConfig(_Group):
         return self
 
     def method_values(self) -> dict[str, Any]:
-        """Return what a method's constructor may ask for by name; nested keys are joined by `_`."""
+        """Return the values that a method's constructor may take by name; nested keys are joined by `_`."""
         return {
             "sites": self.sites,
             "positions": self.positions,

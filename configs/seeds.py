@@ -1,17 +1,17 @@
-"""Seeds derived from the run's seed by name, so that no result depends on the order things happen in."""
+"""Seeds derived from the run's seed by name, so that no result depends on the order of events."""
 
 import hashlib
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """Return a 63-bit seed for the purpose spelled by `names`.
+    """Return a 63-bit seed for the purpose that `names` describe.
 
     The same arguments give the same seed on every machine and Python version; different arguments give
     unrelated ones.
 
     Args:
         seed: The run's seed.
-        names: What the seed is for, for instance `("train", round, partition)`.
+        names: The purpose of the seed, such as `("train", round, partition)`.
     """
     text = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -1,4 +1,4 @@
-"""What must be the same on every machine of a federation, so that it computes the same."""
+"""Versions that must match on every machine of a federation, so that all compute the same results."""
 
 import importlib.metadata
 import platform
@@ -12,20 +12,20 @@ CODE = "fedperfit's code"
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions of packages, and a digest of fedperfit's own code, which may differ under one version."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    """Return package versions and a digest of fedperfit's code, which may differ under the same version."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
     digest = blake2b(digest_size=8)
     for path in sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return {**found, CODE: digest.hexdigest()}
+    return {**versions, CODE: digest.hexdigest()}
 
 
-def difference(there: dict[str, str]) -> str | None:
-    """Say what another machine has that is not as here; None if nothing is."""
+def difference(remote: dict[str, str]) -> str | None:
+    """Describe the first version that differs on another machine; None if all match."""
     for package, version in versions_here().items():
-        if (other := there.get(package)) != version:
+        if (other := remote.get(package)) != version:
             return f"{package} is {other or 'not installed'} there, {version} here"
     return None

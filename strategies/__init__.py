@@ -1,1 +1,1 @@
-"""What a method is: its maths on the clients, its aggregation on the server, and how both are judged."""
+"""The methods: their maths on the clients, their aggregation on the server, and the metrics."""

@@ -1,7 +1,7 @@
-"""FDLoRA: a personal and a global LoRA per client, learned apart and fused by a gradient-free search.
+"""FDLoRA: a personal and a global LoRA per client, trained separately and fused by a gradient-free search.
 
 Qi et al., arXiv 2406.07925, Algorithm 1. Its learning rates, outer rate and momentum, rank, modules and H are not
-known; configs/methods/fdlora.toml says what is taken instead, and from where.
+known; configs/methods/fdlora.toml lists the values used instead and their sources.
 """
 
 import importlib.util
@@ -36,10 +36,11 @@ _LIMIT = 1.5
 class FdLora(Method):
     """W ← W + (α/r)(w₁B_s + w₂B_p)(w₁A_s + w₂A_p), θ_s = (A_s, B_s) global, θ_p = (A_p, B_p) and w the user's own.
 
-    1. In the opening every client trains θ_p; 2. θ_s ← their mean; 3. each round a client starts at θ_s and trains, and
-    the server steps by SGD with Nesterov momentum along the mean of θ_s − θ_s,i; every H rounds the client keeps what
-    it trained as θ_p. 4. AdaFusion searches w. A target user comes late: it downloads θ_s once, trains θ_p, and fuses,
-    so that H has no part in what is evaluated. Means are weighted by examples, as every method's here.
+    1. In the opening round every client trains θ_p; 2. θ_s ← their mean; 3. in each round a client trains from θ_s, and
+    the server takes an SGD step with Nesterov momentum along the mean of θ_s − θ_s,i; every H rounds the client keeps
+    the result of its training as θ_p. 4. AdaFusion searches for w. A target user joins after stage 1: it downloads θ_s
+    once, trains θ_p, and fuses, so that H does not affect the evaluation. Means are weighted by examples, as in all
+    methods here.
     """
 
     name = "fdlora"
@@ -60,14 +61,14 @@ class FdLora(Method):
         fusion_penalty: float,
         seed: int,
     ) -> None:
-        """Take the settings; those not below are `LoraSettings`.
+        """Take the settings; those not listed below are described in `LoraSettings`.
 
         Args:
             sync_every: H.
-            outer_lr: Of the server's steps.
-            outer_momentum: Of the server's steps.
-            fusion_trials: How many w the search may try; it begins with θ_s alone, θ_p alone and half of each.
-            fusion_batches: Local batches that a trial's loss is taken over.
+            outer_lr: Learning rate of the server's steps.
+            outer_momentum: Momentum of the server's steps.
+            fusion_trials: Number of w that the search may try; the first three are θ_s only, θ_p only and half of each.
+            fusion_batches: Number of local batches for a trial's loss.
             fusion_penalty: λ; a trial minimises loss + λ·mean|w|.
         """
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
@@ -91,27 +92,27 @@ class FdLora(Method):
         self._begin: Tensors = {}
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there, and an environment without nevergrad."""
+        """Refuse modules that the backbone does not have, and an environment without nevergrad."""
         self.lora.on(backbone)
         if importlib.util.find_spec("nevergrad") is None:
             raise ValueError("fdlora searches its fusion with nevergrad; pip install 'fedperfit[fdlora]'")
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return A from the seed, B = 0: where every θ_p begins too."""
+        """Return A from the seed and B = 0, from which every θ_p starts too."""
         return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
-        """Return the mean of θ_p for the opening, then the outer optimiser."""
+        """Return the mean of θ_p for the opening round, then the outer optimiser."""
         return OuterStep(state, self.outer_lr, self.outer_momentum) if round_number else TensorMean(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on."""
+        """Attach the adapter."""
         adapter = self.lora.on(backbone)
         self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, COLLECTIVE)
         return lora.attach(model, {COLLECTIVE: adapter})
 
     def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
-        """Train θ_p in the opening, then a copy of θ_s."""
+        """Train θ_p in the opening round, then a copy of θ_s."""
         if request.round == 0:
             _, result = self._train_personal(adapter, request.fit)
             return TrainResult(adapter.state(COLLECTIVE, SHARED), result, adapter.state(COLLECTIVE, KEPT))
@@ -125,7 +126,7 @@ class FdLora(Method):
         return private | {_FUSION: self._fuse(adapter, shared, private, fit)}, result
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, private: Tensors | None) -> None:
-        """Set the fused adapter, θ_s where there is nothing to fuse."""
+        """Set the fused adapter, or θ_s if there is no θ_p."""
         w = private[_FUSION] if private else torch.tensor([1.0, 0.0])
         adapter.load(COLLECTIVE, fused(shared, private or self._begin, w), SHARED)
         adapter.use(COLLECTIVE)
@@ -141,7 +142,7 @@ class FdLora(Method):
         return adapter.state(COLLECTIVE, PRIVATE), result
 
     def _fuse(self, adapter: LoraAdapters, shared: Tensors, private: Tensors, fit: Fit) -> torch.Tensor:
-        """AdaFusion: search w in [−1.5, 1.5]² for the least loss + λ·mean|w|."""
+        """AdaFusion: search for the w in [−1.5, 1.5]² with the least loss + λ·mean|w|."""
         import nevergrad  # an extra, and a second of imports that the server need not spend
 
         tried: list[tuple[float, torch.Tensor]] = []
@@ -158,20 +159,20 @@ class FdLora(Method):
         for begin in ([1.0, 0.0], [0.0, 1.0], [0.5, 0.5]):
             search.suggest(np.array(begin))
         with warnings.catch_warnings():
-            # Small budgets make nevergrad's choice of optimiser complain of itself.
+            # With a small budget nevergrad warns about the optimiser that it chose itself.
             warnings.simplefilter("ignore")
             search.minimize(objective)
-        # What the search recommends need not be the best it saw.
+        # The search may recommend a point other than the best one it tried.
         return min(tried, key=lambda trial: trial[0])[1]
 
 
 def fused(shared: Tensors, private: Tensors, w: torch.Tensor) -> Tensors:
-    """Return w₁θ_s + w₂θ_p, A and B each by itself, named as θ_s."""
+    """Return w₁θ_s + w₂θ_p, for A and B separately, named like θ_s."""
     return {name: w[0] * value + w[1] * private[name.replace(SHARED, PRIVATE, 1)] for name, value in shared.items()}
 
 
 class OuterStep:
-    """θ_s ← θ_s − η(g + μv), v ← μv + g, g = Σp_k(θ_s − θ_s,k): SGD with Nesterov momentum, as PyTorch writes it."""
+    """θ_s ← θ_s − η(g + μv), v ← μv + g, g = Σp_k(θ_s − θ_s,k): SGD with Nesterov momentum, in PyTorch's form."""
 
     per_user = False
 
@@ -182,17 +183,17 @@ class OuterStep:
         self.expected = self._mean.expected
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
-        """Take one client's θ_s,k."""
+        """Add one client's θ_s,k."""
         self._mean.add(user, shared, num_examples)
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Step."""
+        """Take the step and return the state."""
         mean, _ = self._mean.result()
         state = dict(self._state)
         for name, value in travelling(self._state).items():
-            home = name.replace("shared_", "server_momentum_", 1)
+            key = name.replace("shared_", "server_momentum_", 1)
             gradient = value - mean[name]
-            velocity = self._momentum * state[home] + gradient if home in state else gradient
-            state[home] = velocity
+            velocity = self._momentum * state[key] + gradient if key in state else gradient
+            state[key] = velocity
             state[name] = value - self._lr * (gradient + self._momentum * velocity)
         return state, {}

@@ -1,4 +1,4 @@
-"""FedEx-LoRA: A and B are averaged as in FedIT, and what that average misses of the mean of BA goes into the weights.
+"""FedEx-LoRA: A and B are averaged as in FedIT; the residual of the mean of BA is added to the frozen weights.
 
 Singhal et al., ACL 2025 (arXiv 2410.09432). No personal part.
 """
@@ -28,7 +28,7 @@ class FedexLora(Method):
         self.seed = seed
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return A from the seed, B = 0."""
+        """Return A from the seed and B = 0."""
         return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
@@ -36,22 +36,22 @@ class FedexLora(Method):
         return travelling(state) | merging.missing(state, user)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> "MeanAndResidual":
-        """Return the means, and the residual in factors."""
+        """Return the aggregator of the means and the factored residual."""
         return MeanAndResidual(state, round_number, self.lora.alpha / self.lora.rank)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on."""
+        """Attach the adapter."""
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
     def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
-        """Merge the residuals that came, train A and B from the means."""
+        """Merge the received residuals, then train A and B from the means."""
         kept = merging.merge(request.shared, request.client_state)
         merging.set_base(adapter, kept)
         trained = lora.train_shared(adapter, request)
         return TrainResult(trained.shared, trained.fit, kept)
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
-        """Set the weights with the residuals merged, and the mean adapter on them."""
+        """Merge the residuals into the weights and set the mean adapter."""
         merging.set_base(adapter, merging.merge(shared, {}))
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.use(COLLECTIVE)
@@ -60,8 +60,8 @@ class FedexLora(Method):
 class MeanAndResidual:
     """Ā, B̄ and the residual Σp_kB_kA_k − B̄Ā as a product of rank (K−1)r.
 
-    Σp_k(B_k − B̄) = 0, so the residual is Σ_k p_k(B_k − B̄)A_k and also Σ_k p_k(B_k − B̄)(A_k − A_K), in which the last
-    client K has no part: the A_k − A_K below each other, the p_k(B_k − B̄) side by side.
+    Σp_k(B_k − B̄) = 0, so the residual is Σ_k p_k(B_k − B̄)A_k and also Σ_k p_k(B_k − B̄)(A_k − A_K), whose term for
+    the last client K is 0: the A_k − A_K are stacked vertically, the p_k(B_k − B̄) horizontally.
     """
 
     per_user = True
@@ -74,12 +74,12 @@ class MeanAndResidual:
         self._clients: list[tuple[int, Tensors, int]] = []
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
-        """Take one client's factors."""
+        """Add one client's factors."""
         self._mean.add(user, shared, num_examples)
         self._clients.append((user, shared, num_examples))
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Divide, and factor the residual."""
+        """Compute the means and factor the residual."""
         state, _ = self._mean.result()
         total = sum(examples for _, _, examples in self._clients)
         *others, (_, last, _) = self._clients

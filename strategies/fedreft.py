@@ -1,9 +1,9 @@
-"""FedReFT: every client keeps a shift of its own and mixes into it the geometric median of all the others'.
+"""FedReFT: every client keeps a personal shift and mixes in the geometric median of all other clients' shifts.
 
-arXiv 2508.20295; its exact settings are not known. Ours, where it is silent: the median is over (W, b) of all sites
-together, after every client's R was turned into one frame; R, W and b are then averaged with the weights that
-Weiszfeld's iterations end at, and retracted. The weight of what came is the own shift's share of the two local losses:
-the worse the own one does here, the more of the others' is taken.
+arXiv 2508.20295; its exact settings are not known. Choices made here: the median is taken over (W, b) of all sites
+together, after aligning every client's shift to one frame; R, W and b are then averaged with the final weights of
+Weiszfeld's iterations, and retracted. The weight of the received shift is the local loss of the client's own shift
+divided by the sum of the two local losses: the worse the own shift, the more of the received one is taken.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ class FedReft(Method):
         """Take the settings.
 
         Args:
-            sites: As in `PerFit`.
-            positions: As in `PerFit`.
+            sites: See `PerFit`.
+            positions: See `PerFit`.
             rank_shared: r⁽¹⁾.
             rank_private: r⁽²⁾.
-            loss_batches: Local batches that the two losses of the mixing weight are taken over.
-            seed: The run's.
+            loss_batches: Number of local batches for the two losses of the mixing weight.
+            seed: The run's seed.
         """
         self.sites = shifts.checked_sites(sites)
         self.positions = Positions.parse(positions)
@@ -55,7 +55,7 @@ class FedReft(Method):
         shifts.check_fit(self.sites, [("rank.shared + rank.private", self.rank)], backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return the common start, the identity at every site; its R are the frame of everything the server holds."""
+        """Return the common start, the identity at every site; its R are the frame of all shifts on the server."""
         state: Tensors = {}
         for site in self.sites:
             begin = shifts.identity(self.rank, backbone.hidden, self.seed, _STAGE, site)
@@ -63,7 +63,7 @@ class FedReft(Method):
         return state
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
-        """Return the geometric median of all others' shifts, the start while there are none."""
+        """Return the geometric median of all other users' shifts, or the start if there are none."""
         users = {int(name.split(".")[1]) for name in state if name.startswith(f"{_USER}.")} - {user}
         prefixes = [f"{_USER}.{other}" for other in sorted(users)]
         if not prefixes:
@@ -78,15 +78,15 @@ class FedReft(Method):
         return sent
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> "LastShifts":
-        """Return what keeps everybody's last shift."""
+        """Return the aggregator that keeps every client's last shift."""
         return LastShifts(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
-        """Put φ on every site."""
+        """Attach φ to every site."""
         return SiteShifts(model, self.sites, self.positions, backbone.hidden, {_STAGE: self.rank})
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
-        """Mix the others' shift into the own one, train, send it and keep it."""
+        """Mix the received shift into the client's own, train, send the result and keep it."""
         received = {name.replace(_SENT, _KEPT): value for name, value in request.shared.items()}
         mixed = self._mix(adapter, request.client_state, received, request.fit) if request.client_state else received
         shifts.load(adapter, _STAGE, mixed, _KEPT)
@@ -94,13 +94,13 @@ class FedReft(Method):
         return TrainResult(shifts.state(adapter, _STAGE, "shared_own"), result, shifts.state(adapter, _STAGE, _KEPT))
 
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-        """Train a newcomer's shift from the geometric median of all."""
+        """Train a newcomer's shift from the geometric median of all clients' shifts."""
         self.client_load(adapter, shared, None)
         result = shifts.train(adapter, [_STAGE], fit)
         return shifts.state(adapter, _STAGE, _OWN), result
 
     def client_load(self, adapter: SiteShifts, shared: Tensors, private: Tensors | None) -> None:
-        """Set the user's own shift, else the median."""
+        """Set the user's own shift, or the median if there is none."""
         if private:
             shifts.load(adapter, _STAGE, private, _OWN)
         else:
@@ -123,8 +123,8 @@ class FedReft(Method):
         mixed: Tensors = {}
         for site in self.sites:
             R, W, b = shifts.triple(received, f"{_KEPT}.{site}")
-            turned = align(*shifts.triple(own, f"{_KEPT}.{site}"), R)
-            pairs = zip((R, W, b), turned, strict=True)
+            aligned = align(*shifts.triple(own, f"{_KEPT}.{site}"), R)
+            pairs = zip((R, W, b), aligned, strict=True)
             mixed |= shifts.named(f"{_KEPT}.{site}", retract(*(weight * a + (1 - weight) * c for a, c in pairs)))
         return mixed
 
@@ -134,7 +134,7 @@ class FedReft(Method):
 
 
 class LastShifts:
-    """Keeps every client's last shift, written in the start's frame: the function is the client's own."""
+    """Keeps every client's last shift, aligned to the start's frame, which does not change its function."""
 
     per_user = True
 
@@ -147,12 +147,12 @@ class LastShifts:
         }
 
     def add(self, user: int, shared: Tensors, _num_examples: int) -> None:
-        """Take one client's shift in place of its last."""
+        """Replace one client's last shift."""
         for name in [name for name in shared if name.endswith(".R")]:
             site = name.split(".")[1]
             R, W, b = (value.double() for value in shifts.triple(shared, f"shared_own.{site}"))
-            turned = align(R, W, b, self._state[f"{_START}.{site}.R"].double())
-            self._state |= shifts.named(f"{_USER}.{user}.{site}", [value.float() for value in turned])
+            aligned = align(R, W, b, self._state[f"{_START}.{site}.R"].double())
+            self._state |= shifts.named(f"{_USER}.{user}.{site}", [value.float() for value in aligned])
         self._replies += 1
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
@@ -167,7 +167,7 @@ class LastShifts:
 
 
 def geometric_median_weights(points: torch.Tensor) -> torch.Tensor:
-    """Return the weights, summing to 1, with which the points' mean is their geometric median (Weiszfeld).
+    """Return the weights, summing to 1, whose weighted mean of the points is their geometric median (Weiszfeld).
 
     Args:
         points: [n, size], float64.

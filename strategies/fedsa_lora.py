@@ -1,4 +1,4 @@
-"""FedSA-LoRA: A and B are trained, A alone travels, B is every client's own.
+"""FedSA-LoRA: A and B are trained; only A is sent, B stays on its client.
 
 Guo et al., ICLR 2025 (arXiv 2410.01463).
 """
@@ -16,8 +16,8 @@ from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, Tr
 class FedsaLora(Method):
     """W ← W + (α/r)B_iA.
 
-    A newcomer, whom the paper does not have, starts from the averaged A and B = 0, trains both as any client does in
-    its turn, and keeps both. Without a personal part, B = 0 leaves the bare backbone.
+    A newcomer, which the paper does not cover, starts from the averaged A and B = 0, trains both like any client in a
+    round, and keeps both. Without a personal part, B = 0 leaves the bare backbone.
     """
 
     name = "fedsa-lora"
@@ -38,24 +38,24 @@ class FedsaLora(Method):
         return TensorMean(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on."""
+        """Attach the adapter."""
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
     def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
-        """Train A and the client's own B; A goes back, B stays."""
+        """Train A and the client's own B; A is sent back, B is kept."""
         self._set(adapter, request.shared, request.client_state)
         result = request.fit(adapter.trainable(COLLECTIVE))
         sent = adapter.state(COLLECTIVE, SHARED, letters="A")
         return TrainResult(sent, result, adapter.state(COLLECTIVE, PRIVATE, letters="B"))
 
     def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-        """Train A and B, keep both."""
+        """Train A and B and keep both."""
         self._set(adapter, shared, {})
         result = fit(adapter.trainable(COLLECTIVE))
         return adapter.state(COLLECTIVE, PRIVATE), result
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, private: Tensors | None) -> None:
-        """Set the user's own A and B, else the shared A and B = 0."""
+        """Set the user's own A and B, or the shared A and B = 0 if there are none."""
         if private:
             adapter.load(COLLECTIVE, private, PRIVATE)
             adapter.use(COLLECTIVE)
@@ -63,7 +63,7 @@ class FedsaLora(Method):
             self._set(adapter, shared, {})
 
     def private_parameters(self, backbone: BackboneShape) -> int:
-        """Return P, a newcomer's A and B."""
+        """Return P, for a newcomer's A and B."""
         return lora.parameters(self.lora.on(backbone), backbone)
 
     def _set(self, adapter: LoraAdapters, shared: Tensors, private: Tensors) -> None:

@@ -1,4 +1,4 @@
-"""FFA-LoRA: A stays at its seed, so that only B is trained and travels, and the mean of BA is exact.
+"""FFA-LoRA: A stays at its initial value; only B is trained and sent, so the mean of BA is exact.
 
 Sun et al., ICLR 2024 (arXiv 2403.12313). No personal part.
 """
@@ -13,7 +13,7 @@ from strategies.method import BackboneShape, Method, Tensors, TrainRequest, Trai
 
 
 class FfaLora(Method):
-    """W ← W + (α/r)BA₀, A₀ from the run's seed at both ends."""
+    """W ← W + (α/r)BA₀, A₀ from the run's seed on the server and every client."""
 
     name = "ffa-lora"
     first_round = 1
@@ -32,7 +32,7 @@ class FfaLora(Method):
         return TensorMean(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on, A₀ in it for good."""
+        """Attach the adapter with A₀, which never changes."""
         adapter = lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
         adapter.load(COLLECTIVE, self._start(backbone), SHARED)
         return adapter

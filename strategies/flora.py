@@ -1,7 +1,7 @@
 """FLoRA: clients' adapters are stacked, not averaged, so that the sum of their products is exact.
 
-Wang et al., NeurIPS 2024 (arXiv 2409.05976). Every round the clients merge the stacked product into their weights and
-begin new adapters. No personal part.
+Wang et al., NeurIPS 2024 (arXiv 2409.05976). In every round the clients merge the stacked product into their weights
+and start new adapters. No personal part.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Flora(Method):
         self._shape: BackboneShape | None = None
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return the adapters that round 1 begins with; there is no stack yet."""
+        """Return the adapters that round 1 starts from; there is no stack yet."""
         return lora.start(self.lora.on(backbone), backbone, _START, self.seed, COLLECTIVE, 1)
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
@@ -39,23 +39,23 @@ class Flora(Method):
         return merging.missing(state, user)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> "Stack":
-        """Return the stack of the clients' factors."""
-        began: Tensors = {}
+        """Return the aggregator that stacks the clients' factors."""
+        start: Tensors = {}
         for name, value in state.items():
             kind, _, rest = name.partition(".")
             module, _, letter = rest.rpartition(".")
             if kind == _START:
                 drawn = lora.first_a(*value.shape, self.seed, COLLECTIVE, round_number, module)
-                began[f"{SHARED}.{rest}"] = drawn if letter == "A" else value
-        return Stack(state, round_number, self.lora.alpha / self.lora.rank, began)
+                start[f"{SHARED}.{rest}"] = drawn if letter == "A" else value
+        return Stack(state, round_number, self.lora.alpha / self.lora.rank, start)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on."""
+        """Attach the adapter."""
         self._shape = backbone
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
     def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
-        """Merge what came, train a new adapter, send it."""
+        """Merge the received stacks, train a new adapter and send it."""
         assert self._shape is not None
         kept = merging.merge(request.shared, request.client_state)
         merging.set_base(adapter, kept)
@@ -66,32 +66,32 @@ class Flora(Method):
         return TrainResult(adapter.state(COLLECTIVE, SHARED), result, kept)
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, _private: Tensors | None) -> None:
-        """Set the weights with everything merged, and no adapter on them."""
+        """Merge everything into the weights and use no adapter."""
         merging.set_base(adapter, merging.merge(shared, {}))
         adapter.use()
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return P, of A and B."""
+        """Return P, for A and B."""
         return lora.parameters(self.lora.on(backbone), backbone)
 
 
 class Stack:
-    """ΔW = Σ_k p_k (α/r)B_kA_k as one product: the A_k below each other, the p_k (α/r)B_k side by side."""
+    """ΔW = Σ_k p_k (α/r)B_kA_k as one product: the A_k stacked vertically, the p_k (α/r)B_k horizontally."""
 
     per_user = True
 
-    def __init__(self, state: Tensors, round_number: int, scale: float, began: Tensors) -> None:
-        """Start a round; `scale` is α/r, `began` the factors that its clients begin with."""
+    def __init__(self, state: Tensors, round_number: int, scale: float, start: Tensors) -> None:
+        """Start a round; `scale` is α/r, `start` the factors that its clients start from."""
         self._state, self._round, self._scale = state, round_number, scale
-        self.expected = began
+        self.expected = start
         self._clients: list[tuple[int, Tensors, int]] = []
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
-        """Take one client's factors."""
+        """Add one client's factors."""
         self._clients.append((user, shared, num_examples))
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Stack them.
+        """Stack the factors.
 
         Raises:
             ValueError: No client replied.

@@ -1,4 +1,4 @@
-"""LoRA-C, which is FedIT: one LoRA for all, learned by federated averaging of A and of B; no personal part.
+"""LoRA-C, which is FedIT: one LoRA for all users, trained by federated averaging of A and of B; no personal part.
 
 FedIT: Zhang et al., ICASSP 2024; the name LoRA-C is PerFit's (appendix D.5.3).
 """
@@ -13,7 +13,7 @@ from strategies.method import BackboneShape, Method, Tensors, TrainRequest, Trai
 
 
 class LoraC(Method):
-    """W ← W + (α/r)BA, the same A and B for everybody."""
+    """W ← W + (α/r)BA, the same A and B for every user."""
 
     name = "lora-c"
     first_round = 1
@@ -24,7 +24,7 @@ class LoraC(Method):
         self.seed = seed
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return A from the seed, B = 0."""
+        """Return A from the seed and B = 0."""
         return lora.start(self.lora.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
@@ -32,7 +32,7 @@ class LoraC(Method):
         return TensorMean(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on."""
+        """Attach the adapter."""
         return lora.attach(model, {COLLECTIVE: self.lora.on(backbone)})
 
     def client_train(self, adapter: LoraAdapters, request: TrainRequest) -> TrainResult:

@@ -1,4 +1,4 @@
-"""LoRA-P: every user trains a LoRA alone; nothing ever travels. The name is PerFit's (appendix D.5.3)."""
+"""LoRA-P: every user trains a LoRA locally; nothing is sent. The name is PerFit's (appendix D.5.3)."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, Tr
 
 
 class LoraP(Method):
-    """W ← W + (α/r)B_iA_i, from a start that follows from the seed."""
+    """W ← W + (α/r)B_iA_i, from initial factors drawn by the seed."""
 
     name = "lora-p"
     first_round = None
@@ -22,11 +22,11 @@ class LoraP(Method):
         self._begin: Tensors = {}
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
+        """Refuse modules that the backbone does not have."""
         self.lora.on(backbone)
 
     def server_init(self, _backbone: BackboneShape) -> Tensors:
-        """Return nothing."""
+        """Return no tensors."""
         return {}
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
@@ -34,7 +34,7 @@ class LoraP(Method):
         return TensorMean(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put the adapter on."""
+        """Attach the adapter."""
         adapter = self.lora.on(backbone)
         self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, PERSONAL)
         return lora.attach(model, {PERSONAL: adapter})
@@ -49,7 +49,7 @@ class LoraP(Method):
         return lora.train_personal(adapter, self._begin, fit)
 
     def client_load(self, adapter: LoraAdapters, _shared: Tensors, private: Tensors | None) -> None:
-        """Set A_i and B_i; without them the bare backbone is left."""
+        """Set A_i and B_i; without them the backbone acts unchanged."""
         adapter.load(PERSONAL, private or self._begin, PRIVATE)
         adapter.use(PERSONAL)
 

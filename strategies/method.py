@@ -1,11 +1,11 @@
-"""The seam of the project: what a method must offer, in tensors, adapters and a `fit` handed to it.
+"""The interface that every method implements, in terms of tensors, adapters and a `fit` function passed to it.
 
-A method is both halves of one way to personalise federatedly. `client_*` runs on a client, `server_*` on the server;
-what they exchange is named tensors, and names say what travels. Every tensor in a message is called `shared_*`;
+A method is both halves of one way to personalise federatedly. `client_*` runs on a client, `server_*` on the server.
+They exchange named tensors, and the names determine what is sent. Every tensor in a message is named `shared_*`;
 `private_*` never leaves its client; `kept_*` stays on a client's disk but has been sent or received. The last dotted
-part of a name is its group in the ledger (`shared_collective.10.R` belongs to group R). The server's state is named
-tensors too, so that a run can be kept and taken up again: those called `shared_*` go to whoever is asked, `server_*`
-stay where they are.
+part of a name is its group in the ledger (`shared_collective.10.R` belongs to group R). The server's state consists of
+named tensors too, so that a run can be saved and resumed: `shared_*` tensors are sent to clients, `server_*` tensors
+stay on the server.
 """
 
 import importlib
@@ -30,7 +30,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class BackboneShape:
-    """What a method may know of a backbone before it sees the module."""
+    """What a method may know about a backbone before the model is loaded."""
 
     hidden: int
     """d, the width of the residual stream."""
@@ -44,10 +44,10 @@ class BackboneShape:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What one local training did."""
+    """Result of one local training."""
 
     examples: int
-    """Examples of the client; each was seen once per epoch."""
+    """Examples of the client; one epoch is one pass over them."""
     steps: int
     """Optimiser steps."""
     loss_first: float
@@ -63,7 +63,7 @@ class Fit(Protocol):
         """Train `parameters` in place; call `after_step` once after every optimiser step."""
 
     def loss(self, batches: int, /) -> float:
-        """Return the mean loss over so many of the client's batches, nats per answer token, without training."""
+        """Return the mean loss over `batches` of the client's batches, nats per answer token, without training."""
 
 
 @dataclass(frozen=True)
@@ -71,63 +71,63 @@ class TrainRequest:
     """One round of stage 1 for one collective user."""
 
     round: int
-    """From 1; 0 is the opening of a method that has one."""
+    """From 1; 0 is the opening round of a method that has one."""
     shared: Tensors
-    """What the server sent; nothing in the opening."""
+    """What the server sent; empty in the opening round."""
     client_state: Tensors
     """What this client kept from its last round (`kept_*`, `private_*`); empty the first time."""
     fit: Fit
-    """In the opening a whole training with stage 2's settings, else this round's part of stage 1's schedule."""
+    """In the opening round a full training with stage 2's settings, else this round's part of stage 1's schedule."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What one round of stage 1 leaves."""
+    """What a collective user returns and keeps after one round of stage 1."""
 
     shared: Tensors
-    """Goes back to the server."""
+    """Sent back to the server."""
     fit: FitResult
     client_state: Tensors | None = None
-    """Replaces what the client keeps for its next round; None leaves it as it is."""
+    """Replaces what the client keeps for its next round; None leaves it unchanged."""
 
 
 class Adapter(Protocol):
     """A method's trainable part, attached to a frozen backbone."""
 
     frozen_blocks: int
-    """How many decoder blocks, from the first, compute the same whatever the adapter holds; a forward hook on the last
-    one's output may still act. They are computed once and skipped from then on. An adapter without this attribute is
-    taken to touch every block."""
+    """Number of first decoder blocks whose computation does not depend on the adapter; a forward hook on the output of
+    the last one may still act. They are computed once and skipped afterwards. An adapter without this attribute is
+    assumed to touch every block."""
     suffix: int | None
-    """The adapter touches only the last so many prompt tokens; None, or no such attribute: it may touch any."""
+    """The adapter touches only this many last prompt tokens; None, or no such attribute: it may touch any."""
 
     def active(self, prompt: torch.Tensor) -> AbstractContextManager[None]:
         """Let the adapter act on the forward pass inside the context.
 
         Args:
-            prompt: Boolean mask [batch, length] of the prompt's tokens (no padding, no answer); with a `suffix` of
-                the prompt's end alone, as long as that or longer. False everywhere where a prompt is continued from
-                its keys and values.
+            prompt: Boolean mask [batch, length] of the prompt's tokens (no padding, no answer); with a `suffix`, of
+                at least the prompt's last `suffix` tokens. All False if a prompt is continued from its keys and
+                values.
         """
 
     def train(self, mode: bool = True, /) -> Any:
-        """Turn dropout and the like on, or off."""
+        """Turn training behaviour, such as dropout, on or off."""
 
 
 class Aggregator(Protocol):
-    """Folds clients' replies into the next shared tensors, one at a time."""
+    """Combines clients' replies, one at a time, into the next shared tensors."""
 
     expected: Tensors
-    """What a reply holds: names, shapes, dtypes, and where clients begin or began their training. The length of a
-    client's step is taken from there."""
+    """The names, shapes and dtypes of a reply; the values are where clients start their training. The length of a
+    client's step is measured from them."""
     per_user: bool
-    """The outcome keeps clients apart, so rules that pool updates (strategies/aggregation/robust.py) do not apply."""
+    """The result keeps clients separate, so rules that pool updates (strategies/aggregation/robust.py) do not apply."""
 
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
-        """Take one client's reply. The caller fixes the order, so that sums round the same way always."""
+        """Add one client's reply. The caller fixes the order, so that sums always round the same way."""
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the server's next state and figures about the aggregation worth recording."""
+        """Return the server's next state, and figures about the aggregation for the run record."""
 
 
 @runtime_checkable
@@ -141,7 +141,7 @@ class Method(Protocol):
     name: str
     """Short name for tables and records."""
     first_round: int | None
-    """1; 0 if stage 1 opens with a turn of every collective user, for which nothing is sent; None without stage 1."""
+    """1; 0 if stage 1 opens with a round of all collective users who are sent nothing; None without stage 1."""
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse settings that do not fit the backbone; by default those that `server_init` refuses.
@@ -155,23 +155,23 @@ class Method(Protocol):
         """Return the server's state at the start."""
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
-        """Return what is sent to `user` (a partition id) when it is asked next; None is a newcomer.
+        """Return what is sent to `user` (a partition id) with its next task; None is a newcomer.
 
         By default the same for all: every `shared_*` tensor of the state.
         """
         return travelling(state)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
-        """Return the fold of one round's replies."""
+        """Return the aggregator of one round's replies."""
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Adapter:
-        """Put this method's adapter on a frozen backbone, inactive."""
+        """Attach this method's adapter to a frozen backbone, inactive."""
 
     def client_train(self, adapter: Any, request: TrainRequest) -> TrainResult:
-        """Stage 1 on one collective user."""
+        """Run one round of stage 1 on one collective user."""
 
     def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult] | None:
-        """Stage 2 on one target user: return the private tensors, which never leave the client.
+        """Run stage 2 on one target user and return the private tensors, which never leave the client.
 
         None, the default: the method has no personal part, and the shared tensors serve everyone.
         """
@@ -190,15 +190,15 @@ class Method(Protocol):
 
 
 def travelling(state: Tensors) -> Tensors:
-    """Return those of the server's tensors that go to whoever is asked: all called `shared_*`."""
+    """Return the server's tensors that are sent to clients: all named `shared_*`."""
     return {name: value for name, value in state.items() if name.startswith("shared_")}
 
 
 IMPORTING = threading.RLock()
-"""Held while a method, or a Flower app that works with one, is imported.
+"""Held while a method, or a Flower app that uses one, is imported.
 
-A simulation's process imports the ServerApp and its method in one thread and the ClientApp in another. `transformers`
-puts another module in its own place at the end of its import; a thread that asked for it meanwhile has the first.
+A simulation's process imports the ServerApp and its method in one thread and the ClientApp in another. At the end of
+its import, `transformers` replaces its module object; a thread that imports it at the same time gets the old one.
 """
 
 
@@ -209,9 +209,9 @@ def load_method(
 
     Args:
         reference: `module:Class`.
-        values: What the run's config offers to any method by name (`sites`, `rank_shared`, …); the
-            constructor takes those it has a parameter for.
-        settings: Arguments for this method alone; each must be a parameter of the constructor.
+        values: Config values available to every method by name (`sites`, `rank_shared`, …); the constructor gets
+            those it has a parameter for.
+        settings: Arguments for this method only; each must be a parameter of the constructor.
         import_path: Folders to import the method from, besides what is installed. They stay at the end of `sys.path`,
             for what the method imports later.
 
@@ -222,33 +222,34 @@ def load_method(
     try:
         with IMPORTING, _searched_first(import_path):
             factory = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever somebody's file may raise while it is imported
+    except Exception as error:  # an imported file may raise anything
         problem = f"{type(error).__name__}: {error}{moved_hint(error)}"
         raise ValueError(f"method '{reference}' cannot be imported: {problem}") from error
     parameters = inspect.signature(factory).parameters
     for key in settings:
         if key in values:
-            raise ValueError(f"settings.{key}: this key stands at the top level of the config, not under settings")
+            raise ValueError(f"settings.{key}: this key belongs at the top level of the config, not under settings")
         if key not in parameters:
-            own = [name for name in parameters if name not in values]
-            raise ValueError(f"settings.{key}: {reference} takes {', '.join(own) or 'no settings'}{nearest(key, own)}")
+            accepted = [name for name in parameters if name not in values]
+            takes = ", ".join(accepted) or "no settings"
+            raise ValueError(f"settings.{key}: {reference} takes {takes}{nearest(key, accepted)}")
         expected = parameters[key].annotation
         if expected is not inspect.Parameter.empty:
             _check_type(f"settings.{key}", settings[key], expected)
     missing = [
         f"settings.{key}"
-        for key, each in parameters.items()
+        for key, parameter in parameters.items()
         if key not in values
         and key not in settings
-        and each.default is each.empty
-        and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if missing:
         raise ValueError(f"method '{reference}' needs {', '.join(missing)}")
     chosen = {key: value for key, value in values.items() if key in parameters}
     method = factory(**{**chosen, **settings})
     if not isinstance(method, Method):
-        raise ValueError(f"method '{reference}' lacks a part of strategies.method.Method")
+        raise ValueError(f"method '{reference}' does not implement strategies.method.Method")
     return method
 
 

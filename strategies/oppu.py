@@ -1,4 +1,4 @@
-"""OPPU, federated: a LoRA learned together, fixed, and a personal LoRA trained on top of it.
+"""OPPU, federated: a collective LoRA, then fixed, and a personal LoRA trained on top of it.
 
 OPPU: Tan et al., EMNLP 2024 (arXiv 2402.04401), with the modules and ranks of PerFit's appendix D.5.3.
 """
@@ -35,12 +35,12 @@ class Oppu(Method):
         self._begin: Tensors = {}
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that are not there."""
+        """Refuse modules that the backbone does not have."""
         self.collective.on(backbone)
         self.personal.on(backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return A from the seed, B = 0."""
+        """Return A from the seed and B = 0."""
         return lora.start(self.collective.on(backbone), backbone, SHARED, self.seed, COLLECTIVE)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
@@ -48,7 +48,7 @@ class Oppu(Method):
         return TensorMean(state)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
-        """Put both adapters on."""
+        """Attach both adapters."""
         personal = self.personal.on(backbone)
         self._begin = lora.start(personal, backbone, PRIVATE, self.seed, PERSONAL)
         return lora.attach(model, {COLLECTIVE: self.collective.on(backbone), PERSONAL: personal})
@@ -58,13 +58,13 @@ class Oppu(Method):
         return lora.train_shared(adapter, request)
 
     def client_personalize(self, adapter: LoraAdapters, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-        """Train A_i and B_i beside the fixed A and B."""
+        """Train A_i and B_i on top of the fixed A and B."""
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.use(COLLECTIVE, PERSONAL)
         return lora.train_personal(adapter, self._begin, fit)
 
     def client_load(self, adapter: LoraAdapters, shared: Tensors, private: Tensors | None) -> None:
-        """Set A and B, and A_i and B_i where there are any."""
+        """Set A and B, and A_i and B_i if the user has them."""
         adapter.load(COLLECTIVE, shared, SHARED)
         adapter.load(PERSONAL, private or self._begin, PRIVATE)
         adapter.use(COLLECTIVE, *([PERSONAL] if private else []))

@@ -1,4 +1,4 @@
-"""PerFit, federated: a collective shift learned together, a personalised shift kept at home.
+"""PerFit, federated: a collective shift trained by all clients, and a personalised shift that stays on its client.
 
 PerFit: Exploring Personalization Shifts in Representation Space of LLMs (ICLR 2026), eq. 1 and 2, Algorithm 1.
 """
@@ -18,7 +18,7 @@ class PerFit(Method):
     """h ↦ φ⁽²⁾ ∘ φ⁽¹⁾ (h) at every site: φ⁽¹⁾ collective, φ⁽²⁾ personalised (eq. 1).
 
     Stage 1 (Algorithm 1, lines 4-13) trains φ⁽¹⁾ and the common start of φ⁽²⁾ on the collective users, and
-    both travel. Stage 2 (lines 14-23) starts a user's φ⁽²⁾ from that common start and trains only it.
+    both are sent. Stage 2 (lines 14-23) starts a user's φ⁽²⁾ from that common start and trains only it.
     """
 
     name = "perfit"
@@ -41,13 +41,13 @@ class PerFit(Method):
             positions: `all`, `fN`, `lN` or `fN+lN`.
             rank_shared: r⁽¹⁾.
             rank_private: r⁽²⁾.
-            joint_private_init: Stage 1 also trains the start of φ⁽²⁾; if false only φ⁽¹⁾ travels and φ⁽²⁾
+            joint_private_init: Stage 1 also trains the start of φ⁽²⁾; if false, only φ⁽¹⁾ is sent and φ⁽²⁾
                 starts at the identity.
             aggregation: A key of `strategies.shifts.averages.AGGREGATORS`.
             seed: The run's seed; the start of every R derives from it.
 
         Raises:
-            ValueError: A setting cannot be right for any backbone.
+            ValueError: A setting is invalid for every backbone.
         """
         self.sites = shifts.checked_sites(sites)
         self.positions = Positions.parse(positions)
@@ -62,22 +62,22 @@ class PerFit(Method):
         shifts.check_fit(self.sites, ranks, backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
-        """Return R a random orthonormal basis, W = R, b = 0: every φ is the identity."""
+        """Return a random orthonormal R, W = R and b = 0: every φ is the identity."""
         state: Tensors = {}
         for stage in self._travelling():
             state |= self._start(stage, backbone.hidden, f"shared_{stage}")
         return state
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
-        """Return the fold over (R, W, b) that `aggregation` names."""
+        """Return the aggregator of (R, W, b) that `aggregation` names."""
         return ShiftAggregator(state, self.average)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
-        """Put φ⁽²⁾ ∘ φ⁽¹⁾ on every site of the frozen backbone."""
+        """Attach φ⁽²⁾ ∘ φ⁽¹⁾ to every site of the frozen backbone."""
         return SiteShifts(model, self.sites, self.positions, backbone.hidden, self.ranks)
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
-        """Train φ⁽¹⁾, and the start of φ⁽²⁾ where it travels, on one collective user."""
+        """Train φ⁽¹⁾, and the start of φ⁽²⁾ if it is sent, on one collective user."""
         self.client_load(adapter, request.shared, None)
         result = shifts.train(adapter, self._travelling(), request.fit)
         state: Tensors = {}
@@ -86,13 +86,13 @@ class PerFit(Method):
         return TrainResult(state, result)
 
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-        """Train φ⁽²⁾ alone on one target user, on top of the fixed φ⁽¹⁾."""
+        """Train only φ⁽²⁾ on one target user, on top of the fixed φ⁽¹⁾."""
         self.client_load(adapter, shared, None)
         result = shifts.train(adapter, [PERSONAL], fit)
         return shifts.state(adapter, PERSONAL, f"private_{PERSONAL}"), result
 
     def client_load(self, adapter: SiteShifts, shared: Tensors, private: Tensors | None) -> None:
-        """Set φ⁽¹⁾ from `shared`, and φ⁽²⁾ from `private`, else from its common start."""
+        """Set φ⁽¹⁾ from `shared`, and φ⁽²⁾ from `private` or, without it, from its common start."""
         shifts.load(adapter, COLLECTIVE, shared, f"shared_{COLLECTIVE}")
         if private is not None:
             shifts.load(adapter, PERSONAL, private, f"private_{PERSONAL}")
@@ -102,7 +102,7 @@ class PerFit(Method):
             shifts.load(adapter, PERSONAL, self._start(PERSONAL, adapter.hidden, PERSONAL), PERSONAL)
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return L(2r⁽¹⁾d + r⁽¹⁾), and L(2r⁽²⁾d + r⁽²⁾) more where the start of φ⁽²⁾ travels."""
+        """Return L(2r⁽¹⁾d + r⁽¹⁾), plus L(2r⁽²⁾d + r⁽²⁾) if the start of φ⁽²⁾ is sent."""
         return sum(shifts.parameters(self.sites, self.ranks[stage], backbone.hidden) for stage in self._travelling())
 
     def private_parameters(self, backbone: BackboneShape) -> int:

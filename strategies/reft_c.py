@@ -1,7 +1,7 @@
-"""ReFT-C: one shift for all, learned by federated averaging; what LoRA-C is to LoRA. No personal part.
+"""ReFT-C: one shift for all users, trained by federated averaging; to ReFT what LoRA-C is to LoRA. No personal part.
 
-ReFT: Wu et al., NeurIPS 2024 (arXiv 2404.03592). One φ of the two stages' ranks together, so that as many parameters
-are trained as PerFit's stage 1 trains.
+ReFT: Wu et al., NeurIPS 2024 (arXiv 2404.03592). The rank of φ is the sum of the two stages' ranks, so that as many
+parameters are trained as in PerFit's stage 1.
 """
 
 from torch import nn
@@ -16,7 +16,7 @@ _STAGE, _SHARED = "collective", "shared_collective"
 
 
 class ReftC(Method):
-    """h ↦ φ(h) at every site, φ of rank r⁽¹⁾ + r⁽²⁾, the same for everybody."""
+    """h ↦ φ(h) at every site, φ of rank r⁽¹⁾ + r⁽²⁾, the same for every user."""
 
     name = "reft-c"
     first_round = 1
@@ -44,11 +44,11 @@ class ReftC(Method):
         return state
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
-        """Return the fold over (R, W, b) that `aggregation` names."""
+        """Return the aggregator of (R, W, b) that `aggregation` names."""
         return ShiftAggregator(state, self.average)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
-        """Put φ on every site."""
+        """Attach φ to every site."""
         return SiteShifts(model, self.sites, self.positions, backbone.hidden, {_STAGE: self.rank})
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:

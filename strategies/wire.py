@@ -1,4 +1,4 @@
-"""Between named tensors and Flower messages: what travels, refused if private, counted as sent."""
+"""Conversion between named tensors and Flower messages: private tensors are refused, and sent bytes are counted."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from strategies.method import Tensors
 
 SHARED, TASK, STATISTICS = "shared", "task", "numbers"
-"""Names of the records in a message: tensors, plain values, and the sums a client returns."""
+"""Names of the records in a message: tensors, plain values, and the sums that a client returns."""
 
 
 class Phase(StrEnum):
-    """What a message is for."""
+    """Purpose of a message."""
 
     ROLL_CALL = "rollcall"
     TRAIN = "train"
@@ -25,7 +25,7 @@ class Phase(StrEnum):
 
 
 class EvaluationPoint(StrEnum):
-    """With what a user's questions are answered."""
+    """The tensors with which a user's questions are answered."""
 
     BASE = "base"
     """The bare backbone."""
@@ -36,11 +36,11 @@ class EvaluationPoint(StrEnum):
 
 
 class PrivateTensorError(ValueError):
-    """A tensor that is not `shared_*` was about to enter a message."""
+    """A tensor that is not named `shared_*` was about to be sent."""
 
 
 class ArraySize(NamedTuple):
-    """One tensor of a message, as it was sent."""
+    """One tensor of a message, as sent."""
 
     name: str
     elements: int
@@ -54,14 +54,14 @@ _Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _PlainValues(BaseModel):
-    """Plain values of a message: checked when made, and when read from what came."""
+    """Plain values of a message, validated when created and when received."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def to_record(self) -> dict[str, Any]:
-        """Return the values as a message takes them; what is None is left out."""
+        """Return the values for a message; None values are left out."""
         return self.model_dump(exclude_none=True)
 
     @classmethod
@@ -69,7 +69,7 @@ class _PlainValues(BaseModel):
         """Read the values of a message.
 
         Raises:
-            ValueError: A value is missing, unknown, of another type or out of bounds; the first is named.
+            ValueError: A value is missing, unknown, of the wrong type or out of bounds; the first is named.
         """
         try:
             return cls.model_validate(dict(record))
@@ -82,7 +82,7 @@ class _PlainValues(BaseModel):
 
 
 class ClientReport(_PlainValues):
-    """What a client says of a task it did."""
+    """A client's report on a completed task."""
 
     examples: _Count
     """Examples trained on, or questions answered."""
@@ -91,9 +91,9 @@ class ClientReport(_PlainValues):
     status: Literal["ok", "no_history"] = "ok"
     """`no_history`: the user has nothing to personalise on."""
     examples_cut: _Count | None = None
-    """Examples that lost tokens to fit."""
+    """Examples that were cut to fit."""
     questions_cut: _Count | None = None
-    """Questions that lost tokens to fit."""
+    """Questions that were cut to fit."""
     loss_first: float | None = None
     """Mean loss of the first step, nats per answer token."""
     loss_last: float | None = None
@@ -101,31 +101,31 @@ class ClientReport(_PlainValues):
     wall_s: float
     """Seconds the task took."""
     ended_at: float
-    """When it ended, seconds since 1970."""
+    """End time, seconds since 1970."""
     partition_name: str
-    """The slice of a machine it ran on."""
+    """The slice of a machine that the task ran on."""
     peak_memory_bytes: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class RollCallAnswer(_PlainValues):
-    """What a client says when the run begins."""
+    """A client's answer when the run begins."""
 
     partition: _Count
-    """Which user it holds."""
+    """Partition id of the client's user."""
     history: _Count
     """History items of that user."""
     queries: _Count
     """Questions of that user."""
     versions: str | None = None
-    """Package versions as JSON; of a real device only."""
+    """Package versions as JSON; only real devices send them."""
 
 
 def pack(shared: Tensors | None = None, task: Mapping[str, Any] | None = None) -> RecordDict:
-    """Make the content of a message.
+    """Build the content of a message.
 
     Args:
         shared: Tensors to send; each name must begin with `shared_`.
-        task: Plain values: numbers, texts, or lists of numbers.
+        task: Plain values: numbers, strings, or lists of numbers.
 
     Raises:
         PrivateTensorError: A tensor's name does not begin with `shared_`.
@@ -134,7 +134,7 @@ def pack(shared: Tensors | None = None, task: Mapping[str, Any] | None = None) -
     if shared is not None:
         for name in shared:
             if not name.startswith("shared_"):
-                raise PrivateTensorError(f"tensor '{name}' must not travel: only names that begin with shared_ do")
+                raise PrivateTensorError(f"tensor '{name}' must not be sent: its name does not begin with shared_")
         arrays = {name: Array.from_numpy_ndarray(value.contiguous().numpy()) for name, value in shared.items()}
         content.array_records[SHARED] = ArrayRecord(arrays)
     content.config_records[TASK] = ConfigRecord(dict(task or {}))
@@ -142,7 +142,7 @@ def pack(shared: Tensors | None = None, task: Mapping[str, Any] | None = None) -
 
 
 def unpack(content: RecordDict) -> tuple[Tensors, dict[str, Any]]:
-    """Take a message's content apart: tensors (none: empty) and plain values."""
+    """Split a message's content into tensors (empty if there are none) and plain values."""
     tensors: Tensors = {}
     if SHARED in content.array_records:
         for name, array in content.array_records[SHARED].items():

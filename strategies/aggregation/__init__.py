@@ -1,1 +1,1 @@
-"""How the server makes one set of shared tensors of many clients' updates."""
+"""Aggregation of many clients' updates into one set of shared tensors, on the server."""

@@ -1,4 +1,4 @@
-"""The weighted mean of whatever travels, tensor by tensor: federated averaging as McMahan et al. have it."""
+"""The weighted mean of all sent tensors, tensor by tensor: federated averaging (McMahan et al.)."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ class TensorMean:
     per_user = False
 
     def __init__(self, state: Tensors) -> None:
-        """Start a round from the server's state; what does not travel stays as it is."""
+        """Start a round from the server's state; tensors that are not sent stay unchanged."""
         self._state = state
         self.expected = travelling(state)
         self._sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self.expected.items()}
@@ -26,7 +26,7 @@ class TensorMean:
         self._weight += num_examples
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Divide, and return the state in fp32.
+        """Divide by the total weight and return the state in fp32.
 
         Raises:
             ValueError: No client replied.

@@ -1,7 +1,7 @@
-"""Rules against bad updates: what clients sent goes in, what is averaged comes out.
+"""Rules against bad updates: they take the updates that clients sent and return the updates to average.
 
 An update is the tensors θ_k that client k sent, u_k = θ_k − θ its step from where it began. Rules treat all tensors of
-an update as one vector, and clients as equals: weights by examples are an attacker's to choose.
+an update as one vector and all clients equally, because an attacker could claim any number of examples.
 """
 
 import math
@@ -14,27 +14,27 @@ from strategies.method import Tensors
 
 RULES = ("none", "clip", "median", "trimmed_mean", "krum")
 POOLING = ("median", "trimmed_mean")
-"""Rules whose outcome is nobody's in particular."""
+"""Rules whose result combines all clients and belongs to none of them."""
 _ORTHONORMAL = 1e-3
-"""Clients retract in fp32, which leaves 1e-6; what is this far off was not retracted."""
+"""Clients retract in fp32, which leaves an error of 1e-6; an R that is this far off was not retracted."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one client sent."""
+    """What one client sent, or the result of a pooling rule."""
 
     user: int
-    """Partition id; −1 for what a pooling rule makes of all."""
+    """Partition id; −1 for the result of a pooling rule."""
     shared: Tensors
     examples: int
 
 
 def find_fault(shared: Tensors, expected: Tensors, examples: int) -> str | None:
-    """Return what is wrong with an update by itself, or None.
+    """Return what is wrong with a single update, or None.
 
     Args:
-        shared: What came.
-        expected: The same names, shapes and dtypes.
+        shared: The received tensors.
+        expected: Tensors of the expected names, shapes and dtypes.
         examples: The weight the client claims.
     """
     if shared.keys() != expected.keys():
@@ -43,7 +43,7 @@ def find_fault(shared: Tensors, expected: Tensors, examples: int) -> str | None:
     for name, value in shared.items():
         like = expected[name]
         if value.shape != like.shape or value.dtype != like.dtype:
-            have, want = ((tuple(each.shape), str(each.dtype).removeprefix("torch.")) for each in (value, like))
+            have, want = ((tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in (value, like))
             return f"tensor '{name}' is {have[0]} {have[1]}, expected {want[0]} {want[1]}"
         if not bool(torch.isfinite(value).all()):
             return f"tensor '{name}' is not finite"
@@ -68,7 +68,7 @@ def step_norm(shared: Tensors, start: Tensors) -> float:
 def apply_rule(
     rule: str, share: float, updates: Iterable[Update], norms: Sequence[float], start: Tensors
 ) -> Iterable[Update]:
-    """Return what is to be averaged.
+    """Return the updates to average.
 
     - `none`: the updates.
     - `clip`: steps longer than the median length are shortened to it (Sun et al., arXiv 1911.07963, with τ the median).
@@ -79,25 +79,25 @@ def apply_rule(
 
     Args:
         rule: One of `RULES`.
-        share: Of clients that are guarded against.
-        updates: One a client; read one by one where the rule allows.
-        norms: `step_norm` of each.
-        start: Where the clients began.
+        share: Share of clients to guard against.
+        updates: One per client; read one at a time if the rule allows.
+        norms: `step_norm` of every update.
+        start: The tensors that clients started from.
     """
     if rule == "none":
         return updates
     if rule == "clip":
         limit = float(torch.tensor(norms, dtype=torch.float64).quantile(0.5))
         return (_clip(update, norm, limit, start) for update, norm in zip(updates, norms, strict=True))
-    every = list(updates)
-    points = torch.stack([torch.cat([each.shared[name].double().flatten() for name in start]) for each in every])
+    listed = list(updates)
+    points = torch.stack([torch.cat([update.shared[name].double().flatten() for name in start]) for update in listed])
     dropped = int(share * len(points))
     if rule == "median":
         return [Update(-1, _shaped(points.quantile(0.5, dim=0), start), 1)]
     if rule == "trimmed_mean":
         kept = points.sort(dim=0).values[dropped : len(points) - dropped]
         return [Update(-1, _shaped(kept.mean(dim=0), start), 1)]
-    return [every[_krum(points, dropped)]]
+    return [listed[_krum(points, dropped)]]
 
 
 def _clip(update: Update, norm: float, limit: float, start: Tensors) -> Update:

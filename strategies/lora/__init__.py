@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA): what every method built on them shares.
+"""Low-rank adapters (LoRA): the code that all methods built on them share.
 
-`from strategies import lora` gives a method settings, starts and a client's plain turn (`common`); `adapters` puts the
-trainable factors on a model, `merging` adds averaged products to the frozen weights.
+`from strategies import lora` provides settings, initial factors and plain local training (`common`); `adapters`
+attaches the trainable factors to a model, `merging` adds averaged products to the frozen weights.
 """
 
 from strategies.lora.common import (

@@ -1,4 +1,4 @@
-"""Low-rank adapters on linear modules, by `peft`; several on one module add up."""
+"""Low-rank adapters on linear modules, using `peft`; several adapters on one module add up."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,24 +25,24 @@ class Lora:
     alpha: int
     """α."""
     dropout: float
-    """Share of an adapter's inputs that training drops."""
+    """Dropout rate of the adapter's inputs in training."""
     modules: tuple[str, ...]
     """Names of the adapted linear modules, as the model has them."""
 
 
 class LoraAdapters:
-    """Named adapters on a frozen model; those in `use` act, together, inside `active`, on every token.
+    """Named adapters on a frozen model; those chosen by `use` act together, inside `active`, on every token.
 
-    Beside them the base weights themselves may be replaced, `add_to_base`, for methods that merge what they averaged.
+    `add_to_base` also changes the base weights inside `active`, for methods that merge what they averaged.
     """
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Lora], frozen_blocks: int) -> None:
-        """Put the adapters on `model`, doing nothing yet.
+        """Attach the adapters to `model`, inactive.
 
         Args:
-            model: Frozen; its adapted linear modules are wrapped by peft's.
-            adapters: By name.
-            frozen_blocks: How many first blocks no adapter touches.
+            model: A frozen model; peft wraps its adapted linear modules.
+            adapters: Adapters by name.
+            frozen_blocks: Number of first blocks that no adapter touches.
         """
         self.frozen_blocks = frozen_blocks
         self.suffix: int | None = None  # any token may be touched
@@ -51,7 +51,7 @@ class LoraAdapters:
                 r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.modules)
             )
             with warnings.catch_warnings():
-                # peft warns of a second adapter on one model, and asks transformers for an attribute by its old name.
+                # peft warns about a second adapter on one model, and reads a deprecated attribute of transformers.
                 warnings.simplefilter("ignore")
                 inject_adapter_in_model(config, model, name)
         self._layers: dict[str, Any] = {
@@ -62,7 +62,7 @@ class LoraAdapters:
         self._merged: dict[str, nn.Parameter] = {}
         self._used: tuple[str, ...] = ()
         for parameter in self.trainable(*adapters):
-            # peft makes them in the model's number format; adapters are fp32 whatever that is.
+            # peft creates them in the model's number format; adapters are always fp32.
             parameter.data = parameter.data.float()
             parameter.requires_grad_(False)
         self.use()
@@ -70,7 +70,7 @@ class LoraAdapters:
         self.train(False)
 
     def trainable(self, *names: str, letters: str = "AB") -> list[nn.Parameter]:
-        """Return the parameters of adapters, only A or only B if asked."""
+        """Return the parameters of adapters; `letters` selects A, B or both."""
         return [
             self._factor(name, module, letter).weight
             for name in names
@@ -94,18 +94,18 @@ class LoraAdapters:
         }
 
     def use(self, *names: str) -> None:
-        """Choose the adapters that act."""
+        """Choose the adapters that act inside `active`."""
         self._used = names
         for layer in self._layers.values():
-            # peft's own setter would also decide what is trained.
+            # peft's setter would also change which parameters are trained.
             layer._active_adapter = list(names)
 
     @torch.no_grad()
     def effective(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Return all that acts as one product a module: ΔW = BA, A [R, n], B [m, R], with every α/r inside B.
+        """Return all active changes as one product per module: ΔW = BA, A [R, n], B [m, R], with every α/r inside B.
 
-        Adapters that add up are stacked, their ranks add up too; a change of the base weights is a factor beside an
-        identity, of rank min(m, n).
+        Adapters on one module are stacked, so their ranks add up. A change of the base weights is one factor, of rank
+        min(m, n); the other is an identity.
         """
         parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for name in self._used:
@@ -124,20 +124,20 @@ class LoraAdapters:
 
     @torch.no_grad()
     def add_to_base(self, changes: Mapping[str, torch.Tensor]) -> None:
-        """Let the adapted modules' own weights be W + change inside `active`, [m, n] each; {} takes all back."""
+        """Make the adapted modules' base weights W + change inside `active`, [m, n] each; {} removes all changes."""
         self._changes = {}
         self._merged = {}
         for module, change in changes.items():
             layer = self._layers[module].get_base_layer()
             self._changes[module] = change = change.float().to(layer.weight.device)
             if layer.weight.dtype == torch.float32:
-                # transformers' Conv1D keeps its weight as n×m.
-                turned = change if isinstance(layer, nn.Linear) else change.T
-                self._merged[module] = nn.Parameter(layer.weight + turned, requires_grad=False)
+                # transformers' Conv1D stores its weight as n×m.
+                oriented = change if isinstance(layer, nn.Linear) else change.T
+                self._merged[module] = nn.Parameter(layer.weight + oriented, requires_grad=False)
 
     @contextmanager
     def active(self, _prompt: torch.Tensor) -> Iterator[None]:
-        """Let the chosen adapters act, on all tokens."""
+        """Make the chosen adapters act on all tokens inside the context."""
         with ExitStack() as undo:
             for module, change in self._changes.items():
                 layer = self._layers[module].get_base_layer()
@@ -145,14 +145,14 @@ class LoraAdapters:
                     undo.callback(setattr, layer, "weight", layer.weight)
                     layer.weight = self._merged[module]
                 else:
-                    # bf16 would round a small change of the weight away.
+                    # A bf16 weight would lose a small change to rounding.
                     undo.callback(layer.register_forward_hook(partial(_add_product, change)).remove)
             self._enable(True)
             undo.callback(self._enable, False)
             yield
 
     def train(self, mode: bool = True) -> None:
-        """Turn the dropout of what is trained on, or all off: an adapter that is fixed acts as it will when served."""
+        """Turn dropout on for trained adapters, or off for all; a fixed adapter acts in training as in serving."""
         for layer in self._layers.values():
             for name, dropout in layer.lora_dropout.items():
                 factors = (layer.lora_A[name].weight, layer.lora_B[name].weight)
@@ -160,7 +160,7 @@ class LoraAdapters:
 
     def _enable(self, enabled: bool) -> None:
         for layer in self._layers.values():
-            # peft's `enable_adapters` would also turn gradients of every adapter on.
+            # peft's `enable_adapters` would also turn on the gradients of every adapter.
             layer._disable_adapters = not enabled
 
     def _factor(self, name: str, module: str, letter: str) -> Any:
@@ -178,7 +178,7 @@ def find_modules(linears: Iterable[str], targets: Sequence[str]) -> tuple[str, .
     """Return the linear modules whose name ends with one of `targets`, in the model's order.
 
     Raises:
-        ValueError: A target is not there.
+        ValueError: No module matches a target.
     """
     linears = list(linears)
     for target in targets:

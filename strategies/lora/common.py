@@ -1,7 +1,7 @@
-"""What the methods built on LoRA share: settings, starts, and the plain turn of a client.
+"""What the methods built on LoRA share: settings, initial factors, and plain local training.
 
-LoRA (Hu et al., ICLR 2022) as `peft` does it. One adapter's factors are called `<prefix>.<module>.A` and `.B`; where
-they travel the prefix is `shared_lora`.
+LoRA (Hu et al., ICLR 2022) as implemented in `peft`. An adapter's factors are named `<prefix>.<module>.A` and `.B`; in
+messages the prefix is `shared_lora`.
 """
 
 import math
@@ -20,16 +20,16 @@ SHARED, KEPT, PRIVATE = "shared_lora", "kept_lora", "private_lora"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Where adapters go and how large they are."""
+    """The modules that adapters are attached to, and the adapters' size."""
 
     rank: int
     """r."""
     alpha: int
     """α; ΔW is scaled by α/r."""
     dropout: float
-    """Share of an adapter's inputs that training drops."""
+    """Dropout rate of the adapter's inputs in training."""
     targets: tuple[str, ...]
-    """Ends of the adapted modules' names, such as q_proj or self_attn.q_proj."""
+    """Suffixes of the adapted modules' names, such as q_proj or self_attn.q_proj."""
     blocks: tuple[int, ...]
     """Adapted decoder blocks; empty: all."""
 
@@ -37,7 +37,7 @@ class LoraSettings:
         """Return the adapter for a backbone.
 
         Raises:
-            ValueError: The settings do not fit it.
+            ValueError: The settings do not fit the backbone.
         """
         if self.rank < 1:
             raise ValueError(f"settings.rank={self.rank}: expected at least 1")
@@ -49,39 +49,40 @@ class LoraSettings:
             raise ValueError("settings.targets=[]: expected at least one module name")
         for block in self.blocks:
             if not 0 <= block < backbone.blocks:
-                raise ValueError(f"settings.blocks={list(self.blocks)}: the backbone has 0 to {backbone.blocks - 1}")
+                last = backbone.blocks - 1
+                raise ValueError(f"settings.blocks={list(self.blocks)}: the backbone has blocks 0 to {last}")
         try:
-            found = find_modules(backbone.linears, self.targets)
+            modules = find_modules(backbone.linears, self.targets)
         except ValueError as error:
             raise ValueError(f"settings.targets: {error}") from None
-        chosen = tuple(name for name in found if not self.blocks or block_of(name) in self.blocks)
+        chosen = tuple(name for name in modules if not self.blocks or block_of(name) in self.blocks)
         if not chosen:
-            raise ValueError(f"settings.blocks={list(self.blocks)}: none of {', '.join(self.targets)} is in them")
+            raise ValueError(f"settings.blocks={list(self.blocks)}: no {', '.join(self.targets)} in these blocks")
         for name in chosen:
             if self.rank > (smaller := min(backbone.linears[name])):
-                raise ValueError(f"settings.rank={self.rank}: {name} has no more than rank {smaller}")
+                raise ValueError(f"settings.rank={self.rank}: the rank of {name} is at most {smaller}")
         return Lora(self.rank, self.alpha, self.dropout, chosen)
 
 
 def block_of(module: str) -> int:
-    """Return the number of the decoder block that a linear module's name stands in."""
+    """Return the number of the decoder block that a linear module is in, from its name."""
     return next(int(part) for part in module.split(".") if part.isdigit())
 
 
 def attach(model: nn.Module, adapters: dict[str, Lora]) -> LoraAdapters:
-    """Put adapters on a model; the blocks below all of them stay frozen."""
+    """Attach adapters to a model; the blocks below the lowest adapted one stay frozen."""
     return LoraAdapters(model, adapters, min(block_of(name) for lora in adapters.values() for name in lora.modules))
 
 
 def start(lora: Lora, backbone: BackboneShape, prefix: str, seed: int, *names: str | int) -> Tensors:
-    """Return LoRA's start, from a seed: A uniform within ±1/√n as `peft` draws it, B = 0.
+    """Return LoRA's initial factors from a seed: A uniform within ±1/√n, as `peft` draws it, and B = 0.
 
     Args:
         lora: The adapter.
-        backbone: The modules' sizes.
-        prefix: Of the tensors' names.
-        seed: The run's.
-        names: What the start is for.
+        backbone: Gives the modules' sizes.
+        prefix: Prefix of the tensors' names.
+        seed: The run's seed.
+        names: The purpose of the initial factors, for the seed.
     """
     tensors: Tensors = {}
     for module in lora.modules:
@@ -92,7 +93,7 @@ def start(lora: Lora, backbone: BackboneShape, prefix: str, seed: int, *names: s
 
 
 def first_a(rank: int, inputs: int, seed: int, *names: str | int) -> torch.Tensor:
-    """Return one module's A as `start` has it, [rank, inputs]; the last of `names` is the module's."""
+    """Return one module's A as `start` draws it, [rank, inputs]; the last of `names` is the module's name."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "start", *names))
     uniform = torch.rand(rank, inputs, generator=generator, dtype=torch.float64)
     return ((2 * uniform - 1) / math.sqrt(inputs)).float()
@@ -104,7 +105,7 @@ def parameters(lora: Lora, backbone: BackboneShape) -> int:
 
 
 def train_shared(adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
-    """One turn in which A and B both travel: load, train, send back."""
+    """Run one round of stage 1 for a method that sends both A and B."""
     adapter.load(COLLECTIVE, request.shared, SHARED)
     adapter.use(COLLECTIVE)
     result = request.fit(adapter.trainable(COLLECTIVE))
@@ -112,7 +113,7 @@ def train_shared(adapter: LoraAdapters, request: TrainRequest) -> TrainResult:
 
 
 def train_personal(adapter: LoraAdapters, begin: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
-    """Train the personal adapter from `begin`, beside whatever else acts."""
+    """Train the personal adapter from `begin`, together with any other active adapters."""
     adapter.load(PERSONAL, begin, PRIVATE)
     result = fit(adapter.trainable(PERSONAL))
     return adapter.state(PERSONAL, PRIVATE), result

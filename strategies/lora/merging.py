@@ -1,11 +1,11 @@
-"""Products BA that clients merge into their frozen weights: what FLoRA and FedEx-LoRA send, and who still lacks what.
+"""Products BA that clients merge into their frozen weights (FLoRA, FedEx-LoRA), and which rounds a client still lacks.
 
 A round's change of one weight is a product of stacked factors, ΔW = B A with A ∈ ℝ^{R×n}, B ∈ ℝ^{m×R}. A client that
-was not asked for some rounds is sent the rounds it lacks; where their stacked rank makes the factors larger than the
-weight, their sum is sent instead, m×n. The client adds what comes to what it has kept, and keeps that.
+was not sampled in some rounds is later sent the rounds it lacks. If their stacked rank makes the factors larger than
+the weight, their sum, m×n, is sent instead. The client adds what it receives to what it has kept, and keeps the sum.
 
-In the server's state a round's factors are `server_stack.<round>.<module>.A` and `.B`, and `server_seen.<user>` is the
-last round whose change that user has.
+In the server's state, a round's factors are `server_stack.<round>.<module>.A` and `.B`, and `server_seen.<user>` is the
+last round whose change the user has.
 """
 
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ def push(state: Tensors, round_number: int, changes: Tensors, users: Iterable[in
     """Return the state after a round.
 
     Args:
-        state: The server's.
-        round_number: The round's.
+        state: The server's state.
+        round_number: The round's number.
         changes: `<module>.A` and `<module>.B`, the round's stacked factors.
-        users: Who took part: they had been sent every round before.
+        users: The users who took part; before training they were sent all earlier rounds.
     """
     stacked = {f"{_STACK}.{round_number}.{name}": value.float() for name, value in changes.items()}
     seen = {f"{_SEEN}.{user}": torch.tensor(round_number - 1) for user in users}
@@ -53,18 +53,18 @@ def missing(state: Tensors, user: int | None) -> Tensors:
 
 
 def merge(sent: Tensors, kept: Tensors) -> Tensors:
-    """Return what a client keeps after it was sent something: `kept_base.<module>.W`, [m, n]."""
+    """Return what a client keeps after receiving `sent`: `kept_base.<module>.W`, [m, n]."""
     merged = {name: value for name, value in kept.items() if name.startswith(f"{_KEPT}.")}
     for name, value in sent.items():
         kind, _, rest = name.partition(".")
         module, _, letter = rest.rpartition(".")
         if kind == _SENT and letter != "B":
             change = value if letter == "W" else sent[f"{_SENT}.{module}.B"] @ value
-            home = f"{_KEPT}.{module}.W"
-            merged[home] = merged[home] + change if home in merged else change
+            key = f"{_KEPT}.{module}.W"
+            merged[key] = merged[key] + change if key in merged else change
     return merged
 
 
 def set_base(adapter: LoraAdapters, kept: Tensors) -> None:
-    """Let the adapter's frozen weights be W + what was kept."""
+    """Make the adapter's frozen weights W + the kept changes."""
     adapter.add_to_base({name.removeprefix(f"{_KEPT}.").removesuffix(".W"): value for name, value in kept.items()})

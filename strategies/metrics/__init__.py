@@ -1,1 +1,1 @@
-"""How predictions are scored: sums that clients return, and metrics from them."""
+"""Scoring of predictions: sums that clients return, and the metrics computed from them."""

@@ -1,6 +1,6 @@
-"""The metrics as Hugging Face `evaluate` modules, for whoever scores predictions of their own.
+"""The metrics as Hugging Face `evaluate` modules, for scoring your own predictions.
 
-Not in `statistics`, because importing `evaluate` takes seconds that no simulated process should spend.
+Separate from `statistics`, because importing `evaluate` takes seconds that simulated processes should not spend.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ class ClassificationMetric(evaluate.Metric):
 
 
 class RatingMetric(evaluate.Metric):
-    """MAE and RMSE as a Hugging Face `evaluate` module; predictions and references are texts."""
+    """MAE and RMSE as a Hugging Face `evaluate` module; predictions and references are strings."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(features=_TEXTS, **_INFO)
@@ -39,7 +39,7 @@ class RatingMetric(evaluate.Metric):
 
 
 class GenerationMetric(evaluate.Metric):
-    """ROUGE-1 and ROUGE-L as a Hugging Face `evaluate` module; predictions and references are texts."""
+    """ROUGE-1 and ROUGE-L as a Hugging Face `evaluate` module; predictions and references are strings."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(features=_TEXTS, **_INFO)

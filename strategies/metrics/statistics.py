@@ -1,8 +1,8 @@
-"""How predictions are judged: sufficient statistics that clients return, and exact pooled metrics from them.
+"""Scoring of predictions: sufficient statistics that clients return, and exact pooled metrics from them.
 
-Statistics are named lists of numbers that add up over queries and users; a metric is a function of the sums. So
-the server pools without ever seeing a text. Tests hold the metrics equal to scikit-learn's and rouge-score's on
-the pooled predictions.
+Statistics are named lists of numbers that add up over queries and users; a metric is a function of the sums. The
+server can therefore pool metrics without seeing any text. Tests check that the metrics equal those of scikit-learn and
+rouge-score on the pooled predictions.
 """
 
 import math
@@ -32,12 +32,12 @@ def classification_statistics(predictions: Sequence[int], references: Sequence[i
 def rating_statistics(predictions: Iterable[str], references: Iterable[str]) -> Statistics:
     """Sum absolute and squared errors of ratings from 1 to 5.
 
-    A prediction that is no number counts, as in LaMP's own evaluation, as the end of the scale that is farther from
-    the gold, and is counted apart.
+    As in LaMP's evaluation, a prediction that is not a number counts as the end of the scale farther from the gold.
+    Such predictions are also counted separately.
 
     Args:
-        predictions: Texts; whatever Python reads as a finite number is one.
-        references: Golds, "1" to "5".
+        predictions: Strings; a rating is any string that Python reads as a finite number.
+        references: Gold ratings, "1" to "5".
 
     Returns:
         `absolute_error`, `squared_error`: sums over pairs; `unparsed`, `count`: numbers of pairs.
@@ -60,12 +60,12 @@ def rating_statistics(predictions: Iterable[str], references: Iterable[str]) -> 
 
 
 def generation_statistics(predictions: Iterable[str], references: Iterable[str]) -> Statistics:
-    """Sum ROUGE-1 and ROUGE-L F-measures (no stemming, as LaMP) over pairs of texts.
+    """Sum ROUGE-1 and ROUGE-L F-measures (no stemming, as in LaMP) over pairs of texts.
 
     Returns:
         `rouge1` and `rougeL`: sum over pairs; `count`: number of pairs.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # a second of nltk, which tasks of labels and ratings do not need
+    from rouge_score.rouge_scorer import RougeScorer  # takes a second (nltk); only text generation needs it
 
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
     scores = [scorer.score(gold, text) for text, gold in zip(predictions, references, strict=True)]
@@ -74,7 +74,7 @@ def generation_statistics(predictions: Iterable[str], references: Iterable[str])
 
 
 def pool(parts: Iterable[Statistics]) -> Statistics:
-    """Add statistics up."""
+    """Add up statistics."""
     total: dict[str, np.ndarray] = {}
     for part in parts:
         for key, values in part.items():
@@ -83,17 +83,17 @@ def pool(parts: Iterable[Statistics]) -> Statistics:
 
 
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
-"""The metrics of which less is better."""
+"""Metrics for which lower is better."""
 
 
 def metrics(statistics: Statistics) -> dict[str, float]:
     """Compute the metrics that the statistics allow, the main one first; none for empty statistics.
 
     Returns:
-        For a confusion matrix `accuracy`, `f1` (macro over all L labels as LaMP has it: a label that occurs neither
-        in references nor in predictions counts as 0) and `outside`; for ratings `mae`, `rmse` and `outside`; for
-        texts `rouge1` and `rougeL`. `outside` is the share of predictions outside the label set, which count as
-        wrong, or that are no number.
+        For a confusion matrix `accuracy`, `f1` (macro over all L labels as in LaMP: a label that occurs neither in
+        references nor in predictions counts as 0) and `outside`; for ratings `mae`, `rmse` and `outside`; for texts
+        `rouge1` and `rougeL`. `outside` is the share of predictions outside the label set, which count as wrong, or of
+        predictions that are not a number.
     """
     if "confusion" in statistics:
         return _classification_metrics(np.asarray(statistics["confusion"]))
@@ -126,7 +126,7 @@ def _classification_metrics(flat: np.ndarray) -> dict[str, float]:
 
 
 def spread_over_users(users: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return mean, standard deviation, 10th and 90th percentile of each metric over users that have it."""
+    """Return mean, standard deviation, 10th and 90th percentile of each metric over the users that have it."""
     spread: dict[str, dict[str, float]] = {}
     for key in sorted({key for user in users for key in user}):
         values = np.array([user[key] for user in users if key in user])

@@ -1,7 +1,7 @@
-"""Low-rank shifts φ on the residual stream: what every method built on them shares.
+"""Low-rank shifts φ on the residual stream: the code that all methods built on them share.
 
-`from strategies import shifts` gives a method checks, starts, names and training (`common`); `shift` is φ itself,
-`sites` puts it on a model, `positions` chooses its tokens, `averages` averages R, W, b over clients.
+`from strategies import shifts` provides checks, initial values, names and training (`common`); `shift` is φ itself,
+`sites` attaches it to a model, `positions` selects its tokens, `averages` averages R, W, b over clients.
 """
 
 from strategies.shifts.common import (

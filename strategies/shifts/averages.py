@@ -1,11 +1,11 @@
-"""Federated averaging of R, W, b: three ways, all weighted by num_examples, all ending with RRᵀ = I.
+"""Federated averaging of R, W, b: three rules, all weighted by num_examples, all giving RRᵀ = I.
 
 The mean of orthonormal matrices is not orthonormal, and (QR, QW, Qb) is the same function for every
-orthogonal Q (r×r). The three rules differ in what they average:
+orthogonal Q (r×r). The rules differ in what they average:
 
 - `mean`        averages R, W, b as they are, then retracts;
-- `procrustes`  first turns each client into the global frame, then averages and retracts;
-- `function`    averages the functions themselves and cuts the average back to rank r.
+- `procrustes`  first aligns each client to the global frame, then averages and retracts;
+- `function`    averages the functions themselves and truncates the average to rank r.
 
 All arithmetic is float64; the caller fixes the order of clients, so the same replies give the same bits.
 """
@@ -24,7 +24,7 @@ class TripleAverage(Protocol):
     """The weighted average of one shift over clients, built up one client at a time."""
 
     def add(self, R: torch.Tensor, W: torch.Tensor, b: torch.Tensor, weight: float) -> None:
-        """Take one client's shift, in float64."""
+        """Add one client's shift, in float64."""
 
     def result(self) -> tuple[Triple, dict[str, float]]:
         """Return the average with RRᵀ = I, and figures about it."""
@@ -35,7 +35,7 @@ class MeanAverage:
 
     The averaged parameters R̄, W̄, b̄ are a function x + R̄ᵀ((W̄ − R̄)x + b̄) although R̄ is not orthonormal.
     `retract` replaces R̄ by the nearest orthonormal R = UVᵀ (SVD R̄ = UΣVᵀ) and W by R + S(W̄ − R̄), S = UΣUᵀ,
-    which changes that function by nothing (derivation there).
+    which leaves that function unchanged (derivation in `retract`).
     """
 
     def __init__(self, R: torch.Tensor) -> None:
@@ -50,7 +50,7 @@ class MeanAverage:
         self._weight += weight
 
     def result(self) -> tuple[Triple, dict[str, float]]:
-        """Divide and retract; `consensus` is the smallest singular value of R̄ (1: all clients agree)."""
+        """Return the retracted mean; `consensus` is the smallest singular value of R̄ (1: all clients agree)."""
         R, W, b = (total / self._weight for total in self._sums)
         return retract(R, W, b), {"consensus": float(torch.linalg.svdvals(R).min())}
 
@@ -66,9 +66,9 @@ def align(R: torch.Tensor, W: torch.Tensor, b: torch.Tensor, frame: torch.Tensor
 
 
 class ProcrustesAverage:
-    """R, W, b ← the mean over k of the clients' (Q_kR_k, Q_kW_k, Q_kb_k), each turned into the global frame by `align`.
+    """R, W, b ← the mean over k of the clients' (Q_kR_k, Q_kW_k, Q_kb_k), each aligned to the global frame by `align`.
 
-    No client's function changes, only the frame it is written in; then as `mean`.
+    Alignment changes only the frame, not the client's function. The rest is as in `MeanAverage`.
     """
 
     def __init__(self, R: torch.Tensor) -> None:
@@ -81,7 +81,7 @@ class ProcrustesAverage:
         self._mean.add(*align(R, W, b, self._frame), weight)
 
     def result(self) -> tuple[Triple, dict[str, float]]:
-        """Divide and retract."""
+        """Return the retracted mean."""
         return self._mean.result()
 
 
@@ -93,12 +93,12 @@ class FunctionAverage:
 
         R ← the top r left singular vectors of M as rows,  W ← R + RĀ,  b ← Rc̄,
 
-    since then Rᵀ[W − R | b] = RᵀR M. Where M has rank below r the remaining rows of R are free: they come from
-    the global R, with its span of the others removed, so that a round of no change keeps R.
+    since then Rᵀ[W − R | b] = RᵀR M. If the rank of M is below r, the remaining rows of R are free: they come
+    from the global R, projected off the other rows, so that a round without change keeps R.
 
     M = C D with C = [R_1ᵀ … R_Kᵀ] (d×Kr) and D the stacked p_k[W_k − R_k | b_k]; while Kr < d its SVD is that of
-    the Kr×Kr product of the triangular factors of C and Dᵀ, and no d×d matrix is made. From Kr = d on, M itself is
-    the smaller thing to keep.
+    the Kr×Kr product of the triangular factors of C and Dᵀ, and no d×d matrix is needed. From Kr = d on, M itself
+    is smaller than the factors.
     """
 
     def __init__(self, R: torch.Tensor) -> None:
@@ -124,13 +124,13 @@ class FunctionAverage:
             self._left, self._right = [], []
 
     def result(self) -> tuple[Triple, dict[str, float]]:
-        """Cut to rank r; `lost` is the share of ‖M‖_F² that the cut loses (0 if M = 0)."""
+        """Truncate to rank r; `lost` is the share of ‖M‖_F² lost by that (0 if M = 0)."""
         rank, hidden = self._global.shape
         U, sigma = self._left_singular()
         energy = sigma.square()
         total = float(energy.sum())
         lost = float(energy[rank:].sum()) / total if total else 0.0
-        # Directions below rounding are noise of the SVD, not of the clients.
+        # Directions below rounding error are noise of the SVD and do not come from the clients.
         kept = int((sigma[:rank] > sigma.max().clamp(min=1e-300) * hidden * torch.finfo(sigma.dtype).eps).sum())
         R = _complete(U[:, :kept].T, self._global)
         projected = self._project(R)
@@ -159,7 +159,7 @@ def _complete(rows: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     if not len(rows):
         return fallback.clone()
     rest = fallback - (fallback @ rows.T) @ rows
-    # The leading right singular vectors are the directions of `fallback` that `rows` leave most of.
+    # The leading right singular vectors are the directions of `fallback` least covered by `rows`.
     _, _, Vt = torch.linalg.svd(rest, full_matrices=False)
     filled: torch.Tensor = torch.linalg.qr(torch.cat([rows, Vt[:missing]]).T)[0].T
     return torch.cat([rows, filled[len(rows) :]])
@@ -176,7 +176,7 @@ def find_average(name: str) -> Callable[[torch.Tensor], TripleAverage]:
     """Return one of `AGGREGATORS`.
 
     Raises:
-        ValueError: No such aggregation.
+        ValueError: Unknown aggregation.
     """
     if name not in AGGREGATORS:
         raise ValueError(f"aggregation='{name}': expected one of {', '.join(AGGREGATORS)}")
@@ -184,7 +184,7 @@ def find_average(name: str) -> Callable[[torch.Tensor], TripleAverage]:
 
 
 class ShiftAggregator:
-    """Folds the replies of one round, shift by shift."""
+    """Combines the replies of one round, shift by shift."""
 
     per_user = False
 
@@ -192,7 +192,7 @@ class ShiftAggregator:
         """Start a round.
 
         Args:
-            shared: The tensors sent out; those named `*.R` say which shifts there are.
+            shared: The tensors sent out; the names `*.R` identify the shifts.
             average: One of `AGGREGATORS`.
         """
         self.expected = shared
@@ -202,14 +202,14 @@ class ShiftAggregator:
         self._clients = 0
 
     def add(self, _user: int, shared: Tensors, num_examples: int) -> None:
-        """Take one client's reply, weighted by its examples."""
+        """Add one client's reply, weighted by its examples."""
         for prefix, average in self._averages.items():
             R, W, b = triple(shared, prefix)
             average.add(R.double(), W.double(), b.double(), float(num_examples))
         self._clients += 1
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the next shared tensors in fp32, and each figure's mean over the shifts.
+        """Return the next shared tensors in fp32, and the mean of every figure over the shifts.
 
         Raises:
             ValueError: No client replied.
@@ -219,8 +219,8 @@ class ShiftAggregator:
         tensors: Tensors = {}
         figures: dict[str, float] = {}
         for prefix, average in self._averages.items():
-            averaged, own = average.result()
+            averaged, shift_figures = average.result()
             tensors |= named(prefix, [value.float().contiguous() for value in averaged])
-            for key, value in own.items():
+            for key, value in shift_figures.items():
                 figures[key] = figures.get(key, 0.0) + value / len(self._averages)
         return tensors, figures

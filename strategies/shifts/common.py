@@ -1,4 +1,4 @@
-"""What the methods built on low-rank shifts share: checks, starts, training with retraction, names."""
+"""What the methods built on low-rank shifts share: checks, initial values, training with retraction, names."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,10 +17,10 @@ def checked_sites(sites: list[int]) -> list[int]:
     """Return the sites in order.
 
     Raises:
-        ValueError: None, or one twice.
+        ValueError: There are no sites, or one is given twice.
     """
     if not sites or len(set(sites)) != len(sites):
-        raise ValueError(f"sites={sites}: expected at least one block, each named once")
+        raise ValueError(f"sites={sites}: expected at least one block, none of them twice")
     return sorted(sites)
 
 
@@ -29,8 +29,8 @@ def check_fit(sites: list[int], ranks: Iterable[tuple[str, int]], backbone: Back
 
     Args:
         sites: Decoder blocks.
-        ranks: Each with the config key it comes from.
-        backbone: To fit.
+        ranks: Pairs of a config key and its rank.
+        backbone: The backbone to fit.
 
     Raises:
         ValueError: Names the key.
@@ -46,25 +46,25 @@ def check_fit(sites: list[int], ranks: Iterable[tuple[str, int]], backbone: Back
 
 
 def identity(rank: int, hidden: int, seed: int, *names: str | int) -> Triple:
-    """Return R a random orthonormal basis, W = R, b = 0: φ is the identity.
+    """Return a random orthonormal R, W = R and b = 0: φ is the identity.
 
     Args:
         rank: r.
         hidden: d.
-        seed: The run's.
-        names: What the start is for.
+        seed: The run's seed.
+        names: The purpose of the initial values, for the seed.
     """
     R = random_orthonormal(rank, hidden, torch.Generator().manual_seed(derive_seed(seed, "start", *names)))
     return R, R.clone(), torch.zeros(len(R))
 
 
 def named(prefix: str, triple: Sequence[torch.Tensor]) -> Tensors:
-    """Name R, W, b as they travel: `<prefix>.R` and so on."""
+    """Name R, W, b as in messages: `<prefix>.R` and so on."""
     return {f"{prefix}.{letter}": value for letter, value in zip("RWb", triple, strict=True)}
 
 
 def triple(tensors: Tensors, prefix: str) -> Triple:
-    """Return what `named` named."""
+    """Return R, W, b from tensors named by `named`."""
     return tensors[f"{prefix}.R"], tensors[f"{prefix}.W"], tensors[f"{prefix}.b"]
 
 
@@ -79,13 +79,13 @@ def state(adapter: SiteShifts, stage: str, prefix: str) -> Tensors:
 
 
 def load(adapter: SiteShifts, stage: str, tensors: Tensors, prefix: str) -> None:
-    """Set one stage's shifts from what `state` gave."""
+    """Set one stage's shifts from the tensors that `state` returned."""
     for site in adapter.sites():
         adapter.shift(stage, site).load(*triple(tensors, f"{prefix}.{site}"))
 
 
 def train(adapter: SiteShifts, stages: Iterable[str], fit: Fit) -> FitResult:
-    """Train the shifts of some stages; R is brought back to orthonormal rows after every step."""
+    """Train the shifts of some stages; after every step, R is retracted to orthonormal rows."""
     shifts = [adapter.shift(stage, site) for stage in stages for site in adapter.sites()]
 
     def retract_all() -> None:

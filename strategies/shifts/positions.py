@@ -10,7 +10,7 @@ _PATTERN = re.compile(r"(?:f(?P<first>[1-9]\d*))?\+?(?:l(?P<last>[1-9]\d*))?")
 
 @dataclass(frozen=True)
 class Positions:
-    """The first `first` and the last `last` prompt tokens; both `None` means every prompt token."""
+    """The first `first` and the last `last` prompt tokens; both `None`: every prompt token."""
 
     first: int | None
     last: int | None
@@ -20,7 +20,7 @@ class Positions:
         """Read the paper's notation.
 
         Raises:
-            ValueError: Not `all`, `fN`, `lN` or `fN+lN` with N ≥ 1.
+            ValueError: `text` is not `all`, `fN`, `lN` or `fN+lN` with N ≥ 1.
         """
         if text == "all":
             return cls(None, None)
@@ -33,7 +33,7 @@ class Positions:
     def select(self, prompt: torch.Tensor) -> torch.Tensor:
         """Return the mask of intervened tokens.
 
-        A prompt shorter than first + last has each of its tokens selected once.
+        In a prompt shorter than first + last, every token is selected once.
 
         Args:
             prompt: Boolean mask [batch, length] of the prompt's tokens.

@@ -1,4 +1,4 @@
-"""The low-rank shift φ, the function PerFit puts on the residual stream."""
+"""The low-rank shift φ, PerFit's function on the residual stream."""
 
 import torch
 from torch import nn
@@ -7,12 +7,12 @@ from torch import nn
 class Shift(nn.Module):
     """φ(x) = x + Rᵀ(Wx + b − Rx), with R, W ∈ ℝ^{r×d}, b ∈ ℝ^r and RRᵀ = I_r (PerFit, eq. 2).
 
-    The identity at the start: W = R, b = 0. Parameters are fp32 whatever the backbone's number format;
+    φ starts as the identity: W = R, b = 0. Parameters are fp32 for every number format of the backbone;
     the shift is computed in fp32 and added in the format of x.
     """
 
     def __init__(self, hidden: int, rank: int) -> None:
-        """Make φ with R = W = the first `rank` unit vectors; `load` sets the real start.
+        """Create φ with R = W = the first `rank` unit vectors; `load` sets the actual start.
 
         Args:
             hidden: d, the width of the residual stream.
@@ -38,7 +38,7 @@ class Shift(nn.Module):
 
     @torch.no_grad()
     def retract(self) -> None:
-        """Bring R back to orthonormal rows after an optimiser step, leaving φ as it is (see `retract`)."""
+        """Retract R to orthonormal rows after an optimiser step, without changing φ (see `retract`)."""
         self.load(*retract(self.R, self.W, self.b))
 
 
@@ -46,7 +46,7 @@ def random_orthonormal(rank: int, hidden: int, generator: torch.Generator) -> to
     """Return r orthonormal rows of length d, uniform over all such bases; shape [r, d], fp32."""
     gaussian = torch.randn(hidden, rank, generator=generator, dtype=torch.float64)
     q, upper = torch.linalg.qr(gaussian)
-    # Without the signs of the diagonal, QR's choice of signs would make the distribution non-uniform.
+    # Without this correction, QR's choice of signs would make the distribution non-uniform.
     rows: torch.Tensor = (q * torch.sign(torch.diagonal(upper))).T
     return rows.float().contiguous()
 
@@ -86,8 +86,8 @@ def retract(R: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> tuple[torch.Te
 
         W = R + S(W̃ − R̃),   b = S b̃
 
-    makes Rᵀ(W − R) equal R̃ᵀ(W̃ − R̃) exactly: of all W, this one changes the function least, by nothing.
-    Keeping W̃ instead would turn every step's correction of R into an unasked change of the function.
+    makes Rᵀ(W − R) equal R̃ᵀ(W̃ − R̃) exactly, so the function does not change. Keeping W̃ instead would make every
+    correction of R an unintended change of the function.
 
     Computed in float64 from the SVD R̃ = U Σ Vᵀ: R = UVᵀ, S = U Σ Uᵀ.
 

@@ -1,4 +1,4 @@
-"""Shifts on the residual stream of any decoder whose blocks return it, by forward hooks."""
+"""Shifts on the residual stream, by forward hooks; for every decoder whose blocks return the stream."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,28 +17,28 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     """Return the decoder blocks of a causal language model.
 
     Raises:
-        ValueError: None of the places where `transformers` keeps them holds a list of modules.
+        ValueError: No list of modules at any of the paths that `transformers` uses.
     """
     for path in _BLOCK_PATHS:
-        found: Any = model
+        module: Any = model
         for part in path.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, nn.ModuleList) and len(found):
-            return found
+            module = getattr(module, part, None)
+        if isinstance(module, nn.ModuleList) and len(module):
+            return module
     raise ValueError(f"{type(model).__name__}: no decoder blocks found (looked for {', '.join(_BLOCK_PATHS)})")
 
 
 def name_of_blocks(model: nn.Module) -> str:
-    """Return the decoder blocks' place in a model, as `get_submodule` takes it; raises as `find_blocks`."""
+    """Return the decoder blocks' path in a model, for `get_submodule`; raises like `find_blocks`."""
     blocks = find_blocks(model)
     return next(str(name) for name, module in model.named_modules() if module is blocks)
 
 
 class SiteShifts(nn.Module):
-    """At every site a chain of shifts, h ↦ φ⁽ˢ⁾ ∘ … ∘ φ⁽¹⁾ (h), at the chosen prompt positions (PerFit, eq. 1).
+    """A chain of shifts at every site, h ↦ φ⁽ˢ⁾ ∘ … ∘ φ⁽¹⁾ (h), on the selected prompt positions (PerFit, eq. 1).
 
-    Sites are independent; one set of weights serves all positions of a site. Outside `active` the
-    backbone runs bare. Attaching registers one hook per site and never touches the backbone's weights.
+    Sites are independent; all positions of a site share one set of weights. Outside `active` the backbone
+    runs unchanged. Attaching registers one hook per site and does not touch the backbone's weights.
     """
 
     def __init__(self, model: nn.Module, sites: list[int], positions: Positions, hidden: int, ranks: dict[str, int]):
@@ -48,7 +48,7 @@ class SiteShifts(nn.Module):
             model: A frozen causal language model.
             sites: Decoder blocks, counted from 0.
             positions: Prompt tokens to act on.
-            hidden: d.
+            hidden: d, the width of the residual stream.
             ranks: Rank by stage name, in the order of composition (innermost first).
         """
         super().__init__()
@@ -75,14 +75,14 @@ class SiteShifts(nn.Module):
         return shift
 
     def sites(self) -> list[str]:
-        """Return the sites' names in order."""
+        """Return the names of the sites, in order."""
         first = next(iter(self.stages.values()))
         assert isinstance(first, nn.ModuleDict)
         return list(first.keys())
 
     @contextmanager
     def active(self, prompt: torch.Tensor) -> Iterator[None]:
-        """Let the shifts act on the prompts whose mask [batch, length] is given."""
+        """Make the shifts act, inside the context, on the prompts of the mask [batch, length]."""
         if not prompt.any():
             yield
             return

@@ -1,4 +1,4 @@
-"""From TOML and overrides to a config, and each way a person can get it wrong."""
+"""Loading a config from TOML and overrides, and the errors for invalid input."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from configs.errors import InputError
 from configs.load import CONFIGS, load_config, read_resolved, write_config
 
 
-def test_overrides_win_over_the_file_and_the_file_over_presets(tmp_path: Path) -> None:
+def test_overrides_take_precedence_over_the_file_and_the_file_over_presets(tmp_path: Path) -> None:
     toml = tmp_path / "own.toml"
     toml.write_text('task = "tweet_paraphrase"\nrounds = 3\n[personal]\nepochs = 9\n')
     config = load_config(toml, ["rounds=4", "users.source=some/folder", "sites=[1, 2]"])
@@ -28,7 +28,7 @@ def test_every_shipped_experiment_loads(path: Path) -> None:
     load_config(path)
 
 
-def test_there_are_shipped_experiments_and_presets() -> None:
+def test_experiments_and_presets_are_shipped() -> None:
     assert len(list(CONFIGS.rglob("*.toml"))) >= 4
 
 
@@ -50,20 +50,20 @@ def test_there_are_shipped_experiments_and_presets() -> None:
         (["local.lr=-1"], "local.lr=-1"),
     ],
 )
-def test_wrong_overrides_are_named(overrides: list[str], message: str) -> None:
+def test_invalid_overrides_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=r".*") as caught:
         load_config(None, overrides)
     assert message in str(caught.value)
 
 
-def own_method(folder: Path, tables: str) -> str:
+def method_file(folder: Path, tables: str) -> str:
     path = folder / "own.toml"
     path.write_text('method = "strategies.perfit:PerFit"\npersonal.lr = 1e-2\n' + tables)
     return f"method={path}"
 
 
-def test_a_method_has_keys_for_one_task_which_win_over_that_tasks_own(tmp_path: Path) -> None:
-    method = own_method(tmp_path, "[tasks.tweet_paraphrase.personal]\nlr = 1e-3\nepochs = 5\n")
+def test_a_methods_keys_for_one_task_override_the_task_preset(tmp_path: Path) -> None:
+    method = method_file(tmp_path, "[tasks.tweet_paraphrase.personal]\nlr = 1e-3\nepochs = 5\n")
     other, tweets = load_config(None, [method]), load_config(None, [method, "task=tweet_paraphrase"])
     assert (other.personal.lr, other.personal.epochs) == (1e-2, 6)
     assert (tweets.personal.lr, tweets.personal.epochs, tweets.personal.max_tokens) == (1e-3, 5, 160)
@@ -83,9 +83,9 @@ def test_a_method_has_keys_for_one_task_which_win_over_that_tasks_own(tmp_path: 
         ("[tasks.movie_tagging.personal]\nlearning = 1", "unknown key 'personal.learning'"),
     ],
 )
-def test_wrong_tables_for_tasks_are_named(tmp_path: Path, tables: str, message: str) -> None:
+def test_invalid_task_tables_are_named(tmp_path: Path, tables: str, message: str) -> None:
     with pytest.raises(InputError, match=r".*") as caught:
-        load_config(None, [own_method(tmp_path, tables)])
+        load_config(None, [method_file(tmp_path, tables)])
     assert message in str(caught.value)
 
 
@@ -96,5 +96,5 @@ def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
             load_config(tmp_path / name)
 
 
-def test_setting_one_key_of_a_group_keeps_the_groups_other_defaults() -> None:
+def test_setting_one_key_of_a_group_keeps_the_other_defaults() -> None:
     assert load_config(None, ["personal.batch_size=8"]).personal.epochs == load_config().personal.epochs == 6

@@ -1,4 +1,4 @@
-"""Shifts attach to every decoder family: tiny random models of each, built in code."""
+"""Shifts on every decoder family, with tiny random models built in code."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**LLAMA),
     "qwen2": Qwen2Config(**LLAMA),
     "qwen3": Qwen3Config(**LLAMA, head_dim=8),
-    # A window shorter than the prompts: what lies outside it must not be needed.
+    # The window is shorter than the prompts: tokens outside it must not be needed.
     "mistral": MistralConfig(**LLAMA, sliding_window=6),
     "gemma": GemmaConfig(**LLAMA, head_dim=8),
     "gemma2": Gemma2Config(**LLAMA, head_dim=8, sliding_window=6),
@@ -91,7 +91,7 @@ def test_shifts_train_and_predict_on_every_family(family: Backbone) -> None:
     adapter = method.client_attach(family.model, family.shape)
     shared = method.server_init(family.shape)
     method.client_load(adapter, shared, None)
-    # W = R and b = 0: the base untouched.
+    # With W = R and b = 0 the base is unchanged.
     torch.testing.assert_close(score_labels(Forward(family, None), adapter, PROMPTS, LABELS), bare, rtol=0, atol=1e-5)
 
     examples = [Example(PROMPTS[0], [40, 0]), Example(PROMPTS[1], [41, 42, 0])]
@@ -105,7 +105,7 @@ def test_shifts_train_and_predict_on_every_family(family: Backbone) -> None:
 
 
 @pytest.mark.parametrize(("positions", "site"), [("all", 1), ("l2", 1), ("f1+l2", 0), ("l2", 2)])
-def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
+def test_the_stored_prefix_does_not_change_results_on_any_family(
     family: Backbone, positions: str, site: int, tmp_path: Path
 ) -> None:
     method = PerFit([site], positions, 4, 2, True, "mean", 0)
@@ -134,14 +134,14 @@ def test_starting_from_the_kept_prefix_changes_nothing_on_any_family(
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == len(examples) + len(PROMPTS)
 
 
-def test_a_decoder_whose_blocks_are_not_all_attention_is_refused(tmp_path: Path, cache: Path) -> None:
+def test_a_decoder_with_blocks_other_than_attention_is_refused(tmp_path: Path, cache: Path) -> None:
     Lfm2Config(**LLAMA, layer_types=["conv", "full_attention", "conv"]).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"blocks are not all attention \(conv\)"):
         read_shape(str(tmp_path))
 
 
-def test_padding_and_shared_prompts_change_nothing_on_any_family(family: Backbone) -> None:
+def test_padding_and_shared_prompts_do_not_change_results_on_any_family(family: Backbone) -> None:
     together = score_labels(Forward(family, None), None, PROMPTS, LABELS)
     for row, prompt in enumerate(PROMPTS):
         for column, label in enumerate(LABELS):

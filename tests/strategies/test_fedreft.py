@@ -1,4 +1,4 @@
-"""FedReFT by hand: what a client mixes, trains and keeps, and which median the server sends."""
+"""FedReFT by hand: mixing, training and keeping on the client, and the median that the server sends."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +15,7 @@ SHAPE = BackboneShape(6, 2, 1000, {})
 
 
 class Decoder(nn.Module):
-    """Two blocks, where `transformers` keeps them."""
+    """Two blocks, at a path that `transformers` uses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Decoder(nn.Module):
 
 
 class AddOneToB:
-    """A training that adds 1 to b, and notes how the shift was before; its losses are given."""
+    """A fit that records the shift and then adds 1 to b; its losses are given."""
 
     def __init__(self, adapter: Any, losses: Iterable[float]) -> None:
         self.adapter = adapter
@@ -44,11 +44,11 @@ class AddOneToB:
 
 
 def turned(tensors: Tensors, prefix: str) -> Tensors:
-    """The same function written in another frame: R, W and b with their two rows exchanged."""
+    """Return the same function in another frame: R, W and b with their two rows swapped."""
     return {prefix + name[name.index(".") :]: value.flip(0) for name, value in tensors.items()}
 
 
-def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fedreft_takes_more_of_the_others_the_higher_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     method = FedReft([0], "all", 1, 1, 1, 0)
     begin = method.server_send(method.server_init(SHAPE), None)
     received = {name.replace("shared_median", "kept_own"): value for name, value in begin.items()}
@@ -59,7 +59,7 @@ def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: 
         lambda _adapter, _stage, tensors, _prefix: loaded.append(float(tensors["kept_own.0.b"][0])),
     )
     fit = AddOneToB(None, losses=[3.0, 1.0])
-    # The own shift, written in another frame, has three quarters of the losses: a quarter of it stays.
+    # The client's own shift, in another frame, has three quarters of the total loss, so its weight is a quarter.
     mixed = method._mix(None, turned(received, "kept_own"), others, fit)  # type: ignore[arg-type]
     assert loaded == [0.0, 8.0]
     torch.testing.assert_close(
@@ -72,7 +72,7 @@ def test_fedreft_takes_the_more_of_the_others_the_worse_its_own_is(monkeypatch: 
     )
 
 
-def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
+def test_fedreft_trains_the_mixed_shift_and_keeps_the_result() -> None:
     method = FedReft([0], "all", 1, 1, 1, 0)
     adapter = method.client_attach(Decoder(), SHAPE)
     sent = method.server_send(method.server_init(SHAPE), None)
@@ -87,17 +87,17 @@ def test_fedreft_trains_what_it_mixed_and_keeps_what_it_trained() -> None:
     torch.testing.assert_close(
         {name.replace("shared_own", "kept_own"): value for name, value in first.shared.items()}, first.client_state
     )
-    # Its own, b = 1, has three quarters of the losses: a quarter of it stays beside the others' b = 0.
+    # The client's shift, b = 1, has three quarters of the total loss: a quarter of it is mixed with the others' b = 0.
     method.client_train(adapter, TrainRequest(2, sent, first.client_state, fit))
     torch.testing.assert_close(fit.before[1]["kept_own.0.b"], torch.tensor([0.25, 0.25]))
 
 
-def test_fedrefts_server_takes_the_median_of_functions_whatever_frame_they_are_written_in() -> None:
+def test_fedrefts_median_does_not_depend_on_the_clients_frames() -> None:
     method = FedReft([0], "all", 1, 1, 1, 0)
     state = method.server_init(SHAPE)
     start = method.server_send(state, None)
     aggregator = method.server_aggregator(state, 1)
-    # Two clients changed nothing, in two frames; the third went far.
+    # Two clients, in different frames, have the start's function; the third is far away.
     same_function = {name.replace("shared_median", "shared_own"): value for name, value in start.items()}
     far = {name: value + (0.0 if name.endswith("R") else 9.0) for name, value in same_function.items()}
     for user, shared in enumerate((same_function, turned(start, "shared_own"), far)):
@@ -109,7 +109,7 @@ def test_fedrefts_server_takes_the_median_of_functions_whatever_frame_they_are_w
 
 
 def test_the_geometric_median_by_hand() -> None:
-    # Of three points on a line the middle one, of a square's corners the centre; one far point moves it little.
+    # For three points on a line it is the middle one, for a square's corners the centre; a far point has little effect.
     line = geometric_median_weights(torch.tensor([[0.0], [1.0], [100.0]]).double())
     assert float(line @ torch.tensor([0.0, 1.0, 100.0]).double()) == pytest.approx(1.0, abs=1e-3)
     square = torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]]).double()
@@ -117,7 +117,7 @@ def test_the_geometric_median_by_hand() -> None:
     assert geometric_median_weights(torch.ones(3, 2).double()).tolist() == pytest.approx([1 / 3] * 3)
 
 
-def test_fedrefts_median_is_of_b_too() -> None:
+def test_fedrefts_median_includes_b() -> None:
     method = FedReft([0], "all", 1, 1, 1, 0)
     state = method.server_init(SHAPE)
     start = method.server_send(state, None)
@@ -126,7 +126,7 @@ def test_fedrefts_median_is_of_b_too() -> None:
         own = {name: value + b * name.endswith(".b") for name, value in start.items()}
         aggregator.add(user, {name.replace("shared_median", "shared_own"): value for name, value in own.items()}, 1)
     state, _ = aggregator.result()
-    # Of three points on a line the middle one, not the mean, 33.7.
+    # For three points on a line it is the middle one, not the mean, 33.7.
     assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.0, 1.0], abs=1e-2)
 
 
@@ -146,8 +146,8 @@ def test_fedreft_sends_each_client_the_median_of_all_others() -> None:
     for user, shared in own.items():
         aggregator.add(user, shared, 1)
     state, _ = aggregator.result()
-    # Two clients: the other one's shift, b moved by 1 and by 2.
+    # With two clients it is the other one's shift, with b moved by 1 and by 2.
     for user, b in ((0, 2.0), (1, 1.0)):
         assert method.server_send(state, user)["shared_median.0.b"].tolist() == pytest.approx([b, b], abs=1e-5)
-    # For a newcomer all of them: on a line between two points every point is a median, here the mean.
+    # For a newcomer it is over both: every point between two points is a median; here it is their mean.
     assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.5, 1.5], abs=1e-5)

@@ -1,4 +1,4 @@
-"""What a client begins with, trains, sends and keeps in one turn, method by method; the training only adds one."""
+"""What a client starts from, trains, sends and keeps in one round, by method; training only adds 1."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,7 +26,7 @@ FUSION = {"sync_every": 2, "outer_lr": 1.0, "outer_momentum": 0.5, "fusion_trial
 
 
 class Block(nn.Module):
-    """A decoder block that is one linear module."""
+    """A decoder block with one linear module."""
 
     def __init__(self, name: str, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Two of them."""
+    """A model of two such blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Model(nn.Module):
 
 
 class AddOne:
-    """A training that adds 1 to whatever it may train, and notes how the model was before."""
+    """A fit that records the model's weight changes and then adds 1 to its parameters."""
 
     def __init__(self, adapter: LoraAdapters, losses: Iterable[float] = ()) -> None:
         self.adapter = adapter
@@ -63,7 +63,7 @@ class AddOne:
 
 
 def products(adapter: LoraAdapters) -> dict[str, torch.Tensor]:
-    """By how much each module's weight is another one than the backbone's."""
+    """Return the difference of every module's weight from the backbone's."""
     return {module: B @ A for module, (A, B) in adapter.effective().items()}
 
 
@@ -108,11 +108,11 @@ def test_oppu_trains_the_collective_adapter_then_a_personal_one_on_top_of_it() -
 def test_oppus_personal_adapter_is_in_the_chosen_blocks_too() -> None:
     method = Oppu(**{**SETTINGS, "blocks": [1]}, private_targets=["v_proj"])
     assert method.personal.on(SHAPE).modules == (V,)
-    with pytest.raises(ValueError, match=r"settings.blocks=\[1\]: none of q_proj is in them"):
+    with pytest.raises(ValueError, match=r"settings.blocks=\[1\]: no q_proj in these blocks"):
         Oppu(**{**SETTINGS, "blocks": [1]}, private_targets=["q_proj"]).check(SHAPE)
 
 
-def test_lora_p_has_nothing_but_its_own() -> None:
+def test_lora_p_has_only_a_personal_adapter() -> None:
     method = LoraP(**SETTINGS)
     adapter, fit = attached(method)
     private, _ = method.client_personalize(adapter, {}, fit)
@@ -123,7 +123,7 @@ def test_lora_p_has_nothing_but_its_own() -> None:
     )
 
 
-def test_fdloras_opening_trains_theta_p_from_the_common_start() -> None:
+def test_fdloras_opening_round_trains_theta_p_from_the_common_start() -> None:
     method = FdLora(**SETTINGS, **FUSION, fusion_penalty=0.0)
     adapter, fit = attached(method)
     begin = method.server_init(SHAPE)
@@ -133,12 +133,12 @@ def test_fdloras_opening_trains_theta_p_from_the_common_start() -> None:
     torch.testing.assert_close(
         opening.client_state, {name.replace("shared", "kept"): value for name, value in opening.shared.items()}
     )
-    # The opening is averaged as it is; from then on the server steps.
+    # The opening round is averaged; in later rounds the server takes outer steps.
     assert not isinstance(method.server_aggregator(begin, 0), OuterStep)
     assert isinstance(method.server_aggregator(begin, 1), OuterStep)
 
 
-def test_fdloras_rounds_train_theta_s_and_keep_it_every_second_time() -> None:
+def test_fdloras_rounds_train_theta_s_and_keep_it_every_second_round() -> None:
     method = FdLora(**SETTINGS, **FUSION, fusion_penalty=0.0)
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
@@ -155,13 +155,13 @@ def test_fdloras_rounds_train_theta_s_and_keep_it_every_second_time() -> None:
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_fdlora_fuses_what_a_user_trained_by_what_its_search_found(penalty: float) -> None:
+def test_fdlora_fuses_both_adapters_with_the_weights_from_its_search(penalty: float) -> None:
     method = FdLora(**SETTINGS, **FUSION, fusion_penalty=penalty)
     adapter, _ = attached(method)
     shared = some(method.server_init(SHAPE))
     private, _ = method.client_personalize(adapter, shared, AddOne(adapter, losses=[3.0] * 12))
     w = private["private_fusion.w"]
-    # Every w has the same loss. Without a penalty the first will do, half of each; with one, smaller w are better.
+    # Every w has the same loss. Without a penalty half of each, the first trial, wins; with one, smaller w are better.
     assert (w.tolist() == [0.5, 0.5]) == (penalty == 0)
     assert float(w.abs().mean()) < 0.5 or penalty == 0
     torch.testing.assert_close(
@@ -178,7 +178,7 @@ def test_fdlora_fuses_what_a_user_trained_by_what_its_search_found(penalty: floa
         torch.testing.assert_close(change, 2 * B @ A)
 
 
-def test_fedsa_lora_sends_a_and_goes_on_with_its_own_b() -> None:
+def test_fedsa_lora_sends_a_and_continues_from_its_own_b() -> None:
     method = FedsaLora(**SETTINGS)
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
@@ -189,13 +189,13 @@ def test_fedsa_lora_sends_a_and_goes_on_with_its_own_b() -> None:
     assert first.client_state is not None
     assert {name[-1] for name in first.client_state} == {"B"}
     method.client_train(adapter, TrainRequest(2, shared, first.client_state, fit))
-    # B was 0, is 1 everywhere.
+    # B was 0 and is now 1 everywhere.
     torch.testing.assert_close(
         fit.before, {m: 2 * torch.ones(SHAPE.linears[m][1], 2) @ shared[f"shared_lora.{m}.A"] for m in (Q, V)}
     )
 
 
-def test_ffa_lora_trains_b_alone() -> None:
+def test_ffa_lora_trains_only_b() -> None:
     method = FfaLora(**SETTINGS)
     adapter, fit = attached(method)
     shared = some(method.server_init(SHAPE))
@@ -209,7 +209,7 @@ def test_ffa_lora_trains_b_alone() -> None:
 
 
 @pytest.mark.parametrize("method", [Flora(**SETTINGS), FedexLora(**SETTINGS)], ids=["flora", "fedex-lora"])
-def test_what_came_is_merged_before_training_and_kept(method: Flora | FedexLora) -> None:
+def test_received_changes_are_merged_before_training_and_kept(method: Flora | FedexLora) -> None:
     adapter, fit = attached(method)
     change = {"shared_base.layers.0.q_proj.W": torch.ones(5, 6)}
     kept = {"kept_base.layers.0.q_proj.W": 2 * torch.ones(5, 6)}
@@ -221,7 +221,7 @@ def test_what_came_is_merged_before_training_and_kept(method: Flora | FedexLora)
     torch.testing.assert_close(trained.client_state, {"kept_base.layers.0.q_proj.W": 3 * torch.ones(5, 6)})
 
 
-def test_fedex_lora_serves_the_means_on_the_merged_weights() -> None:
+def test_fedex_lora_serves_the_mean_adapter_on_the_merged_weights() -> None:
     method = FedexLora(**SETTINGS)
     adapter, _ = attached(method)
     mean = some(method.server_init(SHAPE))
@@ -231,7 +231,7 @@ def test_fedex_lora_serves_the_means_on_the_merged_weights() -> None:
     )
 
 
-def test_floras_clients_begin_where_the_server_says_they_do_in_every_round() -> None:
+def test_floras_clients_start_from_the_servers_expected_factors_in_every_round() -> None:
     method = Flora(**SETTINGS)
     adapter, fit = attached(method)
     state = method.server_init(SHAPE)

@@ -1,4 +1,4 @@
-"""What may enter a message, and that bytes are read off the message that is sent."""
+"""What may be put into a message, and that bytes are measured on the message that is sent."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from strategies.wire import (
 
 @pytest.fixture(autouse=True)
 def _identity() -> None:
-    # Flower's processes set these before they make messages.
+    # Flower's processes set these before they create messages.
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
@@ -33,7 +33,7 @@ def test_content_survives_the_round_trip() -> None:
         assert torch.equal(tensors[name], value)
 
 
-def test_private_stays_private_a_private_tensor_cannot_be_packed() -> None:
+def test_a_private_tensor_cannot_be_packed() -> None:
     with pytest.raises(PrivateTensorError, match=r"private_x\.1\.R"):
         pack({"private_x.1.R": torch.zeros(1)})
 

@@ -226,7 +226,7 @@ def test_a_client_that_raises_fails_the_run_and_leaves_its_traceback(tmp_path: P
         ("backbone=/no/such/model", "backbone: '/no/such/model' cannot be loaded"),
         ("users.source=/no/such/folder", "/no/such/folder: there is no such file or folder"),
         ("settings.temperature=3", "settings.temperature"),
-        ("settings.sites=[1]", "stands at the top level"),
+        ("settings.sites=[1]", "belongs at the top level"),
         ("backbone=nobody/no-such-model", "nobody/no-such-model"),
         ("method=strategies.perfit:Perfit", "cannot be imported"),
         ("method=strategies.lora_c:LoraC", "'strategies.lora_c:LoraC' needs settings.rank, settings.alpha, settings."),

@@ -1,4 +1,4 @@
-"""Rules against bad updates: by hand on small numbers, and against Flower's own."""
+"""Rules against bad updates: worked out by hand on small numbers, and compared with Flower's implementations."""
 
 import math
 
@@ -20,55 +20,55 @@ def updates(*vectors: list[float]) -> list[Update]:
 
 
 def rule(name: str, share: float, given: list[Update]) -> list[Update]:
-    norms = [step_norm(each.shared, START) for each in given]
+    norms = [step_norm(update.shared, START) for update in given]
     return list(apply_rule(name, share, given, norms, START))
 
 
-def values(found: list[Update]) -> list[list[float]]:
-    return [each.shared["shared_x.1.b"].tolist() for each in found]
+def values(given: list[Update]) -> list[list[float]]:
+    return [update.shared["shared_x.1.b"].tolist() for update in given]
 
 
 GIVEN = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0], [0.0, 1.0], [90.0, -120.0]]
 
 
-def test_without_a_rule_everything_passes() -> None:
+def test_without_a_rule_updates_are_unchanged() -> None:
     assert values(rule("none", 0.2, updates(*GIVEN))) == GIVEN
 
 
 def test_clipping_shortens_to_the_median_length() -> None:
     # Lengths 1, 2, 5, 1, 150; the median is 2.
-    found = rule("clip", 0.2, updates(*GIVEN))
-    assert values(found) == [
+    clipped = rule("clip", 0.2, updates(*GIVEN))
+    assert values(clipped) == [
         [1.0, 0.0],
         [0.0, 2.0],
         [pytest.approx(1.2), pytest.approx(1.6)],
         [0.0, 1.0],
         [pytest.approx(1.2), pytest.approx(-1.6)],
     ]
-    assert [(each.user, each.examples) for each in found] == [(n, 5) for n in range(5)]
+    assert [(update.user, update.examples) for update in clipped] == [(n, 5) for n in range(5)]
 
 
 def test_the_median_is_taken_coordinate_by_coordinate() -> None:
-    (found,) = rule("median", 0.2, updates(*GIVEN))
-    assert values([found]) == [[1.0, 1.0]]
-    assert found.user == -1
-    # Of an even number it is the middle of the two in the middle.
+    (median,) = rule("median", 0.2, updates(*GIVEN))
+    assert values([median]) == [[1.0, 1.0]]
+    assert median.user == -1
+    # For an even number it is the mean of the two middle values.
     assert values(rule("median", 0.2, updates(*GIVEN[:4]))) == [[0.5, 1.5]]
 
 
-def test_the_trimmed_mean_leaves_a_share_out_at_either_end() -> None:
-    # ⌊0.2·5⌋ = 1: of 0, 0, 1, 3, 90 remain 0, 1, 3; of −120, 0, 1, 2, 4 remain 0, 1, 2.
+def test_the_trimmed_mean_drops_a_share_at_both_ends() -> None:
+    # ⌊0.2·5⌋ = 1: 0, 0, 1, 3, 90 becomes 0, 1, 3, and −120, 0, 1, 2, 4 becomes 0, 1, 2.
     assert values(rule("trimmed_mean", 0.2, updates(*GIVEN))) == [[pytest.approx(4 / 3), 1.0]]
 
 
-def test_krum_takes_who_has_the_nearest_neighbours() -> None:
-    # K = 5, f = 1: two nearest. [0, 1] has [0, 2] at 1 and [1, 0] at √2: 1 + 2 = 3; no other sum is as small.
-    (found,) = rule("krum", 0.2, updates(*GIVEN))
-    assert (found.user, found.examples) == (3, 5)
+def test_krum_selects_the_update_with_the_nearest_neighbours() -> None:
+    # K = 5, f = 1: the two nearest count. [0, 1] is at distance 1 from [0, 2] and √2 from [1, 0]: 1 + 2 = 3, the least.
+    (selected,) = rule("krum", 0.2, updates(*GIVEN))
+    assert (selected.user, selected.examples) == (3, 5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.34])
-def test_it_agrees_with_flowers_own(share: float) -> None:
+def test_rules_agree_with_numpy_and_flower(share: float) -> None:
     generator = torch.Generator().manual_seed(7)
     given = updates(*torch.randn(9, 2, generator=generator).tolist())
     points = np.array(values(given))
@@ -103,11 +103,11 @@ def triple() -> Tensors:
         ),
     ],
 )
-def test_an_update_is_refused_for_what_is_wrong_with_it(change: Tensors, fault: str | None) -> None:
+def test_the_fault_of_a_bad_update_is_named(change: Tensors, fault: str | None) -> None:
     assert find_fault(triple() | change, triple(), 3) == fault
 
 
-def test_a_missing_tensor_and_a_weight_of_nothing_are_refused() -> None:
+def test_a_missing_tensor_and_a_weight_that_is_not_positive_are_refused() -> None:
     lacking = triple()
     del lacking["shared_x.1.W"]
     assert find_fault(lacking, triple(), 3) == "tensor 'shared_x.1.W' is missing"
@@ -115,6 +115,6 @@ def test_a_missing_tensor_and_a_weight_of_nothing_are_refused() -> None:
     assert find_fault(triple(), triple(), -2) == "-2 examples"
 
 
-def test_a_step_is_as_long_as_all_its_tensors_together() -> None:
+def test_the_length_of_a_step_is_over_all_its_tensors() -> None:
     moved = triple() | {"shared_x.1.b": torch.tensor([3.0, 0.0]), "shared_x.1.W": torch.eye(2, 3) + 2.0}
     assert step_norm(moved, triple()) == pytest.approx(math.sqrt(9 + 6 * 4))

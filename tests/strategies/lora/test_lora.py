@@ -1,4 +1,4 @@
-"""LoRA adapters and local training, against `peft` and a plain PyTorch loop; what stays off stays off."""
+"""LoRA adapters and local training, compared with `peft` and a plain PyTorch loop."""
 
 import math
 
@@ -28,7 +28,7 @@ NOWHERE = torch.zeros(1, 4, dtype=torch.bool)
 
 @pytest.fixture
 def backbone(cache: object) -> Backbone:
-    """A tiny one of the test's own: peft wraps its modules for good."""
+    """A tiny backbone for one test only, because peft wraps its modules permanently."""
     return load("tiny", "fp32")
 
 
@@ -37,7 +37,7 @@ def method(dropout: float = 0.0, blocks: tuple[int, ...] = ()) -> LoraC:
 
 
 def plain_peft_losses(settings: FitConfig, start: dict[str, torch.Tensor]) -> list[float]:
-    """What one would write with peft: the whole model, right-padded batches, all logits."""
+    """A plain training loop with peft: the whole model, right-padded batches, all logits."""
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(find("tiny")), LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS)
     )
@@ -82,7 +82,7 @@ def test_local_training_equals_a_plain_peft_loop_step_by_step(
     assert losses[-1] < losses[0] - 0.03
 
 
-def test_the_start_is_pefts_distribution_from_a_seed_and_changes_nothing(backbone: Backbone) -> None:
+def test_the_start_has_pefts_distribution_and_does_not_change_the_model(backbone: Backbone) -> None:
     ours = method()
     start = ours.server_init(backbone.shape)
     assert {name: value.shape for name, value in start.items()}["shared_lora.model.layers.0.self_attn.k_proj.B"] == (
@@ -100,7 +100,7 @@ def test_the_start_is_pefts_distribution_from_a_seed_and_changes_nothing(backbon
         assert torch.equal(backbone.model(IDS).logits, bare)
 
 
-def test_adapters_act_inside_active_alone_and_add_up(backbone: Backbone) -> None:
+def test_adapters_act_only_inside_active_and_add_up(backbone: Backbone) -> None:
     ours = Oppu(4, 8, 0.0, TARGETS, ["q_proj", "v_proj"], [], 0)
     bare = backbone.model(IDS).logits
     adapter = ours.client_attach(backbone.model, backbone.shape)
@@ -125,7 +125,7 @@ def test_adapters_act_inside_active_alone_and_add_up(backbone: Backbone) -> None
     assert all(torch.equal(adapter._layers[name].get_base_layer().weight, value) for name, value in weights.items())
 
 
-def test_dropout_drops_in_training_alone(backbone: Backbone) -> None:
+def test_dropout_acts_only_in_training(backbone: Backbone) -> None:
     ours = method(dropout=0.5)
     adapter = ours.client_attach(backbone.model, backbone.shape)
     for parameter in adapter.trainable(COLLECTIVE):
@@ -140,19 +140,19 @@ def test_dropout_drops_in_training_alone(backbone: Backbone) -> None:
         assert torch.equal(backbone.model(IDS).logits, backbone.model(IDS).logits)
 
 
-def test_a_fixed_adapter_acts_in_training_as_it_will_when_served(backbone: Backbone) -> None:
+def test_a_fixed_adapter_acts_in_training_as_in_serving(backbone: Backbone) -> None:
     ours = Oppu(4, 8, 0.5, TARGETS, ["q_proj"], [], 0)
     adapter = ours.client_attach(backbone.model, backbone.shape)
     for parameter in adapter.trainable(PERSONAL):
         parameter.requires_grad_(True)
     adapter.train()
     dropping = {
-        name for layer in adapter._layers.values() for name, each in layer.lora_dropout.items() if each.training
+        name for layer in adapter._layers.values() for name, module in layer.lora_dropout.items() if module.training
     }
     assert dropping == {PERSONAL}
 
 
-def test_labels_are_scored_with_the_adapter_on_their_own_tokens_too(backbone: Backbone) -> None:
+def test_labels_are_scored_with_the_adapter_acting_on_label_tokens_too(backbone: Backbone) -> None:
     ours = method()
     adapter = ours.client_attach(backbone.model, backbone.shape)
     for parameter in adapter.trainable(COLLECTIVE):
@@ -175,7 +175,7 @@ def test_adapters_are_fp32_on_a_bf16_backbone(cache: object) -> None:
     assert backbone.model.dtype == torch.bfloat16
 
 
-def test_a_merged_change_too_small_for_bf16_is_not_rounded_away(cache: object) -> None:
+def test_a_merged_change_too_small_for_bf16_is_not_lost_to_rounding(cache: object) -> None:
     backbone = load("tiny", "bf16")
     adapter = method().client_attach(backbone.model, backbone.shape)
     module = adapter._modules_of[COLLECTIVE][0]
@@ -191,7 +191,7 @@ def test_a_merged_change_too_small_for_bf16_is_not_rounded_away(cache: object) -
         moved = adapter._layers[module](100 * given) - 100 * before
     assert layer.weight is weight
     torch.testing.assert_close(layer(given), before)
-    # 100 · 10⁻⁴ beside outputs of about 1, of which bf16 keeps 2 to 3 digits.
+    # 100 · 10⁻⁴ added to outputs of about 1, of which bf16 keeps 2 to 3 digits.
     assert float(moved.float().mean()) == pytest.approx(1e-2, rel=0.3)
 
 
@@ -203,7 +203,7 @@ def test_blocks_below_the_lowest_adapted_one_are_frozen(backbone: Backbone) -> N
     assert method().client_attach(backbone.model, backbone.shape).frozen_blocks == 0
 
 
-def test_modules_that_keep_their_weights_turned_are_merged_turned() -> None:
+def test_changes_are_merged_transposed_into_transposed_weights() -> None:
     # GPT-2's Conv1D: 16 inputs, 48 outputs, the weight is 16×48.
     config = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
     with torch.random.fork_rng():
@@ -224,13 +224,13 @@ def test_modules_that_keep_their_weights_turned_are_merged_turned() -> None:
         torch.testing.assert_close(model(IDS).logits, trained, rtol=0, atol=1e-5)
 
 
-def test_a_target_may_be_a_longer_end_of_a_modules_name() -> None:
+def test_a_target_may_be_a_longer_suffix_of_a_module_name() -> None:
     shape = BackboneShape(
         6, 2, 1000, {f"layers.{n}.{m}": (6, 6) for n in (0, 1) for m in ("attn.q", "mlp.q", "attn.v")}
     )
     chosen = LoraSettings(2, 4, 0.0, ("attn.q", "v"), ()).on(shape).modules
     assert chosen == ("layers.0.attn.q", "layers.0.attn.v", "layers.1.attn.q", "layers.1.attn.v")
-    with pytest.raises(ValueError, match=r"settings.blocks=\[1\]: none of up is in them"):
+    with pytest.raises(ValueError, match=r"settings.blocks=\[1\]: no up in these blocks"):
         LoraSettings(2, 4, 0.0, ("up",), (1,)).on(BackboneShape(6, 2, 1000, {"layers.0.up": (6, 6)}))
 
 
@@ -244,8 +244,8 @@ def test_a_target_may_be_a_longer_end_of_a_modules_name() -> None:
         ({"targets": ()}, "settings.targets"),
         ({"rank": 0}, "settings.rank=0"),
         ({"dropout": 1.0}, "settings.dropout=1.0"),
-        ({"blocks": (4,)}, "the backbone has 0 to 3"),
-        ({"rank": 33}, r"settings.rank=33: model.layers.0.self_attn.q_proj has no more than rank \d+"),
+        ({"blocks": (4,)}, "the backbone has blocks 0 to 3"),
+        ({"rank": 33}, r"settings.rank=33: the rank of model.layers.0.self_attn.q_proj is at most \d+"),
     ],
 )
 def test_settings_that_do_not_fit_the_backbone_are_refused(changes: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What servers make of clients' LoRA factors: exact where a method promises it, against Flower, PyTorch and NumPy."""
+"""Aggregation of clients' LoRA factors, compared with Flower, PyTorch and NumPy; exact if the method is exact."""
 
 from itertools import pairwise
 
@@ -70,7 +70,7 @@ def test_fedex_loras_reconstruction_equals_the_exact_mean_of_ba() -> None:
         adapter = 2 * sent[f"shared_lora.{module}.B"] @ sent[f"shared_lora.{module}.A"]
         whole = adapter + base[f"kept_base.{module}.W"]
         np.testing.assert_allclose(whole.numpy(), mean_product(replies, module), atol=1e-5)
-    # Factored: the residual's rank is (K−1)r = 4; v_proj's factors (4·9) would be larger than the weight (18).
+    # In factors: the residual's rank is (K−1)r = 4; v_proj's factors (4·9) would be larger than the weight (18).
     assert state[f"server_stack.1.{MODULE}.A"].shape == (4, 6)
     assert f"shared_base.{MODULE}.W" in sent
 
@@ -85,13 +85,13 @@ def test_floras_stack_equals_the_weighted_sum_of_ba() -> None:
         np.testing.assert_allclose(kept[f"kept_base.{module}.W"].numpy(), mean_product(replies, module), atol=1e-5)
 
 
-def test_a_client_is_sent_the_rounds_it_lacks_and_ends_where_a_newcomer_does() -> None:
+def test_a_client_is_sent_the_rounds_it_lacks_and_ends_with_a_newcomers_weights() -> None:
     method = Flora(**SETTINGS)
     begin = FedexLora(**SETTINGS).server_init(SHAPE)
     states = [method.server_init(SHAPE)]
     for number in (1, 2, 3):
         states.append(run_round(method, states[-1], number, clients(begin, number)))
-    # User 1 trains in rounds 1 to 3, and so is sent rounds 1 and 2 before; then it lacks round 3 alone.
+    # User 1 trains in rounds 1 to 3 and is sent rounds 1 and 2 along the way, so it lacks only round 3.
     assert {int(value) for name, value in states[3].items() if name.startswith("server_seen")} == {2}
     kept: Tensors = {}
     for before, _ in pairwise(states):
@@ -102,10 +102,10 @@ def test_a_client_is_sent_the_rounds_it_lacks_and_ends_where_a_newcomer_does() -
         torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-5)
 
 
-def test_factors_travel_while_they_are_smaller_than_their_product() -> None:
+def test_factors_are_sent_while_they_are_smaller_than_their_product() -> None:
     state = merging.push({}, 1, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
     assert set(merging.missing(state, 7)) == {f"shared_base.{MODULE}.A", f"shared_base.{MODULE}.B"}
-    # Rank 4: 4·6 + 5·4 = 44 numbers against 5·6 = 30.
+    # Rank 4: 4·6 + 5·4 = 44 numbers, more than 5·6 = 30.
     state = merging.push(state, 2, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
     sent = merging.missing(state, 7)
     assert list(sent) == [f"shared_base.{MODULE}.W"]
@@ -117,7 +117,7 @@ def test_fdloras_outer_step_equals_pytorchs_nesterov_sgd() -> None:
     optimizer = torch.optim.SGD([parameter], lr=0.7, momentum=0.5, nesterov=True)
     state = {"shared_lora.x.A": parameter.detach().clone()}
     for client in (torch.tensor([0.5, -1.0]), torch.tensor([0.0, 3.0]), torch.tensor([2.0, 2.0])):
-        # A second client, with a third of the examples, stays where it began.
+        # A second client, with a third as many examples, returns its starting point.
         parameter.grad = 0.75 * (parameter.detach() - client)
         step = OuterStep(state, 0.7, 0.5)
         step.add(0, {"shared_lora.x.A": client}, 3)
@@ -127,7 +127,7 @@ def test_fdloras_outer_step_equals_pytorchs_nesterov_sgd() -> None:
         torch.testing.assert_close(state["shared_lora.x.A"], parameter.detach())
 
 
-def test_fusion_by_hand_merges_a_and_b_each_by_itself() -> None:
+def test_fusion_by_hand_merges_a_and_b_separately() -> None:
     shared = {"shared_lora.x.A": torch.tensor([[1.0]]), "shared_lora.x.B": torch.tensor([[2.0]])}
     private = {"private_lora.x.A": torch.tensor([[10.0]]), "private_lora.x.B": torch.tensor([[20.0]])}
     merged = fused(shared, private, torch.tensor([0.5, 0.1]))
@@ -135,11 +135,11 @@ def test_fusion_by_hand_merges_a_and_b_each_by_itself() -> None:
 
 
 class Bowl:
-    """A fit whose loss is least where the fused A is `goal`; 7 is at w = (0.5, 0.65) among others."""
+    """A fit whose loss is least if the fused A is `goal`; w = (0.5, 0.65), for example, gives 7."""
 
     def __init__(self, goal: float = 7) -> None:
         self.goal = goal
-        self.asked: list[float] = []
+        self.losses: list[float] = []
         self.batches: set[int] = set()
         self.value = 0.0
 
@@ -148,12 +148,12 @@ class Bowl:
 
     def loss(self, batches: int) -> float:
         self.batches.add(batches)
-        self.asked.append((self.value - self.goal) ** 2)
-        return self.asked[-1]
+        self.losses.append((self.value - self.goal) ** 2)
+        return self.losses[-1]
 
 
 class OneNumber:
-    """An adapter that is one number."""
+    """An adapter that consists of one number."""
 
     def __init__(self, fit: Bowl) -> None:
         self.fit = fit
@@ -162,7 +162,7 @@ class OneNumber:
         self.fit.value = float(next(iter(tensors.values())))
 
 
-def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
+def test_adafusion_is_reproducible_and_no_worse_than_its_first_trials() -> None:
     settings = {"sync_every": 5, "outer_lr": 1.0, "outer_momentum": 0.5}
     fusion = {"fusion_trials": 30, "fusion_batches": 3, "fusion_penalty": 0.0}
     method = FdLora(**SETTINGS, **settings, **fusion)
@@ -171,23 +171,23 @@ def test_adafusion_ends_no_worse_than_it_began_the_same_each_time() -> None:
     for _ in range(2):
         fit = Bowl()
         w = method._fuse(OneNumber(fit), shared, private, fit)  # type: ignore[arg-type]
-        # θ_s alone is (1−7)², θ_p alone (10−7)², half of each (5.5−7)².
-        assert sorted(fit.asked[:3]) == [2.25, 9.0, 36.0]
-        assert (len(fit.asked), fit.batches) == (30, {3})
-        assert (float(w[0] + 10 * w[1]) - 7) ** 2 == pytest.approx(min(fit.asked))
-        assert min(fit.asked) < 2.25
+        # Only θ_s: (1−7)², only θ_p: (10−7)², half of each: (5.5−7)².
+        assert sorted(fit.losses[:3]) == [2.25, 9.0, 36.0]
+        assert (len(fit.losses), fit.batches) == (30, {3})
+        assert (float(w[0] + 10 * w[1]) - 7) ** 2 == pytest.approx(min(fit.losses))
+        assert min(fit.losses) < 2.25
         assert w.abs().max() <= 1.5
         results.append(w)
     assert torch.equal(*results)
-    # Weights reach from −1.5 to 1.5: with those up to 1 nothing comes nearer to 16 than 11.
+    # Weights range from −1.5 to 1.5. With weights up to 1, the closest value to 16 would be 11.
     far = Bowl(16)
     w = method._fuse(OneNumber(far), shared, private, far)  # type: ignore[arg-type]
     assert 1 < float(w.abs().max()) <= 1.5
-    assert min(far.asked) < 25
+    assert min(far.losses) < 25
 
 
 class Ramp:
-    """Adapter and fit in one: of a fused A that is w itself the loss falls by 3/4 for each 1 that w₁ or w₂ rises."""
+    """Adapter and fit in one: the fused A is w itself, and the loss falls by 3/4 per unit of w₁ or w₂."""
 
     def __init__(self) -> None:
         self.tried: list[list[float]] = []
@@ -206,6 +206,6 @@ def test_adafusions_penalty_is_the_mean_of_both_weights(penalty: float, large: b
     shared, private = {"shared_lora.x.A": torch.tensor([1.0, 0.0])}, {"private_lora.x.A": torch.tensor([0.0, 1.0])}
     both = Ramp()
     w = method._fuse(both, shared, private, both).tolist()  # type: ignore[arg-type]
-    # λ·mean|w| rises by λ/2 for each 1: less than 3/4 for λ = 1, so that large w win, and more for λ = 2.
+    # λ·mean|w| rises by λ/2 per unit of w₁ or w₂: less than 3/4 for λ = 1, so large w win, and more for λ = 2.
     assert (w == max(both.tried, key=sum)) if large else (sum(w) < 1)
     assert w in both.tried

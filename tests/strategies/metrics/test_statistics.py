@@ -22,7 +22,7 @@ pairs = st.lists(st.tuples(st.integers(0, LABELS), st.integers(0, LABELS - 1)), 
 
 def test_accuracy_and_f1_by_hand() -> None:
     # golds 0 0 1, predictions 0 1 1: accuracy 2/3; F1 of 0: 2·1/(2+1), of 1: 2·1/(1+2): both 2/3,
-    # of 2, which nobody saw or said, 0: the mean of three is 4/9.
+    # of 2, which does not occur, 0: the mean of the three is 4/9.
     assert metrics(classification_statistics([0, 1, 1], [0, 0, 1], 3)) == pytest.approx(
         {"accuracy": 2 / 3, "f1": 4 / 9, "outside": 0.0}
     )
@@ -35,7 +35,7 @@ def test_pooled_classification_equals_scikit_learn(users: list[list[tuple[int, i
     predictions, golds = zip(*[pair for user in users for pair in user], strict=True)
     ours = metrics(pool(parts))
     assert ours["accuracy"] == pytest.approx(accuracy_score(golds, predictions))
-    # LaMP averages over every label of the set; a prediction outside it is no class of its own, but wrong for its gold.
+    # LaMP averages over all labels of the set; a prediction outside it is not a class, but wrong for its gold label.
     everything = list(range(LABELS))
     theirs = f1_score(golds, predictions, labels=everything, average="macro", zero_division=0)
     assert ours["f1"] == pytest.approx(theirs)
@@ -53,7 +53,7 @@ def test_pooled_generation_equals_rouge_score() -> None:
 
 
 def lamp_rating(text: str, gold: float) -> float:
-    """LaMP's own reading of a rating: a number, else the end of the scale farther from the gold."""
+    """LaMP's reading of a rating: a number, or otherwise the end of the scale farther from the gold."""
     try:
         return float(text)
     except ValueError:
@@ -78,7 +78,7 @@ def test_pooled_ratings_equal_scikit_learn_on_lamps_reading(answers: list[tuple[
     assert ours["outside"] == pytest.approx(np.mean([text in ("five", "", "4 stars") for text, _ in answers]))
 
 
-def test_a_rating_that_is_no_finite_number_is_unparsed() -> None:
+def test_a_rating_that_is_not_a_finite_number_is_unparsed() -> None:
     assert metrics(rating_statistics(["nan", "inf"], ["2", "5"])) == {"mae": 3.5, "rmse": 12.5**0.5, "outside": 1.0}
 
 

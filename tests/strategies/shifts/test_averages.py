@@ -1,4 +1,4 @@
-"""The three aggregators: two clients by hand, float64 NumPy references, and the invariants."""
+"""The three averaging rules: two clients by hand, float64 NumPy references, and invariants."""
 
 import numpy as np
 import pytest
@@ -52,8 +52,8 @@ def test_mean_by_hand() -> None:
 
 
 def test_procrustes_by_hand() -> None:
-    # The second client is the first written in the frame −1: aligned to R_g = e1 they are equal, so nothing is lost,
-    # where the plain mean of R would be 0.
+    # The second client is the first in the frame −1: aligned to R_g = e1 they are equal, so nothing is lost.
+    # The plain mean of R would be 0.
     one = (E1, torch.tensor([[3.0, 2.0]]).double(), torch.tensor([4.0]).double())
     other = tuple(-value for value in one)
     (R, W, b), _ = aggregate("procrustes", E1, [one, other], [1, 3])
@@ -63,8 +63,8 @@ def test_procrustes_by_hand() -> None:
 
 
 def test_function_by_hand() -> None:
-    # Functions e1·(2, 0 | 0) and e2·(0, 1 | 0) with weights ½: M = diag(1, ½), top left singular vector e1, and the cut
-    # loses ½² of 1² + ½²: a fifth. W = R + RĀ = (1, 0) + (1, 0).
+    # Functions e1·(2, 0 | 0) and e2·(0, 1 | 0) with weights ½: M = diag(1, ½), top left singular vector e1, and
+    # truncation loses ½² of 1² + ½²: a fifth. W = R + RĀ = (1, 0) + (1, 0).
     clients = [
         (E1, E1 + torch.tensor([[2.0, 0.0]]).double(), torch.zeros(1).double()),
         (E2, E2 + torch.tensor([[0.0, 1.0]]).double(), torch.zeros(1).double()),
@@ -107,7 +107,7 @@ def test_r_is_row_orthonormal_after_every_aggregation(name: str, rank: int, clie
 
 @pytest.mark.parametrize("name", ["procrustes", "function"])
 def test_frames_do_not_matter(name: str) -> None:
-    # (QR, QW, Qb) is the same function, so what clients agree on must not depend on their frames.
+    # (QR, QW, Qb) is the same function, so the average must not depend on the clients' frames.
     start = random_triple(3, 10, 0)[0]
     triples = [random_triple(3, 10, seed) for seed in (1, 2)]
     Q = random_orthonormal(3, 3, torch.Generator().manual_seed(9)).double()
@@ -117,7 +117,7 @@ def test_frames_do_not_matter(name: str) -> None:
     np.testing.assert_allclose(function_of(other), function_of(plain), atol=1e-6)
 
 
-def test_function_average_of_no_change_keeps_the_global_r() -> None:
+def test_function_average_without_change_keeps_the_global_r() -> None:
     R = random_triple(3, 10, 0)[0]
     (kept, W, b), figures = aggregate("function", R, [(R, R, torch.zeros(3).double())] * 2, [1, 1])
     np.testing.assert_allclose(kept, R)
@@ -131,12 +131,12 @@ def test_function_average_of_low_rank_fills_r_from_the_global_one() -> None:
     W = R.clone()
     W[0] += 1.0
     (filled, _, _), figures = aggregate("function", R, [(R, W, torch.zeros(3).double())], [1])
-    # Same span as before: the projector onto the rows is unchanged.
+    # The span does not change, so the projector onto the rows does not either.
     np.testing.assert_allclose(filled.T @ filled, R.T @ R, atol=1e-6)
     assert figures["lost"] == pytest.approx(0, abs=1e-20)
 
 
-def test_aggregator_weights_by_examples_and_names_what_it_was_given() -> None:
+def test_aggregator_weights_by_examples_and_keeps_tensor_names() -> None:
     R = E1.float()
     shared = {"shared_x.3.R": R, "shared_x.3.W": R, "shared_x.3.b": torch.zeros(1)}
     aggregator = ShiftAggregator(shared, AGGREGATORS["mean"])

@@ -1,4 +1,4 @@
-"""φ and its retraction, against hand-derived numbers and float64 NumPy."""
+"""φ and its retraction, compared with hand-derived numbers and float64 NumPy."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_r_is_row_orthonormal_after_every_local_step() -> None:
         optimizer.zero_grad()
         (shift(x) - target).square().mean().backward()
         optimizer.step()
-        assert (shift.R @ shift.R.T - torch.eye(4)).abs().max() > 1e-3  # the step does leave the manifold
+        assert (shift.R @ shift.R.T - torch.eye(4)).abs().max() > 1e-3  # the step leaves the manifold
         shift.retract()
         assert (shift.R @ shift.R.T - torch.eye(4)).abs().max() <= 1e-5
 

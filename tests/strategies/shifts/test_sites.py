@@ -1,4 +1,4 @@
-"""Shifts on a real decoder: the base untouched, prompts only, any family."""
+"""Shifts on real decoders of every family: the base is untouched, and only prompts are shifted."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def build(config: PretrainedConfig) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
-def test_base_untouched_with_zero_interventions_logits_equal_the_bare_backbones(
+def test_logits_equal_the_bare_backbones_while_shifts_are_the_identity(
     config: PretrainedConfig,
 ) -> None:
     model, method = build(config), perfit()
@@ -81,7 +81,7 @@ def test_base_untouched_with_zero_interventions_logits_equal_the_bare_backbones(
 
 
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
-def test_a_shift_acts_where_it_should_and_not_before(config: PretrainedConfig) -> None:
+def test_a_shift_acts_only_from_its_position_on(config: PretrainedConfig) -> None:
     model, method = build(config), perfit(positions="l1")
     adapter = method.client_attach(model, SHAPE)
     shared = method.server_init(SHAPE)
@@ -94,13 +94,13 @@ def test_a_shift_acts_where_it_should_and_not_before(config: PretrainedConfig) -
         with adapter.active(PROMPT):
             shifted = model(IDS).logits
         after = model(IDS).logits
-    # Position 3 is the last prompt token: causal attention leaves all before it alone.
+    # Position 3 is the last prompt token: with causal attention, earlier positions do not change.
     torch.testing.assert_close(shifted[:, :3], bare[:, :3], rtol=0, atol=0)
     assert (shifted[:, 3:] - bare[:, 3:]).abs().max() > 1e-3
     torch.testing.assert_close(after, bare, rtol=0, atol=0)
 
 
-def test_unknown_architecture_names_where_blocks_were_looked_for() -> None:
+def test_unknown_architecture_error_lists_the_paths_tried() -> None:
     with pytest.raises(ValueError, match=r"Linear: no decoder blocks found \(looked for model\.layers"):
         find_blocks(torch.nn.Linear(1, 1))
 
@@ -128,12 +128,12 @@ def test_settings_that_do_not_fit_the_backbone_are_refused(changes: dict[str, ob
         ({"positions": "x3"}, "positions="),
     ],
 )
-def test_settings_that_are_never_right_are_refused(changes: dict[str, object], message: str) -> None:
+def test_settings_that_are_invalid_for_every_backbone_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         perfit(**changes)
 
 
-def test_only_the_collective_shift_travels_without_joint_private_init() -> None:
+def test_only_the_collective_shift_is_sent_without_joint_private_init() -> None:
     assert all(name.startswith("shared_collective.") for name in perfit(joint_private_init=False).server_init(SHAPE))
 
 
