@@ -1,1 +1,1 @@
-"""What a device does: read one user's history, train an adapter on it, keep what is private."""
+"""The client side: reads one user's history, trains an adapter on it, keeps the private tensors."""

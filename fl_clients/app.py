@@ -1,4 +1,4 @@
-"""The Flower ClientApp: which message is answered by which handler, and nothing else."""
+"""The Flower ClientApp: maps each message type to its handler."""
 
 import json
 
@@ -15,7 +15,7 @@ app = ClientApp()
 
 @app.query("rollcall")
 def rollcall(message: Message, context: Context) -> Message:
-    """Answer the roll call; a real device also says its package versions."""
+    """Answer the roll call; a real device also reports its package versions."""
     paths = _paths(context)
     versions = json.dumps(versions_here()) if paths.is_real_device else None
     return _answer(message, handlers.roll_call(paths, versions))
@@ -37,7 +37,7 @@ def personalize(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate, at the point the server asks for."""
+    """Evaluate at the point that the server requests."""
     shared, task = unpack(message.content)
     point = EvaluationPoint(task["point"])
     if point == EvaluationPoint.PERSONALISED:

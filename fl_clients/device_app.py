@@ -1,4 +1,4 @@
-"""The ClientApp as a real device runs it: no task works for ever."""
+"""The ClientApp for real devices: every task has a time limit."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ __all__ = ["app"]
 
 @app.lifespan()
 def limited(context: Context) -> Iterator[None]:
-    """End this process if the task exceeds `faults.client_seconds`; the server has stopped waiting then."""
+    """End this process if the task exceeds `faults.client_seconds`; by then the server has stopped waiting."""
     seconds = parse_resolved(str(context.run_config["config"])).faults.client_seconds
     with limited_to(seconds):
         yield

@@ -1,4 +1,4 @@
-"""How a user's held-out questions are answered and scored, with the adapter as it is set."""
+"""Answers and scores a user's held-out questions with the adapter's current parameters."""
 
 import json
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ def answer_questions(session: Session, user: OpenedUser, point: EvaluationPoint)
     """Answer a user's questions.
 
     Args:
-        session: Its adapter is set.
-        user: The user; its id seeds sampled answers.
-        point: `base` runs the bare backbone, all others the adapter.
+        session: The process's session, with the adapter already loaded.
+        user: The user, whose id seeds sampled answers.
+        point: `base` runs the bare backbone; the other points use the adapter.
 
     Returns:
-        One answer per question, in their order.
+        One answer per question, in the order of the questions.
     """
     config, task, queries = session.config, session.task, user.queries
     adapter = None if point == EvaluationPoint.BASE else session.adapter
     prompts = [prompt for prompt, _ in _prompts(session, queries)]
-    # Prompts of similar length together need less padding; the answers go back to the questions' order.
+    # Batches of similar prompt length need less padding; the answers are returned in the questions' order.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
     for start in range(0, len(order), config.evaluate.batch_size):
@@ -61,15 +61,15 @@ def score_answers(
     answers: Sequence[str],
     point: EvaluationPoint,
 ) -> Statistics:
-    """Return sufficient statistics of answers, keys prefixed with the evaluation point.
+    """Return the sufficient statistics of answers, with keys prefixed by the evaluation point.
 
     Args:
-        session: Names the task.
-        predictions_dir: Where the answers go, into the client's own file; None keeps none.
-        partition: The user's.
-        user: With questions and golds.
+        session: Provides the task and the config.
+        predictions_dir: Folder for the client's predictions file; None writes none.
+        partition: The user's partition id.
+        user: The user, with questions and golds.
         answers: One per question.
-        point: With what they were answered.
+        point: The evaluation point of the answers.
     """
     queries = user.queries
     if not queries:
@@ -87,7 +87,7 @@ def score_answers(
 
 
 def count_cut_questions(session: Session, queries: Sequence[Pair]) -> int:
-    """Count the questions that lose tokens to fit."""
+    """Count the questions whose prompts are cut to fit."""
     return sum(cut for _, cut in _prompts(session, queries))
 
 
@@ -104,7 +104,7 @@ def _score(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Stat
 
 
 def _prompts(session: Session, queries: Sequence[Pair]) -> list[tuple[list[int], bool]]:
-    """The questions' prompts, with room for the longest answer as in training, and whether each was cut."""
+    """Return each question's prompt, leaving room for the longest answer as in training, and whether it was cut."""
     longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
     room = session.config.personal.max_tokens - longest
     return [session.encoder.prompt(query.source, room) for query in queries]

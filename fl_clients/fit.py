@@ -1,4 +1,4 @@
-"""The one local training loop: every method's clients train through it."""
+"""The local training loop that all methods share."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,26 +16,26 @@ from strategies.method import Adapter, FitResult
 
 @dataclass(frozen=True)
 class LocalFit:
-    """One client's local training by AdamW, ready to be given to a method."""
+    """One client's local training with AdamW, ready to be passed to a method."""
 
     forward: Forward
-    """The frozen backbone; its own parameters never change."""
+    """The frozen backbone; its parameters never change."""
     adapter: Adapter
     """Active on the prompts."""
     examples: Sequence[Example]
-    """The client's; at least one."""
+    """The client's examples; at least one."""
     settings: FitConfig
     """Epochs, batch size, learning rate and so on."""
     seed: int
-    """Draws the order of examples, and dropout."""
+    """Seeds the order of examples and dropout."""
     span: tuple[float, float] = (0.0, 1.0)
-    """Where this training lies on the learning-rate schedule, as shares of it: round t of T is ((t−1)/T, t/T), a whole
-    training of its own (0, 1)."""
+    """The part of the learning-rate schedule that this training covers, as fractions: ((t−1)/T, t/T) in round t of T,
+    (0, 1) for the whole schedule."""
 
     def __call__(
         self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None] = lambda: None, /
     ) -> FitResult:
-        """Train `parameters`, of the adapter, in place; call `after_step` after every optimiser step.
+        """Train the adapter's `parameters` in place; call `after_step` after every optimiser step.
 
         Raises:
             FloatingPointError: The loss is not finite.
@@ -43,7 +43,7 @@ class LocalFit:
         trained = list(parameters)
         for parameter in trained:
             parameter.requires_grad_(True)
-        # Dropout draws from the global generator: seeded here, it depends on no other client.
+        # Dropout draws from the global generator; seeding it here makes it independent of other clients.
         torch.manual_seed(self.seed)
         self.adapter.train(True)
         try:
@@ -79,7 +79,7 @@ class LocalFit:
 
     @torch.no_grad()
     def loss(self, batches: int, /) -> float:
-        """Return the mean loss over the first so many batches of the first epoch, without dropout."""
+        """Return the mean loss over the first `batches` batches of the first epoch, without dropout."""
         generator = torch.Generator().manual_seed(self.seed)
         chosen = epoch_batches(self.examples, self.settings.batch_size, generator)[:batches]
         tokens = [sum(len(example.answer) for example in batch) for batch in chosen]
@@ -88,15 +88,16 @@ class LocalFit:
 
 
 def rate(progress: float, warmup: float) -> float:
-    """Return the learning rate at `progress` ∈ [0, 1] of the schedule, as a share of its peak."""
+    """Return the learning rate at `progress` ∈ [0, 1] of the schedule, as a fraction of its peak."""
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
 def answer_loss(forward: Forward, adapter: Adapter, examples: Sequence[Example]) -> torch.Tensor:
     """Return the mean cross-entropy over the examples' answer tokens, in nats.
 
-    Logits are computed only for the positions that predict an answer token: the last a+1 of the padded row.
+    Logits are computed only for positions that predict an answer token: the last a+1 of a padded row, where a is the
+    length of the longest answer.
     """
-    passed = forward.run(adapter, examples, logits_to_keep=max(len(example.answer) for example in examples) + 1)
-    logits = passed.logits[:, :-1].float()
-    return cross_entropy(logits.flatten(0, 1), passed.batch.labels.flatten(), ignore_index=IGNORED)
+    output = forward.run(adapter, examples, logits_to_keep=max(len(example.answer) for example in examples) + 1)
+    logits = output.logits[:, :-1].float()
+    return cross_entropy(logits.flatten(0, 1), output.batch.labels.flatten(), ignore_index=IGNORED)

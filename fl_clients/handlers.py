@@ -1,7 +1,6 @@
-"""What one client does with one message, without Flower.
+"""How a client handles one message, independent of Flower.
 
-Nothing outlives a task but the backbone and the adapter, which every client of this process shares, and what the client
-itself has put into its private store.
+Only the backbone and the adapter, which all clients of a process share, and the client's private store outlive a task.
 """
 
 import json
@@ -28,7 +27,7 @@ from strategies.wire import ClientReport, EvaluationPoint, RollCallAnswer
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client answers."""
+    """A client's reply."""
 
     shared: Tensors | None
     report: ClientReport | RollCallAnswer
@@ -37,7 +36,12 @@ class Reply:
 
 
 def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
-    """Say which user this client holds, and how many history items and questions; `versions` is of a real device."""
+    """Return which user this client holds, with how many history items and questions.
+
+    Args:
+        paths: The client's files.
+        versions: A real device's package versions, as JSON.
+    """
     user = open_user(paths.data_dir, paths.partition)
     answer = RollCallAnswer(
         partition=paths.partition, history=len(user.history), queries=len(user.queries), versions=versions
@@ -46,13 +50,13 @@ def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
 
 
 def train(paths: ClientPaths, shared: Tensors, round_number: int, last_turn: int = -1) -> Reply:
-    """Stage 1: train on the user's history and answered questions; return what travels.
+    """Stage 1: train on the user's history and answered questions; return the tensors to send.
 
     Args:
-        paths: The client's.
-        shared: What the server sent.
+        paths: The client's files.
+        shared: The tensors the server sent.
         round_number: The round.
-        last_turn: The last round whose update of this user the server counted, −1 if none.
+        last_turn: The last round in which the server counted this user's update; −1 if none.
     """
     session = open_session(paths.run_dir)
     started = _start(session)
@@ -73,7 +77,7 @@ def train(paths: ClientPaths, shared: Tensors, round_number: int, last_turn: int
 
 
 def personalize_once(paths: ClientPaths, shared: Tensors) -> Reply:
-    """Stage 2, for good. Asked again, by a run that was resumed, the client repeats its first answer."""
+    """Stage 2, done once: if a resumed run sends the task again, the client returns its first reply."""
     path = paths.run_dir / ".personalised" / f"{paths.partition}.json"
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -87,13 +91,13 @@ def personalize_once(paths: ClientPaths, shared: Tensors) -> Reply:
 def personalize(paths: ClientPaths, shared: Tensors, persist: bool) -> Reply:
     """Stage 2: evaluate the collective shift, train the private tensors, evaluate again.
 
-    A user without history has nothing to personalise on and is served by the collective shift; so is everyone with a
-    method that has no personal part.
+    A user without history cannot be personalised and keeps the collective shift; so do all users of a method that has
+    no personal part.
 
     Args:
-        paths: The client's.
-        shared: What the server sent.
-        persist: Keep the private tensors and the predictions; else this is a midway evaluation, which leaves nothing.
+        paths: The client's files.
+        shared: The tensors the server sent.
+        persist: Keep the private tensors and the predictions; False for a midway evaluation, which keeps nothing.
     """
     session = open_session(paths.run_dir)
     started = _start(session)

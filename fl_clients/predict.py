@@ -19,27 +19,26 @@ def score_labels(
 ) -> torch.Tensor:
     """Return log p(the answer begins with the label | prompt); shape [prompts, labels], nats.
 
-    All labels share the computation of their prompt through its keys and values; a label of one token costs nothing
-    beyond it.
+    All labels share the keys and values of their prompt; a label of one token needs no further computation.
 
     Args:
         forward: The frozen model.
         adapter: None scores with the bare backbone.
         prompts: In tokens.
-        labels: In tokens; none may be the beginning of another.
+        labels: In tokens; none may be a prefix of another.
     """
     longer = [number for number, label in enumerate(labels) if len(label) > 1]
     questions = [Example(prompt, []) for prompt in prompts]
     continued = [labels[number] for number in longer]
-    passed = forward.run(adapter, questions, 1, with_cache=bool(longer), labels=continued)
-    scores = log_softmax(passed.logits[:, -1].float(), dim=-1)[:, [label[0] for label in labels]]
+    output = forward.run(adapter, questions, 1, with_cache=bool(longer), labels=continued)
+    scores = log_softmax(output.logits[:, -1].float(), dim=-1)[:, [label[0] for label in labels]]
     if longer:
-        scores[:, longer] += forward.continue_with_labels(adapter, passed, continued)
+        scores[:, longer] += forward.continue_with_labels(adapter, output, continued)
     return scores
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end an answer: the end token, and any with a line break, since answers are one line."""
+    """Return the tokens that end an answer: the end token, and all with a line break, since answers are one line."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     breaks = {token for token, text in enumerate(texts) if "\n" in text}
     return frozenset(breaks | {int(tokenizer.eos_token_id)})
@@ -57,18 +56,18 @@ def generate(
     """Continue each prompt until a stop token or `max_new_tokens`.
 
     Args:
-        forward: The frozen model; without a prefix, since new tokens pass every block.
+        forward: The frozen model, without a frozen prefix, because new tokens pass through every block.
         adapter: None uses the bare backbone.
         prompts: In tokens.
         max_new_tokens: Upper bound for one answer.
-        stop: Tokens that end an answer and are no part of it.
-        seeds: One per prompt: sample at temperature 0.1, top-k 10, top-p 0.9; None: greedy.
+        stop: Tokens that end an answer and are not part of it.
+        seeds: One per prompt, to sample at temperature 0.1, top-k 10, top-p 0.9; None decodes greedily.
     """
     backbone = forward.backbone
-    passed = forward.run(adapter, [Example(prompt, []) for prompt in prompts], 1, with_cache=True)
-    cache, last = passed.cache, passed.logits[:, -1]
+    output = forward.run(adapter, [Example(prompt, []) for prompt in prompts], 1, with_cache=True)
+    cache, last = output.cache, output.logits[:, -1]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds] if seeds is not None else None
-    mask, position = passed.mask, passed.mask.sum(dim=1, keepdim=True)
+    mask, position = output.mask, output.mask.sum(dim=1, keepdim=True)
     answers: list[list[int]] = [[] for _ in prompts]
     open_rows = torch.ones(len(prompts), dtype=torch.bool)
     for _ in range(max_new_tokens):

@@ -1,4 +1,4 @@
-"""What a client keeps on its disk, one safetensors file per user: private tensors, and what it kept from its turns."""
+"""A client's private store on disk: safetensors files with a user's private tensors and its state between rounds."""
 
 from functools import partial
 from pathlib import Path
@@ -10,52 +10,52 @@ from strategies.method import Tensors
 
 
 def private_path(folder: Path, partition: int) -> Path:
-    """Return a user's file; partitions are numbers, so no user id ever becomes a path."""
+    """Return the path of a user's file; it is named by partition id, so no user id ever becomes a path."""
     return folder / f"{int(partition)}.safetensors"
 
 
 def write_private(folder: Path, partition: int, tensors: Tensors) -> None:
-    """Write a user's private tensors: whole or not at all, readable by the owner alone.
+    """Write a user's private tensors atomically, readable by the owner only.
 
     Raises:
-        ValueError: A tensor's name begins neither with `private_` nor with `kept_`.
+        ValueError: A tensor's name starts with neither `private_` nor `kept_`.
     """
     _write(private_path(folder, partition), tensors)
 
 
 def write_client_state(folder: Path, partition: int, round_number: int, last_turn: int, tensors: Tensors) -> None:
-    """Write what a collective user keeps from a round's turn, as `write_private` does.
+    """Write a collective user's state after a round, as `write_private` does.
 
-    What it began with stays: the server may be killed and do the round again, or leave this turn out.
+    The state before the round stays: the server may be killed and repeat the round, or not count this update.
 
     Args:
         folder: The private store.
-        partition: Whose.
-        round_number: The turn's.
-        last_turn: As in `read_client_state`; turns before that one are over.
-        tensors: What is kept.
+        partition: The user's partition id.
+        round_number: The round.
+        last_turn: As in `read_client_state`; states older than the one it returns are deleted.
+        tensors: The state.
     """
     _write(folder / f"{int(partition)}.round{round_number}.safetensors", tensors)
-    turns = _turns(folder, partition)
-    for older in sorted(turn for turn in turns if turn <= last_turn)[:-1]:
-        turns[older].unlink()
+    states = _states(folder, partition)
+    for older in sorted(number for number in states if number <= last_turn)[:-1]:
+        states[older].unlink()
 
 
 def read_client_state(folder: Path, partition: int, last_turn: int) -> Tensors:
-    """Return what a user has kept; empty if nothing.
+    """Return a user's state between rounds; empty if there is none.
 
     Args:
         folder: The private store.
-        partition: Whose.
-        last_turn: The round of the user's last turn that the server took, −1 if none; what later turns kept that were
-            late, lost, rejected or cut short counts for nothing, here as there.
+        partition: The user's partition id.
+        last_turn: The last round in which the server counted the user's update, −1 if none. States of later rounds,
+            whose updates were late, lost, rejected or interrupted, are ignored.
     """
-    turns = _turns(folder, partition)
-    counted = [turn for turn in turns if turn <= last_turn]
-    return load_file(turns[max(counted)]) if counted else {}
+    states = _states(folder, partition)
+    counted = [number for number in states if number <= last_turn]
+    return load_file(states[max(counted)]) if counted else {}
 
 
-def _turns(folder: Path, partition: int) -> dict[int, Path]:
+def _states(folder: Path, partition: int) -> dict[int, Path]:
     paths = folder.glob(f"{int(partition)}.round*.safetensors")
     return {int(path.name.split(".")[1].removeprefix("round")): path for path in paths}
 

@@ -1,8 +1,8 @@
-"""The ClientApp as Ray runs it: a worker process that dies is replaced, and none works on one task for ever.
+"""The ClientApp for Ray: a worker process that dies is replaced, and every task has a time limit.
 
-Flower 1.41 puts a dead actor back among the idle ones, where it fails whatever it is given from then on; and it gives a
-simulation no more threads, so no more actors at work, than a few over the cores of its own machine. No setting reaches
-either. Flower imports the ClientApp before it makes its pool, so this module can put what does better in their places.
+Flower 1.41 returns a dead actor to its pool, where every later job on it fails. It also limits the threads of a
+simulation, and so the number of busy actors, to a few more than the cores of its machine. No setting changes either.
+Flower imports the ClientApp before it creates its pool, so this module can replace both.
 """
 
 import os
@@ -34,18 +34,18 @@ with IMPORTING:
 __all__ = ["app"]
 _POLL_S = 2.0
 _START_S = 300.0
-"""So long no actor may be there and none at work before a task fails for it."""
+"""Seconds without an idle or a busy actor after which a task fails."""
 _MOST_PARTITIONS = 1024
 
 
 class ReplacingPool(ray_actor.BasicActorPool):
-    """Flower's pool, except that an actor is given work only once it is there, and is replaced once it is gone.
+    """Flower's pool, except that an actor gets work only once it has started, and is replaced if it dies.
 
-    Where its node is gone for good, the new one waits for room, and the others do the work.
+    If its node is gone for good, the new actor waits for free resources while the others do the work.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pool; its actors come with `add_actors_to_pool`."""
+        """Create the pool; `add_actors_to_pool` starts its actors."""
         super().__init__(*args, **kwargs)
         self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -60,10 +60,10 @@ class ReplacingPool(ray_actor.BasicActorPool):
         return not self._ready.empty()
 
     def submit(self, actor_fn: Any, job: tuple[Any, ...]) -> Any:
-        """Give a job to an idle actor, once there is one.
+        """Submit a job to an idle actor, and wait for one if necessary.
 
         Raises:
-            TimeoutError: None is there, and none comes.
+            TimeoutError: No actor is busy, and none has become idle in time.
         """
         actor = self._idle()
         future = actor_fn(actor, *job)
@@ -71,23 +71,23 @@ class ReplacingPool(ray_actor.BasicActorPool):
         return future
 
     def fetch_result_and_return_actor_to_pool(self, future: Any) -> Any:
-        """Wait for a job's result; what fails goes to `add_actor_back_to_pool`."""
+        """Wait for a job's result; if the job fails, Flower calls `add_actor_back_to_pool`."""
         _, message, context = ray.get(future)
         self._ready.put(self._future_to_actor.pop(future))
         return message, context
 
     def add_actor_back_to_pool(self, future: Any) -> None:
-        """Take an actor back whose job failed, or replace it if it is gone."""
+        """Return an actor to the pool after a failed job, or replace it if it has died."""
         actor: Any = self._future_to_actor.pop(future)
         try:
             ray.get(future)
         except RayActorError:
-            # It may be out of reach only, and would keep its partition.
+            # It may only be unreachable, and would then keep its partition.
             ray.kill(actor)
             self._start()
             return
         except Exception:
-            pass  # The task's own, which Flower passes on; the actor is as good as before.
+            pass  # The task raised it, and Flower reports it; the actor still works.
         self._ready.put(actor)
 
     def _idle(self) -> Any:
@@ -115,13 +115,13 @@ class ReplacingPool(ray_actor.BasicActorPool):
         threading.Thread(target=wait, args=(self.create_actor_fn(),), daemon=True).start()
 
 
-# To mypy a class is no variable, and what a module imports is not its own.
+# `setattr`, because mypy rejects assignments to a class and to a name that another module only imports.
 setattr(ray_actor, "BasicActorPool", ReplacingPool)  # noqa: B010
 setattr(vce_api, "ThreadPoolExecutor", partial(ThreadPoolExecutor, max_workers=_MOST_PARTITIONS))  # noqa: B010
 
 
 def _end_with_driver(driver: int) -> None:
-    """End this process soon after the driver's: a driver that is killed can end nobody itself."""
+    """End this process soon after the driver's: a driver that is killed cannot stop its workers."""
     while psutil.pid_exists(driver):
         time.sleep(_POLL_S)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -146,6 +146,6 @@ def _limit(folder: Path) -> float:
 
 @lru_cache(maxsize=1)
 def _name_node() -> None:
-    """Where there are several nodes, let partitions be told apart by them too."""
+    """If there are several nodes, make this node's id part of the partition's name."""
     if len(ray.nodes()) > 1:
         os.environ[NODE] = ray.get_runtime_context().get_node_id()[:8]

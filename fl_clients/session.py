@@ -1,4 +1,4 @@
-"""The parts of a client process that every client uses: loaded once, bound to one run."""
+"""What all clients of a process share: loaded once, bound to one run."""
 
 import contextlib
 import json
@@ -20,8 +20,8 @@ from strategies.method import Adapter, Method, load_method
 
 
 def open_session(run_dir: Path) -> "Session":
-    """Return this process's session of a run, made the first time."""
-    # Keyed by content: a notebook may run another config under the same name.
+    """Return this process's session of a run; the first call creates it."""
+    # Keyed by the config's content: a notebook may run another config under the same name.
     return _open_session(run_dir, (run_dir / "config.toml").read_bytes())
 
 
@@ -34,7 +34,7 @@ class Session:
     """Backbone, adapter, task and settings of one run in this process."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Load what the run record's config names."""
+        """Load what the run record's config specifies."""
         self._run_dir = run_dir
         self.config: RunConfig = read_resolved(run_dir / "config.toml")
         self.partition = Partition(self.config.partitions, run_dir / ".partitions")
@@ -43,7 +43,7 @@ class Session:
         self.backbone: Backbone = load(self.config.backbone, resolve_precision(self.config.precision, gpu), gpu)
         limit = self.config.activations_mb * 1_000_000
         folder = activation_folder() if limit else None
-        # Before the adapter is there: what a method adds to the model is no part of what is frozen.
+        # Computed before the adapter is attached: what a method adds to the model is not frozen.
         identity = fingerprint(self.backbone.model) if folder else ""
         self.method: Method = load_method(
             self.config.method, self.config.method_values(), self.config.settings, read_import_path(run_dir)
@@ -51,7 +51,7 @@ class Session:
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
         self.plain = Forward(self.backbone, None)
         self.forward = self.plain
-        # An adapter that does not say what it leaves alone may touch everything.
+        # An adapter without `frozen_blocks` may touch every block.
         frozen: int = getattr(self.adapter, "frozen_blocks", 0)
         suffix: int | None = getattr(self.adapter, "suffix", None)
         if folder and frozen:
@@ -62,7 +62,7 @@ class Session:
 
 
 def _note_once(run_dir: Path, text: str) -> None:
-    """Tell the person who follows the run, in the name of every process that has the same to say."""
+    """Add a note to the run's events, once for all its processes."""
     marker = run_dir / ".partitions" / "activations-note"
     marker.parent.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError), marker.open("x"), (run_dir / "events.jsonl").open("a") as events:

@@ -1,1 +1,1 @@
-"""What the coordinator does: draw cohorts, aggregate replies, count bytes, write the run record."""
+"""The server side: draws cohorts, aggregates updates, counts bytes, writes the run record."""

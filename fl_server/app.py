@@ -1,4 +1,4 @@
-"""The Flower ServerApp: one run, from roll call to finished record."""
+"""The Flower ServerApp: one run, from the roll call to the finished record."""
 
 import traceback
 from pathlib import Path
@@ -16,17 +16,17 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation whose record folder the run config names."""
+    """Run the federation of the record folder given in the run config."""
     complete(run_dir(context.run_config, context.run_id), grid)
 
 
 def complete(folder: Path, grid: Grid, real: bool = False) -> None:
-    """Run the federation of a record, or what is left of it; the record says how it ended.
+    """Run or resume the federation of a record; if it fails, the error is written to the record.
 
     Args:
         folder: The run record.
-        grid: Flower's.
-        real: The clients are real devices, each with its own user's data.
+        grid: Flower's grid.
+        real: Whether the clients are real devices, each with one user's data.
     """
     try:
         FederatedRun(folder, grid, real).complete()

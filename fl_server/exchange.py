@@ -1,8 +1,8 @@
-"""One exchange with many clients: messages out, replies in, every byte recorded, no reply lost.
+"""Exchanges messages with many clients: sends tasks, collects replies, retries failures, records every byte.
 
-A client that fails is retried a bounded number of times. The ledger has one message down and one up for every task that
-a client did, or failed for good: an attempt that died with its worker process belongs to the simulation, not to the
-method.
+A client that fails is retried a limited number of times. The ledger has one message down and one up for every task that
+a client completed or failed for good: an attempt that died with its worker process is a fault of the simulation, not
+traffic of the method.
 """
 
 import re
@@ -22,9 +22,9 @@ from strategies.wire import SHARED, Phase, RollCallAnswer, pack, unpack
 
 _POLL_S = 0.05
 _AWAY_PAUSE_S = 5.0
-"""Before a device that was not connected is asked again."""
+"""Seconds before a device that was not connected is retried."""
 _WINDOW = 64
-"""Messages out, or in and waiting for their turn, at a time: bounds what the driver holds."""
+"""Maximum number of tasks in progress plus replies that wait for earlier ones: bounds the driver's memory."""
 
 _MESSAGE_TYPES: dict[Phase, str] = {
     Phase.ROLL_CALL: "query.rollcall",
@@ -40,28 +40,28 @@ def _no_values(_user: int) -> Mapping[str, object]:
 
 @dataclass(frozen=True)
 class ClientTask:
-    """What clients are asked to do."""
+    """A task for clients."""
 
     round: int
-    """0 before stage 1's first round."""
+    """0 before the first round of stage 1."""
     phase: Phase
     payload_for: Callable[[int], Tensors] | None = None
-    """Gives the tensors for a user; None sends none."""
+    """Returns the tensors for a user; None sends none."""
     values_for: Callable[[int], Mapping[str, object]] = _no_values
-    """Gives the plain values for a user."""
+    """Returns the plain values for a user."""
 
 
 @dataclass
 class _Pending:
-    """One client's task under way."""
+    """One client's task in progress."""
 
     node: int
     sent: MessageSize = field(default_factory=MessageSize)
     attempts: list[str] = field(default_factory=list)
     first_sent: float = 0.0
-    """When it was sent first."""
+    """When it was first sent."""
     retry_at: float = 0.0
-    """When it may be sent again; 0 if at once."""
+    """When it may be sent again; 0 means at once."""
 
 
 class Clients:
@@ -75,15 +75,15 @@ class Clients:
         on_retry: Callable[[int, Phase, int, int, str], None] = lambda *_: None,
         patience_s: float | None = None,
     ) -> None:
-        """Reach clients; `call_roll` finds out who they are.
+        """Set up the exchange; `call_roll` finds the clients.
 
         Args:
-            grid: Flower's.
-            ledger: Every message is recorded there.
-            retries: How often a client that failed is asked again.
-            on_retry: Called at once with round, phase, user, number of failed attempts, and the traceback.
-            patience_s: On real devices, the longest time for one task, and the longest that a device may be away when
-                it is asked; None: the clients are simulated and never away.
+            grid: Flower's grid.
+            ledger: Records every message.
+            retries: How often a failed client is retried.
+            on_retry: Called before a retry with round, phase, user, number of failed attempts, and the traceback.
+            patience_s: For real devices, the maximum time for one task and the maximum time to wait for a device that
+                is not connected; None for simulated clients, which are always connected.
         """
         self._grid = grid
         self._ledger = ledger
@@ -94,21 +94,21 @@ class Clients:
         self._users: dict[int, int] = {}
 
     def call_roll(self, expected: int, record: bool = True, timeout: float = 300.0) -> dict[int, RollCallAnswer]:
-        """Wait for every node, and ask each which user it holds.
+        """Wait for all nodes to connect, and ask every node which user it holds.
 
-        Flower registers nodes while the server already runs, and node ids are random: without this, round 1 would draw
-        from whichever nodes are there first.
+        Flower registers nodes while the server is already running, and node ids are random: without the roll call,
+        round 1 would draw from the nodes that connect first.
 
         Args:
-            expected: How many clients there are.
-            record: Record the messages in the ledger; a resumed run has them already.
-            timeout: Seconds to wait for all to connect.
+            expected: Number of clients.
+            record: Record the messages in the ledger; a resumed run already has them.
+            timeout: Seconds to wait for all clients to connect.
 
         Returns:
             The answers by partition id.
 
         Raises:
-            RunFailed: A client did not answer or answered nonsense, or two hold one partition.
+            RunFailed: A client did not answer, an answer is invalid, or two clients hold the same partition.
         """
         deadline = time.monotonic() + timeout
         while len(nodes := list(self._grid.get_node_ids())) < expected:
@@ -132,48 +132,49 @@ class Clients:
                 reply = ClientReply(answer.partition, {}, None, {}, down=pending.sent, up=MessageSize.of(message))
                 self.record_message(0, Phase.ROLL_CALL, reply)
         if sorted(answers) != list(range(expected)):
-            raise RunFailed(f"roll call: partitions 0 to {expected - 1} expected, {len(answers)} clients answered")
+            raise RunFailed(f"roll call: expected partitions 0 to {expected - 1}, {len(answers)} clients answered")
         return answers
 
     def ask(self, task: ClientTask, users: Iterable[int]) -> Iterator[ClientReply]:
-        """Send one task to each of `users` and give the replies in the order of `users`.
+        """Send one task to each of `users` and yield the replies in the order of `users`.
 
-        A reply is given as soon as all before it are in, so that folding replies in this order needs little memory and
-        gives the same sums whatever order clients answer in. The caller records the messages (`record_message`).
+        A reply is yielded as soon as all earlier ones have arrived. Folding replies in this order needs little memory
+        and gives the same sums whatever the order in which clients reply. The caller records the messages
+        (`record_message`).
 
         Args:
-            task: What they are asked.
+            task: The task.
             users: Partition ids.
         """
         order = [self._nodes[user] for user in users]
         arrived: dict[int, ClientReply] = {}
-        turns = iter(order)
-        turn = next(turns, None)
+        nodes = iter(order)
+        next_node = next(nodes, None)
         for pending, message in self._exchange(task, order, arrived):
             arrived[pending.node] = self._reply(pending, message)
-            while turn in arrived:
-                yield arrived.pop(turn)
-                turn = next(turns, None)
+            while next_node in arrived:
+                yield arrived.pop(next_node)
+                next_node = next(nodes, None)
 
     def record_message(self, round_number: int, phase: Phase, reply: ClientReply, arrived: bool = True) -> None:
-        """Record the two messages of a client's task in the ledger; a reply that never arrived is left out."""
+        """Record the two messages of a client's task in the ledger, without the reply if it never arrived."""
         self._ledger.record(round_number, phase, "down", reply.user, SHARED, reply.down)
         if arrived:
             self._ledger.record(round_number, phase, "up", reply.user, SHARED, reply.up)
 
     def _exchange(self, task: ClientTask, nodes: list[int], arrived: Sized) -> Iterator[tuple[_Pending, Message]]:
-        """Send a task to nodes, retry failures, and give the final message of each as it comes.
+        """Send a task to nodes, retry failures, and yield the final message of every node as it arrives.
 
-        `arrived` holds replies that wait for others; they count towards the window.
+        `arrived` holds replies that wait for earlier ones; they count towards the window.
         """
         waiting = [_Pending(node) for node in reversed(nodes)]
         away: list[_Pending] = []
         under_way: dict[str, _Pending] = {}
         while waiting or under_way or away:
             now = time.monotonic()
-            waiting += [each for each in away if each.retry_at <= now]
-            away = [each for each in away if each.retry_at > now]
-            # A retry was counted when it was sent first, and other replies may wait for it.
+            waiting += [pending for pending in away if pending.retry_at <= now]
+            away = [pending for pending in away if pending.retry_at > now]
+            # Retries ignore the window: they were counted when first sent, and other replies may wait for them.
             while waiting and (waiting[-1].first_sent or len(under_way) + len(arrived) < _WINDOW):
                 pending = waiting.pop()
                 under_way[self._send(task, pending)] = pending
@@ -194,7 +195,7 @@ class Clients:
         """Send a task to one node and return the message's id."""
         user = self._users[pending.node]
         pending.first_sent = pending.first_sent or time.monotonic()
-        # A fresh content each time: Flower ties a content to its message.
+        # New content every time, because Flower binds content to its message.
         shared = task.payload_for(user) if task.payload_for else None
         content = pack(shared, {"round": task.round, **task.values_for(user)})
         kind = _MESSAGE_TYPES[task.phase]
@@ -204,13 +205,13 @@ class Clients:
         return str(message_id)
 
     def _is_away(self, pending: _Pending, message: Message) -> bool:
-        """Tell whether a device was not connected and may yet be: it has not failed then."""
+        """Tell whether a device was not connected but still may connect; this is not a failure."""
         gone = message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
         patience = self._patience_s
         return gone and patience is not None and time.monotonic() - pending.first_sent < patience
 
     def _may_retry(self, task: ClientTask, pending: _Pending, message: Message) -> bool:
-        """Note a failed attempt; tell whether another is allowed."""
+        """Note a failed attempt and tell whether another one is allowed."""
         if not message.has_error():
             return False
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(message.error.reason))

@@ -1,4 +1,4 @@
-"""What the server learns of real devices when they answer the roll call: sizes and versions, no names."""
+"""What the server learns about real devices from the roll call: sizes and versions, no names."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from strategies.wire import RollCallAnswer
 
 
 def check_versions(answers: Mapping[int, RollCallAnswer]) -> None:
-    """Refuse devices whose packages differ from the server's, because they would compute other numbers.
+    """Refuse devices whose packages differ from the server's, because their results would differ.
 
     Args:
         answers: By partition id.
 
     Raises:
-        RunFailed: Names the device and the package.
+        RunFailed: A device's packages differ; the message names the device and the package.
     """
     for partition, answer in answers.items():
         if problem := difference(json.loads(answer.versions or "{}")):
@@ -29,11 +29,11 @@ def check_versions(answers: Mapping[int, RollCallAnswer]) -> None:
 
 
 def write_users_table(folder: Path, record: RunRecord, answers: Mapping[int, RollCallAnswer]) -> None:
-    """Write `users.parquet` from the roll call: users of real devices are known by a number only.
+    """Write `users.parquet` from the roll call: users of real devices are known only by number.
 
     Args:
         folder: The run record.
-        record: Its content; the users' digest is filled in.
+        record: The content of its `run.json`; the users' digest is filled in.
         answers: By partition id.
     """
     rows = [(user, answers[user].history, answers[user].queries) for user in sorted(answers)]

@@ -1,4 +1,4 @@
-"""One federated run: base evaluation, the rounds of stage 1, stage 2. Its heart is `FederatedRun._train_round`."""
+"""One federated run: base evaluation, the rounds of stage 1, stage 2. Its core is `FederatedRun._train_round`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,11 +35,11 @@ class FederatedRun:
     """One run of a method over the clients of a grid."""
 
     def __init__(self, folder: Path, grid: Grid, real: bool = False) -> None:
-        """Read the record's config and its checkpoint; `real` as in `fl_server.app.complete`."""
+        """Read the record's config and checkpoint; `real` as in `fl_server.app.complete`."""
         self.folder = folder
         self._real = real
         self.config: RunConfig = read_resolved(folder / "config.toml")
-        # As on the clients: sums split over threads may round differently.
+        # The same number of threads as on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
         self.method: Method = load_method(
             self.config.method, self.config.method_values(), self.config.settings, read_import_path(folder)
@@ -54,7 +54,7 @@ class FederatedRun:
         self.targets = list(range(users.collective, users.collective + users.target))
 
     def complete(self) -> None:
-        """Do the whole run, or what is left of it.
+        """Run from the checkpoint to the end.
 
         Raises:
             RunFailed: Clients did not answer, or failed.
@@ -66,12 +66,12 @@ class FederatedRun:
             per_user = self._personalize()
         finally:
             self.writer.flush()
-        # Every client has answered, so nothing is being written any more.
+        # All clients have replied, so none of them is still writing.
         complete_record(self.folder, self.writer.checkpoint, self.writer.wall_s, per_user)
         self.writer.event("completed")
 
     def _call_roll(self) -> list[int]:
-        """Meet every client; return the collective users who have an example to train on."""
+        """Call the roll; return the collective users that have an example to train on."""
         users = self.config.users
         answers = self.clients.call_roll(users.collective + users.target, record=not self.writer.checkpoint.parts)
         if self._real:
@@ -85,13 +85,13 @@ class FederatedRun:
         return trainable
 
     def _evaluate_base(self) -> None:
-        """Evaluate the bare backbone, once."""
+        """Evaluate the bare backbone, unless the checkpoint has its metrics."""
         if self.writer.checkpoint.metrics_base is None:
             base = self._evaluate(0, [EvaluationPoint.BASE])[EvaluationPoint.BASE]
             self.writer.commit(self.state, metrics_base=metrics(pool(base)))
 
     def _train_collective(self, trainable_users: list[int]) -> None:
-        """Stage 1: the rounds that are left, unless the shared tensors come from another run."""
+        """Stage 1: run the remaining rounds, unless the shared tensors come from another run."""
         if self.method.first_round is None or self.config.start_from:
             return
         done = self.writer.checkpoint.round
@@ -110,7 +110,7 @@ class FederatedRun:
         self._commit_round(this)
 
     def _sample_cohort(self, number: int, trainable_users: list[int]) -> list[int]:
-        """Draw a round's users by the run's seed; the opening asks all of them."""
+        """Draw a round's users from the run's seed; the opening has all of them."""
         if number == 0:
             return trainable_users
         available = self.devices.available(number, trainable_users)
@@ -119,7 +119,7 @@ class FederatedRun:
         return sorted(int(user) for user in generator.choice(available, size=size, replace=False))
 
     def _collect_updates(self, number: int, cohort: list[int]) -> TrainingRound:
-        """Send the cohort the shared tensors, let it train, and fold what comes back into the aggregator."""
+        """Send the shared tensors to the cohort and fold its updates into the aggregator."""
         started, bytes_before = time.monotonic(), self.writer.ledger.so_far.copy()
         aggregator = self.method.server_aggregator(self.state, number)
         updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust)
@@ -129,7 +129,7 @@ class FederatedRun:
         task = ClientTask(number, Phase.TRAIN, send, lambda user: {"last_turn": last_turns.get(user, -1)})
         for reply in self._ask(task, cohort):
             updates.add(reply)
-            # Only figures stay in memory, and none of a reply that was rejected.
+            # Only reports stay in memory, and only those of accepted replies.
             this.replies.append(reply.without_tensors(keep_report=reply.user not in updates.rejected))
         device_tasks = [
             DeviceTask(reply.user, reply.down.payload, reply.up.payload, reply.report.steps)
@@ -141,7 +141,7 @@ class FederatedRun:
         return this
 
     def _aggregate(self, this: TrainingRound) -> None:
-        """Replace the shared tensors by the average, if enough updates came; evaluate them where the config says."""
+        """Replace the shared tensors by the average, if enough updates arrived."""
         this.server_s = this.updates.seconds
         this.problem = this.updates.problem(this.number, len(this.cohort), self.devices.may_lose_clients)
         this.averaged = this.problem is None and this.updates.accepted >= self.devices.quorum(self.config.cohort)
@@ -152,7 +152,7 @@ class FederatedRun:
             this.figures = {f"aggregation.{key}": value for key, value in figures.items()}
 
     def _record_round(self, this: TrainingRound) -> None:
-        """Write the round's messages, clients and figures.
+        """Write the round's messages, clients and metrics; evaluate midway if the config says so.
 
         Raises:
             RunFailed: The round could not be averaged.
@@ -192,15 +192,15 @@ class FederatedRun:
         if updates.failed or updates.rejected:
             self.writer.event("note", text=updates.describe(number, len(this.cohort)))
         if not this.averaged:
-            self.writer.event("note", text=f"round {number} is abandoned: {updates.accepted} updates came in time")
+            self.writer.event("note", text=f"round {number} is abandoned: {updates.accepted} updates arrived in time")
         self._save_shared()
-        turns = dict.fromkeys(this.counted, number) if this.averaged else {}
-        self.writer.commit(self.state, round=number, last_turns=self.writer.checkpoint.last_turns | turns)
+        counted = dict.fromkeys(this.counted, number) if this.averaged else {}
+        self.writer.commit(self.state, round=number, last_turns=self.writer.checkpoint.last_turns | counted)
         figures = this.figures | {"bytes": sum(self.writer.ledger.so_far.values())}
         self.writer.event("round", round=number, rounds=self.config.rounds, loss=this.loss, **figures)
 
     def _evaluate_midway(self, number: int) -> dict[str, float]:
-        """Evaluate the target users after this round if the config says so; after the last round stage 2 does."""
+        """Evaluate the target users after this round if the config says so; after the last round, stage 2 does it."""
         evaluate = self.config.evaluate
         if number not in evaluate.midway_rounds(self.config.rounds):
             return {}
@@ -213,18 +213,18 @@ class FederatedRun:
         return figures
 
     def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
-        """Evaluate the target users at some points; a personalisation for that is not kept."""
+        """Evaluate the target users at the given points; private tensors trained for this are not kept."""
         last = points[-1]
         send = None if last == EvaluationPoint.BASE else self._send_newcomers()
         return self._ask_targets(ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(last)}), points)
 
     def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
-        """Stage 2: every target user trains its private tensors, and is evaluated before and after."""
+        """Stage 2: every target user trains its private tensors and is evaluated before and after."""
         task = ClientTask(self.config.rounds, Phase.PERSONALIZE, self._send_newcomers())
         return self._ask_targets(task, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
 
     def _ask_targets(self, task: ClientTask, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
-        """Ask the target users, record what they answer, and return their sums in the order of the users."""
+        """Send a task to the target users, record their replies, and return their statistics in the users' order."""
         collected: dict[EvaluationPoint, list[Statistics]] = {point: [] for point in points}
         failed: list[int] = []
         for reply in self._ask(task, self.targets):
@@ -243,7 +243,7 @@ class FederatedRun:
         return collected
 
     def _ask(self, task: ClientTask, users: list[int]) -> Iterator[ClientReply]:
-        """Ask `users`, and report each reply to whoever follows the run."""
+        """Send a task to `users`, and write an event for every reply."""
         self.writer.event("phase", phase=str(task.phase), round=task.round, total=len(users))
         for reply in self.clients.ask(task, users):
             yield reply
@@ -257,7 +257,7 @@ class FederatedRun:
         self.writer.event("note", text=text)
 
     def _newcomer_tensors(self) -> Tensors:
-        """What a user is sent who has never been there; from another run, the state is just that."""
+        """Return the tensors that newcomers are sent; with `start_from`, the state already consists of them."""
         return self.state if self.config.start_from else self.method.server_send(self.state, None)
 
     def _send_newcomers(self) -> Callable[[int], Tensors]:

@@ -1,11 +1,11 @@
-"""Simulated devices and a virtual clock: who is available, who is lost, how long a round takes.
+"""Simulated devices and a virtual clock: which are available, which are lost, how long a round takes.
 
 A task takes download + training + upload: the measured bytes of its tensors, plus a constant for the rest of a message,
-over the device's links, and measured optimiser steps over its speed. (Whole messages differ by a few bytes between
-runs, because Flower's ids are random; the order of arrival must not depend on that.) Everything random derives from the
-run's seed, the round and the user, so that all methods meet the same devices. As in production systems (Bonawitz et
-al., arXiv 1902.01046) more clients than needed are asked, the first replies close the round, and a deadline closes it
-at the latest.
+divided by the speed of the device's links, and the measured optimiser steps divided by the device's speed. (Whole
+messages differ by a few bytes between runs, because Flower's ids are random; the order of arrival must not depend on
+that.) Everything random derives from the run's seed, the round and the user, so all methods get the same devices. As in
+production systems (Bonawitz et al., arXiv 1902.01046), more clients than needed are selected, the first replies close
+the round, and a deadline closes it at the latest.
 """
 
 import math
@@ -19,59 +19,59 @@ from configs.environment import DeviceClass, DevicesConfig
 from configs.seeds import derive_seed
 
 _BITS = 8 / 1e6
-"""Megabits of a byte."""
+"""Megabits per byte."""
 _ENVELOPE = 1000
-"""Bytes of a message beside its tensors, roughly."""
+"""Approximate bytes of a message besides its tensors."""
 
 
 @dataclass(frozen=True)
 class DeviceTask:
-    """One client's part in a round."""
+    """One client's task in a round."""
 
     user: int
     bytes_down: int
-    """Of the tensors sent to it."""
+    """Bytes of the tensors sent to the client."""
     bytes_up: int
-    """Of the tensors it sent."""
+    """Bytes of the tensors the client sent."""
     steps: int
 
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """How a round went by the virtual clock."""
+    """The outcome of a round on the virtual clock."""
 
     seconds: float | None = None
-    """Until it was closed; None without simulated devices."""
+    """Time until the round closed; None without simulated devices."""
     arrived_at_s: dict[int, float] = field(default_factory=dict)
-    """When each reply came, by user; late and lost ones are not in it."""
+    """When a reply arrived, by user; without late and lost replies."""
     lost: dict[int, str] = field(default_factory=dict)
     """`dropped` or `late`, by user."""
 
 
 class DeviceModel(Protocol):
-    """Who is available, who is lost, and how long a round takes."""
+    """Which clients are available, which are lost, and how long a round takes."""
 
     may_lose_clients: bool
-    """Absent and lost clients belong to this world, and are no reason to stop a run."""
+    """Whether unavailable and lost clients are expected, so that they do not stop a run."""
 
     def device(self, user: int) -> DeviceClass | None:
         """Return a user's device."""
 
     def available(self, round_number: int, users: Sequence[int]) -> Sequence[int]:
-        """Return those of `users` who are available when a round begins."""
+        """Return those of `users` that are available when a round begins."""
 
     def cohort_size(self, cohort: int) -> int:
-        """Return how many are asked so that `cohort` replies come."""
+        """Return how many clients to select for `cohort` replies."""
 
     def quorum(self, cohort: int) -> int:
-        """Return how many updates a round must have."""
+        """Return how many updates a round needs."""
 
     def close(self, round_number: int, tasks: Iterable[DeviceTask], needed: int) -> RoundOutcome:
-        """Play a round by the clock; `needed` replies close it."""
+        """Simulate a round on the clock; `needed` replies close it."""
 
 
 class NoDevices:
-    """Clients are only what they are: all available, none lost, no virtual clock."""
+    """No simulated devices: all clients are available, none is lost, and there is no virtual clock."""
 
     may_lose_clients = False
 
@@ -91,7 +91,7 @@ class NoDevices:
         return 1
 
     def close(self, _round_number: int, _tasks: Iterable[DeviceTask], _needed: int) -> RoundOutcome:
-        """Return that every reply came."""
+        """Return an outcome without lost replies."""
         return RoundOutcome()
 
 
@@ -101,18 +101,18 @@ def device_model(config: DevicesConfig, seed: int) -> DeviceModel:
 
 
 class SimulatedDevices:
-    """The devices of a run's users, each of a class drawn by the seed."""
+    """The devices of a run's users; the class of a device is drawn from the seed."""
 
     may_lose_clients = True
 
     def __init__(self, config: DevicesConfig, seed: int) -> None:
-        """Take the config's device classes; `seed` is the run's."""
+        """Use the config's device classes; `seed` is the run's."""
         self._config = config
         self._seed = seed
 
     def device(self, user: int) -> DeviceClass:
         """Return a user's device; it is the same in every round."""
-        shares = np.array([each.share for each in self._config.classes])
+        shares = np.array([device_class.share for device_class in self._config.classes])
         pick = self._generator("device", user).choice(len(shares), p=shares / shares.sum())
         return self._config.classes[int(pick)]
 
@@ -121,20 +121,20 @@ class SimulatedDevices:
         return [user for user in users if self._draw("available", round_number, user) < self.device(user).available]
 
     def cohort_size(self, cohort: int) -> int:
-        """Return how many are asked, over-selection included."""
+        """Return how many clients to select, including over-selection."""
         return math.ceil(cohort * (1 + self._config.over_selection))
 
     def quorum(self, cohort: int) -> int:
-        """Return the share of the cohort without which a round is abandoned, as a number."""
+        """Return the number of updates below which a round is abandoned."""
         return math.ceil(cohort * self._config.least_share)
 
     def close(self, round_number: int, tasks: Iterable[DeviceTask], needed: int) -> RoundOutcome:
-        """Play a round by the clock.
+        """Simulate a round on the clock.
 
         Args:
-            round_number: The round; in an opening, 0, nobody is lost and there is no deadline.
-            tasks: Of every client asked.
-            needed: So many replies close it.
+            round_number: The round; in the opening (0), no client is lost and there is no deadline.
+            tasks: The tasks of all clients that replied.
+            needed: Number of replies that close the round.
         """
         arrivals: dict[int, float] = {}
         lost: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""One round of stage 1 on its way: who was asked, what came back, what became of it."""
+"""One round of stage 1 in progress: its cohort, its replies and its outcome."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ class TrainingRound:
     """Filled by the steps of `FederatedRun._train_round`."""
 
     number: int
-    """From 1; 0 is the opening of a method that has one."""
+    """Starts at 1; 0 is the opening, if the method has one."""
     cohort: list[int]
     aggregator: Aggregator
     updates: Updates
@@ -29,11 +29,11 @@ class TrainingRound:
     counted: list[int] = field(default_factory=list)
     """Users whose updates were averaged."""
     averaged: bool = False
-    """False: too few updates came, and the shared tensors stay as they were."""
+    """False if too few updates arrived, so that the shared tensors stay unchanged."""
     problem: str | None = None
-    """Why the run cannot go on."""
+    """Why the run cannot continue."""
     figures: dict[str, float] = field(default_factory=dict)
-    """About the aggregation, and of a midway evaluation."""
+    """Metrics of the aggregation and of a midway evaluation."""
     server_s: float = 0.0
 
     @property
@@ -43,7 +43,7 @@ class TrainingRound:
 
     @property
     def loss(self) -> float | None:
-        """Mean last loss of the clients whose updates came."""
+        """Mean last loss of the clients whose updates were not left out."""
         reports = [reply.report for reply in self.replies if reply.user not in self.rejections]
         losses = [report.loss_last for report in reports if report and report.loss_last is not None]
         return float(np.mean(losses)) if losses else None

@@ -1,4 +1,4 @@
-"""One round's updates: checked as they come, stored on disk, compared with each other, aggregated in a fixed order."""
+"""One round's updates: checked on arrival, stored on disk, compared with each other, aggregated in a fixed order."""
 
 import shutil
 import time
@@ -15,16 +15,16 @@ from strategies.method import Aggregator
 
 
 class Updates:
-    """Keeps a round's updates on disk until all are in, because a bad one shows only beside the others."""
+    """Keeps a round's updates on disk until all have arrived, because outliers only show by comparison."""
 
     def __init__(self, folder: Path, aggregator: Aggregator, faults: FaultsConfig, robust: RobustConfig) -> None:
         """Start a round.
 
         Args:
-            folder: For the updates, in the run record; emptied.
-            aggregator: The round's.
-            faults: When an update is rejected.
-            robust: The rule that is applied to the others.
+            folder: Folder for the updates in the run record; it is emptied.
+            aggregator: The round's aggregator.
+            faults: The limits beyond which updates are rejected.
+            robust: The aggregation rule for the other updates.
         """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -37,11 +37,11 @@ class Updates:
         self.failed: list[int] = []
         """Users whose clients failed for good."""
         self.rejected: dict[int, str] = {}
-        """Why, by user."""
+        """The reason, by user."""
         self.accepted = 0
-        """Updates that were not rejected, once folded."""
+        """Number of updates that were not rejected, set by `fold`."""
         self.seconds = 0.0
-        """Seconds spent on storing and folding."""
+        """Seconds spent storing and folding."""
 
     def add(self, reply: ClientReply) -> None:
         """Store one client's update on disk, reject it, or note that the client failed."""
@@ -58,7 +58,7 @@ class Updates:
         self.seconds += time.monotonic() - started
 
     def fold(self, lost: Collection[int] = ()) -> list[int]:
-        """Reject steps far longer than the others, aggregate the rest, and return the users whose updates count.
+        """Reject steps much longer than the others, aggregate the rest, and return the users whose updates count.
 
         Args:
             lost: Users whose updates never arrived.
@@ -68,7 +68,7 @@ class Updates:
             self._norms.pop(user, None)
             self.rejected.pop(user, None)
         if self._norms:
-            # The lower median: of two steps, one can then be far longer than the other.
+            # The lower median, so that the longer of two steps can be rejected.
             median = median_low(self._norms.values())
             for user, norm in list(self._norms.items()):
                 if norm > self._ratio * median > 0:
@@ -86,12 +86,12 @@ class Updates:
         return added if self._aggregator.per_user else list(self._norms)
 
     def problem(self, number: int, asked: int, may_lose_clients: bool) -> str | None:
-        """Say why a folded round cannot be averaged; None if it can.
+        """Return why a folded round cannot be averaged; None if it can.
 
         Args:
             number: The round.
-            asked: How many clients were asked.
-            may_lose_clients: Lost clients are part of the simulated world, and no reason.
+            asked: Size of the cohort.
+            may_lose_clients: Whether lost clients are expected, so that they are not a reason.
         """
         needed = self._min_replies
         short = bool(self.failed or self.rejected) and (needed is None or self.accepted < needed)
@@ -102,11 +102,11 @@ class Updates:
         return self.describe(number, asked) + tracebacks + hint
 
     def describe(self, number: int, asked: int) -> str:
-        """Say in one line whose updates a round lacks, and why.
+        """Describe in one line which updates a round lacks, and why.
 
         Args:
             number: The round.
-            asked: How many clients were asked.
+            asked: Size of the cohort.
         """
         parts = []
         if self.failed:
@@ -127,7 +127,7 @@ class Updates:
 
 
 def _fault_in_report(reply: ClientReply) -> str | None:
-    """Return what is wrong with the report of a training; None if nothing is."""
+    """Return what is wrong with a training report; None if it is valid."""
     if reply.report is None:
         return reply.fault
     missing = [key for key in ("loss_first", "loss_last") if getattr(reply.report, key) is None]

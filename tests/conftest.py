@@ -1,4 +1,4 @@
-"""Fixtures every tier shares. Nothing here needs a network: `tiny` is built in code."""
+"""Fixtures for all tests. None of them needs a network: `tiny` is built in code."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ TINY = (
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of the tests' own, but for the fetched backbone, which is 93 MB."""
+    """A separate cache folder for tests, with a link to the fetched backbone, which is 93 MB."""
     import os
 
     from configs.paths import cache_dir
@@ -51,7 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def undrawn() -> Iterator[None]:
-    """A run's plots take longer to draw than a tiny run takes; a test that looks at them asks for `drawn`."""
+    """Turn plots off, because drawing them takes longer than a tiny run; a test of plots uses `drawn`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw", lambda folder: (folder / "plots").mkdir(exist_ok=True))
         yield
@@ -72,7 +72,7 @@ def tiny_config(*overrides: str) -> RunConfig:
 
 
 def write_lamp(folder: Path, questions: Any, golds: Any, task: str = "LaMP_2") -> Path:
-    """Write an official LaMP pair of files; strings go in as they are."""
+    """Write a pair of official LaMP files; strings are written unchanged."""
     folder.mkdir(exist_ok=True)
     outputs = golds if isinstance(golds, str) else json.dumps({"task": task, "golds": golds})
     (folder / "dev_questions.json").write_text(questions if isinstance(questions, str) else json.dumps(questions))
@@ -90,6 +90,6 @@ def movie(question_id: str, text: str = "A fight.", history: int = 2) -> dict[st
 
 
 def happened(folder: Path, what: str) -> bool:
-    """Tell whether a run's events have `what` in them yet."""
+    """Tell whether a run's events already contain `what`."""
     events = folder / "events.jsonl"
     return events.is_file() and what in events.read_text()

@@ -1,4 +1,4 @@
-"""What two runs have in common that are the same run: everything but time and Flower's random ids."""
+"""Comparison of two runs that should be identical, except for times and Flower's random ids."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def table(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
-    """Compare tensors, predictions and files bit by bit, tables row by row, and what `run.json` says."""
+    """Compare tensors, predictions and files bit by bit, tables row by row, and the results in `run.json`."""
     names = {path.relative_to(folder) for folder in (found, expected) for path in files(folder)}
     for name in names:
         assert (found / name).read_bytes() == (expected / name).read_bytes(), name
@@ -39,7 +39,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
     for key in ("status", "error", "metrics", "metrics_base", "metrics_collective", "per_user", "params", "left_out"):
         assert getattr(ours, key) == getattr(theirs, key), key
     assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
-    # Nothing of the way there is left lying about.
+    # No intermediate files are left.
     assert not [path for path in found.iterdir() if path.name.startswith(".")]
 
 

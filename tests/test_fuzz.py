@@ -1,4 +1,4 @@
-"""Whatever is thrown at it: a clear error or a correct outcome, never a traceback of something else."""
+"""Arbitrary input gives a clear error or a correct result, never any other exception."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def outcome(act: Callable[[], T]) -> T | InputError:
-    """What came of it; anything but a clear refusal is raised."""
+    """Return the result or the InputError; any other exception is raised."""
     try:
         return act()
     except InputError as error:
@@ -51,9 +51,9 @@ SCALARS = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(KEYS, SCALARS), max_size=4))
-def test_a_config_is_refused_clearly_or_survives_being_written(pairs: list[tuple[str, Any]]) -> None:
-    words = [f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in pairs]
-    config = outcome(lambda: load_config(None, words))
+def test_a_config_is_refused_clearly_or_survives_a_round_trip(pairs: list[tuple[str, Any]]) -> None:
+    overrides = [f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in pairs]
+    config = outcome(lambda: load_config(None, overrides))
     if isinstance(config, InputError):
         assert str(config)
         return
@@ -135,10 +135,10 @@ def read_or_refuse(folder: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(PLACES), JUNK, st.integers(0, 400))
-def test_a_broken_official_file_is_refused_by_name_or_read(place: str, junk: Any, cut: int) -> None:
+def test_a_malformed_official_file_is_read_or_refused_by_name(place: str, junk: Any, cut: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         questions, outputs = (json.dumps(part) for part in official(place, junk))
-        # Now and then the download broke off.
+        # Sometimes the download is truncated.
         (Path(name) / "dev_questions.json").write_text(questions[:-cut] if cut > 350 else questions)
         (Path(name) / "dev_outputs.json").write_text(outputs)
         read_or_refuse(Path(name))
@@ -146,7 +146,7 @@ def test_a_broken_official_file_is_refused_by_name_or_read(place: str, junk: Any
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(PLACES), JUNK)
-def test_a_broken_oppu_file_is_refused_by_name_or_read(place: str, junk: Any) -> None:
+def test_a_malformed_oppu_file_is_read_or_refused_by_name(place: str, junk: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
         files = ("user_others.json", "user_top_100_history.json", "user_top_100_history_label.json")
         for file, content in zip(files, oppu(place, junk), strict=True):
@@ -178,7 +178,7 @@ ARRAYS = st.builds(
     st.dictionaries(st.sampled_from(list(VALUES)), ODD, max_size=2),
     st.sampled_from(RULES),
 )
-def test_no_message_spoils_what_is_averaged(
+def test_no_malformed_message_corrupts_the_average(
     tmp_path: Path, changes: list[Tensors], odd: dict[str, Any], rule: str
 ) -> None:
     updates = Updates(
@@ -205,7 +205,7 @@ def test_no_message_spoils_what_is_averaged(
     assert float((R @ R.T - torch.eye(2)).abs().max()) <= 1e-5
 
 
-@pytest.mark.parametrize("word", ["", "=", ".=1", "a..b=1", "users.=1", "seed", "seed==1", "[x]=1", "x=\x00"])
-def test_odd_words_are_refused(word: str) -> None:
+@pytest.mark.parametrize("override", ["", "=", ".=1", "a..b=1", "users.=1", "seed", "seed==1", "[x]=1", "x=\x00"])
+def test_malformed_overrides_are_refused(override: str) -> None:
     with pytest.raises(InputError):
-        load_config(None, [*TINY, word])
+        load_config(None, [*TINY, override])

@@ -1,4 +1,4 @@
-"""What the code never does, and what a record never holds."""
+"""What the code must never do, and what a record must never contain."""
 
 import ast
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 
 
 @pytest.mark.integration
-def test_a_record_holds_no_text_of_a_user_unless_predictions_are_asked_for(tmp_path: Path) -> None:
+def test_a_record_contains_no_user_text_unless_predictions_are_enabled(tmp_path: Path) -> None:
     films = [movie(str(number), f"Heist {number}.") for number in range(9)]
     for number, film in enumerate(films):
         film["profile"][0]["description"] = f"Secret {number} of a lighthouse keeper."
@@ -42,7 +42,7 @@ def test_a_record_holds_no_text_of_a_user_unless_predictions_are_asked_for(tmp_p
 
 
 @pytest.mark.integration
-def test_a_user_id_is_never_a_path(tmp_path: Path) -> None:
+def test_a_user_id_is_never_used_as_a_path(tmp_path: Path) -> None:
     names = ["../../up", "/etc/passwd", "a/b", "..", "con\x00trol", "🎬" * 40, " ", "x" * 4000, "7"]
     films = [{**movie(str(n)), "user_id": name} for n, name in enumerate(names)]
     source = write_lamp(tmp_path / "lamp", films, [{"id": str(n), "output": "comedy"} for n in range(9)])

@@ -1,1 +1,1 @@
-"""The frozen language model: loading it, passing examples through it, and keeping what never changes."""
+"""The frozen language model: loading it, running examples through it, and storing the states that never change."""

@@ -1,8 +1,8 @@
-"""A bounded store of hidden states on disk, which every process of this machine reads.
+"""A bounded store of hidden states on disk, shared by all processes of a machine.
 
-An entry is one safetensors file, named after everything its content depends on, so an entry is right or it is not
-there: what another backbone, version or number format left is never found. Writers make a file whole and then rename
-it, so two of them at once leave one. Each tensor's checksum stands in its file; a damaged file is made again.
+An entry is one safetensors file, named after everything its content depends on, so entries of another backbone, version
+or number format are never found. Writers complete a file before they rename it, so two concurrent writers leave one
+whole file. Each file contains its tensors' checksums; a damaged file is deleted and computed again.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from configs.paths import cache_dir
 
 _VERSION = 1
 _ABANDONED = 3600.0
-"""Seconds after which an unfinished entry is a killed writer's."""
+"""Age in seconds at which an unfinished entry counts as left by a killed writer."""
 
 
 def activation_folder() -> Path | None:
-    """Return the folder this machine's processes share, made if missing; None where it cannot be written."""
+    """Return the folder that this machine's processes share, created if missing; None if it is not writable."""
     folder = cache_dir() / "activations"
     try:
-        # They follow from users' texts: nobody else's to read.
+        # Hidden states derive from users' texts, so only the owner may read them.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):
             return folder
@@ -40,25 +40,25 @@ def activation_folder() -> Path | None:
 
 
 class ActivationStore:
-    """Named tensors by key, the least recently used forgotten first."""
+    """Named tensors by key; the least recently used entries are removed first."""
 
-    def __init__(self, folder: Path, limit: int, say: Callable[[str], None]) -> None:
-        """Open or make a store, and bring it within its limit.
+    def __init__(self, folder: Path, limit: int, log: Callable[[str], None]) -> None:
+        """Open or create a store, and remove entries beyond its limit.
 
         Args:
-            folder: Shared by every process that shall share the entries.
-            limit: Bytes all entries may take together. Several writers may exceed it by a twentieth each.
-            say: Told, once, why entries are not kept.
+            folder: The folder that processes use to share entries.
+            limit: Maximum size of all entries in bytes. Concurrent writers may exceed it by a twentieth each.
+            log: Called once, with the reason, if entries can no longer be written.
         """
         self._folder = folder
         self._limit = limit
-        self._say = say
+        self._log = log
         self._written = limit
         self._writing = True
         self._make_room(0)
 
     def read(self, key: str) -> dict[str, torch.Tensor] | None:
-        """Return an entry, memory-mapped; None where there is none, or none that is whole."""
+        """Return an entry, memory-mapped; None if it is missing or damaged."""
         path = self._path(key)
         try:
             with safe_open(path, "pt") as file:
@@ -72,12 +72,12 @@ class ActivationStore:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
-        with contextlib.suppress(OSError):  # a folder of somebody else's may be read all the same
+        with contextlib.suppress(OSError):  # a read-only folder can still be read
             os.utime(path)
         return tensors
 
     def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep an entry, unless it does not fit or the folder cannot be written; that is said once."""
+        """Write an entry; if it does not fit or the folder is not writable, log that once and stop writing."""
         size = sum(tensor.nbytes for tensor in tensors.values())
         if not self._writing:
             return
@@ -99,49 +99,49 @@ class ActivationStore:
 
     def _make_room(self, size: int) -> None:
         self._written += size
-        # Looking at every file for every entry would cost more than the entry.
+        # Scanning all files for every entry would cost more than the entry.
         if self._written <= self._limit // 20:
             return
         entries = []
         for entry in _files_below(self._folder):
-            with contextlib.suppress(OSError):  # gone meanwhile
-                found = entry.stat()
-                if entry.name.endswith(".tmp") and time.time() - found.st_mtime > _ABANDONED:
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                info = entry.stat()
+                if entry.name.endswith(".tmp") and time.time() - info.st_mtime > _ABANDONED:
                     Path(entry).unlink()
                 else:
-                    entries.append((found.st_mtime_ns, found.st_size, entry.path))
+                    entries.append((info.st_mtime_ns, info.st_size, entry.path))
         total = sum(entry[1] for entry in entries)
-        for _, bytes_of, path in sorted(entries):
+        for _, entry_size, path in sorted(entries):
             if total + size <= self._limit:
                 break
             with contextlib.suppress(OSError):
                 Path(path).unlink(missing_ok=True)
-                total -= bytes_of
+                total -= entry_size
         self._written = 0
 
     def _stop(self, reason: str) -> None:
         self._writing = False
-        self._say(f"hidden states are not kept any more, the run goes on without: {self._folder}: {reason}")
+        self._log(f"hidden states are no longer stored, the run continues without them: {self._folder}: {reason}")
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Give the files of a folder's folders; there may be a hundred thousand, too many for a Path each."""
-    with contextlib.suppress(OSError), os.scandir(folder) as folders:  # not there, or nobody's to read
-        for each in folders:
-            with contextlib.suppress(OSError), os.scandir(each) as files:  # gone meanwhile
+    """Yield the files in a folder's subfolders; there may be 100,000, so no Path is made for each."""
+    with contextlib.suppress(OSError), os.scandir(folder) as subfolders:  # missing or unreadable
+        for subfolder in subfolders:
+            with contextlib.suppress(OSError), os.scandir(subfolder) as files:  # deleted meanwhile
                 yield from files
 
 
 def key_of(*parts: object) -> str:
-    """Name an entry after what its content depends on; parts are JSON values."""
+    """Return an entry's key: a hash of everything its content depends on, given as JSON values."""
     return hashlib.sha256(json.dumps([_VERSION, *parts]).encode()).hexdigest()
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Return a hash of a model's weights, to the last bit."""
+    """Return a hash of a model's weights, exact to the last bit."""
     total = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

@@ -1,4 +1,4 @@
-"""From text pairs to padded batches: prompts and answers in tokens, left-padded so that answers end together."""
+"""From text pairs to padded batches of tokens, left-padded so that all answers end at the same position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Example:
     answer: list[int]
     """Ends with the end-of-text token."""
     cut: bool = False
-    """The prompt has lost tokens to fit."""
+    """Whether tokens of the prompt were cut to make it fit."""
 
     def __len__(self) -> int:
         """Return the length in tokens."""
@@ -42,30 +42,30 @@ class Batch:
 
 
 class Encoder:
-    """One task's texts in one tokenizer's tokens."""
+    """Encodes one task's texts with one tokenizer."""
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
         """Tokenise the label set."""
         self._task = task
         self._tokenizer = tokenizer
-        # Families trained with a begin token say so through their tokenizer; without it some of them fail.
-        alone: list[int] = tokenizer.encode("", add_special_tokens=True)
-        self._begin = alone[:1] if alone and alone[0] == tokenizer.bos_token_id else []
+        # If a model family was trained with a begin token, its tokenizer adds it; some of these models fail without it.
+        added: list[int] = tokenizer.encode("", add_special_tokens=True)
+        self._begin = added[:1] if added and added[0] == tokenizer.bos_token_id else []
         labels = [self._answer(label)[:-1] for label in task.labels]
         shared = 0
         while labels and all(len(label) > shared + 1 and label[shared] == labels[0][shared] for label in labels):
             shared += 1
-        # A tokenizer that splits digits off gives every rating the same first token, a space: known beforehand, it
-        # belongs to the prompt, so that the answer is decided at a prompt position.
+        # A tokenizer that splits off digits gives all ratings the same first token, a space. Such a common beginning
+        # becomes part of the prompt, so that the answer is decided at a prompt position.
         self._head = labels[0][:shared] if labels else []
         self.labels = [label[shared:] for label in labels]
-        """The label set in tokens, as answers follow `prompt`; without the end token, since none begins another."""
+        """The label set in tokens, as they follow `prompt`; without the end token, as no label is another's prefix."""
 
     def examples(self, pairs: Sequence[Pair], max_tokens: int) -> list[Example]:
         """Tokenise text pairs.
 
-        A prompt that does not fit `max_tokens` together with its answer loses tokens from its middle, where the source
-        text is; the answer is never cut.
+        If a prompt and its answer exceed `max_tokens`, the middle of the prompt is cut, where the source text is; the
+        answer is never cut.
         """
         examples = []
         for pair in pairs:
@@ -75,7 +75,7 @@ class Encoder:
         return examples
 
     def prompt(self, source: str, room: int) -> tuple[list[int], bool]:
-        """Tokenise one prompt into at most `room` tokens (at least 2); tell whether tokens from its middle were cut."""
+        """Tokenise one prompt into at most `room` tokens (at least 2); also return whether its middle was cut."""
         text = self._task.prompt.format(source=source)
         tokens: list[int] = self._begin + self._tokenizer.encode(text, add_special_tokens=False) + self._head
         room = max(room, 2)
@@ -84,13 +84,13 @@ class Encoder:
         return tokens[: room - room // 2] + tokens[-(room // 2) :], True
 
     def _answer(self, text: str) -> list[int]:
-        """An answer as it follows the prompt: a space, the text, the end."""
+        """Tokenise an answer as it follows the prompt: a space, the text, the end token."""
         tokens: list[int] = self._tokenizer.encode(" " + text.strip(), add_special_tokens=False)
         return [*tokens, int(self._tokenizer.eos_token_id)]
 
 
 def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batch:
-    """Pad examples on the left to the longest."""
+    """Left-pad examples to the longest."""
     length = max(len(example) for example in examples)
     longest_answer = max(len(example.answer) for example in examples)
     ids = torch.full((len(examples), length), pad, dtype=torch.long)
@@ -109,10 +109,10 @@ def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batc
 
 
 def epoch_batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> list[list[Example]]:
-    """Group examples of like length into batches, in an order drawn from `generator`.
+    """Group examples of similar length into batches, in an order drawn from `generator`.
 
-    Shuffled, cut into stretches of eight batches, each stretch sorted by length: little padding, and still other
-    company for an example in every epoch.
+    The examples are shuffled and split into stretches of eight batches, and every stretch is sorted by length. This
+    needs little padding, and batches still differ between epochs.
     """
     order = torch.randperm(len(examples), generator=generator).tolist()
     batches: list[list[Example]] = []

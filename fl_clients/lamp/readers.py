@@ -1,6 +1,6 @@
-"""Reading LaMP users from the files people have: official LaMP, and OPPU's processed folder.
+"""Reads LaMP users from official LaMP files or from OPPU's processed folder.
 
-Both are detected from what lies there, and both are streamed: one user in memory at a time.
+The layout is detected from the file names. Both layouts are streamed, with one user in memory at a time.
 """
 
 import itertools
@@ -37,19 +37,19 @@ class User:
 
     user_id: str
     history: list[Pair]
-    """Oldest first where every item has a date, else as the file has them."""
+    """Oldest first if every item has a date, else in the file's order."""
     queries: list[Pair]
     pool: Pool
-    """The role the files give this user; `any` where they give none."""
+    """The user's role in the files; `any` if they assign none."""
     leaks: int
-    """History items left out because they give a question's answer away."""
+    """Number of history items left out because they reveal a question's answer."""
     skipped: int
-    """History items without a text to learn from, and a collective user's questions without a gold."""
+    """Number of history items without usable text, plus a collective user's questions without a gold."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A place users are read from."""
+    """The folder or file that users are read from."""
 
     layout: Literal["lamp", "oppu"]
     path: Path
@@ -59,7 +59,7 @@ class Source:
         """Yield every user, in the files' order.
 
         Raises:
-            InputError: Something in a file is wrong; file, user and item are named.
+            InputError: A file is malformed; the message gives file, user and item.
         """
         return _official_users(self.path, self.task) if self.layout == "lamp" else _oppu_users(self.path, self.task)
 
@@ -68,7 +68,7 @@ def find_source(path: Path, task: Task) -> Source:
     """Detect the layout of `path`, a folder or an official questions file.
 
     Raises:
-        InputError: Nothing there, or more than one thing it could be.
+        InputError: There are no users, or the layout is ambiguous.
     """
     if path.is_file():
         if not path.name.endswith("questions.json"):
@@ -79,10 +79,10 @@ def find_source(path: Path, task: Task) -> Source:
     questions = sorted(path.glob("*questions.json"))
     oppu = [name for name in _OPPU if (path / name).is_file()]
     if questions and oppu:
-        raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0]}; keep one of them there")
+        raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0]}; keep only one of them")
     if len(questions) > 1:
         names = ", ".join(file.name for file in questions)
-        raise InputError(f"{path}: holds several question files ({names}); give users.source one of them")
+        raise InputError(f"{path}: holds several question files ({names}); set users.source to one of them")
     if questions and not _outputs_of(questions[0]).is_file():
         raise InputError(f"{_outputs_of(questions[0])}: missing; it holds the golds of {questions[0].name}")
     if questions:
@@ -90,11 +90,11 @@ def find_source(path: Path, task: Task) -> Source:
     if len(oppu) == len(_OPPU):
         return Source("oppu", path, task)
     if oppu:
-        raise InputError(f"{path}: {' and '.join(set(_OPPU) - set(oppu))} missing beside {' and '.join(oppu)}")
+        raise InputError(f"{path}: {' and '.join(set(_OPPU) - set(oppu))} missing, only {' and '.join(oppu)} found")
     inside = sorted(file.parent.name for file in path.glob("*/*questions.json"))
     raise InputError(
         f"{path}: no LaMP users here; expected *_questions.json with *_outputs.json, or {', '.join(_OPPU)}"
-        + (f"; its folder '{inside[0]}' has some" if inside else "")
+        + (f"; its subfolder '{inside[0]}' has some" if inside else "")
     )
 
 
@@ -103,10 +103,10 @@ def _outputs_of(questions: Path) -> Path:
 
 
 def _official_users(path: Path, task: Task) -> Iterator[User]:
-    """Official LaMP: a question is a user. Records that stand together with one `user_id` are one user's questions.
+    """Read official LaMP, where every question is a user; consecutive records with one `user_id` are one user's.
 
-    The grouping is fedperfit's own addition (the synthetic generator writes it, with the profile in the first record
-    only); files without `user_id` read as LaMP defines them.
+    The grouping is fedperfit's addition (the synthetic generator writes it, with the profile in the first record only);
+    files without `user_id` are read as LaMP defines them.
     """
     golds = _read_golds(_outputs_of(path), task)
     asked: set[str] = set()
@@ -118,7 +118,7 @@ def _official_users(path: Path, task: Task) -> Iterator[User]:
     for user_id, records in itertools.groupby(stream_array(path), key=owner):
         where = f"{path}: user {user_id!r}"
         if user_id in seen:
-            raise InputError(f"{where}: this id occurs twice; one user's records must stand together")
+            raise InputError(f"{where}: this id occurs twice; one user's records must be consecutive")
         seen.add(user_id)
         profile: list[Any] = []
         queries: list[Pair] = []
@@ -130,12 +130,12 @@ def _official_users(path: Path, task: Task) -> Iterator[User]:
             queries.append(query)
             if not isinstance(record.get("profile"), list):
                 raise InputError(f"{where}: 'profile' must be a list of history items")
-            # Records of one user may each bring the whole profile.
+            # Every record of a user may contain the whole profile.
             known = {item.get("id") for item in profile if isinstance(item, dict)} - {None}
             profile += [i for i in record["profile"] if not (isinstance(i, dict) and i.get("id") in known)]
         yield _user(user_id, {"profile": profile}, queries, task, where, "any", 0)
     if unasked := golds.keys() - asked:
-        raise InputError(f"{_outputs_of(path)}: gold for {min(unasked)!r}, an id that {path.name} does not ask")
+        raise InputError(f"{_outputs_of(path)}: gold for {min(unasked)!r}, but {path.name} has no such question")
 
 
 def _oppu_users(path: Path, task: Task) -> Iterator[User]:
@@ -158,7 +158,7 @@ def _oppu_users(path: Path, task: Task) -> Iterator[User]:
                 raise InputError(f"{where}: 'query' must be a list of questions")
             skipped = 0
             if file == others:
-                # Golds of collective users stand with their questions; a question without one cannot train.
+                # Collective users' golds are stored with their questions; without a gold, a question is not usable.
                 answered = [question for question in questions if "gold" in question]
                 skipped, questions = len(questions) - len(answered), answered
                 golds = _check_golds([(str(q.get("id")), q["gold"]) for q in questions], task, where)
@@ -170,7 +170,7 @@ def _oppu_users(path: Path, task: Task) -> Iterator[User]:
             pool: Pool = "target" if file == targets else "collective"
             yield _user(str(user_id), record, queries, task, where, pool, skipped)
     if unasked := target_golds.keys() - asked:
-        raise InputError(f"{labels}: gold for {min(unasked)!r}, an id that {targets.name} does not ask")
+        raise InputError(f"{labels}: gold for {min(unasked)!r}, but {targets.name} has no such question")
 
 
 def _read_golds(path: Path, task: Task) -> dict[str, str]:
@@ -204,7 +204,7 @@ def _check_golds(golds: list[tuple[str, Any]], task: Task, where: str) -> dict[s
 
 
 def _whole(text: str, where: str) -> str:
-    """Refuse half a surrogate pair: JSON can write it, nothing that stores text can."""
+    """Reject half of a surrogate pair: JSON can express it, but no text file or table can store it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -217,7 +217,7 @@ def _question(record: dict[str, Any], golds: dict[str, str], task: Task, where: 
     if not isinstance(question_id, str | int) or not isinstance(text, str):
         raise InputError(f"{where}: a question needs 'id' and a text 'input'")
     if str(question_id) not in golds:
-        raise InputError(f"{where}: no gold for it")
+        raise InputError(f"{where}: no gold found")
     try:
         return Pair(str(question_id), task.question_source(_whole(text, where)), golds[str(question_id)])
     except ValueError as error:
@@ -261,15 +261,15 @@ def _user(
 
 
 def _leaks(pair: Pair, query: Pair, task: Task) -> bool:
-    """Whether a history item gives a question's answer away: same film for labels, same text for generation.
+    """Tell whether a history item reveals a question's answer: same film for labels, same text for generation.
 
-    Texts are the same when ROUGE cannot tell them apart, so whatever their capitals and punctuation.
+    Texts count as the same if ROUGE cannot tell them apart, so regardless of capitals and punctuation.
     """
-    mine, asked = (pair.source, query.source) if task.labels else (pair.target, query.target)
-    return _words(mine) == _words(asked)
+    known, asked = (pair.source, query.source) if task.labels else (pair.target, query.target)
+    return _words(known) == _words(asked)
 
 
 @lru_cache(maxsize=4096)
 def _words(text: str) -> list[str]:
-    # ROUGE knows Latin letters and digits only; a text without any is compared as it stands.
+    # ROUGE only knows Latin letters and digits; a text without any is compared by its space-separated parts.
     return _ROUGE_WORD.findall(text.lower()) or text.split()

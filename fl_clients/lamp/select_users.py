@@ -1,6 +1,6 @@
-"""Who takes part in a run, as a user table on disk (fl_clients/lamp/user_table.py has its format).
+"""Selects the users of a run and writes them as a user table (format in fl_clients/lamp/user_table.py).
 
-Partitions 0 … collective−1 are the collective users, the target users follow.
+Partitions 0 … collective−1 are the collective users; the target users follow.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ from fl_clients.lamp.user_table import ROWS, batch_of, write_index
 
 @dataclass(frozen=True)
 class Oracle:
-    """The best reachable scores on the target users, of one metric."""
+    """The best reachable scores on the target users, in one metric."""
 
     metric: str
     personalised: float
-    """Knowing each user."""
+    """User known."""
     collective: float
-    """Not knowing them."""
+    """User unknown."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,22 @@ class UserTable:
     folder: Path
     sha256: str
     source: Literal["synthetic", "lamp", "oppu"]
-    """`synthetic`, `lamp` or `oppu`."""
     oracle: Oracle | None
-    """None where nobody knows."""
+    """None if the source has no oracle."""
     empty_histories: int
     leaks: int
     skipped: int
 
 
 def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
-    """Choose the run's users and write them into the cache folder, named after their content.
+    """Select the run's users and write them to a cache folder named after their content.
 
     Args:
-        config: The run's.
-        within: The folder that a relative `users.source` is meant from.
+        config: The run's config.
+        within: Base folder of a relative `users.source`.
 
     Raises:
-        InputError: The source is unreadable or malformed, or has fewer users than asked for.
+        InputError: The source is unreadable or malformed, or has too few users.
     """
     task = find_task(config.task)
     synthetic = config.users.source == "synthetic"
@@ -101,7 +100,7 @@ def _synthetic_users(config: RunConfig) -> Path:
 
 
 def _publish(made: Path, home: Path) -> None:
-    """Rename a finished folder into place; another run that was faster has put the same there."""
+    """Move a finished folder into place, unless another run has already put the same folder there."""
     if not home.is_dir():
         copy = made.with_name(f"{made.name}.publish")
         shutil.copytree(made, copy)
@@ -118,16 +117,16 @@ class _Candidate:
     user_id: str
     history: int
     collective: bool
-    """May train stage 1."""
+    """Can train in stage 1."""
     target: bool
-    """May be personalised and evaluated."""
+    """Can be personalised and evaluated."""
 
 
 def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     """Map user ids to their partitions.
 
-    However many collective users there are, the targets are the same, and the first 10 of 100 are the 10. The targets
-    of a config are the first that another config's `users.reserved` leaves out.
+    The target users do not depend on the number of collective users, and a run with 10 collective users has the first
+    10 of a run with 100. The users that `users.reserved` leaves out are the first targets of a config without it.
     """
     candidates = [
         _Candidate(
@@ -143,21 +142,21 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     if wanted.select == "listed":
         collective, targets = _listed(candidates, wanted, source)
     else:
-        # Synthetic users are exchangeable, and there are only as many as asked for: shuffled, they would be others
-        # for every number of them.
+        # Synthetic users are exchangeable, and only as many exist as are requested: shuffling would select different
+        # users for every number of them.
         generator = np.random.default_rng(derive_seed(config.seed, "users")) if wanted.source != "synthetic" else None
         shuffled = _shuffled([user for user in candidates if user.target], generator)
         if wanted.select == "paper":
-            # A stable sort: among equally long histories the seed's order decides.
+            # The sort is stable, so equally long histories stay in the seed's order.
             shuffled.sort(key=lambda user: -user.history)
         first = [user.user_id for user in shuffled[: wanted.reserved + wanted.target]]
         targets = first[wanted.reserved :]
-        taken = set(first[: wanted.reserved]) if wanted.overlap else set(first)
+        excluded = set(first[: wanted.reserved]) if wanted.overlap else set(first)
         order = _shuffled([user for user in candidates if user.collective], generator)
-        collective = [user.user_id for user in order if user.user_id not in taken]
-        # As a collective user a target has its history alone.
-        idle = {user.user_id for user in candidates if not user.history} & set(targets)
-        collective = [user_id for user_id in collective if user_id not in idle]
+        collective = [user.user_id for user in order if user.user_id not in excluded]
+        # A target that is also a collective user trains on its history only.
+        untrainable = {user.user_id for user in candidates if not user.history} & set(targets)
+        collective = [user_id for user_id in collective if user_id not in untrainable]
         if wanted.group:
             group = f" in users.group={wanted.group}, of {len(collective)} for all groups"
         collective = collective[wanted.group * wanted.collective :][: wanted.collective]
@@ -166,8 +165,8 @@ def _choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         ("users.collective", len(collective), wanted.collective, group),
     ):
         if have < want:
-            besides = f", beside users.reserved={wanted.reserved}" if wanted.reserved else ""
-            raise TooFewUsers(key, f"{key}={want}: {source.path} has {have} users for that{where}{besides}")
+            reserved = f", besides users.reserved={wanted.reserved}" if wanted.reserved else ""
+            raise TooFewUsers(key, f"{key}={want}: {source.path} has only {have} such users{where}{reserved}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)
@@ -186,10 +185,10 @@ def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -
                 raise InputError(f"{key}: {source.path} has no user {user_id!r}{nearest(user_id, list(by_id))}")
     for user_id in wanted.collective_ids:
         if not by_id[user_id].collective:
-            raise InputError(f"users.collective_ids: user {user_id!r} has nothing to train on, or its file says target")
+            raise InputError(f"users.collective_ids: user {user_id!r} has no training data, or is only a target user")
     for user_id in wanted.target_ids:
         if not by_id[user_id].target:
-            raise InputError(f"users.target_ids: user {user_id!r} has no question, or its file says collective")
+            raise InputError(f"users.target_ids: user {user_id!r} has no question, or is only a collective user")
     return wanted.collective_ids[: wanted.collective], wanted.target_ids[: wanted.target]
 
 
@@ -198,14 +197,14 @@ def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, fold
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         for user in source.users():
             for partition in roles.get(user.user_id, []):
-                # A target's questions are never trained on, also where it is a collective user too.
+                # A target's questions are never trained on, even if it is also a collective user.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective
-                own = replace(user, queries=[]) if both else user
+                selected = replace(user, queries=[]) if both else user
                 limit = users.target_history if partition >= users.collective else users.collective_history
-                own = replace(own, history=own.history[:limit])
-                writer.write_batch(batch_of(own))
-                sizes = (len(own.history), len(own.queries), own.leaks, own.skipped)
-                rows.append((partition, own.user_id, len(rows), *sizes))
+                selected = replace(selected, history=selected.history[:limit])
+                writer.write_batch(batch_of(selected))
+                sizes = (len(selected.history), len(selected.queries), selected.leaks, selected.skipped)
+                rows.append((partition, selected.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()

@@ -1,8 +1,8 @@
-"""The LaMP tasks: label sets, prompts of our own wording, and how a question or a history item is read.
+"""The LaMP tasks: label sets, prompts, and how questions and history items are read.
 
-A task is data and two small functions; adding one touches this file alone (synthetic users of it are a file beside
-`synthetic/`, paper settings a TOML in `configs/tasks/`). The label sets and the markers are LaMP's (arXiv 2304.11406,
-appendix A); the prompts are ours.
+A task is data and two small functions; adding one only changes this file (its synthetic users are a file in
+`synthetic/`, its paper settings a TOML file in `configs/tasks/`). The label sets and the markers are LaMP's (arXiv
+2304.11406, appendix A); the prompts are our own.
 """
 
 import re
@@ -20,32 +20,32 @@ class Task:
     name: str
     """The name in configs."""
     lamp_names: tuple[str, ...]
-    """Names the `task` field of an outputs file may carry."""
+    """Values that the `task` field of an outputs file may have."""
     kind: Literal["labels", "ratings", "texts"]
-    """What answers are, and so how they are judged: accuracy and macro-F1, MAE and RMSE, or ROUGE."""
+    """The kind of answers, which decides the metrics: accuracy and macro-F1, MAE and RMSE, or ROUGE."""
     labels: tuple[str, ...]
-    """The label set; empty for texts. None is the beginning of another."""
+    """The label set; empty for texts. No label is a prefix of another."""
     prompt: str
     """The prompt, with `{source}`; the answer follows after one space."""
     opening: str
-    """How a LaMP question of this task begins."""
+    """The beginning of a LaMP question of this task."""
     marker: str
-    """What stands right before the source text in it."""
+    """The text right before the source text of a question."""
     history_pair: Callable[[dict[str, Any]], tuple[str, str]]
-    """Makes (source, target) of a history item; raises KeyError on a missing field."""
+    """Turns a history item into (source, target); raises KeyError on a missing field."""
     official_path: str
-    """Folder of the official files, under the download address of a split."""
+    """Folder of the official files, below the download address of a split."""
     max_new_tokens: int
-    """Longest generated answer."""
+    """Maximum length of a generated answer, in tokens."""
 
     def question_source(self, text: str) -> str:
         """Return the source text of a LaMP question.
 
         Raises:
-            ValueError: Not a question of this task.
+            ValueError: The text is not a question of this task.
         """
-        _, found, source = text.partition(self.marker)
-        if not text.lstrip().startswith(self.opening) or not found or not source.strip():
+        _, marker, source = text.partition(self.marker)
+        if not text.lstrip().startswith(self.opening) or not marker or not source.strip():
             raise ValueError(f"expected '{self.opening} … {self.marker.strip()} …': not a question of {self.name}")
         return source.strip()
 
@@ -97,13 +97,13 @@ _FUNCTION_WORDS = re.compile(
 
 
 def content_words(tweet: str) -> str:
-    """Reduce a tweet to its content words: what is said, without how its author says it.
+    """Reduce a tweet to its content words: what it says, without its author's style.
 
-    LaMP-7 histories hold tweets without paraphrases, and its questions ask for an author's own wording of a plain
-    text. So the private stage trains on pairs (content words → tweet): links, mentions, emoticons, capitals,
-    punctuation, stretched letters, function words and words of up to three letters (where there are longer ones) are
-    left out of the source, and putting them back is the author's manner, which is what a personal shift should hold.
-    Training on bare tweets as a language model would give the same manner but no tie to a source.
+    LaMP-7 histories have tweets without paraphrases, and its questions ask for an author's wording of a plain text. So
+    stage 2 trains on pairs (content words → tweet): links, mentions, emoticons, capitals, punctuation, stretched
+    letters, function words and words of up to three letters (if there are longer ones) are left out of the source.
+    Adding them back is the author's style, which a personal shift should learn. Language-model training on bare tweets
+    would teach the same style, but no relation to a source.
     """
     text = re.sub(r"https?://\S+|@\w+|&#?\w+;", " ", tweet.lower())
     text = re.sub(r"([^\W\d])\1{2,}", r"\1", text)
@@ -194,7 +194,7 @@ def find_task(name: str) -> Task:
     """Return a task by name.
 
     Raises:
-        InputError: There is no such task; the nearest one is named.
+        InputError: There is no such task; the message suggests the nearest name.
     """
     if name not in TASKS:
         raise InputError(f"task: unknown task '{name}'{nearest(name, list(TASKS))} (known: {', '.join(TASKS)})")

@@ -1,8 +1,8 @@
-"""The format that users lie in on a client's disk: one Arrow table, one record batch a user.
+"""The format of users on a client's disk: one Arrow table with one record batch per user.
 
-`users.arrow` has the columns `user_id, kind, item_id, source, target`; a client maps its own user's pages and no
-others. `users.parquet` is the index: `partition, user_id, batch, history, queries, leaks, skipped`. A device of a real
-federation has a folder with one user alone, and `user.json`, which names the task.
+`users.arrow` has the columns `user_id, kind, item_id, source, target`; a client maps only its user's pages into memory.
+`users.parquet` is the index: `partition, user_id, batch, history, queries, leaks, skipped`. A device of a real
+federation has a folder with a single user, and `user.json`, which gives the task.
 """
 
 import json
@@ -31,7 +31,7 @@ class OpenedUser(NamedTuple):
 
 
 def batch_of(user: User) -> pa.RecordBatch:
-    """Return a user's rows of `users.arrow`."""
+    """Return a user's rows for `users.arrow`."""
     pairs = [("history", pair) for pair in user.history] + [("query", pair) for pair in user.queries]
     columns = [[user.user_id] * len(pairs), [kind for kind, _ in pairs]]
     columns += [[getattr(pair, name) for _, pair in pairs] for name in ("item_id", "source", "target")]
@@ -39,7 +39,7 @@ def batch_of(user: User) -> pa.RecordBatch:
 
 
 def write_index(rows: Sequence[tuple[int, str, int, int, int, int, int]], folder: Path) -> pa.Table:
-    """Write `users.parquet`, one row a partition in the order of its columns, and return it."""
+    """Write `users.parquet` and return it; every row holds one partition's values in the order of the columns."""
     columns = list(zip(*rows, strict=True))
     index = pa.table(dict(zip(_INDEX, map(list, columns), strict=True)))
     pq.write_table(index, folder / "users.parquet")
@@ -47,10 +47,10 @@ def write_index(rows: Sequence[tuple[int, str, int, int, int, int, int]], folder
 
 
 def open_user(folder: Path, partition: int) -> OpenedUser:
-    """Read one user, touching no other user's rows.
+    """Read one user without reading other users' rows.
 
     Raises:
-        IndexError: There is no such partition in this folder.
+        IndexError: The folder has no such partition.
     """
     index = _index(folder)
     row = pc.index(index["partition"], partition).as_py()
@@ -71,16 +71,16 @@ def _index(folder: Path) -> pa.Table:
 
 
 def write_one_user(user: OpenedUser, partition: int, task: str, folder: Path) -> None:
-    """Write the folder of a device, readable by its owner alone: this user and no other.
+    """Write a device's data folder with this user only, readable by the owner only.
 
     Args:
-        user: Whose it is.
-        partition: The number the user has in the federation.
-        task: Of these texts.
+        user: The device's user.
+        partition: The user's partition id in the federation.
+        task: The task of the user's texts.
         folder: New or empty.
 
     Raises:
-        InputError: It is not, or cannot be made.
+        InputError: The folder is not empty or cannot be created.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
@@ -88,31 +88,31 @@ def write_one_user(user: OpenedUser, partition: int, task: str, folder: Path) ->
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
-    own = User(user.user_id, user.history, user.queries, "any", 0, 0)
+        raise InputError(f"{folder}: cannot be created: {error.strerror}") from None
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
-        writer.write_batch(batch_of(own))
-    write_index([(partition, own.user_id, 0, len(own.history), len(own.queries), 0, 0)], folder)
+        writer.write_batch(batch_of(User(user.user_id, user.history, user.queries, "any", 0, 0)))
+    write_index([(partition, user.user_id, 0, len(user.history), len(user.queries), 0, 0)], folder)
     (folder / "user.json").write_text(json.dumps({"task": task, "partition": partition}) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o600)
 
 
 def check_one_user(folder: Path, partition: int, task: str) -> None:
-    """Refuse a device's folder that is not of this user and task; the server is told, so no path is named.
+    """Reject a device's folder of another user or task; the error is sent to the server, so it contains no path.
 
     Raises:
-        InputError: Says what is there instead.
+        InputError: The folder holds no user's data, or another user's or task's.
     """
     try:
-        found = json.loads((folder / "user.json").read_text(encoding="utf-8"))
-        holds = (int(found["partition"]), str(found["task"]))
+        content = json.loads((folder / "user.json").read_text(encoding="utf-8"))
+        actual_partition, actual_task = int(content["partition"]), str(content["task"])
     except OSError:
         raise InputError(f"partition {partition}: its folder holds no user's data (no user.json)") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"partition {partition}: its user.json is not readable ({error})") from None
-    for what, wanted, there in (("partition", partition, holds[0]), ("task", task, holds[1])):
-        if wanted != there:
+        raise InputError(f"partition {partition}: its user.json cannot be read ({error})") from None
+    checks = (("partition", partition, actual_partition), ("task", task, actual_task))
+    for what, expected, actual in checks:
+        if expected != actual:
             raise InputError(
-                f"partition {partition}: its folder holds data of {what} {there}, asked for is {what} {wanted}"
+                f"partition {partition}: its folder holds data of {what} {actual}, expected {what} {expected}"
             )

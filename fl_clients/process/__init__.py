@@ -1,1 +1,1 @@
-"""The process a client runs in: its paths, its slice of the machine, its time limit."""
+"""The process a client runs in: its paths, its share of the machine, its time limit."""

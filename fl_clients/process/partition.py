@@ -1,4 +1,4 @@
-"""The slice of a machine one client runs on: its threads, its share of a GPU, and what it used of them."""
+"""A client's share of a machine: its threads, its part of a GPU, and its memory use."""
 
 import contextlib
 import fcntl
@@ -13,14 +13,14 @@ from configs.schema import PartitionsConfig
 
 
 class Partition:
-    """This process's slice, taken once per process and kept."""
+    """This process's share of the machine, claimed once per process."""
 
     def __init__(self, config: PartitionsConfig, locks: Path) -> None:
         """Set the thread count, claim a slot and enforce the memory share on a real GPU.
 
         Args:
-            config: Sizes.
-            locks: Folder shared by the run's processes, where each claims its slot of a GPU.
+            config: Threads and GPU share per client.
+            locks: Folder where the run's processes claim GPU slots.
         """
         torch.set_num_threads(config.cpus_per_client)
         self._lock: int | None = None
@@ -34,16 +34,16 @@ class Partition:
             torch.cuda.set_per_process_memory_fraction(config.per_client)
 
     def reset_peak(self) -> None:
-        """Start measuring peak memory anew."""
+        """Reset the measurement of peak memory."""
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
             return
         with contextlib.suppress(OSError):
-            # Linux: 5 resets this process's peak resident size.
+            # On Linux, writing 5 resets the process's peak resident size.
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory(self) -> int:
-        """Return the peak since `reset_peak` in bytes: GPU memory where there is a GPU, else resident memory."""
+        """Return the peak since `reset_peak` in bytes: GPU memory if the process uses a GPU, else resident memory."""
         if self._cuda:
             return int(torch.cuda.max_memory_allocated())
         try:
@@ -53,12 +53,12 @@ class Partition:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def _gpu(self) -> int:
-        """The logical GPU Ray gave this actor; 0 outside Ray."""
+        """Return the logical GPU that Ray assigned to this actor; 0 outside Ray."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return int(visible.split(",")[0]) if visible.split(",")[0].isdigit() else 0
 
     def _claim(self, locks: Path, gpu: int) -> int:
-        """Take the lowest free slot of a GPU. The kernel frees it when this process ends, however it ends."""
+        """Claim the lowest free slot of a GPU. The kernel frees it when the process ends, even if it is killed."""
         locks.mkdir(parents=True, exist_ok=True)
         slot = 0
         while True:

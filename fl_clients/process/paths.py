@@ -1,4 +1,4 @@
-"""Where a client's files are: in a simulation in the run record, on a real device in folders of its own."""
+"""The paths of a client's files: in the run record in a simulation, in separate folders on a real device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,38 +15,38 @@ class ClientPaths:
     """The files of one client."""
 
     run_dir: Path
-    """Holds `config.toml`; the client writes below it."""
+    """Holds `config.toml`; the client writes its files below it."""
     data_dir: Path
-    """The user table."""
+    """The folder of the user table."""
     partition: int
-    """Which user of it."""
+    """The user's partition id."""
     is_real_device: bool = False
-    """On a device of its own, which has its user's data only."""
+    """Whether this is a real device, which holds only its user's data."""
 
     @property
     def private_dir(self) -> Path:
-        """Where the client keeps private tensors and its state between rounds."""
+        """The folder of the private tensors and of the state between rounds."""
         return self.run_dir / "private"
 
     @property
     def predictions_dir(self) -> Path:
-        """Where the client writes its answers."""
+        """The folder of the client's predictions."""
         return self.run_dir / ".predictions"
 
 
 def client_paths(node_config: Mapping[str, object], run_config: Mapping[str, object], run_id: int) -> ClientPaths:
-    """Return where this client's files are.
+    """Return the paths of this client's files.
 
-    A SuperNode of a real federation says so itself, by `--node-config 'partition-id=3 data="…" store="…"'`: the folder
-    of its user's data, and the folder it may write to. The run's config then comes with Flower's run config.
+    A SuperNode of a real federation sets them with `--node-config 'partition-id=3 data="…" store="…"'`: the folder of
+    its user's data, and the folder it may write to. The run's config then comes with Flower's run config.
 
     Args:
-        node_config: Flower's, of this node.
-        run_config: Flower's.
-        run_id: Flower's.
+        node_config: Flower's node config.
+        run_config: Flower's run config.
+        run_id: Flower's run id.
 
     Raises:
-        InputError: The folder does not hold this user's data, or another task's.
+        InputError: The data folder is not of this user and task.
     """
     partition = int(str(node_config["partition-id"]))
     if "store" not in node_config:

@@ -1,4 +1,4 @@
-"""How long one task may take: nothing less than ending the process ends a hang in native code."""
+"""The time limit of a task: only ending the process can stop a hang in native code."""
 
 import faulthandler
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""The run record: its schema, tables, ledger and checkpoint, and who writes and reads them."""
+"""The run record: its schema, tables, ledger and checkpoint, and how they are written and read."""

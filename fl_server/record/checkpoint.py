@@ -1,7 +1,8 @@
-"""Where a run stands, so that it can be taken up again whenever its processes were killed.
+"""The progress of a run, from which it can be resumed after its processes were killed.
 
-Everything is written beside and renamed, so that a reader finds a whole checkpoint or the one before. Table parts
-written after a checkpoint belong to work that will be done again, and are left out when the tables are opened again.
+Files are written under a temporary name and renamed, so a reader finds either the new checkpoint or the previous one.
+Table parts written after a checkpoint belong to work that will be repeated, and are deleted when the tables are opened
+again.
 """
 
 from functools import partial
@@ -18,33 +19,33 @@ _FOLDER = ".checkpoint"
 
 
 class Checkpoint(BaseModel):
-    """What is done."""
+    """What a run has completed."""
 
     model_config = ConfigDict(extra="forbid")
 
     import_path: list[str] = []
-    """Where the method may be imported from, beside what is installed."""
+    """Folders that the method may be imported from, besides installed packages."""
     started_in: str = ""
-    """The folder that relative paths in the run's config are meant from."""
+    """Base folder of relative paths in the run's config."""
     round: int | None = None
-    """Last round of stage 1 whose state is the one kept; None before the first."""
+    """The last completed round of stage 1, whose state is stored; None before the first."""
     parts: dict[str, int] = {}
-    """Parts of each table that belong to what is done; none before the roll call."""
+    """Number of completed parts by table; empty before the roll call."""
     last_turns: dict[int, int] = {}
-    """Round of each collective user's last turn that was averaged: what it keeps between turns counts from there."""
+    """The last round in which a collective user's update was averaged, by user: its state of that round is valid."""
     metrics_base: dict[str, float] | None = None
-    """The bare backbone's, once it has been evaluated."""
+    """The bare backbone's metrics, once it has been evaluated."""
     wall_s: float = 0.0
-    """Seconds the run had taken."""
+    """Seconds that the run has taken so far."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: Tensors) -> None:
-    """Put a checkpoint in the place of the one before.
+    """Replace the previous checkpoint.
 
     Args:
         folder: The run record.
-        checkpoint: What is done.
-        state: The server's, after that.
+        checkpoint: What the run has completed.
+        state: The server's tensors at that point.
     """
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
@@ -60,14 +61,14 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
     """Return a run's checkpoint and the server's state.
 
     Raises:
-        InputError: There is none.
+        InputError: The run has no readable checkpoint.
     """
     home = folder / _FOLDER
     try:
         checkpoint = Checkpoint.model_validate_json((home / "checkpoint.json").read_text(encoding="utf-8"))
         return checkpoint, load_file(_state_path(home, checkpoint))
     except (OSError, ValidationError) as error:
-        raise InputError(f"{folder}: nothing to go on from: {error}") from None
+        raise InputError(f"{folder}: no checkpoint to resume from: {error}") from None
 
 
 def _state_path(home: Path, checkpoint: Checkpoint) -> Path:

@@ -1,4 +1,4 @@
-"""Closes a run record: results of a finished run, or what a broken one had recorded."""
+"""Completes a run record: with the results of a finished run, or with what an interrupted run recorded."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from strategies.wire import EvaluationPoint
 def complete_record(
     folder: Path, checkpoint: Checkpoint, wall_s: float, per_user: Mapping[EvaluationPoint, Sequence[Statistics]]
 ) -> None:
-    """Gather a record's tables and write its results; to be called when no client writes any more.
+    """Gather a record's tables and write its results; call it only when no client is still writing.
 
     Args:
         folder: The run record.
-        checkpoint: The last.
+        checkpoint: The last checkpoint.
         wall_s: Seconds the run took.
         per_user: The target users' statistics before (`collective`) and after personalisation (`personalised`).
     """
@@ -41,13 +41,13 @@ def complete_record(
 
 
 def keep_recorded(folder: Path) -> None:
-    """Make what a run recorded until it broke off readable, and enter what it adds up to.
+    """Gather what a run recorded before it was interrupted, and write its totals.
 
-    To be called when no process of the run writes any more. What the tables are made of stays for `--resume`.
+    Call it only when no process of the run is still writing. The parts of the tables stay for `--resume`.
     """
     gather(folder)
     if not (folder / "ledger.parquet").is_file():
-        return  # it broke off before anything was opened
+        return  # interrupted before the tables were opened
     record = read_run(folder)
     _add_up(folder, record)
     with suppress(InputError):

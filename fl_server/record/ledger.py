@@ -1,4 +1,4 @@
-"""The ledger: one row per message, direction and tensor group; the only source of any number of bytes."""
+"""The ledger: one row per message, direction and tensor group; the only source of byte counts."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,13 +16,13 @@ Direction = Literal["up", "down"]
 
 
 class Ledger:
-    """Writes `ledger.parquet` while messages pass."""
+    """Writes `ledger.parquet` as messages are exchanged."""
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
         """Open the ledger of a run record; `keep` as in `TableWriter`."""
         self.table = TableWriter(folder, "ledger", LEDGER, keep)
         self.so_far: dict[Direction, int] = {"up": 0, "down": 0}
-        """Bytes of all messages recorded, those before a resume included."""
+        """Bytes of all recorded messages, including those before a resume."""
         for part in self.table.parts():
             rows = pq.read_table(part, columns=["direction", "message_bytes"])
             for direction in self.so_far:
@@ -35,12 +35,12 @@ class Ledger:
 
         Args:
             round_number: 0 before stage 1.
-            phase: What the message is for.
+            phase: The phase that the message belongs to.
             direction: `up` is from the client to the server.
             user: Partition id.
             record: Name of the message's tensor record.
-            message: What was sent. The last dotted part of a tensor's name is its group. The message's own size
-                is on the first of its rows only, so that the column sums to what crossed.
+            message: The message's sizes. The last dotted part of a tensor's name is its group. The size of the whole
+                message is only in the first of its rows, so that the column sums to the bytes exchanged.
         """
         groups: dict[tuple[str, str], list[int]] = {}
         for name, elements, payload, dtype in message.arrays:
@@ -67,8 +67,8 @@ class Ledger:
 def total_bytes(folder: Path) -> BytesPart:
     """Sum a gathered ledger.
 
-    Up, down and total hold every message of the run. The figures per client and round are means over stage 1's
-    messages; its opening, where there is one, is no round.
+    Up, down and total include every message of the run. The values per client and round are means over the messages of
+    stage 1 without its opening.
     """
     table = pq.read_table(folder / "ledger.parquet")
 
@@ -96,9 +96,11 @@ def _add(table: pa.Table, column: str, direction: Direction) -> int:
 
 
 def count_faults(folder: Path) -> dict[str, int]:
-    """Return from a gathered record how often clients were asked to do a task again (`retries`; the roll call is no
-    task), how many updates were left out (`left_out`), and how many tasks took more memory than their device has
-    (`over_memory`).
+    """Count a gathered record's faults.
+
+    Returns:
+        `retries` of tasks, without the roll call; `left_out`, the updates left out; `over_memory`, the tasks that used
+        more memory than their device has.
     """
     clients = pq.read_table(folder / "clients.parquet", columns=["retries", "over_memory"])
     rounds = pq.read_table(folder / "rounds.parquet", columns=["failures", "rejected"])
@@ -108,6 +110,6 @@ def count_faults(folder: Path) -> dict[str, int]:
 
 
 def simulated_seconds(folder: Path) -> float | None:
-    """Return stage 1's time by the virtual clock; None where there was none."""
+    """Return stage 1's time on the virtual clock; None without simulated devices."""
     seconds = pc.sum(pq.read_table(folder / "rounds.parquet", columns=["simulated_s"])["simulated_s"]).as_py()
     return None if seconds is None else float(seconds)

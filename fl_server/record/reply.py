@@ -1,4 +1,4 @@
-"""One client's answer to one task, as the server holds it."""
+"""One client's reply to one task, as the server holds it."""
 
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +19,12 @@ from strategies.wire import (
 
 @dataclass(frozen=True)
 class MessageSize:
-    """What the ledger records of a message."""
+    """The sizes of a message that the ledger records."""
 
     size: int = 0
-    """Bytes, serialised."""
+    """Bytes of the serialised message."""
     arrays: tuple[ArraySize, ...] = ()
-    """Of each tensor in it."""
+    """The size of each tensor in it."""
 
     @property
     def payload(self) -> int:
@@ -39,21 +39,21 @@ class MessageSize:
 
 @dataclass(frozen=True)
 class ClientReply:
-    """One client's answer."""
+    """One client's reply."""
 
     user: int
     """Partition id."""
     shared: Tensors
     report: ClientReport | None
-    """None if the client failed, or if `fault` says what is wrong with its report."""
+    """None if the client failed or its report is invalid (see `fault`)."""
     statistics: Statistics
     """Sums by evaluation point and name, such as `base.confusion`."""
     fault: str | None = None
     """What is wrong with the report."""
     error: str | None = None
-    """The client's traceback if it failed for good; everything else is empty then."""
+    """The client's traceback if it failed for good; there is no other content then."""
     attempts: tuple[str, ...] = ()
-    """Tracebacks of all attempts that failed."""
+    """Tracebacks of all failed attempts."""
     down: MessageSize = field(default_factory=MessageSize)
     """The message to the client."""
     up: MessageSize = field(default_factory=MessageSize)
@@ -63,7 +63,7 @@ class ClientReply:
     def read(
         cls, user: int, content: RecordDict, attempts: tuple[str, ...], down: MessageSize, up: MessageSize
     ) -> "ClientReply":
-        """Take the content of a client's message apart; what is wrong with its report becomes the fault."""
+        """Read the content of a client's message; what is wrong with its report becomes `fault`."""
         shared, values = unpack(content)
         report, fault = None, None
         try:
@@ -74,7 +74,7 @@ class ClientReply:
 
     @property
     def retries(self) -> int:
-        """How often the client was asked again."""
+        """How often the client was retried."""
         return len(self.attempts) - (self.error is not None)
 
     def statistics_at(self, point: EvaluationPoint) -> Statistics:
@@ -83,5 +83,5 @@ class ClientReply:
         return {key.removeprefix(prefix): values for key, values in self.statistics.items() if key.startswith(prefix)}
 
     def without_tensors(self, keep_report: bool) -> "ClientReply":
-        """Return what stays in memory while a round goes on."""
+        """Return a copy without tensors, which stays in memory until the end of a round."""
         return replace(self, shared={}, report=self.report if keep_report else None)

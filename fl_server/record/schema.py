@@ -1,9 +1,9 @@
-"""The run record: the folder one run leaves in `results/`, a stable interface other tools read.
+"""The run record: the folder that a run writes to `results/`, a stable interface for other tools.
 
 `config.toml` · `run.json` · `users.parquet` (which user is which partition) · `rounds.parquet` · `clients.parquet` ·
-`ledger.parquet` · `predictions.jsonl` · `shared.safetensors` (what a newcomer is sent) · `private/` · `events.jsonl`
-(what happened, as it happened) · `errors.jsonl` (failed clients). Until a run has completed, `.checkpoint/` says how
-far it is (fl_server/record/checkpoint.py), and other folders with dots hold what tables and predictions are made of.
+`ledger.parquet` · `predictions.jsonl` · `shared.safetensors` (what newcomers are sent) · `private/` · `events.jsonl`
+(the run's progress) · `errors.jsonl` (failed clients). Until a run has completed, `.checkpoint/` holds its progress
+(fl_server/record/checkpoint.py), and other folders with a dot hold the parts of tables and predictions.
 """
 
 import json
@@ -24,20 +24,20 @@ class _Part(BaseModel):
 
 
 class UsersPart(_Part):
-    """Who took part."""
+    """The users of a run."""
 
     collective: int
     target: int
     data_sha256: str
     source: Literal["synthetic", "lamp", "oppu", "devices"]
-    """`devices`: users of a real federation, each with its own data."""
+    """`devices`: users of a real federation, whose data are on their devices."""
     empty_histories: int = 0
     leaks: int = 0
     skipped: int = 0
 
 
 class BytesPart(_Part):
-    """Bytes of the whole run, each a sum over `ledger.parquet`."""
+    """Bytes of the whole run, summed over `ledger.parquet`."""
 
     up: int = 0
     down: int = 0
@@ -49,7 +49,7 @@ class BytesPart(_Part):
 
 
 class ParamsPart(_Part):
-    """Numbers of parameters: travelling, kept per user, frozen."""
+    """Numbers of parameters: shared, private per user, frozen."""
 
     shared: int
     private: int
@@ -57,7 +57,7 @@ class ParamsPart(_Part):
 
 
 class OraclePart(_Part):
-    """The best reachable score of `metric` on the target users, knowing each of them and not knowing them."""
+    """The best reachable score of `metric` on the target users: user known (personalised) and unknown (collective)."""
 
     metric: str
     personalised: float
@@ -86,21 +86,21 @@ class RunRecord(_Part):
     bytes: BytesPart = BytesPart()
     params: ParamsPart
     wall_s: float = 0.0
-    """Seconds it took; where it did not complete, until its last checkpoint."""
+    """Seconds the run took; until its last checkpoint if it did not complete."""
     versions: dict[str, str] = {}
     git: dict[str, str | bool | None] = {}
     resumed: int = 0
     retries: int = 0
     left_out: int = 0
     over_memory: int = 0
-    """Tasks that took more memory than the user's device has."""
+    """Number of tasks that used more memory than the user's device has."""
     simulated_s: float | None = None
     shared_sha256: str | None = None
-    """Of `shared.safetensors`, which records may be kept without."""
+    """Digest of `shared.safetensors`, which may be missing from stored records."""
 
     @property
     def main_metric(self) -> str:
-        """The metric that comparisons are about, the first; of completed runs only."""
+        """The metric that comparisons use, which is the first; only for completed runs."""
         return next(iter(self.metrics))
 
 
@@ -108,7 +108,7 @@ def read_run(folder: Path | str) -> RunRecord:
     """Read and validate `run.json`.
 
     Raises:
-        InputError: Missing or not a run record.
+        InputError: The file is missing or not a run record.
     """
     path = Path(folder) / "run.json"
     try:
@@ -120,14 +120,14 @@ def read_run(folder: Path | str) -> RunRecord:
 
 
 def write_run(folder: Path, record: RunRecord) -> None:
-    """Validate and write `run.json`, whole or not at all."""
+    """Validate `run.json` and write it atomically."""
     content = RunRecord.model_validate(record.model_dump()).model_dump(mode="json")
     content = {"schema": content.pop("schema_version"), **content}
     write_atomic(folder / "run.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def mark_resumed(folder: Path) -> None:
-    """Note in a record that its run is taken up again."""
+    """Note in a record that its run is resumed."""
     record = read_run(folder)
     record.status, record.error, record.resumed = "running", None, record.resumed + 1
     write_run(folder, record)
@@ -138,12 +138,12 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append one JSON line, stamped with the time in seconds since the epoch."""
     line = json.dumps({"time": round(time.time(), 3), **value}, ensure_ascii=False)
     with path.open("ab") as file:
-        # One write to a file opened for appending is one line, whoever else writes and is killed.
+        # A single write in append mode keeps the line whole, even if other processes write or are killed.
         file.write(line.encode() + b"\n")
 
 
 def finish_partial_line(path: Path) -> None:
-    """End a line that a killed process left half written, so that the next stands by itself; readers pass it over."""
+    """End a line that a killed process left half written, so that the next one is intact; readers skip it."""
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as file:
             file.write(b"\n")

@@ -1,4 +1,4 @@
-"""The tables of a run record: their columns, how they grow while a run goes on, and what becomes of the parts."""
+"""The tables of a run record: their columns, how they grow during a run, and how their parts are merged."""
 
 import shutil
 from collections.abc import Mapping
@@ -74,16 +74,16 @@ TABLES = {"rounds": ROUNDS, "clients": CLIENTS, "ledger": LEDGER}
 
 
 class TableWriter:
-    """A table that grows by parts, each readable once written, so that a killed run keeps what it recorded."""
+    """Writes a table in parts, which are readable once written, so that a killed run keeps what it recorded."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema, keep: int = 0) -> None:
-        """Open the table `name` of the run record `folder`; `gather` makes `<name>.parquet` of the parts.
+        """Open the table `name` of the run record `folder`; `gather` merges the parts into `<name>.parquet`.
 
         Args:
             folder: The run record.
             name: One of `TABLES`.
             schema: Its columns.
-            keep: So many parts of a run that is taken up again stay, the others go.
+            keep: Number of parts of a resumed run to keep; the others are deleted.
         """
         self._schema = schema
         self._parts = folder / f".{name}"
@@ -93,7 +93,7 @@ class TableWriter:
                 path.unlink()
         self._rows: list[dict[str, Any]] = []
         self.written = keep
-        """Parts written."""
+        """Number of parts written."""
 
     def add(self, **row: Any) -> None:
         """Add one row; columns left out are null."""
@@ -114,13 +114,13 @@ class TableWriter:
 
 
 def read_rows(folder: Path, name: str) -> pa.Table:
-    """Return one of a record's `TABLES`; of a run that goes on, or was killed, what has been recorded so far.
+    """Return one of a record's `TABLES`; for a running or killed run, the rows recorded so far.
 
     Raises:
-        pa.ArrowException: It is not readable.
-        FileNotFoundError: There is neither a table nor a part of one.
+        pa.ArrowException: The table is not readable.
+        FileNotFoundError: There is neither a table nor a folder of its parts.
     """
-    # A run taken up again has the table of its first end beside parts that go on.
+    # A resumed run still has the table from its interruption; its parts are newer.
     if not (folder / f".{name}").is_dir():
         return pq.read_table(folder / f"{name}.parquet")
     return _read_parts(folder, name)
@@ -133,14 +133,14 @@ def _read_parts(folder: Path, name: str) -> pa.Table:
 
 
 def write_compact(table: pa.Table, path: Path) -> None:
-    """Write a finished table as one row group: parts would cost a header and a dictionary each."""
+    """Write a finished table as one row group: every further group would add a header and a dictionary."""
     pq.write_table(table, path, compression="zstd", row_group_size=max(1, table.num_rows))
 
 
 def gather(folder: Path) -> None:
-    """Make the record's tables and predictions of their parts, which stay for a run that is taken up again.
+    """Merge the parts of the record's tables and predictions; the parts stay for a resume.
 
-    To be called when no process of the run writes any more.
+    Call it only when no process of the run is still writing.
     """
     for name in TABLES:
         if (folder / f".{name}").is_dir():
@@ -151,35 +151,35 @@ def gather(folder: Path) -> None:
 
 
 def keep_last_private(private: Path, last_turns: Mapping[int, int]) -> None:
-    """Make what each user kept from its last turn (`<partition>.round<n>.safetensors`) its file, its only one.
+    """Rename every user's last counted state (`<partition>.round<n>.safetensors`) to its private file; delete others.
 
-    To be called when no client writes any more.
+    Call it only when no client is still writing.
 
     Args:
         private: The private store.
-        last_turns: Round of each user's last turn that counted.
+        last_turns: The last round in which a user's update counted, by user.
     """
-    for path in private.glob("*.tmp"):  # of clients that were killed
+    for path in private.glob("*.tmp"):  # left by killed clients
         path.unlink()
-    turns: dict[int, dict[int, Path]] = {}
+    states: dict[int, dict[int, Path]] = {}
     for path in private.glob("*.round*.safetensors"):
         user, number = map(int, path.name.removesuffix(".safetensors").split(".round"))
-        turns.setdefault(user, {})[number] = path
-    for user, own in turns.items():
-        counted = [number for number in own if number <= last_turns.get(user, -1)]
-        last = own.pop(max(counted)) if counted else None
-        # The last is moved when it is the only one: who is killed on the way finds it again.
-        for path in own.values():
+        states.setdefault(user, {})[number] = path
+    for user, paths in states.items():
+        counted = [number for number in paths if number <= last_turns.get(user, -1)]
+        last = paths.pop(max(counted)) if counted else None
+        # The last state is renamed once the others are deleted, so that a killed process can repeat this.
+        for path in paths.values():
             path.unlink()
         if last:
             last.replace(private / f"{user}.safetensors")
 
 
 def clean(folder: Path) -> None:
-    """Remove what only a run that is taken up again would need."""
+    """Remove what only a resume would need."""
     for name in (*TABLES, "predictions", "personalised", "checkpoint", "updates"):
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
-    for left in folder.glob("*.tmp"):  # of processes that were killed
+    for left in folder.glob("*.tmp"):  # left by killed processes
         left.unlink()
     for name in (USERS_LINK, IMPORT_PATH_FILE):
         (folder / name).unlink(missing_ok=True)
@@ -191,13 +191,13 @@ def _gather_predictions(folder: Path) -> None:
         return
     order = {"base": 0, "collective": 1, "personalised": 2}
 
-    def place(path: Path) -> tuple[int, int]:
-        user, _, stage = path.stem.partition("-")
-        return int(user), order[stage]
+    def user_and_point(path: Path) -> tuple[int, int]:
+        user, _, point = path.stem.partition("-")
+        return int(user), order[point]
 
     def merge(target: Path) -> None:
         with target.open("w", encoding="utf-8") as merged:
-            for path in sorted(parts.glob("*.jsonl"), key=place):
+            for path in sorted(parts.glob("*.jsonl"), key=user_and_point):
                 merged.write(path.read_text(encoding="utf-8"))
 
     write_atomic(folder / "predictions.jsonl", merge)

@@ -1,4 +1,4 @@
-"""Writes a run record while the run goes on: its tables, events and checkpoint."""
+"""Writes a run record during the run: its tables, events and checkpoint."""
 
 import time
 from pathlib import Path
@@ -18,21 +18,21 @@ _REPORTED = (
     *("examples", "examples_cut", "questions_cut", "steps", "loss_first", "loss_last"),
     *("wall_s", "ended_at", "peak_memory_bytes"),
 )
-"""Columns of `clients.parquet` that are a client's report as it is."""
+"""Columns of `clients.parquet` that are copied from a client's report."""
 
 
 class RecordWriter:
-    """The tables, events and checkpoint of one run, opened where its checkpoint left them."""
+    """The tables, events and checkpoint of one run, opened at its checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         """Open the record.
 
         Raises:
-            InputError: It has no checkpoint.
+            InputError: The record has no checkpoint.
         """
         self.folder = folder
         self.checkpoint, self.state = load_checkpoint(folder)
-        """How far the run is, and the server's tensors at that point."""
+        """The run's progress, and the server's tensors at that point."""
         parts = self.checkpoint.parts
         self.ledger = Ledger(folder, parts.get("ledger", 0))
         self._rounds = TableWriter(folder, "rounds", ROUNDS, parts.get("rounds", 0))
@@ -42,14 +42,14 @@ class RecordWriter:
 
     @property
     def wall_s(self) -> float:
-        """Seconds the run has taken, those before a resume included."""
+        """Seconds the run has taken, including those before a resume."""
         return self._before + time.monotonic() - self._started
 
     def commit(self, state: Tensors, **done: Any) -> None:
-        """Write a checkpoint: what is done now is never done again.
+        """Write a checkpoint: work up to this point is never repeated.
 
         Args:
-            state: The server's.
+            state: The server's tensors.
             done: Fields of the checkpoint that change.
         """
         self.flush()
@@ -60,7 +60,7 @@ class RecordWriter:
         self.checkpoint, self.state = checkpoint, state
 
     def flush(self) -> None:
-        """Write every row."""
+        """Write all buffered rows."""
         for table in (self.ledger.table, self._rounds, self._clients):
             table.flush()
 
@@ -81,12 +81,12 @@ class RecordWriter:
 
         Args:
             number: The round.
-            phase: The task.
-            reply: The client's.
-            rejection: Why what it sent was not averaged.
-            device: Its simulated device. More memory than it has is reported, not forbidden: other machines take other
-                amounts.
-            arrived_at_s: When its reply arrived, by the virtual clock.
+            phase: The task's phase.
+            reply: The client's reply.
+            rejection: Why its update was not averaged.
+            device: Its simulated device. Using more memory than it has is reported, not forbidden, because memory use
+                differs between machines.
+            arrived_at_s: When its reply arrived on the virtual clock.
         """
         report = reply.report.model_dump() if reply.report else {}
         peak, limit = report.get("peak_memory_bytes"), device.memory_mb if device else None

@@ -124,4 +124,4 @@ def test_a_node_with_another_tasks_data_is_refused_by_name(federation: Federatio
     run = read_run(record)
     assert run.status == "failed"
     assert run.error is not None
-    assert "partition 1: its folder holds data of task product_rating, asked for is task movie_tagging" in run.error
+    assert "partition 1: its folder holds data of task product_rating, expected task movie_tagging" in run.error

@@ -53,20 +53,20 @@ def test_a_long_prompt_is_cut_and_its_answer_is_not(tiny: Backbone) -> None:
     assert tiny.tokenizer.decode(example.prompt).endswith("Tag: ")
 
 
-def test_what_every_label_begins_with_belongs_to_the_prompt(tiny: Backbone) -> None:
-    # One byte a token: every label begins with a space; beyond it "1" and "2" differ.
+def test_the_common_beginning_of_all_labels_belongs_to_the_prompt(tiny: Backbone) -> None:
+    # With one byte per token, all labels begin with a space; after it, "1" and "2" differ.
     encoder = Encoder(find_task("product_rating"), tiny.tokenizer)
     (example,) = encoder.examples([Pair("1", "Fine.", "4")], 100)
     assert tiny.tokenizer.decode(example.prompt).endswith("from 1 to 5: ")
     assert tiny.tokenizer.decode(example.answer) == "4<eos>"
     assert encoder.prompt("Fine.", 100) == (example.prompt, False)
     assert [tiny.tokenizer.decode(label) for label in encoder.labels] == ["1", "2", "3", "4", "5"]
-    # A text's first token is its own.
+    # Texts have no common first token, so the answer keeps its space.
     (headline,) = Encoder(find_task("news_headline"), tiny.tokenizer).examples([Pair("1", "x", "Big news")], 100)
     assert tiny.tokenizer.decode(headline.answer) == " Big news<eos>"
 
 
-def test_a_begin_token_stands_before_the_prompt_where_the_family_has_one(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_begin_token_precedes_the_prompt_if_the_tokenizer_adds_one(tiny: Backbone, tmp_path: Path) -> None:
     tiny.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, bos_token="<eos>")
     task = find_task("movie_tagging")
@@ -77,12 +77,12 @@ def test_a_begin_token_stands_before_the_prompt_where_the_family_has_one(tiny: B
     assert with_begin == [tokenizer.bos_token_id, *bare]
     cut, is_cut = Encoder(task, tokenizer).prompt("A long fight." * 9, 20)
     assert (cut[0], len(cut), is_cut) == (tokenizer.bos_token_id, 20, True)
-    # Answers never begin one.
+    # Answers have no begin token.
     (example,) = Encoder(task, tokenizer).examples([Pair("1", "A fight.", "comedy")], 100)
     assert tokenizer.decode(example.answer) == "comedy<eos>"
 
 
-def test_an_epoch_sees_every_example_once_in_an_order_of_its_seed() -> None:
+def test_an_epoch_has_every_example_once_in_an_order_set_by_the_seed() -> None:
     examples = [Example([1] * n, [0]) for n in range(1, 40)]
     batches = epoch_batches(examples, 4, torch.Generator().manual_seed(1))
     assert sorted(len(example) for batch in batches for example in batch) == list(range(2, 41))
@@ -90,7 +90,7 @@ def test_an_epoch_sees_every_example_once_in_an_order_of_its_seed() -> None:
     assert batches != epoch_batches(examples, 4, torch.Generator().manual_seed(2))
 
 
-def test_loss_equals_one_by_one_without_padding(tiny: Backbone, attached: SiteShifts) -> None:
+def test_the_loss_of_a_batch_equals_that_of_unpadded_examples(tiny: Backbone, attached: SiteShifts) -> None:
     with torch.no_grad():
         total, tokens = 0.0, 0
         for example in EXAMPLES:
@@ -103,7 +103,7 @@ def test_loss_equals_one_by_one_without_padding(tiny: Backbone, attached: SiteSh
         assert float(answer_loss(Forward(tiny, None), attached, EXAMPLES)) == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_label_scores_equal_whole_sequences(tiny: Backbone, attached: SiteShifts) -> None:
+def test_label_scores_equal_those_of_whole_sequences(tiny: Backbone, attached: SiteShifts) -> None:
     prompts, labels = [[5, 6, 7], [9, 10, 11, 12]], [[30], [31, 32, 33], [34, 35]]
     scores = score_labels(Forward(tiny, None), attached, prompts, labels)
     for row, prompt in enumerate(prompts):
@@ -123,7 +123,7 @@ def test_greedy_generation_equals_transformers(tiny: Backbone) -> None:
     assert text == tiny.tokenizer.decode(theirs[0, 4:], skip_special_tokens=True).strip()
 
 
-def test_sampling_depends_on_the_querys_seed_alone(tiny: Backbone) -> None:
+def test_sampling_depends_only_on_the_querys_seed(tiny: Backbone) -> None:
     prompts = [[5, 6, 7], [9, 10, 11, 12, 13]]
     together = generate(Forward(tiny, None), None, prompts, 12, frozenset({END}), [3, 4])
     alone = [
@@ -133,7 +133,7 @@ def test_sampling_depends_on_the_querys_seed_alone(tiny: Backbone) -> None:
     assert together == alone
 
 
-def test_fit_trains_what_it_is_given_and_nothing_else(tiny: Backbone, attached: SiteShifts) -> None:
+def test_fit_trains_only_the_given_parameters(tiny: Backbone, attached: SiteShifts) -> None:
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     collective = {name: value.clone() for name, value in attached.stages["collective"].state_dict().items()}
     personal = [parameter for site in ("1", "2") for parameter in attached.shift("personal", site).parameters()]
@@ -147,7 +147,7 @@ def test_fit_trains_what_it_is_given_and_nothing_else(tiny: Backbone, attached: 
     assert all(torch.equal(v, collective[name]) for name, v in attached.stages["collective"].state_dict().items())
 
 
-def test_a_loss_that_is_not_finite_stops_the_client(tiny: Backbone, attached: SiteShifts) -> None:
+def test_a_nonfinite_loss_stops_the_client(tiny: Backbone, attached: SiteShifts) -> None:
     with torch.no_grad():
         attached.shift("personal", "1").b.fill_(math.inf)
     personal = list(attached.shift("personal", "1").parameters())
@@ -155,5 +155,5 @@ def test_a_loss_that_is_not_finite_stops_the_client(tiny: Backbone, attached: Si
         LocalFit(Forward(tiny, None), attached, EXAMPLES, FitConfig(), 1)(personal)
 
 
-def test_schedule_warms_up_and_decays_to_zero() -> None:
+def test_the_schedule_warms_up_and_decays_to_zero() -> None:
     assert [rate(progress, 0.2) for progress in (0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])

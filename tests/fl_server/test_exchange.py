@@ -1,4 +1,4 @@
-"""Exchanges with clients: order, failures, bytes, on a grid that answers as it likes."""
+"""Exchanges with clients (order, failures, bytes), on grids that reorder or fail messages."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,12 +24,12 @@ REPORT = ClientReport(examples=1, steps=1, wall_s=0.0, ended_at=0.0, partition_n
 
 
 def train(tensor: torch.Tensor) -> ClientTask:
-    """A task of round 1 that sends everyone one tensor."""
+    """A task of round 1 that sends one tensor to all clients."""
     return ClientTask(1, Phase.TRAIN, lambda _user: {"shared_x.1.R": tensor})
 
 
 def echo_app(fail: int | None = None) -> ClientApp:
-    """A client that returns what it got plus its partition; partition `fail` raises."""
+    """A client that returns the tensors it received plus its partition id; partition `fail` raises."""
     app = ClientApp()
 
     @app.query("rollcall")
@@ -50,7 +50,7 @@ def echo_app(fail: int | None = None) -> ClientApp:
 
 
 class Shuffled(InlineGrid):
-    """Answers the last message first, and notes what passed."""
+    """Answers the last message first, and records the sizes of all messages."""
 
     passed: list[tuple[int, int]]
 
@@ -83,13 +83,13 @@ def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple
     return replies, grid, tmp_path
 
 
-def test_replies_are_handed_over_in_the_order_asked_whatever_order_they_come_in(tmp_path: Path) -> None:
+def test_replies_are_yielded_in_the_requested_order_whatever_order_they_arrive_in(tmp_path: Path) -> None:
     replies, _, _ = exchange(tmp_path, [4, 0, 2])
     assert [reply.user for reply in replies] == [4, 0, 2]
     assert [float(reply.shared["shared_x.1.R"][0, 0]) for reply in replies] == [4.0, 0.0, 2.0]
 
 
-def test_a_client_that_raises_is_named_with_its_traceback(tmp_path: Path) -> None:
+def test_a_failed_clients_reply_has_its_traceback(tmp_path: Path) -> None:
     replies, _, _ = exchange(tmp_path, [0, 1, 2], fail=1)
     assert [reply.error is None for reply in replies] == [True, False, True]
     assert "ArithmeticError: on purpose" in str(replies[1].error)
@@ -109,7 +109,7 @@ def test_the_ledger_counts_the_messages_that_were_sent(tmp_path: Path) -> None:
     }
 
 
-def test_an_answer_to_the_roll_call_that_makes_no_sense_is_named(tmp_path: Path) -> None:
+def test_an_invalid_answer_to_the_roll_call_is_reported(tmp_path: Path) -> None:
     app = ClientApp()
 
     @app.query("rollcall")
@@ -136,12 +136,12 @@ def test_two_clients_with_one_partition_fail_the_roll_call(tmp_path: Path) -> No
         Clients(grid, Ledger(tmp_path)).call_roll(2)
 
 
-def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_open_messages_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_module, "_WINDOW", 3)
     grid, ledger = Shuffled(echo_app(), 9, {}), Ledger(tmp_path)
     clients = Clients(grid, ledger)
     clients.call_roll(9)
-    # Shuffled answers the latest first, so the one whose turn it is always answers last.
+    # Shuffled answers the last message first, so the reply that is yielded next always arrives last.
     most, out = 0, 0
     push = grid.push_messages
 
@@ -159,7 +159,7 @@ def test_what_the_driver_holds_is_bounded_whoever_is_late(tmp_path: Path, monkey
 
 
 class Unplugged(InlineGrid):
-    """One node is not connected for its first `away` messages; Flower says so in its place."""
+    """One node is not connected for its first `away` messages; Flower returns an error instead."""
 
     away = 0
     node = -1
@@ -197,14 +197,12 @@ def ask_unplugged(folder: Path, away: int, patience_s: float | None, monkeypatch
     return replies[1]
 
 
-def test_a_device_that_is_away_is_waited_for_and_has_not_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_is_away_is_waited_for_and_does_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reply = ask_unplugged(tmp_path, away=5, patience_s=60.0, monkeypatch=monkeypatch)
     assert (reply.error, reply.attempts) == (None, ())
 
 
-def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_stays_away_fails_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reply = ask_unplugged(tmp_path, away=10**6, patience_s=0.2, monkeypatch=monkeypatch)
     assert "offline" in str(reply.error)
     assert len(reply.attempts) == 2  # once and one retry

@@ -1,4 +1,4 @@
-"""What the server takes from real devices at the roll call, and whom it refuses."""
+"""What the server learns about real devices from the roll call, and which devices it refuses."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_device_with_another_version_is_refused_by_name(change: dict[str, str 
     check_versions({0: answers[0]})
 
 
-def test_users_are_known_by_number_alone(tmp_path: Path) -> None:
+def test_users_are_known_only_by_number(tmp_path: Path) -> None:
     record = RunRecord(
         name="run",
         method="perfit",

@@ -12,7 +12,7 @@ from tests.conftest import tiny_config
 
 
 def test_the_server_computes_with_the_configured_threads(tmp_path: Path) -> None:
-    # Sums split over threads round differently: in float64 the function average of 20 clients at d = 576 does.
+    # Sums split over threads round differently, such as the function average of 20 clients at d = 576 in float64.
     write_config(tiny_config("partitions.cpus_per_client=1"), tmp_path / "config.toml")
     save_checkpoint(tmp_path, Checkpoint(), {})
     nowhere: Any = None

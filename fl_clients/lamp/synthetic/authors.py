@@ -1,8 +1,8 @@
-"""Synthetic authors of headlines, titles and tweets: what they write about is given, how they put it is theirs.
+"""Synthetic authors of headlines, titles and tweets: the content is given, the style is the author's.
 
-In every slot of its style (opening, favourite words, ending, marks) an author takes the option it values most; with
-probability `noise` one slot falls to another option. ROUGE sees words only, so capitals and marks are planted but not
-counted.
+In every slot of the style (opening, favourite words, ending, marks) an author chooses the option it values most; with
+probability `noise` one slot gets another option. ROUGE only compares words, so capitals and marks are planted but not
+scored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -126,7 +126,7 @@ _SPOTS = (
 )
 _FRIENDS = ("Maria", "Jonas", "Priya", "Kevin", "Aisha", "Lucas", "Wendy", "Oscar", "Naomi", "Pablo")
 _MOODS = ("happy", "tired", "hungry", "excited", "bored", "nervous", "lonely", "proud", "angry", "lucky")
-# Words of up to three letters, so that `content_words` leaves them out and the private stage learns to put them back.
+# Words of up to three letters, so that `content_words` leaves them out and stage 2 learns to add them back.
 _TWEET_OPENINGS = ("omg", "ugh", "yay", "hey", "wow")
 _DEGREES = ("so", "too", "way", "v")
 _TWEET_CLOSINGS = ("lol", "xx", "tbh", "smh", "idk")
@@ -143,10 +143,10 @@ def _tweet(facts: Facts, style: Style) -> str:
 def _written(
     facts: Mapping[str, Sequence[str]], source: str, write: Callable[[Facts, Style], str], slots: Mapping[str, int]
 ) -> Callable[[Taste, Taste, float, np.random.Generator], Item]:
-    def item(own: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
+    def item(personal: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
         drawn = {name: str(options[int(generator.integers(len(options)))]) for name, options in facts.items()}
-        knowing, not_knowing = ({slot: int(np.argmax(taste[slot])) for slot in slots} for taste in (own, collective))
-        style = dict(knowing)
+        known, unknown = ({slot: int(np.argmax(taste[slot])) for slot in slots} for taste in (personal, collective))
+        style = dict(known)
         if generator.random() < noise:
             slot = list(slots)[int(generator.integers(len(slots)))]
             style[slot] = (style[slot] + int(generator.integers(1, slots[slot]))) % slots[slot]
@@ -156,7 +156,7 @@ def _written(
         def score(guess: Style) -> float:
             return generation_statistics([write(drawn, guess)], [target])["rouge1"][0]
 
-        return Item(text[:1].upper() + text[1:], target, score(knowing), score(not_knowing))
+        return Item(text[:1].upper() + text[1:], target, score(known), score(unknown))
 
     return item
 

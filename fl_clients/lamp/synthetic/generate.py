@@ -1,4 +1,4 @@
-"""Writing synthetic users in official LaMP format, with the best reachable scores beside."""
+"""Writes synthetic users in official LaMP format, together with the oracle scores."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from fl_clients.lamp.synthetic.taste import Generator, Taste, collective_taste, 
 from fl_clients.lamp.tasks import Task
 
 GENERATOR_VERSION = 4
-"""Part of the cache key of generated users: counts up when the same arguments would give other texts."""
+"""Part of the cache key of generated users; increased when the same arguments would give different texts."""
 
 GENERATORS: dict[str, Generator] = {
     "movie_tagging": themes.MOVIES,
@@ -27,24 +27,24 @@ GENERATORS: dict[str, Generator] = {
 
 
 def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig, folder: Path) -> None:
-    """Write users in official LaMP format, with `oracle.json` beside.
+    """Write users in official LaMP format, and `oracle.json` next to them.
 
-    A LaMP question is a record of its own; a user's questions stand together, name their `user_id`, and the first
-    of them carries the profile.
+    Every LaMP question is a separate record; a user's questions are consecutive and have its `user_id`, and the first
+    of them contains the profile.
 
     Args:
-        task: One that `GENERATORS` has.
-        users: How many.
-        seed: Everything derives from it; the first n of more users are the same n.
-        settings: Sizes and strengths.
-        folder: Made if missing.
+        task: A task in `GENERATORS`.
+        users: Number of users.
+        seed: Everything derives from it; the first n users are the same for every larger number.
+        settings: Sizes, deviation and noise.
+        folder: Created if missing.
 
     Raises:
-        InputError: No generator for this task.
+        InputError: There is no generator for this task.
     """
     if task.name not in GENERATORS:
         raise InputError(
-            f"task={task.name}: synthetic users exist for {', '.join(GENERATORS)}; give users.source a folder"
+            f"task={task.name}: synthetic users exist only for {', '.join(GENERATORS)}; set users.source to a folder"
         )
     generator = GENERATORS[task.name]
     taste = collective_taste(generator.slots, np.random.default_rng(derive_seed(seed, "synthetic", "collective")))
@@ -54,12 +54,12 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
     with (folder / "synthetic_questions.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for number in range(users):
-            own = np.random.default_rng(derive_seed(seed, "synthetic", "user", number))
-            records, own_golds, own_scores = _user(f"s{number}", generator, taste, settings, own)
+            draws = np.random.default_rng(derive_seed(seed, "synthetic", "user", number))
+            records, user_golds, user_scores = _user(f"s{number}", generator, taste, settings, draws)
             lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
             file.write((",\n" if number else "\n") + lines)
-            golds += own_golds
-            scores[f"s{number}"] = own_scores
+            golds += user_golds
+            scores[f"s{number}"] = user_scores
         file.write("\n]\n")
     outputs = json.dumps({"task": task.lamp_names[0], "golds": golds}, ensure_ascii=False)
     (folder / "synthetic_outputs.json").write_text(outputs, encoding="utf-8")
@@ -70,9 +70,9 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
 def _user(
     user_id: str, generator: Generator, taste: Taste, settings: SyntheticConfig, draws: np.random.Generator
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, float]]:
-    own = personal_taste(taste, settings.deviation, draws)
-    history = [generator.item(own, taste, settings.noise, draws) for _ in range(settings.history)]
-    asked = [generator.item(own, taste, settings.noise, draws) for _ in range(settings.queries)]
+    personal = personal_taste(taste, settings.deviation, draws)
+    history = [generator.item(personal, taste, settings.noise, draws) for _ in range(settings.history)]
+    asked = [generator.item(personal, taste, settings.noise, draws) for _ in range(settings.queries)]
     profile = [{"id": f"{user_id}-h{index}", **generator.fields(item)} for index, item in enumerate(history)]
     records = [
         {

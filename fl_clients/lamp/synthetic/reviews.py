@@ -1,8 +1,8 @@
-"""Synthetic reviewers: what counts for them, and how generous they are.
+"""Synthetic reviewers, who differ in the weight they give to aspects and in their generosity.
 
-A review praises or damns three of six aspects, mostly in one tone, and ends with a summary of it; the rating is 3 plus
-the sum of each verdict (+1 or −1) times the weight its user gives the aspect, plus the user's generosity, rounded and
-cut to 1 … 5; with probability `noise` it is one star off.
+A review praises or criticises three of six aspects, mostly in one tone, and ends with a summary of its tone. The rating
+is 3 plus a multiple of the sum of the verdicts (+1 or −1) weighted by the user, plus a multiple of the user's
+generosity, rounded and clipped to 1 … 5. With probability `noise` it is one star off.
 """
 
 import numpy as np
@@ -33,23 +33,23 @@ _GENEROSITY = 0.8
 
 
 def _stars(taste: Taste, aspects: np.ndarray, verdicts: np.ndarray) -> int:
-    # Positive weights around 1: nobody likes a thing for what is wrong with it.
+    # Positive weights around 1: praise never lowers a rating, criticism never raises it.
     weights = np.exp(0.5 * taste["aspects"][aspects])
     return int(np.clip(round(3 + _GENEROSITY * taste["generosity"][0] + 0.7 * float(weights @ verdicts)), 1, 5))
 
 
-def _item(own: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
+def _item(personal: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
     aspects = generator.choice(len(_ASPECTS), size=_MENTIONED, replace=False)
     tone = generator.choice([-1, 1])
     verdicts = np.where(generator.random(_MENTIONED) < _TONE, tone, -tone)
-    knowing, not_knowing = _stars(own, aspects, verdicts), _stars(collective, aspects, verdicts)
-    rating = knowing
+    known, unknown = _stars(personal, aspects, verdicts), _stars(collective, aspects, verdicts)
+    rating = known
     if generator.random() < noise:
         rating = int(np.clip(rating + generator.choice([-1, 1]), 1, 5))
     phrases = [_ASPECTS[aspect][1 if verdict > 0 else 2] for aspect, verdict in zip(aspects, verdicts, strict=True)]
     phrases.append(_SUMMARIES[int(verdicts.sum())])
     text = ". ".join(phrase[int(generator.integers(len(phrase)))] for phrase in phrases) + "."
-    return Item(text, str(rating), abs(knowing - rating), abs(not_knowing - rating))
+    return Item(text, str(rating), abs(known - rating), abs(unknown - rating))
 
 
 PRODUCTS = Generator(

@@ -1,9 +1,9 @@
-"""What is planted: every choice a user makes follows worths that are partly everybody's and partly its own.
+"""The planted tastes: a user's choices follow worths that are partly collective and partly personal.
 
 Option o of slot s has a collective worth c_{s,o} (evenly spaced, shuffled by the seed, unit variance); user u values it
-at c_{s,o} + deviation·ε_{u,s,o}, ε standard normal. A slot is one kind of choice: which theme of a film names its tag,
-which word opens a headline. So the best score without knowing the user is reached with the worths c, and the best at
-all with the user's own: the two oracles.
+at c_{s,o} + deviation·ε_{u,s,o}, ε standard normal. A slot is one kind of choice, such as which theme of a film gives
+its tag, or which word opens a headline. There are two oracles: the best score with the user unknown follows from the
+worths c, the best score with the user known from the user's worths.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,34 +18,34 @@ Taste = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Item:
-    """One thing a user labelled, rated or wrote."""
+    """One item that a user labelled, rated or wrote."""
 
     source: str
     target: str
     personalised: float
-    """Score of the best answer to `source` that knows the user, judged by `target`."""
+    """Score against `target` of the best answer to `source`, user known."""
     collective: float
-    """Score of the best answer that does not."""
+    """Score of the best answer, user unknown."""
 
 
 @dataclass(frozen=True)
 class Generator:
-    """How one task's synthetic users are made."""
+    """Generates one task's synthetic users."""
 
     slots: Mapping[str, int]
     """Number of options by slot."""
     item: Callable[[Taste, Taste, float, np.random.Generator], Item]
-    """Draws an item from the user's own taste, the collective one, the noise and a generator."""
+    """Draws an item, given the user's taste, the collective taste, the noise and a random generator."""
     fields: Callable[[Item], dict[str, Any]]
-    """A history item's fields, as LaMP names them."""
+    """Returns a history item's fields under LaMP's names."""
     question: str
-    """A question's text, with `{source}`; LaMP's wording."""
+    """A question's text in LaMP's wording, with `{source}`."""
     metric: Literal["accuracy", "mae", "rouge1"]
-    """What `Item.personalised` and `Item.collective` are in."""
+    """The metric of `Item.personalised` and `Item.collective`."""
 
 
 def collective_taste(slots: Mapping[str, int], generator: np.random.Generator) -> Taste:
-    """Return c: per slot mean 0 and variance 1, in an order drawn from `generator`; 0 for a single option."""
+    """Return c: mean 0 and variance 1 per slot, in an order drawn from `generator`; 0 for a single option."""
     taste: Taste = {}
     for slot, options in slots.items():
         ladder = np.linspace(-1, 1, options) if options > 1 else np.zeros(1)

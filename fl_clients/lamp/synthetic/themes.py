@@ -1,6 +1,6 @@
-"""Synthetic films and articles that touch on three themes: the label is the one their user values most.
+"""Synthetic films and articles with three themes each: the label is the theme that the user values most.
 
-With probability `noise` the label is one of the other two.
+With probability `noise` the label is one of the other two themes.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,16 +77,16 @@ _NEWS_FRAMES = (
 def _labelled(
     labels: Sequence[str], phrases: dict[str, tuple[str, ...]], frames: Sequence[str]
 ) -> Callable[[Taste, Taste, float, np.random.Generator], Item]:
-    def item(own: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
+    def item(personal: Taste, collective: Taste, noise: float, generator: np.random.Generator) -> Item:
         themes = generator.choice(len(labels), size=3, replace=False)
-        knowing = int(themes[np.argmax(own["themes"][themes])])
-        not_knowing = int(themes[np.argmax(collective["themes"][themes])])
-        label = knowing
+        known = int(themes[np.argmax(personal["themes"][themes])])
+        unknown = int(themes[np.argmax(collective["themes"][themes])])
+        label = known
         if generator.random() < noise:
             label = int(generator.choice(themes[themes != label]))
         chosen = [phrases[labels[theme]][generator.integers(3)] for theme in themes]
         text = frames[int(generator.integers(len(frames)))].format(*chosen)
-        return Item(text, labels[label], float(knowing == label), float(not_knowing == label))
+        return Item(text, labels[label], float(known == label), float(unknown == label))
 
     return item
 

@@ -1,4 +1,4 @@
-"""The store of hidden states: bounded, shared, and never wrong."""
+"""The store of hidden states: bounded, shared, and protected against damage."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
+def test_an_entry_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     ActivationStore(tmp_path, 10**6, print).write(key_of("a"), ENTRY)
     read = ActivationStore(tmp_path, 10**6, print).read(key_of("a"))
     assert read is not None
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "header"])
-def test_a_damaged_entry_is_noticed_and_forgotten(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_entry_is_detected_and_deleted(damage: str, tmp_path: Path) -> None:
     store = ActivationStore(tmp_path, 10**6, print)
     store.write(key_of("a"), ENTRY)
     (file,) = files(tmp_path)
@@ -48,19 +48,19 @@ def test_a_damaged_entry_is_noticed_and_forgotten(damage: str, tmp_path: Path) -
     assert store.read(key_of("a")) is not None
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_removed_first(tmp_path: Path) -> None:
     store = ActivationStore(tmp_path, 3 * (SIZE + 600), print)
     for age, name in enumerate("abc"):
         store.write(key_of(name), ENTRY)
         (path,) = tmp_path.rglob(f"{key_of(name)}*")
         os.utime(path, (age, age))
-    assert store.read(key_of("a")) is not None  # used again: now b is the oldest
+    assert store.read(key_of("a")) is not None  # a is used again, so b is now the oldest
     store.write(key_of("d"), ENTRY)
     assert [store.read(key_of(name)) is not None for name in "abcd"] == [True, False, True, True]
     assert sum(file.stat().st_size for file in files(tmp_path)) <= 3 * (SIZE + 600)
 
 
-def test_a_smaller_limit_holds_from_the_start_and_a_killed_writers_file_goes(tmp_path: Path) -> None:
+def test_opening_a_store_applies_a_smaller_limit_and_removes_a_killed_writers_file(tmp_path: Path) -> None:
     store = ActivationStore(tmp_path, 10**6, print)
     for name in "abc":
         store.write(key_of(name), ENTRY)
@@ -73,7 +73,7 @@ def test_a_smaller_limit_holds_from_the_start_and_a_killed_writers_file_goes(tmp
     assert not killed.exists()
 
 
-def test_an_entry_larger_than_the_limit_is_not_kept_and_that_is_said_once(tmp_path: Path) -> None:
+def test_an_entry_larger_than_the_limit_is_not_stored_and_logged_once(tmp_path: Path) -> None:
     said: list[str] = []
     store = ActivationStore(tmp_path, SIZE - 1, said.append)
     for name in "abc":
@@ -83,8 +83,8 @@ def test_an_entry_larger_than_the_limit_is_not_kept_and_that_is_said_once(tmp_pa
     assert "more than the limit of 4,011" in text
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
-    # A file where the folder should be: nobody can write there, root neither.
+def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path) -> None:
+    # A file in place of the folder: not even root can write to it.
     (tmp_path / "store").write_text("")
     said: list[str] = []
     store = ActivationStore(tmp_path / "store", 10**6, said.append)
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
         store.write(key_of(name), ENTRY)
         assert store.read(key_of(name)) is None
     (text,) = said
-    assert "the run goes on without" in text
+    assert "the run continues without them" in text
 
 
 def _write_often(folder: Path) -> None:
@@ -101,7 +101,7 @@ def _write_often(folder: Path) -> None:
         store.write(key_of(number % 7), ENTRY)
 
 
-def test_writers_at_once_leave_whole_entries(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_whole_entries(tmp_path: Path) -> None:
     processes = [multiprocessing.get_context("spawn").Process(target=_write_often, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
         process.start()
@@ -114,11 +114,11 @@ def test_writers_at_once_leave_whole_entries(tmp_path: Path) -> None:
         assert store.read(file.stem) is not None
 
 
-def test_a_key_names_everything_it_depends_on() -> None:
+def test_a_key_depends_on_all_its_parts() -> None:
     assert key_of("x", [1, 2], [3]) != key_of("x", [1], [2, 3]) != key_of("y", [1], [2, 3])
 
 
-def test_a_fingerprint_sees_one_bit(tiny: Backbone) -> None:
+def test_a_fingerprint_detects_a_change_of_one_bit(tiny: Backbone) -> None:
     before = fingerprint(tiny.model)
     weight = tiny.model.model.layers[0].mlp.up_proj.weight.data
     value = weight[0, 0].clone()
@@ -130,7 +130,7 @@ def test_a_fingerprint_sees_one_bit(tiny: Backbone) -> None:
     assert fingerprint(tiny.model) == before
 
 
-def test_a_backbone_of_other_settings_finds_nothing(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_backbone_with_other_settings_finds_no_entries(tiny: Backbone, tmp_path: Path) -> None:
     # The same weights with other rotary tables: only the config tells them apart.
     shutil.copytree(fetch("tiny"), tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
@@ -140,13 +140,13 @@ def test_a_backbone_of_other_settings_finds_nothing(tiny: Backbone, tmp_path: Pa
     assert fingerprint(other.model) == fingerprint(tiny.model)
     store = ActivationStore(tmp_path / "kept", 10**6, print)
     hidden = [
-        FrozenPrefix(each, fingerprint(each.model), 2, None, store).states([5, 6, 7, 8], []).hidden
-        for each in (tiny, other)
+        FrozenPrefix(backbone, fingerprint(backbone.model), 2, None, store).states([5, 6, 7, 8], []).hidden
+        for backbone in (tiny, other)
     ]
     assert len(files(tmp_path / "kept")) == 2
     assert not torch.equal(hidden[0], hidden[1])
 
 
-def test_an_adapter_that_says_more_blocks_than_there_are_is_refused(tiny: Backbone, tmp_path: Path) -> None:
+def test_an_adapter_with_more_frozen_blocks_than_the_backbone_has_is_refused(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen_blocks=9: the backbone has 4 blocks"):
         FrozenPrefix(tiny, "", 9, None, ActivationStore(tmp_path, 10**6, print))

@@ -1,4 +1,4 @@
-"""What only the real backbone shows: one copy of its weights for all processes, and what bf16 costs."""
+"""Tests that need the real backbone: processes share one copy of its weights, and the error of bf16 is bounded."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_processes_share_one_copy_of_the_weights() -> None:
     command = [sys.executable, "-c", LOADED]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     try:
-        taken = 0
+        mapped = 0
         for child in children:
             assert child.stdout
             assert child.stdout.readline() == "ready\n"
@@ -55,13 +55,13 @@ def test_processes_share_one_copy_of_the_weights() -> None:
             assert child.stdout
             child.stdin.write("\n")
             child.stdin.flush()
-            taken += int(child.stdout.readline())
+            mapped += int(child.stdout.readline())
     finally:
         for child in children:
             child.kill()
             child.wait()
-    # Proportional shares of the mapped file: copies of their own would not be among them at all.
-    assert 0 < taken <= 1.2 * weights
+    # These are proportional shares of the mapped file; private copies would not be included at all.
+    assert 0 < mapped <= 1.2 * weights
 
 
 def test_bf16_changes_losses_and_quality_within_bounds() -> None:
@@ -94,9 +94,9 @@ def test_bf16_changes_losses_and_quality_within_bounds() -> None:
         scores[precision] = score_labels(forward, adapter, prompts, encoder.labels)
     for ours, theirs in zip(losses["bf16"], losses["fp32"], strict=True):
         assert ours == pytest.approx(theirs, rel=0.02, abs=0.05)
-    # The training has moved something.
+    # The training has an effect.
     assert losses["fp32"][1] < 0.8 * losses["fp32"][0]
-    hits = {precision: (each.argmax(dim=1) == golds).float().mean() for precision, each in scores.items()}
+    hits = {precision: (values.argmax(dim=1) == golds).float().mean() for precision, values in scores.items()}
     assert abs(float(hits["bf16"] - hits["fp32"])) <= 0.1
     gap = scores["bf16"].log_softmax(1) - scores["fp32"].log_softmax(1)
     assert float(gap.gather(1, golds[:, None]).abs().mean()) <= 0.15

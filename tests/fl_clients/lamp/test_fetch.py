@@ -1,4 +1,4 @@
-"""Downloading against a local server: whole, resumed, changed meanwhile, refused."""
+"""Downloads from a local server: complete, resumed, changed meanwhile, refused."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ MOVIES = find_task("movie_tagging")
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder with ranges; may cut a connection after so many bytes."""
+    """Serves a folder with range requests; cuts connections after `cut_after` bytes if set."""
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[tuple[str, str | None]] = []
@@ -29,7 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Knows GET, Range and If-Range."""
+    """Supports GET, Range and If-Range."""
 
     def __init__(self, folder: Path, *args: object) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not file.is_file():
             self.send_error(404)
             return
-        assert self.headers.get("Accept-Encoding") == "identity"  # ranges count bytes as they lie
+        assert self.headers.get("Accept-Encoding") == "identity"  # ranges count uncompressed bytes
         content = file.read_bytes()
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         start = 0
@@ -91,7 +91,7 @@ def fetch(server: Server, out: Path, split: str = "user") -> list[Path]:
 
 
 @pytest.mark.parametrize("split", ["user", "time"])
-def test_both_parts_arrive_with_their_checksums(server: Server, tmp_path: Path, split: str) -> None:
+def test_both_parts_are_downloaded_with_checksums(server: Server, tmp_path: Path, split: str) -> None:
     files = fetch(server, tmp_path / "out", split)
     assert [file.name for file in files] == [
         f"{part}_{kind}.json" for part in ("train", "dev") for kind in ("questions", "outputs")
@@ -105,20 +105,20 @@ def test_both_parts_arrive_with_their_checksums(server: Server, tmp_path: Path, 
     assert user.user_id == "1"
 
 
-def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_complete_files_are_not_fetched_again(server: Server, tmp_path: Path) -> None:
     (first, *_) = fetch(server, tmp_path / "out")
     server.asked.clear()
     fetch(server, tmp_path / "out")
     assert server.asked == []
-    first.write_text("[]")  # damaged: its checksum says so
+    first.write_text("[]")  # damaged: it no longer matches its checksum
     fetch(server, tmp_path / "out")
     assert server.asked == [("train_questions.json", None)]
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, served: Path, tmp_path: Path) -> None:
+def test_an_interrupted_download_continues_where_it_stopped(server: Server, served: Path, tmp_path: Path) -> None:
     server.cut_after = 50
     with pytest.raises(
-        InputError, match=r"train_questions.json cannot be fetched .* stays in train_questions.json.part"
+        InputError, match=r"train_questions.json cannot be fetched .* kept in train_questions.json.part"
     ):
         fetch(server, tmp_path / "out")
     assert (tmp_path / "out/train/train_questions.json.part").stat().st_size == 50
@@ -130,7 +130,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, served
     assert not list((tmp_path / "out").rglob("*.part*"))
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_whole(server: Server, served: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_fetched_completely(server: Server, served: Path, tmp_path: Path) -> None:
     server.cut_after = 50
     with pytest.raises(InputError):
         fetch(server, tmp_path / "out")
@@ -141,18 +141,18 @@ def test_a_file_that_changed_meanwhile_is_fetched_whole(server: Server, served: 
     assert first.read_text() == changed
 
 
-def test_a_web_page_in_place_of_a_file_is_refused(server: Server, served: Path, tmp_path: Path) -> None:
+def test_a_web_page_instead_of_a_file_is_refused(server: Server, served: Path, tmp_path: Path) -> None:
     (served / "LaMP_2/new/train/train_questions.json").write_text("<!doctype html><html>Moved</html>")
-    with pytest.raises(InputError, match="something that is no JSON"):
+    with pytest.raises(InputError, match="the server's response is not JSON"):
         fetch(server, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("train_questions*"))
 
 
-def test_a_missing_file_and_no_network_are_one_sentence(server: Server, served: Path, tmp_path: Path) -> None:
+def test_a_missing_file_and_a_missing_network_are_reported(server: Server, served: Path, tmp_path: Path) -> None:
     (served / "LaMP_2/new/dev/dev_outputs.json").unlink()
-    with pytest.raises(InputError, match=r"dev_outputs.json: the server answers 404; is the address still right\?$"):
+    with pytest.raises(InputError, match=r"dev_outputs.json: the server returned 404; is the address still correct\?$"):
         fetch(server, tmp_path / "out")
-    with pytest.raises(InputError, match="not an address"):
+    with pytest.raises(InputError, match="not a valid address"):
         fetch_files(MOVIES, "user", tmp_path / "none", lambda *_: None, "127.0.0.1:9")
-    with pytest.raises(InputError, match="run the same command where there is a network"):
+    with pytest.raises(InputError, match="run the same command again with a working network"):
         fetch_files(MOVIES, "user", tmp_path / "none", lambda *_: None, "http://127.0.0.1:9")

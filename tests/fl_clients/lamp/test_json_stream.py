@@ -1,4 +1,4 @@
-"""Reading large JSON arrays one object at a time."""
+"""Large JSON arrays are read one object at a time."""
 
 import json
 import tracemalloc
@@ -22,7 +22,7 @@ def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         list(stream_array(path))
 
 
-def test_a_mistake_is_found_without_reading_on(tmp_path: Path) -> None:
+def test_a_syntax_error_is_found_without_reading_the_rest_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "big.json"
     path.write_text('[{"a": 1 "b": 2},' + '{"c": "' + "x" * 40_000_000 + '"}]')
     tracemalloc.start()

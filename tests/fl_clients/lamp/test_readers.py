@@ -1,4 +1,4 @@
-"""LaMP files as people have them, and every way they can be broken."""
+"""The supported layouts of LaMP files, and the ways in which files can be malformed."""
 
 import json
 import tracemalloc
@@ -22,7 +22,7 @@ def read(folder: Path) -> list[readers.User]:
     return list(find_source(folder, MOVIES).users())
 
 
-def test_official_files_read_one_question_a_user(tmp_path: Path) -> None:
+def test_in_official_files_every_question_is_a_user(tmp_path: Path) -> None:
     (user,) = read(write_lamp(tmp_path, [movie("1", "A fight.")], GOLD))
     assert user.user_id == "1"
     assert [(pair.source, pair.target) for pair in user.history] == [
@@ -32,7 +32,7 @@ def test_official_files_read_one_question_a_user(tmp_path: Path) -> None:
     assert [(pair.item_id, pair.source, pair.target) for pair in user.queries] == [("1", "A fight.", "comedy")]
 
 
-def test_records_that_name_their_user_are_joined(tmp_path: Path) -> None:
+def test_records_with_the_same_user_id_are_joined(tmp_path: Path) -> None:
     questions = [{**movie("1"), "user_id": "u"}, {**movie("2", "Robots.", history=0), "user_id": "u"}]
     (user,) = read(write_lamp(tmp_path, questions, [*GOLD, {"id": "2", "output": "sci-fi"}]))
     assert (user.user_id, len(user.history), [query.target for query in user.queries]) == (
@@ -88,7 +88,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         r"gold '1' is 'boring', not a label",
     ),
     "gold twice": ([movie("1")], GOLD * 2, r"gold '1' occurs twice"),
-    "gold nobody asks": ([movie("1")], [*GOLD, {"id": "9", "output": "comedy"}], r"gold for '9'"),
+    "gold without question": ([movie("1")], [*GOLD, {"id": "9", "output": "comedy"}], r"gold for '9'"),
     "question without gold": ([movie("1"), movie("2")], GOLD, r"question '2': no gold"),
     "question twice": (
         [movie("1"), movie("2"), movie("1")],
@@ -116,13 +116,13 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_named(case: str, tmp_path: Path) -> None:
+def test_malformed_files_are_refused_by_name(case: str, tmp_path: Path) -> None:
     questions, golds, message = BAD[case]
     with pytest.raises(InputError, match=message):
         read(write_lamp(tmp_path, questions, golds))
 
 
-def test_what_lies_in_a_folder_decides(tmp_path: Path) -> None:
+def test_the_layout_is_detected_from_the_files_in_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no LaMP users here"):
         find_source(tmp_path, MOVIES)
     with pytest.raises(InputError, match="no such file or folder"):
@@ -155,7 +155,7 @@ def oppu_user(user_id: str, **extra: Any) -> dict[str, Any]:
     return {"user_id": user_id, "profile": record["profile"], "query": [query]}
 
 
-def test_an_other_users_answered_questions_are_read_with_it(tmp_path: Path) -> None:
+def test_a_collective_users_answered_questions_are_read(tmp_path: Path) -> None:
     unanswered = oppu_user("b")
     folder = oppu_folder(
         tmp_path, [oppu_user("a", gold="sci-fi"), unanswered], [oppu_user("t")], [{"id": "t-q", "output": "comedy"}]
@@ -174,7 +174,7 @@ def test_an_other_users_answered_questions_are_read_with_it(tmp_path: Path) -> N
     [
         ([oppu_user("a", gold="thriller")], [], r"user_others.json: user 'a': gold 'a-q' is 'thriller', not a label"),
         ([oppu_user("a", gold=3.5)], [], r"user_others.json: user 'a': gold 'a-q' is 3.5, expected a text"),
-        ([], [{"id": "x", "output": "comedy"}], r"_label.json: gold for 'x', an id that .*history.json does not ask"),
+        ([], [{"id": "x", "output": "comedy"}], r"_label.json: gold for 'x', but .*history.json has no such question"),
         ([], [{"id": "t-q", "output": "horror"}], r"_label.json: gold 't-q' is 'horror', not a label"),
         ([oppu_user("t", gold="comedy")], [], r"user 't': this id occurs twice"),
         ([{**oppu_user("a"), "query": oppu_user("a", gold="comedy")["query"] * 2}], [], r"gold 'a-q' occurs twice"),
@@ -188,7 +188,7 @@ def test_an_other_users_answered_questions_are_read_with_it(tmp_path: Path) -> N
         ([{"profile": []}], [], r"user_others.json: user 'number 1': no user_id"),
     ],
 )
-def test_a_malformed_oppu_folder_is_named(others: Any, golds: Any, message: str, tmp_path: Path) -> None:
+def test_a_malformed_oppu_folder_is_refused_by_name(others: Any, golds: Any, message: str, tmp_path: Path) -> None:
     known = [] if any(gold["id"] == "t-q" for gold in golds) else [{"id": "t-q", "output": "comedy"}]
     with pytest.raises(InputError, match=message):
         read(oppu_folder(tmp_path, others, [oppu_user("t")], [*known, *golds]))
@@ -224,14 +224,14 @@ def test_reading_holds_one_user_in_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_a_leak_is_what_rouge_cannot_tell_apart(tmp_path: Path) -> None:
+def test_texts_that_rouge_cannot_tell_apart_are_leaks(tmp_path: Path) -> None:
     tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
     texts = ["So late, again!", "so late again :)", "so late", "\u05d0\u05d7\u05e8", "https://x.y"]
     profile = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
     gold = [{"id": "1", "output": "so late again"}]
     folder = write_lamp(tmp_path, [{"id": "1", "input": tweet, "profile": profile}], gold, "LaMP_7")
     (user,) = find_source(folder, TWEETS).users()
-    # No content word of its own keeps a tweet's small words; a bare link leaves nothing to learn from.
+    # A tweet without content words keeps its short words; a bare link leaves no usable text.
     assert [pair.source for pair in user.history] == ["late", "\u05d0\u05d7\u05e8"]
     assert (user.leaks, user.skipped) == (2, 1)
 
@@ -243,50 +243,50 @@ def test_a_leak_is_what_rouge_cannot_tell_apart(tmp_path: Path) -> None:
         ("1" * 5000, r"dev_questions.json, line 1: broken JSON: Exceeds the limit"),
     ],
 )
-def test_what_json_allows_and_nothing_can_store_is_named(text: str, message: str, tmp_path: Path) -> None:
+def test_valid_json_that_cannot_be_stored_is_refused(text: str, message: str, tmp_path: Path) -> None:
     question = json.dumps({**movie("1"), "profile": [{"id": "h", "tag": "comedy", "description": "HERE"}]})
     write_lamp(tmp_path, f"[{question.replace(chr(34) + 'HERE' + chr(34), text)}]", GOLD)
     with pytest.raises(InputError, match=message):
         read(tmp_path)
 
 
-def test_one_users_records_may_each_bring_the_profile(tmp_path: Path) -> None:
+def test_every_record_of_a_user_may_contain_the_profile(tmp_path: Path) -> None:
     first, second = movie("1"), {**movie("2"), "profile": movie("1")["profile"]}
     questions = [{**record, "user_id": "u"} for record in (first, second)]
     (user,) = read(write_lamp(tmp_path, questions, [*GOLD, {"id": "2", "output": "comedy"}]))
     assert (len(user.history), len(user.queries)) == (2, 2)
 
 
-def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "dev_questions.json").write_text("[]")
     with pytest.raises(InputError, match=r"dev_outputs.json: missing; it holds the golds of dev_questions.json"):
         find_source(tmp_path, MOVIES)
     (tmp_path / "dev_questions.json").unlink()
     for name in readers._OPPU[:2]:
         (tmp_path / name).write_text("[]")
-    with pytest.raises(InputError, match=r"user_top_100_history_label.json missing beside user_others.json and"):
+    with pytest.raises(InputError, match=r"user_top_100_history_label.json missing, only user_others.json and"):
         find_source(tmp_path, MOVIES)
     (tmp_path / "above").mkdir()
     write_lamp(tmp_path / "above" / "dev", [movie("1")], GOLD)
-    with pytest.raises(InputError, match="its folder 'dev' has some"):
+    with pytest.raises(InputError, match="its subfolder 'dev' has some"):
         find_source(tmp_path / "above", MOVIES)
 
 
-def test_an_unknown_task_names_the_nearest() -> None:
+def test_the_error_for_an_unknown_task_suggests_the_nearest_name() -> None:
     with pytest.raises(InputError, match="did you mean 'movie_tagging'"):
         find_task("movie_taging")
 
 
-def test_content_words_leave_the_manner_out() -> None:
+def test_content_words_leave_out_the_style() -> None:
     assert content_words("@Bob SOOO happyyyy!! omg http://x.y &amp; that's over the Bridge") == "happy that's bridge"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real histories are not on this machine")
-def test_real_tweets_read_whole_with_their_leaks() -> None:
+def test_real_tweets_are_read_completely_and_their_leaks_counted() -> None:
     users = list(find_source(SHARED / "tweet_paraphrase", TWEETS).users())
     assert len(users) == 1000
-    # In 11 questions the gold stands in the history but for white space, some of them more than once (20 items); 12
-    # items more, two of them new users', differ from it by punctuation or capitals only.
+    # 20 history items of 11 users equal a gold except for white space; 12 more items, two of them from two further
+    # users, differ only in punctuation or capitals.
     assert (sum(user.leaks > 0 for user in users), sum(user.leaks for user in users)) == (13, 32)
     assert sum(len(user.history) + user.leaks + user.skipped for user in users) == 17_434
     assert any("&amp;" in pair.target for user in users for pair in user.history)
@@ -297,7 +297,7 @@ def test_real_tweets_read_whole_with_their_leaks() -> None:
     ("task", "collective", "targets"),
     [("news_headline", 101, 40), ("scholarly_title", 110, 40), ("product_rating", 276, 60)],
 )
-def test_real_oppu_folders_read_whole(task: str, collective: int, targets: int) -> None:
+def test_real_oppu_folders_are_read_completely(task: str, collective: int, targets: int) -> None:
     users = list(find_source(SHARED / task, find_task(task)).users())
     pools = [user.pool for user in users]
     assert (pools.count("collective"), pools.count("target")) == (collective, targets)

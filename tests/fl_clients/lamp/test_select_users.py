@@ -1,4 +1,4 @@
-"""The user table: partition i is user i, nested cohorts, fixed targets, private files."""
+"""The user table: partition i is user i, nested collective users, fixed targets, private files."""
 
 import stat
 from pathlib import Path
@@ -24,7 +24,7 @@ def first_queries(overrides: list[str], partitions: range) -> list[str]:
     return [open_user(table.folder, partition).queries[0].item_id for partition in partitions]
 
 
-def test_partitions_are_flower_datasets_natural_ones() -> None:
+def test_partitions_equal_the_natural_partitions_of_flower_datasets() -> None:
     table = build_table(tiny_config())
     rows = pa.ipc.open_file(table.folder / "users.arrow").read_all()
     natural = NaturalIdPartitioner(partition_by="user_id")
@@ -43,7 +43,7 @@ def folder_of(count: int, path: Path) -> str:
     return f"users.source={write_lamp(path, [movie(str(n), f'Film {n}.') for n in range(count)], golds)}"
 
 
-def test_collective_cohorts_are_nested_and_targets_fixed(tmp_path: Path) -> None:
+def test_collective_users_are_nested_and_targets_fixed(tmp_path: Path) -> None:
     source = folder_of(30, tmp_path)
     small = first_queries([source, "users.collective=4", "cohort=4", "users.target=5"], range(9))
     large = first_queries([source, "users.collective=20", "users.target=5"], range(25))
@@ -52,7 +52,7 @@ def test_collective_cohorts_are_nested_and_targets_fixed(tmp_path: Path) -> None
     assert len(set(large)) == 25
 
 
-def test_synthetic_cohorts_are_nested_and_targets_fixed() -> None:
+def test_synthetic_collective_users_are_nested_and_targets_fixed() -> None:
     small = first_queries(["users.collective=4", "cohort=4", "users.target=5"], range(9))
     large = first_queries(["users.collective=20", "users.target=5"], range(25))
     assert small[:4] == large[:4]
@@ -67,7 +67,7 @@ def uneven(path: Path) -> str:
 
 
 def chosen(*overrides: str, collective: int = 4, target: int = 3) -> tuple[list[str], list[str]]:
-    """Collective and target users' ids."""
+    """Return the ids of the collective and of the target users."""
     counts = [f"users.collective={collective}", f"users.target={target}", f"cohort={collective}"]
     queries = first_queries([*counts, *overrides], range(collective + target))
     return queries[:collective], queries[collective:]
@@ -85,7 +85,7 @@ def test_the_papers_targets_have_the_longest_histories(tmp_path: Path) -> None:
 
 def test_overlap_lets_targets_train_on_their_histories_but_not_on_their_questions(tmp_path: Path) -> None:
     source = uneven(tmp_path)
-    with pytest.raises(InputError, match=r"users.collective=8: .* has 7 users for that"):
+    with pytest.raises(InputError, match=r"users.collective=8: .* has only 7 such users"):
         chosen(source, collective=8)
     table = build_table(tiny_config(source, "users.overlap=true", "users.collective=9", "cohort=9"))
     users = pq.read_table(table.folder / "users.parquet").to_pylist()
@@ -100,11 +100,11 @@ def test_overlap_lets_targets_train_on_their_histories_but_not_on_their_question
     assert all(len(open_user(table.folder, user["partition"]).queries) == 1 for user in targets)
 
 
-def test_each_role_brings_as_much_history_as_is_said(tmp_path: Path) -> None:
-    who = [uneven(tmp_path), "users.select=paper", "users.collective=7", "users.target=3", "cohort=7"]
+def test_the_length_of_histories_is_limited_by_role(tmp_path: Path) -> None:
+    users = [uneven(tmp_path), "users.select=paper", "users.collective=7", "users.target=3", "cohort=7"]
 
     def histories(*overrides: str) -> list[int]:
-        table = pq.read_table(build_table(tiny_config(*who, *overrides)).folder / "users.parquet")
+        table = pq.read_table(build_table(tiny_config(*users, *overrides)).folder / "users.parquet")
         return [int(items) for items in table["history"].to_pylist()]
 
     whole = histories()
@@ -112,10 +112,10 @@ def test_each_role_brings_as_much_history_as_is_said(tmp_path: Path) -> None:
     assert whole[7:] == [9, 8, 7]
     assert histories("users.collective_history=3") == [min(3, items) for items in whole[:7]] + [9, 8, 7]
     assert histories("users.target_history=8") == [*whole[:7], 8, 8, 7]
-    long, short = (build_table(tiny_config(*who, *words)).folder for words in ([], ["users.target_history=2"]))
+    long, short = (build_table(tiny_config(*users, *limit)).folder for limit in ([], ["users.target_history=2"]))
     assert open_user(short, 7).history == open_user(long, 7).history[:2]
     with pytest.raises(InputError, match=r"users.collective_history=7: no collective user has more than 6 items"):
-        build_table(tiny_config(*who, "users.collective_history=7"))
+        build_table(tiny_config(*users, "users.collective_history=7"))
 
 
 def test_users_may_be_listed(tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def test_users_may_be_listed(tmp_path: Path) -> None:
         (["users.collective_ids=['1']", "users.collective=3"], "collective=3 is more than the 1 users"),
     ],
 )
-def test_wrong_lists_are_named(overrides: list[str], message: str, tmp_path: Path) -> None:
-    words = [uneven(tmp_path), "users.select=listed", "users.target_ids=['4']", "cohort=1", *overrides]
+def test_invalid_lists_of_users_are_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
+    all_overrides = [uneven(tmp_path), "users.select=listed", "users.target_ids=['4']", "cohort=1", *overrides]
     with pytest.raises(InputError, match=message):
-        build_table(load_config(None, words))
+        build_table(load_config(None, all_overrides))
 
 
-def test_more_users_than_there_are_is_refused(tmp_path: Path) -> None:
+def test_more_users_than_the_source_has_are_refused(tmp_path: Path) -> None:
     source = folder_of(8, tmp_path)
-    with pytest.raises(InputError, match=r"users.collective=6: .* has 5 users for that"):
+    with pytest.raises(InputError, match=r"users.collective=6: .* has only 5 such users"):
         build_table(tiny_config(source))
 
 
@@ -153,19 +153,19 @@ def test_the_same_users_give_the_same_table(tmp_path: Path) -> None:
     assert build_table(tiny_config()).sha256 != build_table(tiny_config("seed=1")).sha256
 
 
-def test_the_oracle_is_that_of_the_generative_model() -> None:
+def test_the_oracle_follows_from_the_generative_model() -> None:
     quiet = build_table(tiny_config("users.synthetic.noise=0", "users.synthetic.deviation=0")).oracle
     assert quiet == Oracle("accuracy", personalised=1.0, collective=1.0)
-    own = build_table(tiny_config("users.synthetic.noise=0", "users.target=40", "users.synthetic.deviation=3")).oracle
-    assert own is not None
-    assert own.personalised == 1.0
-    assert 0.3 < own.collective < 0.8
+    far = build_table(tiny_config("users.synthetic.noise=0", "users.target=40", "users.synthetic.deviation=3")).oracle
+    assert far is not None
+    assert far.personalised == 1.0
+    assert 0.3 < far.collective < 0.8
     noisy = build_table(tiny_config("users.synthetic.noise=0.5", "users.target=100")).oracle
     assert noisy is not None
     assert 0.4 < noisy.personalised < 0.6
 
 
-def test_private_files_are_whole_and_the_owners_alone(tmp_path: Path) -> None:
+def test_private_files_are_written_atomically_and_readable_only_by_the_owner(tmp_path: Path) -> None:
     tensors = {"private_x.1.b": torch.arange(3.0)}
     write_private(tmp_path / "private", 7, tensors)
     assert torch.equal(load_file(tmp_path / "private" / "7.safetensors")["private_x.1.b"], tensors["private_x.1.b"])

@@ -1,4 +1,4 @@
-"""The six tasks: labels, markers, and synthetic users that read back as what was planted."""
+"""The six tasks: labels, markers, and synthetic users that can be read back."""
 
 import json
 from pathlib import Path
@@ -32,14 +32,14 @@ def synthetic(task: Task, folder: Path, users: int = 3, settings: SyntheticConfi
 
 
 @EVERY_TASK
-def test_no_label_is_the_beginning_of_another(task: Task) -> None:
-    # So a label's likelihood needs no end token, and no label wins because another continues it.
+def test_no_label_is_a_prefix_of_another(task: Task) -> None:
+    # Otherwise the likelihood of a label without its end token would include that of a longer label.
     for label in task.labels:
         assert not any(other != label and other.startswith(label) for other in task.labels)
 
 
 @EVERY_TASK
-def test_every_task_has_synthetic_users_and_the_papers_row(task: Task, tmp_path: Path) -> None:
+def test_every_task_has_synthetic_users_and_the_papers_settings(task: Task, tmp_path: Path) -> None:
     users = synthetic(task, tmp_path)
     assert [user.user_id for user in users] == ["s0", "s1", "s2"]
     assert all(len(user.queries) == 3 and len(user.history) + user.leaks == 6 for user in users)
@@ -52,24 +52,24 @@ def test_every_task_has_synthetic_users_and_the_papers_row(task: Task, tmp_path:
 
 
 @EVERY_TASK
-def test_the_first_users_of_more_are_the_same(task: Task, tmp_path: Path) -> None:
+def test_more_synthetic_users_begin_with_the_same_users(task: Task, tmp_path: Path) -> None:
     assert synthetic(task, tmp_path / "few", 2) == synthetic(task, tmp_path / "many", 5)[:2]
 
 
 @EVERY_TASK
-def test_oracles_bound_each_other(task: Task, tmp_path: Path) -> None:
+def test_the_oracle_is_better_with_the_user_known(task: Task, tmp_path: Path) -> None:
     write_synthetic(task, 30, 0, QUIET, tmp_path)
     scores = json.loads((tmp_path / "oracle.json").read_text())["users"].values()
-    knowing = sum(score["personalised"] for score in scores) / 90
-    not_knowing = sum(score["collective"] for score in scores) / 90
+    known = sum(score["personalised"] for score in scores) / 90
+    unknown = sum(score["collective"] for score in scores) / 90
     if task.kind == "ratings":
-        assert knowing == 0 < not_knowing
+        assert known == 0 < unknown
     else:
-        assert knowing == 1 > not_knowing
+        assert known == 1 > unknown
 
 
 @EVERY_TASK
-def test_without_deviation_everybody_is_alike(task: Task, tmp_path: Path) -> None:
+def test_without_deviation_all_users_are_alike(task: Task, tmp_path: Path) -> None:
     write_synthetic(task, 5, 0, QUIET.model_copy(update={"deviation": 0.0}), tmp_path)
     for score in json.loads((tmp_path / "oracle.json").read_text())["users"].values():
         assert score["personalised"] == score["collective"]
@@ -80,12 +80,12 @@ def test_a_question_of_another_task_is_refused(task: Task, tmp_path: Path) -> No
     for other in TASKS.values():
         if other is not task:
             with pytest.raises(ValueError, match=f"not a question of {task.name}"):
-                # Its own marker in the text does not make it this task's.
+                # The task's marker in the text of another task's question is not enough.
                 task.question_source(GENERATORS[other.name].question.format(source=f"text {task.marker} more"))
 
 
-def test_a_synthetic_tweets_manner_is_not_in_its_content_words(tmp_path: Path) -> None:
-    # Otherwise the private stage would learn to copy it from the source, where no question has it.
+def test_the_content_words_of_a_synthetic_tweet_do_not_contain_its_style(tmp_path: Path) -> None:
+    # Otherwise stage 2 would learn to copy the style from the source, but questions do not contain it.
     for user in synthetic(TASKS["tweet_paraphrase"], tmp_path, 20):
         for pair in user.history:
             words = set(pair.source.split())
@@ -95,7 +95,7 @@ def test_a_synthetic_tweets_manner_is_not_in_its_content_words(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("rating", ["0", "6", "five", 3.5, None])
-def test_a_rating_outside_the_scale_is_named(rating: object, tmp_path: Path) -> None:
+def test_a_rating_outside_the_scale_is_refused(rating: object, tmp_path: Path) -> None:
     task = TASKS["product_rating"]
     question = GENERATORS[task.name].question.format(source="Fine.")
     profile = [{"id": "h0", "text": "Good.", "score": rating}]

@@ -1,4 +1,4 @@
-"""Where a client's files are, and a device's folder that is not what it should be."""
+"""The paths of a client's files, and devices' folders with wrong contents."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_a_simulated_clients_files_are_in_the_run_record(tmp_path: Path) -> None
     assert paths == ClientPaths(tmp_path, tmp_path / "table", 2)
 
 
-def test_a_real_device_has_folders_of_its_own(tmp_path: Path) -> None:
+def test_a_real_device_has_separate_folders(tmp_path: Path) -> None:
     write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
     paths = ask(tmp_path / "user", tmp_path / "store")
     assert paths == ClientPaths(tmp_path / "store" / "run-7", tmp_path / "user", 3, is_real_device=True)
@@ -40,15 +40,15 @@ def test_a_real_device_has_folders_of_its_own(tmp_path: Path) -> None:
         open_user(tmp_path / "user", 0)
 
 
-def test_a_folder_of_another_user_or_task_or_none_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_or_task_or_without_data_is_refused(tmp_path: Path) -> None:
     write_one_user(ANN, 3, "movie_tagging", tmp_path / "user")
-    with pytest.raises(InputError, match="partition 4: its folder holds data of partition 3, asked for is partition 4"):
+    with pytest.raises(InputError, match="partition 4: its folder holds data of partition 3, expected partition 4"):
         ask(tmp_path / "user", tmp_path / "store", partition=4)
-    with pytest.raises(InputError, match="holds data of task movie_tagging, asked for is task product_rating"):
+    with pytest.raises(InputError, match="holds data of task movie_tagging, expected task product_rating"):
         ask(tmp_path / "user", tmp_path / "store", task="product_rating")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="partition 3: its folder holds no user's data"):
         ask(tmp_path / "empty", tmp_path / "store")
     (tmp_path / "user" / "user.json").write_text("{")
-    with pytest.raises(InputError, match=r"its user\.json is not readable"):
+    with pytest.raises(InputError, match=r"its user\.json cannot be read"):
         ask(tmp_path / "user", tmp_path / "store")

@@ -226,7 +226,7 @@ def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
     checkpoint = folder / ".checkpoint" / "checkpoint.json"
     saved = checkpoint.read_text()
     checkpoint.write_text(saved[:20])
-    with pytest.raises(InputError, match="nothing to go on from"):
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
         resume("stopped", tmp_path)
     checkpoint.write_text(saved)
     resume("stopped", tmp_path)

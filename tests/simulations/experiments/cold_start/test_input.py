@@ -100,7 +100,7 @@ def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
     )
     spec = ColdStartSpec([2, 9], ["perfit"], [], [0], [], [], 0, False)
     words = [*WORDS, f"users.source={source}"]
-    with pytest.raises(InputError, match=r"users.collective=9: .* has 2 users for that"):
+    with pytest.raises(InputError, match=r"users.collective=9: .* has only 2 such users"):
         cold_start(spec, None, words, tmp_path / "x", print)
 
 
@@ -129,7 +129,7 @@ def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
     source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
     spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 3, False)
-    said = r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: .* has 1 users for that in users.group=2"
+    said = r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: .* has only 1 such users in users.group=2"
     with pytest.raises(InputError, match=said):
         cold_start(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
