@@ -1,1 +1,1 @@
-"""What fedperfit's speed is measured against, and the measuring: `fedperfit bench`, `make bench`."""
+"""Benchmarks of fedperfit and their plain baseline: `fedperfit bench`, `make bench`."""

@@ -20,15 +20,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("fedperfit bench")
 def bench(
-    backbone: Annotated[str, typer.Option(help="A backbone the config takes.")] = "smollm2-135m",
+    backbone: Annotated[str, typer.Option(help="A value of the config's `backbone`.")] = "smollm2-135m",
     sites: Annotated[str, typer.Option(help="Decoder blocks of the shifts, comma-separated.")] = "14,15",
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each step and evaluation.")] = 3,
-    users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation, at least 10; 0: none.")] = 100,
-    pyreft: Annotated[Path | None, typer.Option(help="A Python with pyreft, to measure its step too.")] = None,
-    out: Annotated[Path, typer.Option(help="Where bench.json and bench.png go.")] = Path("results/bench"),
+    users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation, at least 10; 0 skips it.")] = 100,
+    pyreft: Annotated[
+        Path | None, typer.Option(help="Python of an environment with pyreft, to measure its step too.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.png.")] = Path("results/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
+    """Benchmark local work against a plain baseline, splits of the cores, memory, and a whole simulation."""
     try:
         blocks = [int(site) for site in sites.split(",")]
     except ValueError:
@@ -37,7 +39,7 @@ def bench(
         raise InputError(f"--users {users}: expected at least 10, or 0")
     shape = read_shape(backbone)
     build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
-    # Its tables come as it goes.
+    # It prints each table once measured.
     measured = run_bench(backbone, blocks, repeats, users, pyreft, out, Console(quiet=True) if as_json else console())
     if as_json:
         print(json.dumps(measured, indent=1, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""One client of benchmarks/processes.py: trains for some seconds when told to, then says what it did and holds."""
+"""One client of `benchmarks/processes.py`: trains for some seconds on a signal, then reports its steps and memory."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from strategies.perfit import PerFit
 
 
 def main(name: str, threads: int, site: int, seconds: float) -> None:
-    """Train; see the module's text."""
+    """Train and report; see the module's docstring."""
     torch.set_num_threads(threads)
     backbone = load(name, "fp32")
     method = PerFit([site], "all", 4, 4, True, "mean", 0)

@@ -27,21 +27,21 @@ matplotlib.use("Agg")
 def bench(
     backbone: str, sites: list[int], repeats: int, users: int, pyreft: Path | None, out: Path, console: Console
 ) -> dict[str, Any]:
-    """Measure everything, one after the other, and write it down.
+    """Run all benchmarks one after the other, print their tables and write the results.
 
     Args:
-        backbone: A name the config takes.
+        backbone: A value of the config's `backbone`.
         sites: Decoder blocks of the shifts.
         repeats: Repetitions of each step and evaluation.
-        users: Of the whole simulation; 0 leaves it out.
-        pyreft: The Python of an environment that has pyreft, to measure its step too.
-        out: Folder for `bench.json` and `bench.png`; made if missing.
-        console: Where tables go.
+        users: Users of the whole simulation; 0 skips it.
+        pyreft: The Python of an environment with pyreft, to measure its step too.
+        out: Folder for `bench.json` and `bench.png`; created if missing.
+        console: The console that tables are printed to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be made: {error.strerror}") from None
+        raise InputError(f"--out {out}: cannot be created: {error.strerror}") from None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -59,7 +59,7 @@ def bench(
         ours = next(row["seconds"] for row in reversed(report["local"]) if row["work"] == "step, f7+l7, fp32")
         theirs = report["pyreft"]["seconds"]
         console.print(
-            f"a step of pyreft (f7+l7, one shift of rank 36 a site): {theirs:.3f} s, {theirs / ours:.2f} × ours"
+            f"a step of pyreft (f7+l7, one rank-36 shift per site): {theirs:.3f} s, {theirs / ours:.2f} × fedperfit's"
         )
     report["splits"] = splits(backbone, sites[0], threads, 10.0)
     _write(report, out)
@@ -77,9 +77,9 @@ def _write(report: dict[str, Any], out: Path) -> None:
 
 
 def _simulations(backbone: str, sites: list[int], users: int) -> list[dict[str, Any]]:
-    """The same simulation done plainly, with nothing kept, with an empty store, and with the store filled before.
+    """Run the same simulation plainly, without a store, with an empty store, and with a filled store.
 
-    Plainly, a question costs a forward pass a label: most of that variant's time is evaluation.
+    The plain variant does one forward pass per label of each question, so most of its time is evaluation.
     """
     collective = users - users // 5
     words = [f"backbone={backbone}", f"sites={sites}", f"users.collective={collective}", f"users.target={users // 5}"]
@@ -103,7 +103,7 @@ def _simulations(backbone: str, sites: list[int], users: int) -> list[dict[str, 
 
 @contextmanager
 def _own_cache(folder: Path) -> Iterator[None]:
-    """A cache folder without hidden states, and without pushing anybody's out; the backbones stay where they are."""
+    """Use a temporary cache folder with the same backbones, so that no stored hidden states are used or evicted."""
     (folder / "cache").mkdir()
     (folder / "cache" / "backbones").symlink_to(cache_dir() / "backbones")
     before = os.environ.get("FEDPERFIT_CACHE")

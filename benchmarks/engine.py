@@ -1,8 +1,8 @@
-"""What the engine costs: many clients on the tiny backbone, driver memory by round, seconds a client.
+"""Measures the engine's cost: many clients on the tiny backbone, driver memory by round, time per client.
 
 `python -m benchmarks.engine` (part of `make bench`) runs 100 and 2,000 users for five rounds;
-`--users 100,10000 --rounds 1` asks for others. Prints what it measured and writes it to `results/bench-engine.json`;
-nothing is asserted, since seconds and memory differ between machines.
+`--users 100,10000 --rounds 1` chooses others. Prints the measurements and writes them to `results/bench-engine.json`;
+nothing is asserted, since time and memory differ between machines.
 """
 
 import argparse
@@ -62,11 +62,11 @@ def measure(users: int, rounds: int, cohort: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", default="100,2000", help="comma-separated, the fewest first")
+    parser.add_argument("--users", default="100,2000", help="comma-separated, in ascending order")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cohort", type=int, default=500)
-    asked = parser.parse_args()
-    runs = [measure(int(users), asked.rounds, asked.cohort) for users in asked.users.split(",")]
+    args = parser.parse_args()
+    runs = [measure(int(users), args.rounds, args.cohort) for users in args.users.split(",")]
     report: dict[str, Any] = {"runs": runs}
     if len(runs) > 1:
         first, last = runs[0], runs[-1]

@@ -1,4 +1,4 @@
-"""A real federation on this machine, from the folder that `fedperfit deploy` writes; its traffic can be counted."""
+"""Runs a real federation on this machine from the folder that `fedperfit deploy` writes, and can count its traffic."""
 
 import asyncio
 import os
@@ -19,15 +19,15 @@ _START_S = 120.0
 
 
 def activated() -> dict[str, str]:
-    """Return the variables with this Python's environment activated: Flower looks up its own commands."""
+    """Return environment variables with this Python's commands on the PATH, where Flower looks up its own."""
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
 class Federation:
-    """SuperLink and SuperNodes as their scripts start them, each in processes of its own."""
+    """SuperLink and SuperNodes, started by their scripts in separate processes."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        """Take a deployed folder whose server has this port of 127.0.0.1."""
+        """Use a deployed folder whose server listens on this port of 127.0.0.1."""
         self.folder = folder
         self.port = port
         self.started: dict[str, subprocess.Popen[bytes]] = {}
@@ -50,7 +50,7 @@ class Federation:
             self.end(name)
 
     def start(self, name: str, script: Path) -> None:
-        """Start a script; what it prints is in `<name>.log`."""
+        """Start a script; its output goes to `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = subprocess.Popen(
                 [script],
@@ -62,19 +62,20 @@ class Federation:
             )
 
     def start_nodes(self) -> None:
-        """Start every device there is a folder for."""
+        """Start every device that has a folder."""
         for node in sorted((self.folder / "nodes").iterdir(), key=lambda path: int(path.name)):
             self.start(f"node{node.name}", node / "start.sh")
 
     def submit(self) -> None:
-        """Submit a run; it is over when `wait` says so."""
+        """Submit a run; `wait` waits for its end."""
         self.start("run", self.folder / "server" / "run.sh")
 
     def wait(self, seconds: float) -> Path:
         """Wait for the newest record's run to end and return the record.
 
         Raises:
-            TimeoutError: It did not.
+            TimeoutError: The run did not end in time.
+            RuntimeError: The script that submits the run failed.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -95,12 +96,12 @@ class Federation:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def kill_supernode(self, partition: int) -> None:
-        """Kill a device's SuperNode and what it started, not the script that starts it again."""
+        """Kill a device's SuperNode and its children, but not the script that restarts it."""
         for child in psutil.Process(self.started[f"node{partition}"].pid).children(recursive=True):
             child.kill()
 
     def end(self, name: str) -> None:
-        """End what a script started."""
+        """End a script and everything it started."""
         process = self.started.pop(name)
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         for ended in children:
@@ -116,13 +117,13 @@ def _listens(port: int) -> bool:
 
 
 class CountingProxy:
-    """Hands a TCP connection on, whatever is in it, and counts the bytes each way."""
+    """Forwards TCP connections and counts the bytes in each direction."""
 
     def __init__(self, target: int) -> None:
-        """Listen on a free port and hand on to the port `target`."""
+        """Listen on a free port and forward to the port `target`."""
         self.port = free_port()
         self.up = self.down = 0
-        """Bytes from and to who connects here."""
+        """Bytes from and to the connecting side."""
         self._target = target
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
@@ -136,8 +137,8 @@ class CountingProxy:
         self._loop.run_forever()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        above_reader, above_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(self._pump(reader, above_writer, "up"), self._pump(above_reader, writer, "down"))
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(self._pump(reader, target_writer, "up"), self._pump(target_reader, writer, "down"))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         try:
@@ -146,5 +147,5 @@ class CountingProxy:
                 writer.write(data)
                 await writer.drain()
         except OSError:
-            pass  # one side is gone; so is the other then
+            pass  # one side has closed, so the other is closed too
         writer.close()

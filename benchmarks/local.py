@@ -1,7 +1,8 @@
-"""A client's local work, ours against the plain baseline, side by side in one run.
+"""A client's local work: fedperfit against the plain baseline, in one run.
 
-Same examples, sites, positions, number format and threads; every variant's loss stands beside its time, since a fast
-wrong answer is none. Times are medians over repetitions that take turns, so that a busy moment hits all of them.
+All variants use the same examples, sites, positions, number format and threads; every variant's loss is reported with
+its time, to show that the results agree. Times are medians over interleaved repetitions, so that a busy moment affects
+all variants.
 """
 
 import itertools
@@ -43,12 +44,12 @@ Row = dict[str, Any]
 
 
 def local_rows(name: str, sites: list[int], repeats: int) -> list[Row]:
-    """Measure steps and evaluations, each saving added to the one before.
+    """Measure steps and evaluations; each variant adds one saving to the previous one.
 
     Args:
-        name: The backbone.
+        name: The backbone's name.
         sites: Decoder blocks of the shifts.
-        repeats: Timed repetitions, after each variant has run to be counted.
+        repeats: Timed repetitions, after the runs that count each variant's FLOPs.
 
     Returns:
         One row per work, number format and variant: seconds, ratio to plain, loss or score, GFLOP, share of the time in
@@ -59,7 +60,7 @@ def local_rows(name: str, sites: list[int], repeats: int) -> list[Row]:
         store = ActivationStore(Path(folder), 10**10, print)
         for precision in ("fp32", "bf16"):
             backbone = load(name, "bf16" if precision == "bf16" else "fp32")
-            # bf16 is a question of the number format alone: one choice of positions tells.
+            # bf16 changes only the number format, so one choice of positions is enough.
             for positions in POSITIONS if precision == "fp32" else POSITIONS[:1]:
                 rows += _shift_rows(backbone, f"{positions}, {precision}", sites, positions, store, repeats)
             rows += _lora_rows(backbone, f"LoRA, {precision}", repeats)
@@ -73,7 +74,7 @@ def _shift_rows(
         block._forward_hooks.clear()
     method = PerFit(sites, positions, min(32, backbone.shape.hidden), 4, True, "mean", 0)
     adapter = method.client_attach(backbone.model, backbone.shape)
-    # Away from the identity, so that a variant which forgets the shift has another loss.
+    # Not the identity, so that a variant that ignores the shift has a different loss.
     start = {key: value + 0.01 * key.endswith("b") for key, value in method.server_init(backbone.shape).items()}
     method.client_load(adapter, start, None)
     identity = fingerprint(backbone.model)
@@ -88,11 +89,11 @@ def _shift_rows(
 
 
 def _lora_rows(backbone: Backbone, title: str, repeats: int) -> list[Row]:
-    """LoRA-C's client; plain is what one writes with `peft`: the whole model, all logits."""
+    """Measure LoRA-C's client; the plain variant is the usual `peft` code: the whole model, all logits."""
     for block in find_blocks(backbone.model):
         block._forward_hooks.clear()
     config = load_config(None, ["method=lora-c"])
-    # Without dropout, so that variants have the same loss.
+    # Without dropout, so that all variants have the same loss.
     method = load_method(config.method, config.method_values(), {**config.settings, "dropout": 0.0})
     adapter: Any = method.client_attach(backbone.model, backbone.shape)
     method.client_load(adapter, method.server_init(backbone.shape), None)
@@ -137,7 +138,7 @@ def _rows(
     rows: list[Row] = []
     for kind, variants in work.items():
         for name in forwards:
-            variants[name]()  # so that what is kept is there
+            variants[name]()  # fills the stores
         gflop = {variant: _gflop(run) for variant, run in variants.items()}
         share = {variant: _share_in_products(run) for variant, run in variants.items()}
         seconds, values = _take_turns(variants, repeats)
@@ -165,7 +166,7 @@ def _gflop(run: Callable[[], float]) -> float:
 
 
 class _ProductTime(TorchDispatchMode):
-    """Adds up the seconds that matrix products take, attention's among them."""
+    """Sums the seconds spent in matrix products, including those in attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ def random_examples(backbone: Backbone) -> list[Example]:
 
 
 def matrix_peak(precision: str) -> float:
-    """Measure this machine's matrix products with the threads in use, in GFLOP/s."""
+    """Measure the speed of this machine's matrix products with the current threads, in GFLOP/s."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
     best = float("inf")
@@ -213,4 +214,4 @@ def _take_turns(variants: dict[str, Callable[[], float]], repeats: int) -> tuple
         started = time.perf_counter()
         values[name] = run()
         times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(taken) for name, taken in times.items()}, values
+    return {name: statistics.median(seconds) for name, seconds in times.items()}, values

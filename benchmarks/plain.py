@@ -1,7 +1,7 @@
-"""The plain baseline: what one would write first, with nothing kept, shared or left out.
+"""The plain baseline: a straightforward implementation that caches, shares and skips nothing.
 
-Hooks on the whole Hugging Face model, logits at every position, a whole forward pass for every label of every question.
-The shifts and the positions are fedperfit's own, so that the results can be compared.
+It has hooks on the whole Hugging Face model, logits at every position, and a whole forward pass for every label of
+every question. The shifts and positions are fedperfit's, so that the results can be compared.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def loss(backbone: Backbone, adapter: Adapter, examples: Sequence[Example]) -> t
 def score_labels(
     backbone: Backbone, adapter: Adapter | None, prompts: Sequence[list[int]], labels: Sequence[list[int]]
 ) -> torch.Tensor:
-    """Return log p(label | prompt), shape [prompts, labels]: one forward pass each."""
+    """Return log p(label | prompt), shape [prompts, labels], with one forward pass per entry."""
     scores = torch.zeros(len(prompts), len(labels))
     for row, prompt in enumerate(prompts):
         for column, label in enumerate(labels):

@@ -1,4 +1,4 @@
-"""PerFit whose clients work as `benchmarks/plain.py` does: the plain variant of a whole simulation."""
+"""PerFit with the local work of `benchmarks/plain.py`: the plain variant of a whole simulation."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,10 @@ def _score_labels(
 
 
 class PlainPerFit(PerFit):
-    """PerFit; in the client's process, which is a run's own, training and scoring are the plain ones."""
+    """PerFit with plain training and scoring in the client's process, which belongs to one run only."""
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
-        """Attach, and put the plain functions in the place of ours."""
-        setattr(fit, "answer_loss", _loss)  # noqa: B010 (to mypy a module's function is no variable)
+        """Attach, and replace fedperfit's functions by the plain ones."""
+        setattr(fit, "answer_loss", _loss)  # noqa: B010 (mypy refuses to assign to a module's function)
         setattr(evaluate, "score_labels", _score_labels)  # noqa: B010
         return super().client_attach(model, backbone)

@@ -1,4 +1,4 @@
-"""What several clients on one machine share and cost: threads against processes, and one copy of the weights."""
+"""Measures several clients on one machine: threads against processes, and memory with one copy of the weights."""
 
 import json
 import subprocess
@@ -12,17 +12,17 @@ from fl_clients.backbone.load import find, load
 
 
 def run_together(backbone: str, site: int, processes: int, threads: int, seconds: float) -> list[dict[str, Any]]:
-    """Let clients train side by side for some seconds.
+    """Train clients in parallel for some seconds.
 
     Args:
-        backbone: A name the config takes.
-        site: Where the shift sits.
-        processes: How many at once.
-        threads: Of each.
-        seconds: How long.
+        backbone: A value of the config's `backbone`.
+        site: Decoder block of the shift.
+        processes: Number of processes.
+        threads: Threads of each process.
+        seconds: Duration of the training.
 
     Returns:
-        For each process the `steps` it did, and its proportional set size `pss` in bytes while all were there.
+        For each process its number of `steps`, and its proportional set size `pss` in bytes while all were running.
     """
     command = [sys.executable, "-m", "benchmarks.client", backbone, str(threads), str(site), str(seconds)]
     children = [
@@ -48,7 +48,7 @@ def splits(backbone: str, site: int, cores: int, seconds: float) -> list[dict[st
     """Measure each way to split the cores into processes × threads.
 
     Returns:
-        One row per split: `processes`, `threads`, `steps_per_s` of all, `pss_mib` of all.
+        One row per split: `processes`, `threads`, and the sums `steps_per_s` and `pss_mib` over all processes.
     """
     rows = []
     for processes in (count for count in range(1, cores + 1) if cores % count == 0):
@@ -65,19 +65,19 @@ def splits(backbone: str, site: int, cores: int, seconds: float) -> list[dict[st
 
 
 def pyreft_step(python: Path, backbone: str, sites: list[int], repeats: int) -> dict[str, float]:
-    """Measure a step of pyreft on the examples that ours has, one thread, positions f7+l7, both ranks in one shift.
+    """Measure a step of pyreft on the same examples: one thread, positions f7+l7, one shift with both ranks together.
 
     Args:
-        python: Of an environment that has pyreft and a transformers it works with.
-        backbone: A name the config takes.
-        sites: Decoder blocks.
-        repeats: Repetitions.
+        python: The Python of an environment with pyreft and a compatible transformers.
+        backbone: A value of the config's `backbone`.
+        sites: Decoder blocks of the shifts.
+        repeats: Timed repetitions.
 
     Returns:
-        `seconds` of a step and its `loss`, which is another than ours: pyreft draws its own start.
+        `seconds` of a step and its `loss`, which differs from fedperfit's because pyreft's initial values differ.
 
     Raises:
-        InputError: pyreft does not run there.
+        InputError: pyreft does not run in that environment.
     """
     examples = random_examples(load(backbone, "fp32"))
     work = {
@@ -94,8 +94,8 @@ def pyreft_step(python: Path, backbone: str, sites: list[int], repeats: int) -> 
     command = [str(python), str(Path(__file__).with_name("pyreft_step.py"))]
     done = subprocess.run(command, input=json.dumps(work), capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(f"--pyreft {python}: pyreft's step does not run there: {reason}")
+        reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise InputError(f"--pyreft {python}: pyreft's step failed: {reason}")
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 

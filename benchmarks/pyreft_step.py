@@ -1,8 +1,8 @@
-"""One training step of `pyreft` itself, in an environment of its own: it needs a transformers older than ours.
+"""Measures one training step of `pyreft`, in a separate environment, since it needs an older transformers.
 
-Run by `fedperfit bench --pyreft PYTHON`; knows nothing of fedperfit. Reads what to do from standard input, as JSON: the
-model's folder, examples in tokens with the length of their prompts, sites, rank, first and last positions, repeats,
-threads. Prints the median seconds of a step as JSON. One LoReFT intervention a site, where PerFit has two.
+Run by `fedperfit bench --pyreft PYTHON`; does not import fedperfit. Reads its input from standard input as JSON: the
+model's folder, tokenised examples with the length of their prompts, sites, rank, first and last positions, repeats,
+threads. Prints the median seconds of a step as JSON. There is one LoReFT intervention per site; PerFit has two.
 """
 
 import json
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 
 def main() -> None:
-    """Measure; see the module's text."""
+    """Measure a step; see the module's docstring."""
     work = json.load(sys.stdin)
     torch.set_num_threads(work["threads"])
     model = AutoModelForCausalLM.from_pretrained(work["model"], torch_dtype=torch.float32)
@@ -51,10 +51,10 @@ def main() -> None:
         return float(output.loss)
 
     times = []
-    for turn in range(work["repeats"] + 1):
+    for repeat in range(work["repeats"] + 1):
         started = time.perf_counter()
         loss = step()
-        if turn:
+        if repeat:  # the first step warms up
             times.append(time.perf_counter() - started)
     print(json.dumps({"seconds": statistics.median(times), "loss": loss}))
 

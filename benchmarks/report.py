@@ -1,6 +1,6 @@
-"""How long a report takes to open: `python -m benchmarks.report`, in a headless Chromium.
+"""Measures how long a report takes to open in headless Chromium: `python -m benchmarks.report`.
 
-The records are a real comparison of eight methods (`tiny`, 100 users), run first where they are missing.
+The report shows a real comparison of eight methods (`tiny`, 100 users), which is run first if it is missing.
 """
 
 import argparse
@@ -34,18 +34,18 @@ _DRAWN = "() => document.querySelector('.plot svg') !== null"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the comparison goes")
-    parser.add_argument("--repeats", type=int, default=5, help="how often the page is opened")
-    asked = parser.parse_args()
-    compare(METHODS, overrides=WORDS, seeds=[0], name="bench-report", results=asked.results)
-    page = write_page([asked.results / "bench-report"], asked.results / "bench-report" / "report.html")
-    seconds = [open_page(page) for _ in range(asked.repeats)]
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the comparison")
+    parser.add_argument("--repeats", type=int, default=5, help="how many times the page is opened")
+    args = parser.parse_args()
+    compare(METHODS, overrides=WORDS, seeds=[0], name="bench-report", results=args.results)
+    page = write_page([args.results / "bench-report"], args.results / "bench-report" / "report.html")
+    seconds = [open_page(page) for _ in range(args.repeats)]
     outcome = {"bytes": page.stat().st_size, "seconds": seconds, "median_s": statistics.median(seconds)}
     print(json.dumps(outcome, indent=1))
 
 
 def open_page(page: Path) -> float:
-    """Return seconds from asking for the page until its cost curves are drawn, in a browser that runs already."""
+    """Return the seconds from requesting the page until its cost curves are drawn, in a running browser."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
@@ -54,7 +54,7 @@ def open_page(page: Path) -> float:
         tab = browser.new_page()
         tab.goto("about:blank")
         tab.goto(page.resolve().as_uri(), wait_until="load")
-        # Figures are drawn when they come near: the reader goes to the first, the cost curves.
+        # Figures are drawn when scrolled near, so scroll to the first one, the cost curves.
         tab.evaluate("document.querySelector('.plot').scrollIntoView()")
         tab.wait_for_function(_DRAWN)
         milliseconds: float = tab.evaluate("performance.now()")

@@ -1,13 +1,13 @@
-"""The ledger against the wire: bytes that cross in a real federation on loopback, TLS and polling included.
+"""Compares the ledger with the bytes on the wire in a real federation on loopback, including TLS and polling.
 
 `python -m benchmarks.wire` deploys four devices, each behind a proxy that counts TCP bytes, and runs PerFit and OPPU
-with two sizes of their messages on a random decoder of the default backbone's width. Per device, run and direction it
-fits
+with two message sizes each on a random decoder as wide as the default backbone. For each direction it fits, over all
+devices and runs,
 
     wire - idle rate * seconds = factor * (message bytes - repeated) + a * messages + b * tensors + c
 
-`repeated` are tensors of the first round's download that are equal to another of the same message (PerFit begins with
-W = R, LoRA with B = 0): Flower sends equal objects once. Prints the fit and what it leaves, and writes
+`repeated` counts the tensors of the first round's download that equal another one in the same message (PerFit starts
+with W = R, LoRA with B = 0); Flower sends equal objects once. Prints the fit with its residuals, and writes
 `results/bench-wire.json`.
 """
 
@@ -39,13 +39,13 @@ RUNS = {
     "oppu, rank 32": ["method=oppu", "settings.rank=32", "settings.alpha=32"],
 }
 _USERS = ["users.collective=3", "users.target=1", "cohort=2", "rounds=3", "precision=fp32"]
-# Several steps a turn: after one alone LoRA's A is what was sent, and Flower would not send it back.
+# Several steps per task: after a single step LoRA's A is unchanged, and Flower would not send it back.
 _SMALL = ["users.synthetic.history=4", "users.synthetic.queries=2", "personal.epochs=1", "local.batch_size=2"]
 _CONNECT_S, _IDLE_S = 20.0, 40.0
 
 
 def make_wide(folder: Path) -> Path:
-    """Make a random decoder as wide as the default backbone, four blocks deep: messages of the real size, quickly."""
+    """Create a random decoder, as wide as the default backbone but only four blocks deep: real message sizes, fast."""
     config = AutoConfig.from_pretrained(fetch("tiny"))
     config.update({"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -72,7 +72,7 @@ def measure(backbone: Path, words: list[str], folder: Path) -> pd.DataFrame:
         before, began = _count(proxies), time.monotonic()
         federation.submit()
         record = federation.wait(900)
-        time.sleep(5)  # confirmations
+        time.sleep(5)  # the last confirmations
         crossed, seconds = _count(proxies) - before, time.monotonic() - began
     if read_run(record).status != "completed":
         raise RuntimeError(read_run(record).error)
@@ -93,17 +93,17 @@ def measure(backbone: Path, words: list[str], folder: Path) -> pd.DataFrame:
 
 
 def _repeated(config: RunConfig) -> tuple[int, int]:
-    """Bytes and number of the tensors a newcomer is first sent that are equal to one before them."""
+    """Return the bytes and number of tensors in a user's first download that equal an earlier one in it."""
     shape = read_shape(config.backbone)
     method = build_method(config, shape)
     seen: set[bytes] = set()
-    found = [0, 0]
+    repeated = [0, 0]
     for tensor in method.server_send(method.server_init(shape), 0).values():
         content = tensor.numpy().tobytes() + str(tuple(tensor.shape)).encode()
         if content in seen:
-            found = [found[0] + tensor.numel() * tensor.element_size(), found[1] + 1]
+            repeated = [repeated[0] + tensor.numel() * tensor.element_size(), repeated[1] + 1]
         seen.add(content)
-    return found[0], found[1]
+    return repeated[0], repeated[1]
 
 
 def _count(proxies: list[CountingProxy]) -> Any:
@@ -111,23 +111,23 @@ def _count(proxies: list[CountingProxy]) -> Any:
 
 
 def fit(rows: pd.DataFrame) -> dict[str, Any]:
-    """Fit each direction and say what the fit leaves, relative to what crossed."""
-    found = {}
-    for direction, own in rows.groupby("direction"):
-        net = own.wire - own.idle
-        design = np.stack([own.message_bytes - own.repeated, own.messages, own.tensors, np.ones(len(own))], axis=1)
+    """Fit each direction; return the coefficients and the largest residual relative to the bytes on the wire."""
+    fits = {}
+    for direction, part in rows.groupby("direction"):
+        net = part.wire - part.idle
+        design = np.stack([part.message_bytes - part.repeated, part.messages, part.tensors, np.ones(len(part))], axis=1)
         solution, *_ = np.linalg.lstsq(design, net, rcond=None)
-        rest = (net - design @ solution) / own.wire
+        rest = (net - design @ solution) / part.wire
         names = ("factor", "bytes_per_message", "bytes_per_tensor", "bytes_per_run")
-        found[str(direction)] = {
+        fits[str(direction)] = {
             **dict(zip(names, map(float, solution), strict=True)),
             "largest_relative_residual": float(rest.abs().max()),
         }
-    return found
+    return fits
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the measurements, print the fit and write the report."""
     scratch = Path(tempfile.mkdtemp())
     backbone = make_wide(scratch / "wide")
     parts = []

@@ -1,4 +1,4 @@
-"""Federated learning of personalised language models: what a program imports.
+"""Federated learning of personalised language models: the public Python interface.
 
     from fedperfit import compare, load_config, simulate
 
@@ -6,8 +6,8 @@
     record = simulate(config, name="first")
     print(record.metrics, record.bytes.total)
 
-A method of your own, named in a TOML file, is found with `import_path=import_folders(toml)`. Every error that a person
-can cause is an `InputError` (nothing was run) or a `RunFailed` (the run record says more).
+To use your own method from a TOML file, pass `import_path=import_folders(toml)`. Errors that a user can cause are
+`InputError` (nothing was run) or `RunFailed` (see the run record).
 """
 
 from importlib import import_module
@@ -55,7 +55,7 @@ __all__ = [
     "write_report",
 ]
 
-# Imported on first use: PyTorch and transformers take seconds, and `fedperfit runs` or a mistyped key need not wait.
+# Imported on first use: PyTorch and transformers load slowly, and `fedperfit runs` or a mistyped key needs neither.
 _EXPORTS = {
     "ColdStartSpec": "simulations.experiments.cold_start.spec",
     "InputError": "configs.errors",

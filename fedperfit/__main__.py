@@ -7,7 +7,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line.
 
-    Importing `fedperfit` has settled whose `configs`, `strategies` and so on are imported.
+    Importing `fedperfit` has already claimed `configs`, `strategies` and so on; see `own_packages`.
     """
     from simulations.cli.main import main as run
 

@@ -1,8 +1,8 @@
-"""Makes sure that `configs`, `strategies` and the other packages of fedperfit are ours, whatever lies in the folder.
+"""Ensures that `configs`, `strategies` and so on are fedperfit's packages, whatever the current folder contains.
 
-Their names are ordinary words. A notebook, a script or `python -m` searches its own folder first, so a `configs.py`
-or a folder `strategies` there would be imported in place of ours. Each package is therefore imported from where
-fedperfit is installed before anything else asks for it; its modules are then found through it.
+These names are common words. A notebook, a script or `python -m` searches the current folder first, so a `configs.py`
+or a folder `strategies` in it would be imported instead. Each package is therefore imported from fedperfit's
+installation before anything else imports it; its modules are then found through it.
 """
 
 import importlib.util
@@ -13,10 +13,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def claim_packages() -> None:
-    """Import every package of fedperfit from its own folder.
+    """Import every package of fedperfit from its installation.
 
     Raises:
-        ImportError: Another module of that name was imported before; it is named.
+        ImportError: Another module of that name was already imported; the message names it.
     """
     _claim("configs")
     from configs.import_path import PACKAGES

@@ -1,4 +1,4 @@
-"""Every command and every piece of code in the README, the pages and the notebook runs as it is written, made small."""
+"""Every command and code block in the README, the pages and the notebook runs as written, at a small scale."""
 
 import json
 import re
@@ -24,7 +24,7 @@ FEW = ["users.collective=12", "users.target=3", "cohort=3"]
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run commands in, with what the pages name and a reader has."""
+    """Return a folder to run commands in, with the files that the pages assume."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -46,19 +46,19 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line) for block in blocks(page, "sh") for line in block.splitlines() if line]
 
 
-def test_the_pages_are_found_and_have_commands() -> None:
+def test_the_pages_exist_and_have_commands() -> None:
     assert {page.stem for page in PAGES} >= {"README", "first-run", "your-data", "your-method", "reading-curves"}
     assert sum(len(commands(page)) for page in PAGES) >= 30
 
 
 def smaller(words: list[str]) -> list[str]:
-    """The same command on the tiny backbone, with few users, one round and one seed."""
+    """Return the same command with the tiny backbone, few users, one round and one seed."""
     if "configs/experiments/reference.toml" in words:
         words = [*words, "users.collective_history=3"]
     if words[0] == "simulate":
         return words + SMALL + FEW
     if words[0] == "compare" and any(re.search(r"-seed\d", word) for word in words):
-        # Run records are compared as they are, and there is one seed of each.
+        # Run records are compared as they are, and only seed 0 was run.
         return [word for word in words if not word.endswith(("-seed1", "-seed2"))]
     if words[0] in ("compare", "tune"):
         if "--seeds" in words:
@@ -78,7 +78,7 @@ def smaller(words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_says_runs(page: Path, checkout: Path) -> None:
+def test_a_pages_commands_and_code_run(page: Path, checkout: Path) -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for block in [*blocks(page, "python"), *blocks(page, "toml")]:
         if named := re.match(r"# file: (\S+)\n", block):
@@ -86,12 +86,12 @@ def test_what_a_page_says_runs(page: Path, checkout: Path) -> None:
     for program, *words in commands(page):
         if program == "make":
             assert words[0] in targets
-            if words[0] == "demo":  # what other commands of the page look at
+            if words[0] == "demo":  # other commands of the page use this run
                 run(["simulate", "configs/experiments/demo.toml", "--name", "demo"], page)
             continue
         assert program in (".venv/bin/fedperfit", "fedperfit")
         if words[:2] == ["data", "fetch"]:
-            continue  # needs LaMP's server; tests/fl_clients/test_fetch.py has a local one
+            continue  # needs LaMP's server; tests/fl_clients/test_fetch.py uses a local one
         if words == ["bench"] and page.stem != "speed":
             continue  # once is enough
         if "--resume" in words:
@@ -115,4 +115,4 @@ def test_the_notebook_runs(checkout: Path) -> None:
     for number, cell in enumerate(cells):
         exec(compile(cell, f"first_run.ipynb, cell {number}", "exec"), known)
     assert (checkout / "results" / "compared" / "compare.json").is_file()
-    assert not any(cell.get("outputs") for cell in notebook["cells"]), "outputs are somebody's machine; clear them"
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "outputs depend on the machine; clear them"

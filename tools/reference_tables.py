@@ -1,4 +1,4 @@
-"""Prints the tables of comparisons and cold starts in Markdown: `python tools/reference_tables.py FOLDER…`."""
+"""Prints tables of comparisons and cold-start experiments as Markdown: `python tools/reference_tables.py FOLDER…`."""
 
 import argparse
 import json
@@ -12,16 +12,16 @@ from simulations.experiments.comparison.tables import comparison_tables
 
 
 def main() -> None:
-    """Print them as `docs/reference.md` and `docs/cold-start.md` have them, which `tests/test_reference.py` holds."""
+    """Print the tables as in `docs/reference.md` and `docs/cold-start.md`; `tests/test_reference.py` compares them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="comparisons, cold starts")
+    parser.add_argument("folders", nargs="+", type=Path, help="comparisons or cold-start experiments")
     for folder in parser.parse_args().folders:
         for table in read(folder):
             print(markdown(table))
 
 
 def read(folder: Path) -> list[Table]:
-    """Return the tables of a comparison's or a cold start's folder."""
+    """Return the tables of a comparison or cold-start experiment."""
     if (folder / "compare.json").is_file():
         return comparison_tables(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
     report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
@@ -29,7 +29,7 @@ def read(folder: Path) -> list[Table]:
 
 
 def markdown(table: Table) -> str:
-    """Return a terminal's table as a Markdown table, title above and caption below."""
+    """Return a terminal table as a Markdown table, with its title above and its caption below."""
     lines = [
         [str(column.header) for column in table.columns],
         ["--:" if column.justify == "right" else "---" for column in table.columns],

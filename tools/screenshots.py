@@ -1,6 +1,6 @@
-"""Makes the README's pictures of a report: `python tools/screenshots.py results/reference/movie_tagging`.
+"""Takes the README's screenshots of a report: `python tools/screenshots.py results/reference/movie_tagging`.
 
-Needs the `dev` extra and Debian's Chromium. The pictures go to `docs/images/`.
+Needs the `dev` extra and Debian's Chromium. The screenshots are written to `docs/images/`.
 """
 
 import argparse
@@ -17,9 +17,9 @@ _DRAWN = "(place) => place.querySelector('svg')"
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="run records, comparisons, cold starts")
+    parser.add_argument("folders", nargs="+", type=Path, help="run records, comparisons or cold-start experiments")
     folders = parser.parse_args().folders
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def take(tab: Page, path: Path) -> None:
-    """Picture the page from the cost curves on."""
+    """Take a screenshot of the page from the cost curves downwards."""
     place = tab.query_selector(".plot")
     assert place is not None
     place.scroll_into_view_if_needed()

@@ -1,4 +1,4 @@
-"""The `fedperfit` command: one file a command, which reads options and prints; other rooms do the work.
+"""The `fedperfit` command, one file per command. These files read options and print; other packages do the work.
 
-A command imports what loads PyTorch only when it runs: `--help`, `runs` and a mistyped option must not wait for that.
+Modules that load PyTorch are imported inside a command's function, so `--help`, `runs` and mistyped options are fast.
 """

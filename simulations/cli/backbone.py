@@ -1,4 +1,4 @@
-"""`fedperfit backbone`: the frozen language models that need no hub."""
+"""`fedperfit backbone`: the built-in frozen language models, which need no model hub."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from simulations.cli.options import Json, show
 
-backbone_app = typer.Typer(no_args_is_help=True, help="The frozen language models that need no hub.")
+backbone_app = typer.Typer(no_args_is_help=True, help="Built-in frozen language models, which need no model hub.")
 
 
 @backbone_app.command("list")

@@ -1,4 +1,4 @@
-"""The commands `fedperfit backbone …` and `fedperfit data …`: what a run needs before it starts."""
+"""`fedperfit data`: fetches, generates and inspects LaMP users."""
 
 import enum
 from pathlib import Path
@@ -16,7 +16,7 @@ from simulations.cli.options import Json, show
 from simulations.display.console import console
 
 data_app = typer.Typer(
-    no_args_is_help=True, help="LaMP users: fetch the official ones, make synthetic ones, look into any."
+    no_args_is_help=True, help="LaMP users: fetch official ones, generate synthetic ones, inspect any."
 )
 
 
@@ -33,15 +33,15 @@ _Task = Annotated[str, typer.Option(help="A task, for instance movie_tagging.")]
 @data_app.command("synth")
 def data_synth(
     task: _Task,
-    users: Annotated[int, typer.Option(min=1, help="How many users.")],
+    users: Annotated[int, typer.Option(min=1, help="Number of users.")],
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
-    seed: Annotated[int, typer.Option(min=0, help="The first n of more users are the same n.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; more users with the same seed extend the same list.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[key=value]…", help="history, queries, deviation, noise, as in users.synthetic."),
     ] = None,
 ) -> None:
-    """Write synthetic users in official LaMP format, with the best reachable score beside them."""
+    """Write synthetic users in the official LaMP format, together with the best reachable score."""
     from fl_clients.lamp.synthetic.generate import write_synthetic
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -61,7 +61,7 @@ def data_inspect(
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check LaMP files and print what is in them."""
+    """Check LaMP files and summarise their content."""
     from simulations.inspection.dataset import inspect_source, inspection_table
 
     found = inspect_source(find_source(path, find_task(task)), backbone)
@@ -73,16 +73,16 @@ def data_user(
     path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
     task: _Task,
     user: Annotated[str, typer.Option(help="The user's id in these files.")],
-    partition: Annotated[int, typer.Option(min=0, help="The number this user has in the federation.")],
-    out: Annotated[Path, typer.Option(help="The folder to write, for a SuperNode's `data`.")],
+    partition: Annotated[int, typer.Option(min=0, help="This user's number in the federation.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; a SuperNode's `data` names it.")],
 ) -> None:
-    """Write one user's own folder, as a device of a real federation has it."""
+    """Write the folder that one user's device needs in a real federation."""
     from fl_clients.lamp.user_table import OpenedUser, write_one_user
 
-    for found in find_source(path, find_task(task)).users():
-        if found.user_id == user:
-            write_one_user(OpenedUser(user, found.history, found.queries), partition, task, out)
-            print(f"{out}: {len(found.history)} items, {len(found.queries)} questions")
+    for candidate in find_source(path, find_task(task)).users():
+        if candidate.user_id == user:
+            write_one_user(OpenedUser(user, candidate.history, candidate.queries), partition, task, out)
+            print(f"{out}: {len(candidate.history)} items, {len(candidate.queries)} questions")
             return
     raise InputError(f"{path} has no such user", field="user", value=user)
 
@@ -90,11 +90,13 @@ def data_user(
 @data_app.command("fetch")
 def data_fetch(
     task: _Task,
-    split: Annotated[Split, typer.Option(help="user: other users in dev than in train; time: the same, dev later.")],
+    split: Annotated[
+        Split, typer.Option(help="user: dev and train have different users; time: the same users, dev is later.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The folder to write into; default: lamp/TASK-SPLIT.")] = None,
-    address: Annotated[str, typer.Option(help="Where LaMP is served.")] = ADDRESS,
+    address: Annotated[str, typer.Option(help="Address of the LaMP server.")] = ADDRESS,
 ) -> None:
-    """Download the official LaMP files; an interrupted download goes on where it stopped."""
+    """Download the official LaMP files; an interrupted download continues where it stopped."""
     folder = out or Path("lamp") / f"{task}-{split.value}"
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console()) as progress:

@@ -1,4 +1,4 @@
-"""`fedperfit deploy` and `project`: from one machine to many."""
+"""`fedperfit deploy`: writes the files of a real federation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +12,10 @@ from simulations.display.console import console
 def deploy(
     folder: Annotated[Path, typer.Argument(help="The folder to write; new or empty.")],
     arguments: Words = None,
-    host: Annotated[str, typer.Option(help="Name or address under which devices reach the server.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Name or address at which devices reach the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 9092,
 ) -> None:
-    """Write what a real federation starts from: certificates, keys, each user's data, and the commands.
+    """Write everything a real federation needs to start: certificates, keys, each user's data, and start scripts.
 
     Example: `fedperfit deploy federation configs/experiments/demo.toml users.collective=3 users.target=1 cohort=2`
     """
@@ -26,8 +26,8 @@ def deploy(
     written = write_deployment(config, folder, host, port)
     users = config.users.collective + config.users.target
     lines = [
-        f"{written / 'server'}: start.sh is the server, run.sh submits the run; the certificate holds {DAYS} days",
-        f"{written / 'nodes'}/0 to {users - 1}: one for each device; start.sh connects it",
+        f"{written / 'server'}: start.sh starts the server, run.sh submits the run; certificates last {DAYS} days",
+        f"{written / 'nodes'}/0 to {users - 1}: one folder per device; start.sh connects it to the server",
     ]
     for line in lines:
         console().print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`fedperfit compare`, `tune` and `cold-start`: experiments of many runs."""
+"""`fedperfit compare`, `tune` and `cold-start`: experiments with many runs."""
 
 import json
 import time
@@ -32,20 +32,20 @@ from simulations.run.folders import claim_folder
 def compare(
     arguments: Annotated[
         list[str],
-        typer.Argument(metavar="METHOD… [key=value]…", help="Methods, or run records; dotted overrides."),
+        typer.Argument(metavar="METHOD… [key=value]…", help="Methods or run records, and dotted overrides."),
     ],
     config: Experiment = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated; default: 0,1,2.")] = None,
     name: Annotated[str, typer.Option(help="The comparison's folder under --results.")] = "comparison",
     results: Results = Path("results"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Reuse nothing, run everything anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Rerun everything; reuse no runs.")] = False,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Compare methods on the same users, seeds and evaluation: quality, bytes, cost curves.
 
-    Runs what is missing, reuses completed runs of the same config, goes on where it was interrupted. All others are
-    tested against the first method.
+    Reuses completed runs with the same config, resumes interrupted ones and runs the rest. Every other method is tested
+    against the first.
 
     Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
     """
@@ -60,12 +60,14 @@ def compare(
     if any(records):
         if not all(records):
             word = methods[records.index(None)]
-            raise InputError(f"{word} is no run record under {results}; run records are compared with each other alone")
+            raise InputError(f"{word} is not a run record under {results}; expected only run records, or only methods")
         if config or overrides or seeds is not None or track:
-            raise InputError("run records are compared as they are; leave --config, --seeds, --track and overrides out")
+            raise InputError("run records are compared as they are; leave out --config, --seeds, --track and overrides")
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
-                f"{folder} holds results already; choose another, or --overwrite a comparison", field="name", value=name
+                f"{folder} already holds results; choose another name, or --overwrite a comparison",
+                field="name",
+                value=name,
             )
         runs = [Run.read(record) for record in records if record]
         report = write_comparison(runs, runs[0].method, folder)
@@ -79,21 +81,21 @@ def compare(
 
 
 def tune(
-    method: Annotated[str, typer.Argument(help="A file in configs/methods/ by name, or module:Class.")],
+    method: Annotated[str, typer.Argument(help="Name of a file in configs/methods/, or module:Class.")],
     arguments: Overrides = None,
     config: Experiment = None,
     seeds: Seeds = "0",
-    held_out: Annotated[int, typer.Option(help="Collective users to evaluate on instead of the target users.")] = 8,
+    held_out: Annotated[
+        int, typer.Option(help="Number of collective users to evaluate on instead of the target users.")
+    ] = 8,
     name: Annotated[str | None, typer.Option(help="The folder under --results; default: tune-METHOD.")] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Search a method's learning rates, on held-out collective users; the same small search for every method."""
+    """Search a method's learning rates on held-out collective users; the search is the same for every method."""
     from simulations.experiments.tune import tune as run_tune
 
-    load_config(
-        config, [*(arguments or []), f"method={method}"]
-    )  # an unknown method is told before the folder is named
+    load_config(config, [*(arguments or []), f"method={method}"])  # reports an unknown method before claiming a folder
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     log = partial(_log, as_json)
@@ -116,21 +118,27 @@ def tune(
 def cold_start(
     arguments: Overrides = None,
     config: Experiment = None,
-    collective: Annotated[str, typer.Option(help="Numbers of collective users, nested.")] = "10,100",
+    collective: Annotated[
+        str, typer.Option(help="Numbers of collective users; each group contains the smaller ones.")
+    ] = "10,100",
     methods: Annotated[
-        str, typer.Option(help="The first, with the fewest users, is tested against each with the most.")
+        str, typer.Option(help="The first method with the fewest users is tested against every method with the most.")
     ] = "perfit,oppu",
-    tasks: Annotated[str, typer.Option(help="Default: the config's.")] = "",
+    tasks: Annotated[str, typer.Option(help="Comma-separated; default: the config's task.")] = "",
     seeds: Seeds = "0,1,2",
-    history: Annotated[str, typer.Option(help="Items newcomers bring, beside none and all.")] = "",
-    epochs: Annotated[str, typer.Option(help="Epochs newcomers train, beside none and the config's.")] = "1",
-    compositions: Annotated[int, typer.Option(min=0, help="Groups of the smallest number of collective users.")] = 0,
-    transfer: Annotated[bool, typer.Option("--transfer", help="Train on each task, use on each other.")] = False,
+    history: Annotated[
+        str, typer.Option(help="Numbers of history items that newcomers have, besides none and all.")
+    ] = "",
+    epochs: Annotated[str, typer.Option(help="Epochs that newcomers train, besides none and the config's.")] = "1",
+    compositions: Annotated[int, typer.Option(min=0, help="Number of disjoint groups of the smallest size.")] = 0,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Train on each task and personalise on every other.")
+    ] = False,
     name: Annotated[str, typer.Option(help="The folder under --results.")] = "cold-start",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """How many users must take part before a newcomer is served well, and at what cost in bytes?
+    """Measure how many users must take part before a newcomer is served well, and the cost in bytes.
 
     Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
     """
@@ -154,8 +162,8 @@ def cold_start(
     if count := left_out(rows, folder):
         _log(
             as_json,
-            f"{folder}: the tables and plots of another question are replaced; {count} of its runs are not in the new "
-            "ones. Their records are kept: that question again, with a --name of its own, takes no training",
+            f"{folder}: replacing the tables and plots of a different experiment; {count} of its runs are not in the "
+            "new ones. Their records are kept: repeating that experiment with another --name needs no training",
         )
     tables = write_report(rows, runs, folder)
     content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
@@ -163,19 +171,19 @@ def cold_start(
 
 
 def _record(word: str, results: Path) -> Path | None:
-    """The run record a word stands for: a folder, or a name in the results; methods' names come first.
+    """Return the run record that a word names: a folder, or a name in the results; methods' names take precedence.
 
-    Refuses a folder's name that holds no record, and names the nearest that does.
+    A folder without a run record is refused with the nearest name that has one.
     """
     if (CONFIGS / "methods" / f"{word}.toml").is_file() or word.endswith(".toml") or ":" in word:
         return None
-    meant = "/" in word or any(
+    names_record = "/" in word or any(
         (place / "run.json").is_file() or place.is_dir() for place in (Path(word), results / word)
     )
-    return find_run(results, word).folder if meant else None
+    return find_run(results, word).folder if names_record else None
 
 
 def _log(as_json: bool, text: str) -> None:
-    """Say what is done; where JSON is asked for, nothing else may stand on standard output."""
+    """Print progress; with `--json`, standard output must hold only JSON."""
     if not as_json:
         console().print(text)

@@ -1,4 +1,4 @@
-"""`fedperfit export` and `chat`: the model a run serves, elsewhere and here."""
+"""`fedperfit export` and `chat`: use the model that a run serves."""
 
 import json
 import sys
@@ -12,18 +12,18 @@ from simulations.cli.options import Json, Results
 from simulations.display.console import console
 from simulations.run.catalogue import find_run
 
-_Run = Annotated[str, typer.Argument(metavar="RUN", help="As `fedperfit runs` lists it.")]
-_User = Annotated[str | None, typer.Option(help="A target user's id; default: the collective part alone.")]
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="A name listed by `fedperfit runs`.")]
+_User = Annotated[str | None, typer.Option(help="A target user's id; default: the collective part only.")]
 
 
 def export(
     name: _Run,
     chosen: Annotated[str, typer.Option("--format", help="peft, pyreft or safetensors.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
     user: _User = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write a run's model, for one user or the collective part, as files other tools load, with a model card.
+    """Export a run's model, for one user or the collective part only, as files for other tools, with a model card.
 
     Example: `fedperfit export demo --user s0 --format safetensors --out exported`
     """
@@ -35,14 +35,14 @@ def export(
 
 def chat(
     name: _Run,
-    prompt: Annotated[str | None, typer.Option(help="One text; default: a line of standard input each.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="One text; default: one text per line of standard input.")] = None,
     user: _User = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Answer texts as base, collective and personalised model side by side.
+    """Answer texts with the base, collective and personalised model side by side.
 
-    What is written is put into the task's own prompt.
+    Each text is inserted into the task's prompt.
 
     Example: `fedperfit chat demo --user s0 --prompt "A heist goes wrong."`
     """
@@ -52,7 +52,7 @@ def chat(
     model = Chat(load_served_model(find_run(results, name).folder, user))
     screen = console()
     if prompt is None and sys.stdin.isatty():
-        screen.print("a text a line; an empty line ends")
+        screen.print("one text per line; an empty line ends")
     for line in [prompt] if prompt is not None else sys.stdin:
         if prompt is None and not line.strip():
             break

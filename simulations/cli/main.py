@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    # Click suggests by itself since 8.3; Typer's suggestion would stand beside it.
+    # Click makes suggestions since 8.3; Typer's would be a second one.
     suggest_commands=False,
     help="Federated learning of personalised language models: simulate, measure every byte, compare.",
     epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
@@ -54,12 +54,12 @@ def main() -> NoReturn:
 
 
 def run_app(app: typer.Typer) -> NoReturn:
-    """Run a command line; every error a person can cause ends as one sentence and an exit status."""
+    """Run a command line; every error a user can cause becomes one sentence and an exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
-    # A shell starts background jobs with SIGINT ignored; a simulation must still end when asked.
+    # A shell starts background jobs with SIGINT ignored; a simulation must still end on it.
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        # Typer turns an interrupt, and `--help`, into the exit status it returns here.
+        # For an interrupt or `--help`, Typer returns the exit status.
         status = app(standalone_mode=False)
         if status == _INTERRUPTED:
             _fail("cancelled", 1)
@@ -69,9 +69,9 @@ def run_app(app: typer.Typer) -> NoReturn:
     except RunFailed as error:
         _fail(str(error), 1)
     except Exception as error:
-        # click's usage errors have a message and an exit code of their own.
+        # Click's usage errors have their own message.
         if hasattr(error, "format_message"):
-            # Without any argument a command prints its help, and nothing more.
+            # Without arguments a command prints only its help.
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.exit(2)
             _fail(error.format_message(), 2)

@@ -1,4 +1,4 @@
-"""Options that several commands take, and how their words are read."""
+"""Options that several commands share, and functions that parse them."""
 
 import json
 import re
@@ -21,49 +21,49 @@ Words = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]…", help="Dotted overrides.")]
 Experiment = Annotated[Path | None, typer.Option("--config", help="An experiment file for all runs.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
-Results = Annotated[Path, typer.Option(help="Where run records are, and go.")]
+Results = Annotated[Path, typer.Option(help="The folder of run records.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Track = Annotated[
-    list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, also several; wandb stays offline by default.")
+    list[str] | None, typer.Option(help="tensorboard, wandb or mlflow; may be repeated; wandb is offline by default.")
 ]
 
 
 def read_words(arguments: list[str] | None) -> tuple[RunConfig, Path | None]:
-    """Return the config that an experiment file and overrides make, and the file.
+    """Return the config given by an experiment file and overrides, and the file's path.
 
     Raises:
-        InputError: Two files, or what `load_config` refuses.
+        InputError: More than one file is given, or `load_config` refuses the config.
     """
     files = [word for word in arguments or [] if "=" not in word]
     if len(files) > 1:
-        raise InputError(f"one config file at most; got {' and '.join(files)}")
+        raise InputError(f"expected at most one config file, got {' and '.join(files)}")
     toml = Path(files[0]) if files else None
     return load_config(toml, [word for word in arguments or [] if "=" in word]), toml
 
 
 def read_list(text: str) -> list[str]:
-    """Read `one, two`."""
+    """Split a comma-separated list."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def read_numbers(field: str, text: str, or_all: bool = False) -> list[int]:
-    """Read an option's numbers; `all`, where it is allowed, adds none.
+    """Parse an option's whole numbers; with `or_all`, the word `all` is accepted and adds no number.
 
     Raises:
-        InputError: Something else.
+        InputError: The text holds anything else, or `all` twice.
     """
     given = read_list(text)
     if or_all and given.count("all") > 1:
         raise InputError("given twice", field=field, value="all")
     numbers = [word for word in given if not (or_all and word == "all")]
-    if not all(re.fullmatch("-?[0-9]+", word) for word in numbers):  # int() takes 1_0 as well
+    if not all(re.fullmatch("-?[0-9]+", word) for word in numbers):  # int() also accepts 1_0
         expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
         raise InputError(f"expected {expected}", field=field, value=text)
     return list(map(int, numbers))
 
 
 def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequence[Table], *lines: str) -> None:
-    """Print a result for people, tables and lines, or for programs, as JSON alone."""
+    """Print a result as tables and lines, or as JSON only."""
     if as_json:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return

@@ -11,7 +11,7 @@ from simulations.cli.options import Json, Words, read_words, show
 
 def params(
     arguments: Words = None,
-    paper: Annotated[bool, typer.Option("--paper", help="The paper's own tables, on Llama-2-7B.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, for Llama-2-7B.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print how many parameters a config trains, sends and keeps; no weights are loaded."""
@@ -28,7 +28,7 @@ def params(
     if paper:
         if arguments:
             raise InputError(
-                "computed from the shipped presets only; leave the config and overrides out", field="paper"
+                "computed from the shipped presets only; leave out the config and overrides", field="paper"
             )
         parity = paper_parity()
         show(as_json, parity_content(parity), [parity_table(parity)])

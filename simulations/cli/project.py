@@ -1,4 +1,4 @@
-"""`fedperfit project`: what far more users would cost, from measured runs."""
+"""`fedperfit project`: estimates the cost of far more users from measured runs."""
 
 import math
 from pathlib import Path
@@ -13,22 +13,25 @@ from simulations.run.catalogue import find_folder
 
 def project(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run records or comparisons, by name or folder.")],
-    users: Annotated[float, typer.Option(help="Users in all; 1e6 may be written.")] = 1e6,
-    participation: Annotated[float, typer.Option(help="Share of them in a round.")] = 0.001,
+    users: Annotated[float, typer.Option(help="Total number of users, such as 1e6.")] = 1e6,
+    participation: Annotated[float, typer.Option(help="Share of the users in each round.")] = 0.001,
     rounds: Annotated[int, typer.Option(help="Rounds of stage 1.")] = 200,
-    bytes_per_element: Annotated[float, typer.Option(help="Of a number on the wire: 4 fp32, 2 bf16.")] = 4,
+    bytes_per_element: Annotated[
+        float, typer.Option(help="Bytes of a number on the wire: 4 for fp32, 2 for bf16.")
+    ] = 4,
     devices: Annotated[
-        str, typer.Option(help="configs/devices/ by name, for wall-clock time; else none is told.")
+        str,
+        typer.Option(help="Name of a file in configs/devices/, for wall-clock time; default: no time is estimated."),
     ] = "",
     plot: Annotated[
-        Path | None, typer.Option(help="A picture of the bytes by number of users: .png, .svg or .pdf.")
+        Path | None, typer.Option(help="A figure of the bytes by number of users: .png, .svg or .pdf.")
     ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """What a method would cost a server with far more users than anybody simulates, from measured runs.
+    """Estimate what a method would cost a server with far more users than can be simulated, from measured runs.
 
-    Several runs of one method, with cohorts of several sizes, are fitted together.
+    Runs of one method with different cohort sizes are fitted together.
 
     Example: `fedperfit project reference --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
     """
@@ -39,18 +42,18 @@ def project(
     if not math.isfinite(users) or users != int(users):
         raise InputError("expected a whole number", field="users", value=users)
     scale = Scale(int(users), participation, rounds, bytes_per_element, devices)
-    paths = [find_folder(results, each) for each in runs]
+    paths = [find_folder(results, name) for name in runs]
     folders = read_folders(paths)
-    found = project_runs(folders, scale)
+    rows = project_runs(folders, scale)
     if plot:
         draw_projection(folders, scale, plot)
-    every = {
-        line: [row["method"] for row in found if line in row["assumptions"]]
-        for row in found
+    methods_by_line = {
+        line: [row["method"] for row in rows if line in row["assumptions"]]
+        for row in rows
         for line in row["assumptions"]
     }
     lines = [
-        f"- {line}" if len(methods) == len(found) else f"- {', '.join(methods)}: {line}"
-        for line, methods in every.items()
+        f"- {line}" if len(methods) == len(rows) else f"- {', '.join(methods)}: {line}"
+        for line, methods in methods_by_line.items()
     ]
-    show(as_json, found, [projection_table(found, scale)], *lines, *([str(plot)] if plot else []))
+    show(as_json, rows, [projection_table(rows, scale)], *lines, *([str(plot)] if plot else []))

@@ -1,4 +1,4 @@
-"""`fedperfit report`, `params` and `bench`: figures about runs, configs and this machine."""
+"""`fedperfit report`: writes an HTML page about run records."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,13 @@ from simulations.display.tables import human_bytes
 
 
 def report(
-    folders: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run records, comparisons, cold starts.")],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Run records, comparisons or cold-start experiments.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first folder.")] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="A folder for each figure as PNG, SVG, PDF (extra: figures; Chromium).")
+        Path | None,
+        typer.Option(help="A folder for the figures as PNG, SVG and PDF (needs the extra `figures` and Chromium)."),
     ] = None,
     results: Results = Path("results"),
 ) -> None:
@@ -25,7 +28,7 @@ def report(
     from simulations.report.page import write_page
     from simulations.run.catalogue import find_folder
 
-    paths = [find_folder(results, each) for each in folders]
+    paths = [find_folder(results, name) for name in folders]
     written = write_page(paths, out or paths[0] / "report.html", figures)
     console().print(
         f"{written} ({human_bytes(written.stat().st_size)}; opens in any browser, needs no network)", soft_wrap=True

@@ -1,4 +1,4 @@
-"""`fedperfit runs`: which run records there are, one of them, and one that is still going on."""
+"""`fedperfit runs`: lists run records, shows one, and follows one that is running."""
 
 import enum
 import json
@@ -19,12 +19,12 @@ from simulations.display.tables import bytes_table, human_bytes, quality_table
 from simulations.run.catalogue import find_run, find_runs
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
-runs_app = typer.Typer(help="List run records, show one, follow one that goes on.", invoke_without_command=True)
+runs_app = typer.Typer(help="List run records, show one, or follow a running one.", invoke_without_command=True)
 _POLL_S = 0.5
 
 
 class Status(enum.Enum):
-    """How a run stands."""
+    """A run's status."""
 
     running = "running"
     interrupted = "interrupted"
@@ -34,7 +34,7 @@ class Status(enum.Enum):
 
 
 class Sort(enum.Enum):
-    """What the list is sorted by."""
+    """The order of the list."""
 
     age = "age"
     name = "name"
@@ -45,10 +45,10 @@ class Sort(enum.Enum):
 @runs_app.callback()
 def list_runs(
     context: typer.Context,
-    status: Annotated[Status | None, typer.Option(help="Only those of a status.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only those of a method.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only those of a task.")] = None,
-    sort: Annotated[Sort, typer.Option(help="Best, least or newest first.")] = Sort.age,
+    status: Annotated[Status | None, typer.Option(help="Only runs with this status.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only runs of this method.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only runs of this task.")] = None,
+    sort: Annotated[Sort, typer.Option(help="Newest, best quality or fewest bytes first, or by name.")] = Sort.age,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -62,21 +62,23 @@ def list_runs(
     rows = [run.summary() for run in find_runs(results, _pass_over)]
     for key, value in wanted.items():
         known = sorted({row[key] for row in rows})
-        # No hit is an answer; a word that is nearly another is a slip.
+        # An empty list is a valid answer, but a near miss of a known value is probably a typo.
         if value is not None and value not in known and key != "status" and (meant := nearest(value, known)):
-            raise InputError(f"none of these runs{meant} (there are: {', '.join(known)})", field=key, value=value)
+            raise InputError(f"no such runs{meant} (known: {', '.join(known)})", field=key, value=value)
         rows = [row for row in rows if value in (None, row[key])]
     rows.sort(key=lambda row: _order(row, sort))
-    show(as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no such run records in {results}"]))
+    show(
+        as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no matching run records in {results}"])
+    )
 
 
 @runs_app.command("show")
 def show_run(
-    name: Annotated[str, typer.Argument(help="As `fedperfit runs` lists it.")],
+    name: Annotated[str, typer.Argument(help="A name listed by `fedperfit runs`.")],
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Show one run: its quality, its bytes, and what went wrong if it did."""
+    """Show one run: its status, quality and bytes, and its error if it failed."""
     run = find_run(results, name)
     record = run.record
     if as_json:
@@ -84,21 +86,19 @@ def show_run(
         print(json.dumps({**content, "status": run.status}, indent=1, ensure_ascii=False))
         return
     screen = console()
-    hint = f"; `fedperfit simulate --resume {run.name}` goes on" if run.status == "interrupted" else ""
+    hint = f"; `fedperfit simulate --resume {run.name}` resumes it" if run.status == "interrupted" else ""
     error = f"; {record.error}" if record.error else ""
     screen.print(f"{run.folder}: {run.status}, {_ago(run.age_s)} ago{hint}{error}", soft_wrap=True)
     if record.status == "completed":
         screen.print(quality_table(record), bytes_table(record), sep="\n")
-        screen.print(
-            f"{record.wall_s:.0f} s; asked again {record.retries} times, taken up again {record.resumed} times"
-        )
+        screen.print(f"{record.wall_s:.0f} s; retries: {record.retries}, resumes: {record.resumed}")
 
 
 @runs_app.command("follow")
 def follow_run(
-    name: Annotated[str, typer.Argument(help="As `fedperfit runs` lists it.")], results: Results = Path("results")
+    name: Annotated[str, typer.Argument(help="A name listed by `fedperfit runs`.")], results: Results = Path("results")
 ) -> None:
-    """Show the progress of a run that another terminal started, until it ends."""
+    """Show the progress of a run started in another terminal, until it ends."""
     run = find_run(results, name)
     with Follower(console(), quiet=False) as follower:
         while True:
@@ -107,19 +107,19 @@ def follow_run(
             if status != "running":
                 break
             time.sleep(_POLL_S)
-    hint = f"; `fedperfit simulate --resume {name}` goes on" if status == "interrupted" else ""
+    hint = f"; `fedperfit simulate --resume {name}` resumes it" if status == "interrupted" else ""
     console().print(f"{name}: {status}{hint}", soft_wrap=True)
 
 
-def _pass_over(why: str) -> None:
-    print(f"passed over: {why.splitlines()[0]}", file=sys.stderr)
+def _pass_over(error: str) -> None:
+    print(f"skipped: {error.splitlines()[0]}", file=sys.stderr)
 
 
 def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
     if sort is Sort.quality:
         quality = row["quality"]
         better = quality if row["metric"] in LOWER_IS_BETTER else -(quality or 0.0)
-        # Accuracies and errors do not compare: each metric by itself.
+        # Accuracies and errors are not comparable, so metrics are sorted separately.
         return (quality is None, row["metric"] or "", better)
     value = {Sort.age: row["age_s"], Sort.name: row["name"], Sort.bytes: row["bytes"]}[sort]
     return (value is None, value)
@@ -128,7 +128,7 @@ def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
 def _runs_table(rows: Iterable[dict[str, Any]]) -> Table:
     table = Table(caption="bytes: of the run's own messages; one with `start_from` had stage 1 from another")
     for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
-        # Other commands want the name as it is.
+        # Other commands need the exact name, so it is not wrapped.
         right = title in ("seed", "quality", "bytes", "age")
         table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "name")
     for row in rows:

@@ -19,9 +19,9 @@ def simulate(
     arguments: Words = None,
     name: Annotated[str | None, typer.Option(help="The run record's name; default: method, task, seed, time.")] = None,
     results: Results = Path("results"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record of that name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing record of that name.")] = False,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="NAME", help="Take up a run that did not complete.")
+        str | None, typer.Option("--resume", metavar="NAME", help="Resume a run that did not complete.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     track: Track = None,
@@ -33,7 +33,7 @@ def simulate(
     """
     if resume is not None and (arguments or name or overwrite):
         raise InputError(
-            "the run goes on with its own config and name; leave the rest out", field="resume", value=resume
+            "a resumed run keeps its config and name; leave out everything else", field="resume", value=resume
         )
     config, toml = read_words(arguments)
     import_path = import_folders(toml, [word for word in arguments or [] if "=" in word])

@@ -1,1 +1,1 @@
-"""What carries messages between server and clients: this process, or a SuperLink with Ray."""
+"""Engines that carry messages between server and clients: this process, or a SuperLink with Ray."""

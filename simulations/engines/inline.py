@@ -1,4 +1,4 @@
-"""A Grid in this process: the same two apps, one client after the other, no SuperLink and no Ray."""
+"""A Flower Grid in this process: the same two apps, one client at a time, without SuperLink or Ray."""
 
 import traceback
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-# As wide as the random ids Flower draws, so that messages weigh the same within a few bytes.
+# As wide as Flower's random ids, so that message sizes agree within a few bytes.
 _RUN_ID = _FIRST_NODE = 1 << 62
 
 
 class InlineGrid(Grid):
-    """Runs a client when its reply is pulled, through the serialised form, so that nothing is shared by accident."""
+    """Runs a client when its reply is pulled; messages are serialised, so that no object is shared by accident."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class InlineGrid(Grid):
         run_config: dict[str, str],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make `num_nodes` nodes, each holding one partition; `tick` is called after every client."""
+        """Create `num_nodes` nodes with one partition each; `tick` is called at every pull."""
         self._tick = tick
-        # Message() reads these; outside Flower's own processes nobody has set them.
+        # Message() reads these, which only Flower's own processes set.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, SUPERLINK_NODE_ID
         self._app = client_app
         self._run = Run.create_empty(run_id=_RUN_ID)
@@ -47,7 +47,7 @@ class InlineGrid(Grid):
         }
 
     def set_run(self, run: Run) -> None:
-        """Take the run's description."""
+        """Set the run's description."""
         self._run = run
 
     @property
@@ -63,7 +63,7 @@ class InlineGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Make a message, as older server code asks the grid to."""
+        """Create a message; older server code calls this."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -85,7 +85,7 @@ class InlineGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Run the first client asked for and return its reply."""
+        """Run the client of the first pending message and return its reply."""
         self._tick()
         for message_id in message_ids:
             if message_id in self._inbox:
@@ -114,7 +114,7 @@ def run_inline(
     run_config: dict[str, str],
     tick: Callable[[], None],
 ) -> None:
-    """Run both apps to the end in this process."""
+    """Run both apps to completion in this process."""
     grid = InlineGrid(client_app, num_nodes, run_config, tick)
     context = Context(
         run_id=_RUN_ID,

@@ -1,9 +1,8 @@
 """The only file that starts Flower or Ray, or joins a Ray cluster.
 
-`ray`: a SuperLink of our own in simulation mode, on loopback, with its own FLWR_HOME; the app it runs is a generated
-folder that names `fl_server.run` and `fl_clients.ray_app`, which every process imports from where fedperfit is
-installed.
-`inline`: the same two apps in this process.
+`ray`: a private SuperLink in simulation mode, on loopback, with a separate FLWR_HOME. It runs a generated app folder
+that names `fl_server.app` and `fl_clients.ray_app`; every process imports them from fedperfit's installation.
+`inline`: the server and client apps in this process.
 """
 
 import re
@@ -21,20 +20,20 @@ from simulations.engines.ray_cluster import cluster_address
 from simulations.engines.superlink import Simulation
 
 _RELAUNCHES = 2
-"""How often SuperLink and Ray are started anew for a run after they died under it."""
+"""How often SuperLink and Ray are restarted for a run in which they died."""
 
 
 def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:
-    """Run the federation; when it returns, the run record says how it ended.
+    """Run the federation; afterwards the run record says how it ended.
 
     Args:
-        config: The run's config, as `run_dir/config.toml` holds it.
-        run_dir: The run record, with the starting tensors and the link to its users in it.
-        import_path: Folders that a method which is not installed is imported from.
-        tick: Called a few times a second, or between clients, while the run goes on.
+        config: The run's config, the same as `run_dir/config.toml`.
+        run_dir: The run record, with the initial tensors and the link to its users.
+        import_path: Folders to import the method from, if it is not installed.
+        tick: Called during the run, a few times a second or between clients.
 
     Raises:
-        RunFailed: The engine could not be started, or ended without a word.
+        RunFailed: The engine could not be started, or ended without an error message.
     """
     nodes = config.users.collective + config.users.target
     run_config = {"run-dir": str(run_dir)}
@@ -55,13 +54,14 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
             raise RunFailed(problem)
         finish_partial_line(run_dir / "events.jsonl")
         append_line(
-            run_dir / "events.jsonl", {"event": "note", "text": f"{problem}; going on from the last checkpoint"}
+            run_dir / "events.jsonl", {"event": "note", "text": f"{problem}; resuming from the last checkpoint"}
         )
         mark_resumed(run_dir)
 
 
 def _last_words(log: Path) -> str:
-    """Say how a run ended that did not say so itself: by the last exception in its engine's log, if there is one."""
+    """Describe how a run ended that recorded no error, by the last exception in the engine's log if there is one."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    found = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): ", line)]
-    return f"the run ended with {found[-1]!r}; see {log}" if found else f"the run ended without a word; see {log}"
+    exceptions = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): ", line)]
+    outcome = f"with {exceptions[-1]!r}" if exceptions else "without an error message"
+    return f"the run ended {outcome}; see {log}"

@@ -1,8 +1,8 @@
-"""Ending every process a simulation started, Ray's daemons included, and no other.
+"""Ends every process that a simulation started, including Ray's daemons, and no other.
 
-Flower's superexec starts a session of its own, and Ray's daemons outlive the group they were started in, so
-signalling one process group reaches only some of them. A process belongs to the run if it descends from this one (we
-adopt orphans), carries the run's mark in its environment, or sits in a session of one that does.
+Flower's superexec starts a new session, and Ray's daemons outlive their process group, so signalling one process group
+reaches only some of them. A process belongs to the run if it descends from this one (which adopts orphans), has the
+run's mark in its environment, or is in the session of such a process.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _SOFT_S, _HARD_S = 3.0, 12.0
 
 
 def adopt_orphans(adopt: bool) -> None:
-    """Let orphaned descendants become our children instead of init's, or stop doing so (Linux)."""
+    """Make this process, not init, the parent of its orphaned descendants, or stop doing so (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
@@ -38,7 +38,7 @@ def die_with_parent() -> None:
 
 @contextlib.contextmanager
 def ignore_signals() -> Iterator[None]:
-    """Hold back a second Ctrl-C while processes are being ended (only a main thread can)."""
+    """Ignore a second Ctrl-C while processes are being ended (only in the main thread)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -54,30 +54,32 @@ class ProcessTree:
     """The processes of one run."""
 
     def __init__(self, mark: str) -> None:
-        """Start a family; children that this process already has are not of it, and never touched.
+        """Start tracking; children that this process already has are excluded and never touched.
 
         Args:
             mark: The value of `MARK` in the run's environment.
         """
         self.started: list[subprocess.Popen[bytes]] = []
-        """The processes this one started by hand; their exit status stays theirs to read."""
+        """Processes started with `Popen`, which must read their exit status itself."""
         self._needle = f"{MARK}={mark}".encode()
         self._strangers = psutil.Process().children(recursive=True)
         self._sessions: set[int] = set()
 
     def end(self) -> list[int]:
-        """End every process of the run within 15 s: politely first, then by SIGKILL until none is left.
+        """End every process of the run within 15 s: first SIGTERM to Flower's, then SIGKILL until none is left.
 
         Returns:
-            Process ids that are left, normally none.
+            Ids of the processes that remain, normally none.
         """
         for process in self._living():
             with contextlib.suppress(psutil.Error):
-                # flwr-simulation stops Ray in order when asked.
+                # flwr-simulation shuts Ray down cleanly on SIGTERM.
                 if process.name().startswith("flwr"):
                     process.terminate()
         deadline = time.monotonic() + _SOFT_S
-        while time.monotonic() < deadline and any(not _name(one).startswith("flower-") for one in self._living()):
+        while time.monotonic() < deadline and any(
+            not _name(process).startswith("flower-") for process in self._living()
+        ):
             time.sleep(0.1)
         deadline = time.monotonic() + _HARD_S
         while (left := self._living()) and time.monotonic() < deadline:
@@ -89,7 +91,7 @@ class ProcessTree:
         return [process.pid for process in left]
 
     def reap(self) -> None:
-        """Collect adopted zombies: Flower takes a zombie parent for a living one."""
+        """Collect adopted zombies; Flower treats a zombie parent as alive."""
         for process in self.started:
             process.poll()
         spared = {process.pid for process in self.started} | {process.pid for process in self._strangers}
@@ -103,7 +105,7 @@ class ProcessTree:
         strangers = {process.pid for process in self._strangers}
         for process in self._strangers:
             with contextlib.suppress(psutil.Error):
-                strangers |= {below.pid for below in process.children(recursive=True)}
+                strangers |= {descendant.pid for descendant in process.children(recursive=True)}
         found = {child.pid: child for child in psutil.Process().children(recursive=True)}
         for process in psutil.process_iter():
             if process.pid in found or process.pid == os.getpid():
@@ -121,7 +123,7 @@ class ProcessTree:
 
 
 def find_simulation() -> psutil.Process | None:
-    """Return this run's `flwr-simulation` process, once it is there."""
+    """Return this run's `flwr-simulation` process; None before it starts."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if any(part.endswith("/flwr-simulation") for part in process.cmdline()[:2]):
@@ -130,7 +132,7 @@ def find_simulation() -> psutil.Process | None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process runs (a zombie does not)."""
+    """Tell whether a process is running (a zombie is not)."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -145,7 +147,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return an unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

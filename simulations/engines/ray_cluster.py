@@ -1,7 +1,7 @@
-"""A running Ray cluster that a run joins: whether it is there, and whether each of its nodes can do a client's work.
+"""Checks a running Ray cluster before a run joins it: it must be reachable, and every node must be able to run clients.
 
-Ray itself refuses nodes of another Python or Ray. All else is looked at here, in a process of its own, since a process
-can be a cluster's only once.
+Ray itself refuses nodes with another version of Python or Ray. Everything else is checked here, in a separate process,
+since a process can join a cluster only once.
 """
 
 import json
@@ -25,21 +25,21 @@ _CONNECT_S, _ANSWER_S = 5.0, 120.0
 
 
 def cluster_address(configured: str) -> str | None:
-    """Return the address of the cluster to join: the config's, else `RAY_ADDRESS`; None: Ray is started here."""
+    """Return the address of the cluster to join, from the config or `RAY_ADDRESS`; None if the run starts Ray."""
     address = configured or os.environ.get("RAY_ADDRESS", "")
     return address if address not in ("", "local") else None
 
 
 def check_cluster(address: str, backbone: str, results: Path) -> None:
-    """Refuse a cluster that cannot be reached, or a node where a client of the run could not work.
+    """Refuse a cluster that cannot be reached, or that has a node on which the run's clients cannot work.
 
     Args:
         address: `host:port`, or `auto`.
-        backbone: The config's; each node must have it.
-        results: Must be the same folder on each node, and so must the cache folder's `users`.
+        backbone: The config's backbone; every node must have it.
+        results: The results folder. It must be the same folder on every node, as must `users` in the cache folder.
 
     Raises:
-        InputError: Names the address, or the node and what is wrong with it.
+        InputError: The cluster or a node cannot be used; the message names the address, the node and the reason.
     """
     _check_reachable(address)
     with ExitStack() as probes:
@@ -62,19 +62,19 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
         except subprocess.TimeoutExpired:
             raise InputError(f"ray.address={address}: the cluster did not answer in {_ANSWER_S:.0f} s") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no reason given"]
-        raise InputError(f"ray.address={address}: {said[-1]}")
+        errors = done.stderr.strip().splitlines() or ["no reason given"]
+        raise InputError(f"ray.address={address}: {errors[-1]}")
     for node in json.loads(done.stdout.splitlines()[-1]):
         if problem := _problem(node):
             raise InputError(f"ray.address={address}: node {node['node']}: {problem}")
 
 
 def look(backbone: str, probes: list[str]) -> dict[str, Any]:
-    """Return what a run needs to know of the machine this runs on.
+    """Return what a run requires of a node, as found on this machine.
 
     Args:
-        backbone: A backbone the config takes.
-        probes: Files that are in the folders all nodes should see.
+        backbone: A value of the config's `backbone`.
+        probes: Files in the folders that all nodes must share.
     """
     missing = None
     try:
@@ -86,16 +86,16 @@ def look(backbone: str, probes: list[str]) -> dict[str, Any]:
 
 
 def _problem(node: dict[str, Any]) -> str | None:
-    """Say what is wrong with a node; None if nothing is."""
+    """Return what is wrong with a node; None if nothing is."""
     if "error" in node:
-        return f"fedperfit cannot be imported there: {node['error']}"
+        return f"fedperfit cannot be imported: {node['error']}"
     if other := difference(node["versions"]):
         return other
     if node["unseen"]:
         folder = Path(node["unseen"][0]).parent
-        return f"{folder} is not the folder it is here; results and users must be on a folder that all nodes share"
+        return f"{folder} is a different folder; results and users must be in a folder that all nodes share"
     if node["backbone"]:
-        return f"{node['backbone']} (`fedperfit backbone fetch` there, or FEDPERFIT_CACHE on a shared folder)"
+        return f"{node['backbone']} (run `fedperfit backbone fetch` on it, or set FEDPERFIT_CACHE to a shared folder)"
     return None
 
 
@@ -111,12 +111,12 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
         raise InputError(
-            f"ray.address={address}: nobody answers there ({error}); `ray start --head` makes one"
+            f"ray.address={address}: no cluster answers ({error}); `ray start --head` starts one"
         ) from None
 
 
 def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str, Any]]:
-    """Ask each node that can hold a client; runs in a process of its own."""
+    """Query each node that can run a client; called in a separate process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -131,21 +131,21 @@ def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str,
         except ImportError as error:
             return {"error": str(error)}
 
-    asked = {}
+    pending = {}
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("CPU"):
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"] = answer.options(
-                scheduling_strategy=there
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            pending[f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"] = answer.options(
+                scheduling_strategy=on_node
             ).remote()
-    if not asked:
+    if not pending:
         raise SystemExit("no node of this cluster has a CPU for clients")
     answers = []
-    for name, answering in asked.items():
-        # A node that died a moment ago is listed still.
+    for name, reply in pending.items():
+        # A node that has just died is still listed.
         with suppress(ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
-            found: dict[str, Any] = ray.get(answering)
-            answers.append({"node": name, **found})
+            state: dict[str, Any] = ray.get(reply)
+            answers.append({"node": name, **state})
     return answers
 
 

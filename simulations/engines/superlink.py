@@ -1,4 +1,4 @@
-"""A Flower SuperLink of our own in simulation mode, with Ray below it, and everything these two start."""
+"""Runs a private Flower SuperLink in simulation mode, with Ray, and ends every process they start."""
 
 import json
 import os
@@ -37,10 +37,10 @@ _MARK_FILE = ".mark"
 
 
 def end_leftovers(run_dir: Path) -> None:
-    """End what a killed run left running.
+    """End the processes that a killed run left running.
 
     Raises:
-        RunFailed: Something could not be ended.
+        RunFailed: A process could not be ended.
     """
     if not (file := run_dir / _MARK_FILE).is_file():
         return
@@ -52,25 +52,25 @@ def end_leftovers(run_dir: Path) -> None:
 
 
 class Simulation:
-    """A SuperLink, the run submitted to it, and everything these two start."""
+    """A SuperLink, the run submitted to it, and all processes they start."""
 
     def __init__(self, run_dir: Path, cluster: str | None) -> None:
         """Prepare the environment of a run's processes.
 
         Args:
             run_dir: The run record.
-            cluster: Address of the Ray cluster to join; None starts a Ray of the run's own.
+            cluster: Address of the Ray cluster to join; None starts Ray for this run only.
         """
         self._cluster = cluster
         self._log = run_dir / "engine.log"
         mark = uuid.uuid4().hex
         self._processes = ProcessTree(mark)
-        # Ray keeps sockets here, and a socket's path may have 107 bytes: so not under the run record.
+        # Ray keeps sockets here, and a socket's path is limited to 107 bytes, so this is not in the run record.
         self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
         self._mark_file = run_dir / _MARK_FILE
         self._mark_file.write_text(f"{mark}\n{self._home}")
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        # The processes run in another folder: every path is made absolute.
+        # The processes run in another folder, so every path is made absolute.
         path = [str(Path(folder).resolve()) for folder in inherited]
         self._environment = {
             **os.environ,
@@ -86,7 +86,7 @@ class Simulation:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
         if not cluster:
-            # All of Ray on loopback, apart from any cluster that runs on this machine.
+            # Keep Ray on loopback, separate from any other cluster on this machine.
             self._environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(self._home)}
 
     def run(
@@ -95,10 +95,10 @@ class Simulation:
         """Start everything, submit the run, wait for its end, and leave no process behind.
 
         Args:
-            partitions: What each client takes of the machine.
-            nodes: How many clients there are.
+            partitions: The resources of each client.
+            nodes: Number of clients.
             run_config: Flower's run config.
-            tick: Called a few times a second meanwhile.
+            tick: Called a few times a second during the run.
 
         Raises:
             RunFailed: Flower did not start or ended early, or a process could not be ended.
@@ -133,7 +133,7 @@ class Simulation:
             link = self._start([*command, "--host", "127.0.0.1", "--port", str(port)])
             if _is_healthy(link, port):
                 return link
-        raise RunFailed(f"Flower's SuperLink does not start; see {self._log}")
+        raise RunFailed(f"Flower's SuperLink did not start; see {self._log}")
 
     def _submit(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
         bundle = self._home / "app"
@@ -156,13 +156,13 @@ class Simulation:
             "client-resources-num-gpus": float(partitions.per_client),
         }
         if not self._cluster:
-            # A cluster has what its nodes have.
+            # A cluster's nodes define its resources.
             federation |= {"init-args-num-cpus": partitions.cpus, "init-args-num-gpus": int(partitions.gpus)}
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
         return self._start(["flwr", "run", str(bundle), "local", "--stream", "--federation-config", settings])
 
     def _wait(self, link: subprocess.Popen[bytes], stream: subprocess.Popen[bytes], tick: Callable[[], None]) -> None:
-        """Wait for the log stream's end; its exit status says nothing (0 even if the app raised), the record does."""
+        """Wait for the log stream to end; its exit status is 0 even if the app raised, so only the record counts."""
         simulation: psutil.Process | None = None
         gone = 0.0
         while stream.poll() is None:

@@ -1,1 +1,1 @@
-"""`fedperfit export` and `fedperfit chat`: the model one user of a run is served, outside of the simulation."""
+"""`fedperfit export` and `fedperfit chat`: use the model that a run serves outside the simulation."""

@@ -1,4 +1,4 @@
-"""`fedperfit chat`: one text, answered by the bare backbone, with the collective shift, and as one user is served."""
+"""`fedperfit chat`: answers a text with the bare backbone, the collective model and a user's personalised model."""
 
 from configs.errors import InputError
 from fl_clients.backbone.batches import Encoder
@@ -10,10 +10,10 @@ from strategies.method import Adapter
 
 
 class Chat:
-    """A served model that answers."""
+    """Answers texts with a served model."""
 
     def __init__(self, served: ServedModel) -> None:
-        """Take the model."""
+        """Prepare the model for answering."""
         self._served = served
         self._task = find_task(served.record.task)
         self._encoder = Encoder(self._task, served.backbone.tokenizer)
@@ -21,16 +21,15 @@ class Chat:
         self._stop = stop_tokens(served.backbone.tokenizer)
 
     def answer(self, source: str) -> dict[str, str]:
-        """Return the answers by stage: `base`, `collective`, and `personalised` where there is a user.
+        """Return the answers by evaluation point: `base`, `collective` and, if there is a user, `personalised`.
 
-        A task's labels are chosen by their likelihood, as the run's own questions were answered; else decoding is
-        greedy.
+        If the run scored a task's labels, the answer is the most likely label; otherwise decoding is greedy.
 
         Args:
-            source: What the task's prompt is about, for instance a movie's description.
+            source: The text to insert into the task's prompt, for instance a movie's description.
 
         Raises:
-            InputError: It is empty.
+            InputError: The text is empty.
         """
         if not source.strip():
             raise InputError("expected a text to answer")
@@ -39,15 +38,15 @@ class Chat:
         longest = max(map(len, labels), default=self._task.max_new_tokens)
         prompt, _ = self._encoder.prompt(source, served.config.personal.max_tokens - longest)
 
-        def said(adapter: Adapter | None) -> str:
+        def answer_with(adapter: Adapter | None) -> str:
             if labels:
                 return self._task.labels[int(score_labels(self._forward, adapter, [prompt], labels).argmax())]
             return generate(self._forward, adapter, [prompt], longest, self._stop, None)[0]
 
-        answers = {"base": said(None)}
+        answers = {"base": answer_with(None)}
         served.personalise(False)
-        answers["collective"] = said(served.adapter)
+        answers["collective"] = answer_with(served.adapter)
         if served.partition is not None:
             served.personalise(True)
-            answers["personalised"] = said(served.adapter)
+            answers["personalised"] = answer_with(served.adapter)
         return answers

@@ -1,4 +1,4 @@
-"""`fedperfit export`: what a user of a run is served, as files other tools load, with a model card."""
+"""`fedperfit export`: writes the model a user of a run is served as files for other tools, with a model card."""
 
 import importlib.metadata
 import shutil
@@ -19,24 +19,24 @@ from simulations.exports.served import ServedModel, load_served_model
 _DATA = {
     "synthetic": "synthetic users",
     "lamp": "files in LaMP's format",
-    "oppu": "LaMP, as OPPU prepared it",
-    "devices": "users of a real federation, each on a device of its own",
+    "oppu": "LaMP, as prepared by OPPU",
+    "devices": "users of a real federation, one per device",
 }
 _LICENCES = {
-    "synthetic": "of the users none, they are generated",
-    "lamp": "of the users their data's (of LaMP's own: CC BY-NC-SA 4.0)",
-    "oppu": "of the users LaMP's, CC BY-NC-SA 4.0",
-    "devices": "of the users their own",
+    "synthetic": "data: none, generated",
+    "lamp": "data: that of the source files (LaMP's are CC BY-NC-SA 4.0)",
+    "oppu": "data: that of LaMP, CC BY-NC-SA 4.0",
+    "devices": "data: that of the users",
 }
-_BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, it is random"}
+_BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, random weights"}
 
 
 def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -> Path:
-    """Write what a target user of a completed run is served, or the collective part alone.
+    """Export the model that a target user of a completed run is served, or the collective part only.
 
     Args:
         folder: The run record.
-        user: The user's id; None: the collective part.
+        user: The user's id; None exports the collective part only.
         chosen: `peft`, `pyreft` or `safetensors`.
         out: A folder that does not exist yet, or is empty.
 
@@ -44,7 +44,7 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
         `out`.
 
     Raises:
-        InputError: The run, the user or the format will not do, or `out` holds something.
+        InputError: The run, user or format cannot be exported, or `out` is not empty.
     """
     folder, out = Path(folder), Path(out)
     if chosen not in FORMATS:
@@ -54,15 +54,15 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     served = load_served_model(folder, user)
     if user is None and served.method.first_round is None:
         raise InputError(f"{folder}: {served.record.method} has no collective part; expected a --user")
-    there = out.is_dir()
+    existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", field="out", value=out) from None
+        raise InputError(f"cannot be created: {error.strerror}", field="out", value=out) from None
     try:
         snippet = FORMATS[chosen](served, out)
     except InputError:
-        if not there:
+        if not existed:
             shutil.rmtree(out)
         raise
     (out / "README.md").write_text(_card(served, folder, user, snippet), encoding="utf-8")
@@ -88,7 +88,7 @@ def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> 
         history=history,
         user_up=up,
         user_down=down,
-        licence=f"{_LICENCES[record.users.source]}; of the base model {_BASE_LICENCES.get(config.backbone, 'its own')}",
+        licence=f"{_LICENCES[record.users.source]}; base model: {_BASE_LICENCES.get(config.backbone, 'its own')}",
         prompt=find_task(record.task).prompt,
         snippet=snippet,
         built_in=config.backbone in BUILT_IN,
@@ -98,10 +98,10 @@ def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> 
 def _learned(served: ServedModel) -> str:
     config = served.config
     if served.method.first_round is None:
-        return "nobody else: this method has no collective part"
+        return "no other users: this method has no collective part"
     if config.start_from:
         return f"the collective users of {config.start_from}"
-    return f"{config.users.collective} collective users, {config.rounds} rounds of {config.cohort}"
+    return f"{config.users.collective} collective users, {config.rounds} rounds of {config.cohort} users"
 
 
 def _figures(metrics: Mapping[str, float], keys: Mapping[str, float]) -> str:
@@ -109,7 +109,7 @@ def _figures(metrics: Mapping[str, float], keys: Mapping[str, float]) -> str:
 
 
 def _of_user(folder: Path, partition: int) -> tuple[int, int, int]:
-    """Bytes up and down of one user's messages, and how many history items it has."""
+    """Return the bytes up and down of one user's messages, and the user's number of history items."""
     ledger = pq.read_table(folder / "ledger.parquet", columns=["user", "direction", "message_bytes"])
     own = ledger.filter(pc.equal(ledger["user"], partition))
     up, down = (

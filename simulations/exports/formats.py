@@ -1,7 +1,7 @@
-"""What an exported model is written as: adapters for peft, interventions for pyreft, plain safetensors.
+"""Formats of an exported model: adapters for peft, interventions for pyreft, plain safetensors.
 
-Each writer returns the Python that loads what it wrote. Nothing of it is read again by fedperfit; pyreft's own layout
-is files that `torch.save` makes.
+Each writer returns Python code that loads what it wrote. fedperfit never reads these files; those in pyreft's layout
+are written by `torch.save`.
 """
 
 import json
@@ -28,10 +28,10 @@ _EVERYWHERE = 1_000_000_000
 
 
 def write_safetensors(served: ServedModel, out: Path) -> str:
-    """Write shifts beside their loader, or the adapted modules' A and B; one file either way.
+    """Write shifts and their loader, or the adapted modules' A and B, as one safetensors file.
 
     Raises:
-        InputError: The adapter is neither.
+        InputError: The adapter is neither shifts nor LoRA.
     """
     adapter = served.adapter
     if isinstance(adapter, SiteShifts):
@@ -45,10 +45,11 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
             "last": str(0 if everywhere else positions.last),
         }
         stages = [shifts.state(adapter, stage, stage) for stage in adapter.stages]
-        save_file({name: value for each in stages for name, value in each.items()}, out / "shift.safetensors", about)
+        tensors = {name: value for stage in stages for name, value in stage.items()}
+        save_file(tensors, out / "shift.safetensors", about)
         shutil.copyfile(_LOADER, out / _LOADER.name)
         return f"""\
-from perfit_loader import attach  # the file beside this one; one prompt at a time, without padding
+from perfit_loader import attach  # the file next to this one; one prompt at a time, without padding
 {_base(served)}
 undo = attach(model, "shift.safetensors")"""
     factors = _lora(served, "safetensors").effective()
@@ -60,10 +61,10 @@ factors = load_file("lora.safetensors")  # for every adapted weight W: W + B @ A
 
 
 def write_peft(served: ServedModel, out: Path) -> str:
-    """Write one LoRA adapter as `PeftModel.from_pretrained` takes it; adapters that add up are stacked into it.
+    """Write one LoRA adapter for `PeftModel.from_pretrained`; adapters that are summed are stacked into one.
 
     Raises:
-        InputError: The method's adapter is no LoRA.
+        InputError: The method's adapter is not LoRA.
     """
     factors = _lora(served, "peft").effective()
     ranks = {module: len(A) for module, (A, _) in factors.items()}
@@ -73,7 +74,7 @@ def write_peft(served: ServedModel, out: Path) -> str:
         base_model_name_or_path=served.config.backbone,
         inference_mode=True,
         r=rank,
-        # α = r everywhere: the scale is in B already.
+        # α = r everywhere, since B already includes the scale.
         lora_alpha=rank,
         rank_pattern=ranks,
         alpha_pattern=ranks,
@@ -89,14 +90,14 @@ model = PeftModel.from_pretrained(model, ".")"""
 
 
 def write_pyreft(served: ServedModel, out: Path) -> str:
-    """Write one LoReFT intervention a site, as `pyreft.ReftModel.load` takes it: the stages composed into one.
+    """Write one LoReFT intervention per site for `pyreft.ReftModel.load`, with the stages composed into one.
 
     Raises:
-        InputError: The method's adapter is no shift.
+        InputError: The method's adapter is not a shift.
     """
     adapter = served.adapter
     if not isinstance(adapter, SiteShifts):
-        raise InputError(f"{served.record.method} has no interventions: --format pyreft is for shifts; take peft")
+        raise InputError(f"{served.record.method} has no interventions: --format pyreft is for shifts; use peft")
     keys, representations = [], []
     for site in adapter.sites():
         chain = [adapter.shift(stage, site) for stage in adapter.stages]
@@ -118,10 +119,10 @@ def write_pyreft(served: ServedModel, out: Path) -> str:
 import pyreft, torch
 {_base(served)}
 reft = pyreft.ReftModel.load(".", model)
-for key, intervention in reft.interventions.items():  # pyreft makes them bf16; these are fp32
+for key, intervention in reft.interventions.items():  # pyreft creates them in bf16; these are fp32
     intervention.learned_source.float()
     intervention.load_state_dict(torch.load(f"intkey_{{key}}.bin"))
-# unit_locations: the prompt's tokens that positions={served.config.positions} names"""
+# unit_locations: the prompt's tokens that positions={served.config.positions} selects"""
 
 
 FORMATS: dict[str, Callable[[ServedModel, Path], str]] = {
@@ -148,6 +149,6 @@ def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) 
 
 def _lora(served: ServedModel, chosen: str) -> LoraAdapters:
     if not isinstance(served.adapter, LoraAdapters):
-        instead = "; take pyreft or safetensors" if isinstance(served.adapter, SiteShifts) else ""
+        instead = "; use pyreft or safetensors" if isinstance(served.adapter, SiteShifts) else ""
         raise InputError(f"{served.record.method}: --format {chosen} is for LoRA adapters{instead}")
     return served.adapter

@@ -1,9 +1,9 @@
-"""Puts an exported shift on a Hugging Face decoder: needs torch and safetensors, nothing of fedperfit.
+"""Attaches an exported shift to a Hugging Face decoder; needs torch and safetensors, but not fedperfit.
 
     model = AutoModelForCausalLM.from_pretrained(...)
     undo = attach(model, "shift.safetensors")
 
-From then on every prompt is shifted, one prompt at a time, without padding; `undo()` gives the bare model back.
+Every prompt is then shifted; pass one prompt at a time, without padding. `undo()` restores the bare model.
 """
 
 import json
@@ -15,11 +15,11 @@ from safetensors import safe_open
 
 
 def attach(model: torch.nn.Module, path: str) -> Callable[[], None]:
-    """Let the shift in a file act on a model's prompts; return what takes it off again."""
+    """Apply the shift in a file to a model's prompts; return a function that removes it."""
     with safe_open(path, "pt") as file:
-        said = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
-    stages, first, last = json.loads(said["stages"]), int(said["first"]), int(said["last"])
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    stages, first, last = json.loads(metadata["stages"]), int(metadata["first"]), int(metadata["last"])
 
     def shift(site: int) -> Callable[..., Any]:
         def act(_block: Any, _inputs: Any, output: Any) -> Any:
@@ -38,8 +38,8 @@ def attach(model: torch.nn.Module, path: str) -> Callable[[], None]:
         return act
 
     hooks = [
-        model.get_submodule(f"{said['blocks']}.{site}").register_forward_hook(shift(site))
-        for site in json.loads(said["sites"])
+        model.get_submodule(f"{metadata['blocks']}.{site}").register_forward_hook(shift(site))
+        for site in json.loads(metadata["sites"])
     ]
 
     def undo() -> None:

@@ -1,4 +1,4 @@
-"""The model that a completed run serves one user: its backbone with the method's adapter set."""
+"""Loads the model that a completed run serves to one user: the backbone with the method's adapter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from strategies.method import Adapter, Method, Tensors
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A backbone with the adapter of one run on it."""
+    """A backbone with the adapter of one run attached."""
 
     record: RunRecord
     config: RunConfig
@@ -28,27 +28,27 @@ class ServedModel:
     method: Method
     adapter: Adapter
     shared: Tensors
-    """What a newcomer downloads."""
+    """The tensors that a newcomer downloads."""
     partition: int | None
-    """The user's; None: the collective shift alone."""
+    """The user's partition; None for the collective part only."""
     private: Tensors | None
-    """What the user keeps; None where there is nothing, or no user."""
+    """The tensors that the user keeps; None if there are none, or no user."""
 
     def personalise(self, personal: bool) -> None:
-        """Set the adapter to what the user is served, or to the collective shift."""
+        """Set the adapter to the user's personalised model, or to the collective part only."""
         self.method.client_load(self.adapter, self.shared, self.private if personal else None)
 
 
 def load_served_model(folder: Path, user: str | None) -> ServedModel:
-    """Load a completed run's model as one of its target users is served, on the CPU.
+    """Load the model that a completed run serves to one of its target users, on the CPU.
 
     Args:
         folder: The run record.
-        user: The user's id, as `users.parquet` has it; None: the collective shift alone.
+        user: The user's id in `users.parquet`; None for the collective part only.
 
     Raises:
-        InputError: The run did not complete, its backbone or method is not there, the user is none of its targets, or
-            what this user keeps is not there.
+        InputError: The run did not complete, its backbone or method is missing, the user is not a target user, or this
+            user's private tensors are missing.
     """
     record = read_run(folder)
     if record.status != "completed":
@@ -63,13 +63,13 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     if partition is not None:
         if record.users.source == "devices" and record.params.private:
             raise InputError(
-                "a run of a real federation; what its users keep is on their devices", field="user", value=user
+                "in a real federation, users' private tensors are on their devices", field="user", value=user
             )
         path = private_path(folder / "private", partition)
         history = pq.read_table(folder / "users.parquet", filters=[("partition", "=", partition)])["history"][0].as_py()
-        # Who has no history is served by what everybody is sent.
+        # A user without history is served by the shared tensors.
         if history and record.params.private and not path.is_file():
-            raise InputError(f"{path}: missing, so nobody knows what user {user} was served")
+            raise InputError(f"{path}: missing, so the model of user {user} is unknown")
         private = _load(path) if path.is_file() else None
     served = ServedModel(record, config, backbone, method, adapter, shared, partition, private)
     served.personalise(True)
@@ -86,7 +86,7 @@ def _load(path: Path) -> Tensors:
 def _find_user(folder: Path, record: RunRecord, user: str) -> int:
     table = pq.read_table(folder / "users.parquet", columns=["user_id", "partition"]).to_pydict()
     partitions: dict[str, int] = dict(zip(table["user_id"], table["partition"], strict=True))
-    targets = [each for each, partition in partitions.items() if partition >= record.users.collective]
+    targets = [target for target, partition in partitions.items() if partition >= record.users.collective]
     if user in targets:
         return partitions[user]
     why = "only target users are personalised" if user in partitions else "users.parquet lists them all"

@@ -1,1 +1,1 @@
-"""A real federation: what it starts from, and its server."""
+"""Real federations: their deployment and their server."""

@@ -1,4 +1,4 @@
-"""`fedperfit deploy`: everything a real federation of Flower SuperNodes starts from, one folder a machine."""
+"""`fedperfit deploy`: writes everything a real federation of Flower SuperNodes needs, one folder per machine."""
 
 import datetime
 import ipaddress
@@ -22,7 +22,7 @@ from fl_clients.lamp.user_table import open_user, write_one_user
 from simulations.run.preflight import build_method, resolve
 
 DAYS = 365
-"""How long the certificates hold."""
+"""Days for which the certificates are valid."""
 _LAST_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _CA_USAGE = x509.KeyUsage(
@@ -43,23 +43,23 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
     """Write a folder for the server and one for each user's device.
 
     Args:
-        config: The run.
-        folder: New or empty.
-        host: The name or address under which devices reach the server; the certificate is for it.
-        port: The server's.
+        config: The run's config.
+        folder: The folder to write; new or empty.
+        host: Name or address at which devices reach the server; the certificate is issued for it.
+        port: The server's port.
 
     Raises:
-        InputError: The config, the host or the port will not do, or the folder is not empty or cannot be made.
+        InputError: The config, host or port is invalid, or the folder is not empty or cannot be created.
     """
     if not _HOST.fullmatch(host):
         raise InputError("expected a name or an IPv4 address", field="host", value=host)
-    users_in_all = config.users.collective + config.users.target
-    if port + users_in_all > _LAST_PORT:
+    total_users = config.users.collective + config.users.target
+    if port + total_users > _LAST_PORT:
         raise InputError(
-            f"nodes use the {users_in_all} ports after it, and {_LAST_PORT} is the last", field="port", value=port
+            f"nodes use the {total_users} ports after it, and {_LAST_PORT} is the last", field="port", value=port
         )
     if config.devices.classes:
-        raise InputError("devices: simulated devices have no place among real ones")
+        raise InputError("devices: a real federation has no simulated devices")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
     build_method(config, read_shape(config.backbone))
@@ -70,13 +70,13 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
     try:
         (server / "keys").mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
+        raise InputError(f"{folder}: cannot be created: {error.strerror}") from None
     write_certificates(server, host)
     _write_app(server, config)
     bind = host if host in ("127.0.0.1", "localhost") else "0.0.0.0"
     _write_script(server, "start.sh", bind=bind, port=port)
     _write_script(server, "run.sh", address=f"{host}:{port}")
-    for partition in range(users_in_all):
+    for partition in range(total_users):
         node = folder / "nodes" / str(partition)
         node.mkdir(parents=True)
         node.chmod(0o700)
@@ -84,17 +84,17 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         shutil.copyfile(server / "ca.crt", node / "ca.crt")
         public = write_key(node / "node.key")
         (server / "keys" / f"{partition}.pub").write_bytes(public)
-        # For a SuperNode's own processes; on one machine each needs another.
-        own_port = port + 1 + partition
-        _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=own_port)
+        # For the SuperNode's own processes; SuperNodes on one machine need different ports.
+        node_port = port + 1 + partition
+        _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=node_port)
     return folder
 
 
 def _write_app(server: Path, config: RunConfig) -> None:
-    """The Flower app, which is a name for what every machine has installed, and the run's config."""
-    # Whose data they were, and from where, is nobody's business but the devices'.
-    nameless = {"source": "devices", "select": "random", "collective_ids": [], "target_ids": []}
-    config = config.model_copy(update={"users": config.users.model_copy(update=nameless)})
+    """Write the Flower app, which only names code that every machine has installed, and the run's config."""
+    # The server must not learn which users were selected or where their data come from.
+    anonymous = {"source": "devices", "select": "random", "collective_ids": [], "target_ids": []}
+    config = config.model_copy(update={"users": config.users.model_copy(update=anonymous)})
     run_config = {"config": dump_resolved(config), "results": "results", "run-dir": ""}
     components = {
         "serverapp": "fedperfit.flower_apps.federation_server:app",
@@ -117,7 +117,7 @@ def _write_script(folder: Path, name: str, **values: object) -> None:
 
 
 def write_key(path: Path) -> bytes:
-    """Write a SuperNode's private key (P-384, OpenSSH), for its owner alone; return the public one."""
+    """Write a SuperNode's private key (P-384, OpenSSH), readable only by its owner; return the public key."""
     key = ec.generate_private_key(ec.SECP384R1())
     form, no_password = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     path.touch(mode=0o600)
@@ -126,12 +126,12 @@ def write_key(path: Path) -> bytes:
 
 
 def write_certificates(folder: Path, host: str, days: float = DAYS) -> None:
-    """Write `ca.crt`, an authority of this federation's own whose key is not kept, `server.crt` and `server.key`.
+    """Write `ca.crt`, this federation's certificate authority, whose key is not kept, `server.crt` and `server.key`.
 
     Args:
-        folder: Where to.
-        host: Name or address that the server's certificate is for, beside those of this machine alone.
-        days: How long they hold.
+        folder: The folder to write into.
+        host: Name or address that the server's certificate covers, besides `localhost` and 127.0.0.1.
+        days: Days for which the certificates are valid.
     """
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedperfit federation")])
@@ -142,7 +142,7 @@ def write_certificates(folder: Path, host: str, days: float = DAYS) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    names: dict[str, x509.GeneralName] = {each: _general_name(each) for each in (host, "localhost", "127.0.0.1")}
+    names: dict[str, x509.GeneralName] = {name: _general_name(name) for name in (host, "localhost", "127.0.0.1")}
     server = (
         _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])]), authority, key.public_key(), days)
         .add_extension(x509.SubjectAlternativeName(names.values()), critical=False)

@@ -1,4 +1,4 @@
-"""The ServerApp of `flwr run .`, for people who live in Flower's own tools: the same clients, the same record."""
+"""The ServerApp of `flwr run .`, for users of Flower's own tools: the same clients, the same record."""
 
 import shlex
 import time
@@ -24,25 +24,25 @@ _CONNECT_S = 10.0
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what Flower's run config says: `config` is an experiment file, `overrides` are as the command takes them.
+    """Run the experiment file `config` of Flower's run config, with `overrides` as on the command line.
 
     Raises:
-        InputError: Something asked for is wrong, or the federation has not one SuperNode for every user.
-        RunFailed: The run did not complete; the record says more.
+        InputError: An input is invalid, or the federation does not have one SuperNode per user.
+        RunFailed: The run did not complete; the record says why.
     """
     overrides = shlex.split(str(context.run_config["overrides"]))
     toml = Path(str(context.run_config["config"]))
-    # Flower runs a copy of the checkout, in a folder of its own.
+    # Flower runs a copy of the checkout in another folder.
     toml = toml if toml.is_file() else CONFIGS.parent / toml
     config = load_config(toml, overrides)
     users = config.users.collective + config.users.target
     deadline = time.monotonic() + _CONNECT_S
-    # Flower registers nodes while this runs already.
+    # Flower may still be registering nodes.
     while (nodes := len(list(grid.get_node_ids()))) < users and time.monotonic() < deadline:
         time.sleep(0.2)
     if users != nodes:
         raise InputError(
-            f"{users} users need as many SuperNodes, this federation has {nodes}: "
+            f"{users} users need {users} SuperNodes, but this federation has {nodes}: "
             f"flwr run . --federation-config 'num-supernodes={users}'"
         )
     folder = run_dir(context.run_config, context.run_id)
@@ -55,11 +55,11 @@ def run_on(folder: Path, grid: Grid, real: bool = False) -> None:
 
     Args:
         folder: The run record.
-        grid: Flower's.
+        grid: Flower's grid.
         real: As in `fl_server.app.complete`.
 
     Raises:
-        RunFailed: The run did not complete; the record says more.
+        RunFailed: The run did not complete; the record says why.
     """
     complete(folder, grid, real)
     record = read_run(folder)

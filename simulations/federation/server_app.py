@@ -1,4 +1,4 @@
-"""The ServerApp of a real federation: SuperNodes, each with one user's data, and the record on the server's side."""
+"""The ServerApp of a real federation: each SuperNode has one user's data, and the server keeps the run record."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the config that came with Flower's run config, once as many SuperNodes are there as it has users.
+    """Run the config in Flower's run config, once there is one SuperNode per user.
 
     Raises:
-        InputError: Something is wrong with the config, or the record cannot be made.
-        RunFailed: The run did not complete; the record says more.
+        InputError: The config is invalid, or the record cannot be created.
+        RunFailed: The run did not complete; the record says why.
     """
     config = parse_resolved(str(context.run_config["config"]))
     results = Path(str(context.run_config["results"]))
-    with new_record(config, f"run-{context.run_id}", results, False, [], real=True) as opened:
-        run_on(opened.folder, grid, real=True)
+    with new_record(config, f"run-{context.run_id}", results, False, [], real=True) as record:
+        run_on(record.folder, grid, real=True)

@@ -1,1 +1,1 @@
-"""What measured runs say about far larger ones."""
+"""Estimates of the cost of far larger federations, from measured runs."""

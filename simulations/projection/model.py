@@ -1,7 +1,7 @@
-"""`fedperfit project`: what a method would cost a server with far more users than anybody simulates.
+"""`fedperfit project`: what a method would cost a server with far more users than can be simulated.
 
-A linear model in the cohort's size, measured in one or more runs. With runs of several sizes it is fitted to them; with
-one size a message's size is taken as constant and the server's time as proportional to the cohort.
+The model is linear in the cohort size and needs one or more measured runs. It is fitted to runs of several sizes; with
+one size, message sizes are assumed constant and the server's time proportional to the cohort.
 """
 
 import json
@@ -20,22 +20,22 @@ from fl_server.record.schema import read_run
 from fl_server.simulated_devices import DeviceTask, SimulatedDevices
 
 _PLAYED, _LARGEST = 20, 200
-"""Rounds that the device model plays, and the largest cohort it plays them with."""
+"""Rounds that the device model simulates, and the largest cohort it simulates."""
 _QUANTITIES = ("up_elements", "up_rest", "down_elements", "down_rest")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is asked about."""
+    """The federation to project to."""
 
     users: int
     participation: float
-    """Share of the users in a round."""
+    """Share of the users in each round."""
     rounds: int
     bytes_per_element: float
-    """4: fp32, 2: bf16 on the wire, …"""
+    """Bytes of a number on the wire: 4 for fp32, 2 for bf16."""
     devices: str = ""
-    """A file in `configs/devices/` by name, for wall-clock time; empty: none is told."""
+    """Name of a file in `configs/devices/`, for wall-clock time; empty: no time is estimated."""
 
     @property
     def cohort(self) -> int:
@@ -43,10 +43,10 @@ class Scale:
         return max(1, round(self.users * self.participation))
 
     def check(self) -> None:
-        """Refuse what cannot be meant.
+        """Refuse values out of range.
 
         Raises:
-            InputError: Names the field.
+            InputError: A value is out of range; `field` names it.
         """
         for field, allowed, expected in (
             ("users", 1 <= self.users <= 10**12, "1 to 1e12"),
@@ -60,31 +60,31 @@ class Scale:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """Stage 1 of one run, by round and client."""
+    """Stage 1 of one run: means per round and client."""
 
     cohort: float
     users: int
     up_elements: float
     """Numbers in a client's message to the server."""
     up_rest: float
-    """Bytes of that message beyond them."""
+    """Bytes of that message besides its numbers."""
     down_elements: float
     down_rest: float
     opening_elements: float
     """Numbers in a user's messages before the first round, both ways."""
     opening_rest: float
     server_s: list[float]
-    """The server's seconds of each round, checking and averaging; empty where the record does not know."""
+    """The server's seconds in each round, for checking and averaging; empty if not recorded."""
     server_rss_bytes: float | None
     steps: float
     """Optimiser steps of a client in a round."""
 
 
 def measure(folder: Path) -> MeasuredRun:
-    """Read a completed run.
+    """Measure a completed run.
 
     Raises:
-        InputError: It did not complete, or had no stage 1.
+        InputError: The run did not complete, or has no stage 1.
     """
     record = read_run(folder)
     if record.status != "completed":
@@ -97,38 +97,38 @@ def measure(folder: Path) -> MeasuredRun:
         columns=["round", "cohort", "server_s", "server_rss_bytes"]
     )
     rounds = rounds[rounds["round"] > 0]
-    found: dict[str, float] = {}
-    for direction, own in train.groupby("direction"):
-        messages = int((own.message_bytes > 0).sum())
-        found[f"{direction}_elements"] = own.elements.sum() / messages
-        found[f"{direction}_rest"] = (own.message_bytes.sum() - own.payload_bytes.sum()) / messages
+    per_message: dict[str, float] = {}
+    for direction, sent in train.groupby("direction"):
+        messages = int((sent.message_bytes > 0).sum())
+        per_message[f"{direction}_elements"] = sent.elements.sum() / messages
+        per_message[f"{direction}_rest"] = (sent.message_bytes.sum() - sent.payload_bytes.sum()) / messages
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
     clients = pd.read_parquet(folder / "clients.parquet", columns=["round", "phase", "steps"])
-    own_steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
+    steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
     return MeasuredRun(
         cohort=float(rounds.cohort.mean()),
         users=record.users.collective,
-        **found,
+        **per_message,
         opening_elements=float(opening.elements.sum()) / record.users.collective,
         opening_rest=float(opening.message_bytes.sum() - opening.payload_bytes.sum()) / record.users.collective,
         server_s=rounds.server_s.dropna().tolist(),
         server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
-        steps=float(own_steps.mean()),
+        steps=float(steps.mean()),
     )
 
 
 def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
-    """Extrapolate, method by method.
+    """Extrapolate the cost of each method.
 
     Args:
-        folders: Completed run records; several of one method, of several sizes, are fitted together.
-        scale: What is asked about.
+        folders: Completed run records; runs of one method with different cohort sizes are fitted together.
+        scale: The federation to project to.
 
     Returns:
-        One row a method: bytes and seconds a round and in all, memory, and what was taken for granted.
+        One row per method: bytes and seconds per round and in total, memory, and the assumptions.
 
     Raises:
-        InputError: A run will not do, or the scale cannot be meant.
+        InputError: A run cannot be used, or a value of `scale` is out of range.
     """
     scale.check()
     groups: dict[tuple[str, str], list[Path]] = {}
@@ -136,8 +136,8 @@ def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
         groups.setdefault((read_run(folder).method, _setting(folder)), []).append(folder)
     names = [method for method, _ in groups]
     return [
-        _project(method if names.count(method) == 1 else f"{method}, {own[0].name}", own, scale)
-        for (method, _), own in groups.items()
+        _project(method if names.count(method) == 1 else f"{method}, {group[0].name}", group, scale)
+        for (method, _), group in groups.items()
     ]
 
 
@@ -181,25 +181,25 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
 
 
 def _setting(folder: Path) -> str:
-    """What makes runs of one method, at whatever size, one line: all that decides what is sent and trained."""
+    """Return the settings that decide what is sent and trained; runs that agree in them are fitted together."""
     config = read_resolved(folder / "config.toml").model_dump(mode="json")
     keys = ("method", "backbone", "sites", "positions", "rank", "joint_private_init", "settings", "local")
     return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 
 
 def _line(x: list[float], y: list[float], where: float) -> float:
-    """The least-squares line's value, and no less than 0."""
+    """Return the value of the least-squares line at `where`, at least 0."""
     slope, start = np.polyfit(x, y, 1)
     return max(0.0, float(start + slope * where))
 
 
 def _server_seconds(runs: list[MeasuredRun], cohort: int) -> tuple[float | None, float | None]:
-    """The server's seconds of a round and their standard error, by regression over the rounds of all runs."""
+    """Return the server's seconds per round and their standard error, by regression over the rounds of all runs."""
     sizes = np.array([run.cohort for run in runs for _ in run.server_s])
     seconds = np.array([value for run in runs for value in run.server_s])
     if not len(seconds):
         return None, None
-    # One size says nothing of a constant part: then the line goes through the origin.
+    # One size cannot determine a constant part, so the line goes through the origin.
     design = np.stack([sizes, np.ones_like(sizes)], axis=1) if len(set(sizes)) > 1 else sizes[:, None]
     where = np.array([cohort, 1.0][: design.shape[1]])
     solution, *_ = np.linalg.lstsq(design, seconds, rcond=None)
@@ -208,7 +208,7 @@ def _server_seconds(runs: list[MeasuredRun], cohort: int) -> tuple[float | None,
     if free > 0:
         spread = ((seconds - design @ solution) ** 2).sum() / free
         error = float(np.sqrt(spread * where @ np.linalg.inv(design.T @ design) @ where))
-    # A line that falls is noise.
+    # A falling line is noise.
     return (None, None) if solution[0] < 0 else (max(0.0, float(where @ solution)), error)
 
 
@@ -220,24 +220,24 @@ def _server_memory(runs: list[MeasuredRun], users: int) -> float | None:
 
 
 def device_seconds(scale: Scale, tensors: dict[str, float], steps: float) -> float:
-    """Return a round's mean time by the virtual clock, from the first download to the last reply that is waited for.
+    """Return the mean simulated seconds of a round, from the first download to the last reply the server waits for.
 
     Args:
-        scale: Names the devices.
-        tensors: Bytes of the tensors in a client's message, by `up` and `down`.
-        steps: Optimiser steps of a client.
+        scale: The federation, with `devices`.
+        tensors: Bytes of the tensors in a client's message, for `up` and `down`.
+        steps: Optimiser steps of a client in a round.
     """
     config: DevicesConfig = load_config(None, [f"devices.preset={scale.devices}"]).devices
     devices = SimulatedDevices(config, 0)
-    turn = {"bytes_down": round(tensors["down"]), "bytes_up": round(tensors["up"]), "steps": round(steps)}
-    # A few hundred devices have the same slowest tenth as a few thousand.
+    task = {"bytes_down": round(tensors["down"]), "bytes_up": round(tensors["up"]), "steps": round(steps)}
+    # The slowest tenth of a few hundred devices is like that of a few thousand.
     cohort = min(scale.cohort, _LARGEST)
-    asked = devices.cohort_size(cohort)
+    sampled = devices.cohort_size(cohort)
     seconds = []
     for number in range(1, _PLAYED + 1):
-        # Other users each round: who takes part is one of very many.
-        present = devices.available(number, range(number * 4 * asked, (number + 1) * 4 * asked))[:asked]
-        seconds.append(devices.close(number, (DeviceTask(user, **turn) for user in present), cohort).seconds or 0.0)
+        # Different users in each round, since a cohort is a small part of all users.
+        present = devices.available(number, range(number * 4 * sampled, (number + 1) * 4 * sampled))[:sampled]
+        seconds.append(devices.close(number, (DeviceTask(user, **task) for user in present), cohort).seconds or 0.0)
     return float(np.mean(seconds))
 
 
@@ -247,38 +247,40 @@ def _assumptions(
     sizes = sorted({run.cohort for run in runs})
     measured = f"measured with cohorts of {', '.join(f'{size:g}' for size in sizes)}"
     lines = [
-        f"{scale.users:,} users, {scale.cohort:,} of them in a round, {scale.rounds:,} rounds of stage 1; "
-        "personalisation sends one download to each user beyond these",
+        f"{scale.users:,} users, {scale.cohort:,} of them in each round, {scale.rounds:,} rounds of stage 1; each "
+        "user's download for personalisation is not included",
         f"a number takes {scale.bytes_per_element:g} bytes on the wire; the rest of a message is as measured; TLS, "
-        "polling and repeats after faults are not in it",
-        f"{measured}: the line is drawn out {scale.cohort / sizes[-1]:,.0f} times as far",
-        "every user has the same number of steps as those measured have on average",
+        "polling and retries after faults are not included",
+        f"{measured}; extrapolated to {scale.cohort / sizes[-1]:,.0f} times the largest of them",
+        "every user takes as many steps as the measured users on average",
     ]
     if len(sizes) > 1:
-        lines.append("message sizes and the server's seconds follow a line in the cohort's size, fitted to the runs")
+        lines.append("message sizes and the server's seconds are linear in the cohort size, fitted to the runs")
     else:
         lines.append(
-            "one size was measured: messages are taken to be as large for any cohort (FLoRA's download is not), the "
-            "server's seconds proportional to it"
+            "one cohort size was measured: message sizes are assumed constant (FLoRA's download is not), the server's "
+            "seconds proportional to the cohort"
         )
     if opening:
-        lines.append("every user does the opening before the first round once")
+        lines.append("every user takes part once in the opening before the first round")
     if seconds is None:
-        lines.append("the server's seconds are not in these records, or do not grow with the cohort: noise")
+        lines.append("no server seconds: these records lack them, or they do not grow with the cohort (noise)")
     if memory is None:
-        lines.append("the server's memory needs runs with two numbers of users, so far apart that it grows")
+        lines.append("no server memory: this needs runs with two numbers of users, far enough apart that memory grows")
     else:
-        lines.append("the server's memory follows a line in the number of users; small runs differ by noise alone")
+        lines.append("the server's memory is linear in the number of users; small runs differ only by noise")
     if scale.devices:
-        played = f", played with {_LARGEST} in a round" if scale.cohort > _LARGEST else ""
-        lines.append(f"devices are as configs/devices/{scale.devices}.toml says{played}; the server works after them")
+        played = f", simulated with {_LARGEST} per round" if scale.cohort > _LARGEST else ""
+        lines.append(
+            f"devices as in configs/devices/{scale.devices}.toml{played}; the server works after the last reply"
+        )
     else:
         lines.append("no --devices, so no wall-clock time")
     return lines
 
 
 def read_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return the run records that run records and comparisons stand for.
+    """Return the given run records, and those of the given comparisons.
 
     Raises:
         InputError: A folder is neither.
@@ -291,5 +293,5 @@ def read_folders(paths: Sequence[Path]) -> list[Path]:
         elif (path / "run.json").is_file():
             folders.append(path)
         else:
-            raise InputError(f"{path}: no run record and no comparison")
+            raise InputError(f"{path}: neither a run record nor a comparison")
     return folders

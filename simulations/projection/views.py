@@ -1,4 +1,4 @@
-"""A projection as a table and as a picture."""
+"""A projection as a table and as a figure."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def projection_table(rows: Sequence[dict[str, Any]], scale: Scale) -> Table:
-    """Tabulate `project`."""
+    """Return the rows of `project` as a table."""
     table = Table(title=f"{scale.users:,} users, {scale.cohort:,} in a round, {scale.rounds:,} rounds")
     titles = (
         "in, a round",
@@ -46,10 +46,10 @@ def projection_table(rows: Sequence[dict[str, Any]], scale: Scale) -> Table:
 
 
 def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
-    """Draw the bytes of all rounds against the number of users, up to ten times those asked about.
+    """Draw the bytes of all rounds against the number of users, up to ten times `scale.users`.
 
     Raises:
-        InputError: The file is of another kind, or cannot be written.
+        InputError: The file has another suffix, or cannot be written.
     """
     if out.suffix not in _FORMATS:
         raise InputError(f"expected a name that ends in {', '.join(_FORMATS)}", field="plot", value=out)
@@ -65,8 +65,8 @@ def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("users")
-    axes.set_ylabel(f"bytes of {scale.rounds} rounds, both ways, GB")
-    axes.set_title(f"extrapolated: {scale.participation:g} of the users in a round")
+    axes.set_ylabel(f"bytes of {scale.rounds} rounds, up and down (GB)")
+    axes.set_title(f"extrapolated; share of the users in each round: {scale.participation:g}")
     axes.legend(fontsize=8)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

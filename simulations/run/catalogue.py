@@ -1,4 +1,4 @@
-"""Which run records there are in a folder of results."""
+"""Finds run records in a folder of results."""
 
 import os
 import time
@@ -17,19 +17,19 @@ class RunEntry:
     """A run record in a folder of results."""
 
     name: str
-    """As `--resume` and the other commands take it: the path below the results."""
+    """The path below the results folder, as `--resume` and the other commands take it."""
     folder: Path
     record: RunRecord
     age_s: float
-    """Since anything was written to it."""
+    """Seconds since the last write to it."""
 
     @property
     def status(self) -> str:
-        """As `status_of` says."""
+        """The status that `status_of` returns."""
         return status_of(self.folder, self.record)
 
     def summary(self) -> dict[str, Any]:
-        """Return what the list shows."""
+        """Return the fields that `fedperfit runs` lists."""
         record = self.record
         done = record.status == "completed" and bool(record.metrics)
         metric = record.main_metric if done else None
@@ -47,19 +47,19 @@ class RunEntry:
 
 
 def status_of(folder: Path, record: RunRecord) -> str:
-    """Return a record's status; `interrupted` where it says running and nobody works in it."""
+    """Return a record's status; `interrupted` if it says running but no command holds its lock."""
     return "interrupted" if record.status == "running" and not is_locked(folder) else record.status
 
 
-def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _why: None) -> list[RunEntry]:
-    """Return the run records in a folder and in folders of it, such as comparisons.
+def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _error: None) -> list[RunEntry]:
+    """Return the run records in a folder and its subfolders, such as comparisons.
 
     Args:
         results: The folder.
-        unreadable: Told of each `run.json` that is none.
+        unreadable: Called with the error for each `run.json` that is not a run record.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: The folder does not exist.
     """
     results = Path(results)
     if not results.is_dir():
@@ -77,10 +77,10 @@ def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _w
 
 
 def find_run(results: Path, name: str) -> RunEntry:
-    """Return one run record, by its name in a folder of results, else by the path of its own.
+    """Return one run record by its name in a folder of results, or else by its path.
 
     Raises:
-        InputError: There is none, the nearest is named; or it is not readable.
+        InputError: There is no such record (the message suggests the nearest name), or it cannot be read.
     """
     for place in (results / name, Path(name)):
         if (place / "run.json").is_file():
@@ -90,10 +90,10 @@ def find_run(results: Path, name: str) -> RunEntry:
 
 
 def find_folder(results: Path, name: str) -> Path:
-    """Return a run record, comparison or cold-start experiment by its path, else by its name in a folder of results.
+    """Return the folder of a run record, comparison or cold-start experiment, by its path or by its name in `results`.
 
     Raises:
-        InputError: There is none; the nearest is named.
+        InputError: There is no such folder; the message suggests the nearest name.
     """
     for place in (Path(name), results / name):
         if any((place / file).is_file() for file in ("run.json", "compare.json", "cold_start.csv")):

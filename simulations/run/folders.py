@@ -1,4 +1,4 @@
-"""The folders that commands write into: a name and a place that will do, and one command at a time."""
+"""Folders that commands write into: checks their names, claims them, and locks run records."""
 
 import os
 import re
@@ -12,31 +12,31 @@ from configs.errors import InputError
 
 
 def check_name(name: str, field: str) -> None:
-    """Refuse what cannot be a folder's name everywhere; `field` says which argument it is.
+    """Refuse a name that is not a valid folder name on every system; `field` is the argument's name.
 
     Raises:
-        InputError: It has other characters.
+        InputError: The name is invalid.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError("expected letters, digits, '.', '_' and '-'", field=field, value=repr(name))
 
 
 def claim_folder(results: Path | str, name: str) -> Path:
-    """Return the folder `name` under `results`, which can be written; it is not made yet.
+    """Return the folder `name` under `results`, checked to be writable but not created yet.
 
     Raises:
-        InputError: The name, `results` or what has the name already will not do.
+        InputError: The name is invalid, `results` cannot be created or written, or `name` is not a writable folder.
     """
     check_name(name, "name")
     folder = Path(results).expanduser().resolve() / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", field="results", value=results) from None
+        raise InputError(f"cannot be created: {error.strerror}", field="results", value=results) from None
     if not os.access(folder.parent, os.W_OK):
         raise InputError("not writable", field="results", value=results)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is no folder", field="name", value=name)
+        raise InputError(f"{folder} is not a folder", field="name", value=name)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise InputError(f"{folder} is not writable", field="name", value=name)
     return folder
@@ -44,12 +44,12 @@ def claim_folder(results: Path | str, name: str) -> Path:
 
 @contextmanager
 def record_lock(folder: Path) -> Iterator[None]:
-    """Keep other commands from working in a record; the lock stands beside it, since the record may be replaced."""
+    """Lock a record against other commands; the lock file is next to the record, which may be replaced."""
     lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(f"{folder}: another command works in it") from None
+        raise InputError(f"{folder}: another command is using it") from None
     try:
         yield
     finally:
@@ -58,7 +58,7 @@ def record_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether a command works in a record now; one that was killed does not."""
+    """Tell whether a command holds a record's lock; a killed command does not."""
     path = folder.parent / f".{folder.name}.lock"
     if not path.is_file():
         return False

@@ -1,4 +1,4 @@
-"""The record of a new run: what is checked before it is made, and what it begins with."""
+"""Creates the record of a new run, after checking everything that can be checked before the run."""
 
 import importlib.metadata
 import platform
@@ -31,11 +31,11 @@ _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class NewRecord:
-    """A record that has been made, and what its run needs."""
+    """A newly created record and the config of its run."""
 
     folder: Path
     config: RunConfig
-    """As it was resolved."""
+    """The resolved config."""
 
 
 @contextmanager
@@ -47,22 +47,22 @@ def new_record(
     import_path: Sequence[str],
     real: bool = False,
 ) -> Iterator[NewRecord]:
-    """Make a run's record, once everything that can be wrong beforehand is known to be right, and hold it.
+    """Check all inputs, create a run's record and hold its lock.
 
     Args:
         config: What to run.
         name: The record's folder under `results`; by default method, task, seed and time.
         results: Where run records go.
         overwrite: Replace a record of that name.
-        import_path: Folders to import methods from, beside what is installed.
-        real: The users' data are on real devices, and nothing of them is here.
+        import_path: Folders to import methods from, besides the installed packages.
+        real: The users' data are on real devices, not on this machine.
 
     Raises:
-        InputError: Something asked for is wrong; nothing was written.
+        InputError: An input is invalid; nothing was written.
     """
     shape = read_shape(config.backbone)
     method = build_method(config, shape, import_path)
-    asked, config = config, resolve(config)
+    requested, config = config, resolve(config)
     state = method.server_init(shape)
     shared = method.server_send(state, None)
     if config.start_from:
@@ -73,14 +73,14 @@ def new_record(
     if users and config.start_from:
         check_unseen(config, users)
     with record_lock(folder):
-        _claim(results, name, overwrite)  # another command may have been quicker
+        _claim(results, name, overwrite)  # another command may have created it meanwhile
         end_leftovers(folder)
         _start_record(folder, config, method, shape, users)
         save_file(shared, folder / "shared.safetensors")
-        paths = [str(Path(each).resolve()) for each in import_path]
+        paths = [str(Path(path).resolve()) for path in import_path]
         save_checkpoint(folder, Checkpoint(import_path=paths, started_in=str(Path.cwd())), state)
-        if asked.activations_mb and not config.activations_mb:
-            text = f"{cache_dir()} cannot be written: hidden states are computed anew each time"
+        if requested.activations_mb and not config.activations_mb:
+            text = f"{cache_dir()} is not writable: hidden states are recomputed each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
         if users:
             link_users(folder, users)
@@ -88,7 +88,7 @@ def new_record(
 
 
 def link_users(folder: Path, users: UserTable) -> None:
-    """Let the clients of a run find its user table by its record."""
+    """Link a run's user table from its record, where clients find it."""
     link = folder / USERS_LINK
     link.unlink(missing_ok=True)
     link.symlink_to(users.folder)
@@ -99,29 +99,31 @@ def _default_name(method: Method, config: RunConfig) -> str:
 
 
 def _claim(results: Path, name: str, overwrite: bool) -> Path:
-    """Return the record's folder, checked but not made yet."""
+    """Return the record's folder, checked but not created yet."""
     folder = claim_folder(results, name)
     if folder.exists() and not overwrite:
-        raise InputError(f"{folder} exists; --overwrite replaces it", field="name", value=name)
+        raise InputError(f"{folder} already exists; --overwrite replaces it", field="name", value=name)
     if folder.exists() and not (folder / "run.json").is_file():
-        raise InputError(f"{folder} is not a run record, so --overwrite leaves it alone", field="name", value=name)
+        raise InputError(f"{folder} is not a run record, so --overwrite does not replace it", field="name", value=name)
     return folder
 
 
 def _start_record(
     folder: Path, config: RunConfig, method: Method, shape: BackboneShape, users: UserTable | None
 ) -> None:
-    who = UsersPart(collective=config.users.collective, target=config.users.target, data_sha256="", source="devices")
+    users_part = UsersPart(
+        collective=config.users.collective, target=config.users.target, data_sha256="", source="devices"
+    )
     if users:
         sizes = {key: getattr(users, key) for key in ("source", "empty_histories", "leaks", "skipped")}
-        who = who.model_copy(update={"data_sha256": users.sha256, **sizes})
+        users_part = users_part.model_copy(update={"data_sha256": users.sha256, **sizes})
     record = RunRecord(
         name=folder.name,
         method=method.name,
         task=config.task,
         backbone=config.backbone,
         seed=config.seed,
-        users=who,
+        users=users_part,
         oracle=OraclePart(**asdict(users.oracle)) if users and users.oracle else None,
         params=ParamsPart(
             shared=method.shared_parameters(shape),
@@ -133,10 +135,10 @@ def _start_record(
         | method_digest(method),
         git=_git(),
     )
-    # Whenever this is killed, what stands under the name is a run record, or nothing: either can be replaced.
-    scratch, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
-    for left in (scratch, old):
-        shutil.rmtree(left, ignore_errors=True)
+    # If this is killed at any point, the folder is a whole run record or missing; both can be replaced.
+    scratch, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    for leftover in (scratch, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         scratch.mkdir()
     except OSError as error:
@@ -153,7 +155,7 @@ def _start_record(
 
 
 def _git() -> dict[str, str | bool | None]:
-    """The commit of the checkout fedperfit runs from; nothing where it is installed from a package."""
+    """Return the commit of the checkout that fedperfit runs from; None values if it is an installed package."""
     with suppress(OSError, subprocess.CalledProcessError):
 
         def git(*args: str) -> str:

@@ -1,4 +1,4 @@
-"""What is settled before a run: the method, checked; what depends on this machine and folder; tensors to start from."""
+"""Preparation of a run: builds and checks its method, resolves its config, loads the tensors it starts from."""
 
 import hashlib
 import sys
@@ -22,15 +22,15 @@ from strategies.method import BackboneShape, Method, Tensors, load_method
 
 
 def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
-    """Build a config's method and have it check itself against the backbone.
+    """Build a config's method and check it against the backbone.
 
     Args:
-        config: Names the method.
-        shape: The backbone's.
-        import_path: Folders to import methods from, beside what is installed.
+        config: The run's config.
+        shape: The backbone's shape.
+        import_path: Folders to import methods from, besides the installed packages.
 
     Raises:
-        InputError: No such task, the method cannot be loaded, or a setting does not fit.
+        InputError: The task is unknown, the method cannot be loaded, or a setting does not fit.
     """
     find_task(config.task)
     try:
@@ -38,14 +38,14 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
         method.check(shape)
         pooling = config.robust.rule in POOLING and method.first_round is not None
         if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
-            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates apart")
+            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates separate")
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
     return method
 
 
 def method_digest(method: Method) -> dict[str, str]:
-    """Return a digest of the file that somebody's own method is in, by its name; of fedperfit's methods nothing."""
+    """Return the SHA-256 digest of a user-defined method's file, by file name; empty for fedperfit's methods."""
     module = type(method).__module__
     file = getattr(sys.modules[module], "__file__", None)  # a notebook has none
     if module.startswith("strategies.") or file is None:
@@ -54,7 +54,7 @@ def method_digest(method: Method) -> dict[str, str]:
 
 
 def find_changed_method(code: Mapping[str, str], record: RunRecord) -> str | None:
-    """Say which file of a user's own method (`method_digest`) has changed since a record's run began; None if none."""
+    """Return which user-defined method file (`method_digest`) has changed since a record's run began, or None."""
     changed = [file for file, digest in code.items() if record.versions.get(file) != digest]
     return f"{changed[0]} has changed since" if changed else None
 
@@ -63,7 +63,7 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     """Return the shared tensors of a completed run of the same method on the same backbone.
 
     Raises:
-        InputError: They would not fit.
+        InputError: The run did not complete, or its tensors do not fit.
     """
     run = read_run(record)
     if run.status != "completed":
@@ -75,59 +75,59 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
         ("settings of the method", _fitting(config), _fitting(theirs)),
     ):
         if ours != other:
-            raise InputError(f"start_from: {record} does not fit: {key} is {other!r} there, {ours!r} here")
+            raise InputError(f"start_from: {record} does not fit: {key}: {other!r} in that run, {ours!r} in this one")
     return load_file(record / "shared.safetensors")
 
 
 def check_unseen(config: RunConfig, users: UserTable) -> None:
-    """Refuse target users who trained the shared tensors that a run starts from, unless `users.overlap` says so.
+    """Refuse target users who trained the shared tensors that a run starts from, unless `users.overlap` is set.
 
-    Users are told by their ids: the same synthetic people in every run of a task with a seed, and real ones whatever
-    file they come from. Those of real devices are known by numbers alone, which tell nothing.
+    Users are identified by their ids. Synthetic users are the same in all runs with the same task and seed, real users
+    in whatever file they come from. Users of real devices only have numbers, which cannot be compared.
 
     Args:
-        config: Of the run; with `start_from`.
-        users: Its users.
+        config: The run's config, with `start_from`.
+        users: The run's users.
 
     Raises:
-        InputError: Names them.
+        InputError: Some target users were collective users; the message names them.
     """
     origin = Path(config.start_from)
     while (theirs := read_resolved(origin / "config.toml")).start_from:
         origin = Path(theirs.start_from)
     synthetic = config.users.source == "synthetic", theirs.users.source == "synthetic"
-    same_people = config.task == theirs.task and synthetic[0] == synthetic[1]
-    if config.users.overlap or not same_people or read_run(origin).users.source == "devices":
+    comparable = config.task == theirs.task and synthetic[0] == synthetic[1]
+    if config.users.overlap or not comparable or read_run(origin).users.source == "devices":
         return
     trained = set(_user_ids(origin)[: theirs.users.collective])
     seen = [user_id for user_id in _user_ids(users.folder)[config.users.collective :] if user_id in trained]
     if seen:
-        some = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
+        listed = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
         raise InputError(
-            f"start_from: {len(seen)} of {config.users.target} target users were collective users of {origin}: {some}; "
-            "leave them out by users.reserved or users.select, or set users.overlap=true if that is meant"
+            f"start_from: {len(seen)} of {config.users.target} target users were collective users of {origin}: {listed}"
+            "; exclude them with users.reserved or users.select, or set users.overlap=true if this is intended"
         )
 
 
 def _user_ids(folder: Path) -> list[str]:
-    """The users of a record or a table by their partitions, collective users first."""
+    """Return the user ids of a record or a table by partition, collective users first."""
     ids: list[str] = pq.read_table(folder / "users.parquet", columns=["user_id"])["user_id"].to_pylist()
     return ids
 
 
 def _fitting(config: RunConfig) -> dict[str, Any]:
-    """The values that decide which tensors a method has and what they mean, and the seed that starts derive from."""
+    """Return the values that determine a method's tensors and their meaning, and the seed of the initial values."""
     return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
 
 
 def _as_recorded(path: str) -> str:
-    """A path as records tell it: relative if it lies below the current folder, so that they fit another checkout."""
-    full, here = Path(path).expanduser().resolve(), Path.cwd()
-    return str(full.relative_to(here) if full.is_relative_to(here) else full)
+    """Return a path as records store it: relative if below the current folder, so that it is valid in any checkout."""
+    full, current = Path(path).expanduser().resolve(), Path.cwd()
+    return str(full.relative_to(current) if full.is_relative_to(current) else full)
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Settle what depends on this machine and folder: clients run elsewhere and must not settle it differently."""
+    """Resolve values that depend on this machine and folder, so that clients elsewhere use the same ones."""
     backbone = Path(config.backbone).expanduser()
     source = config.users.source
     users = config.users.model_copy(update={"source": source if source == "synthetic" else _as_recorded(source)})

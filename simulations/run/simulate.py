@@ -37,40 +37,39 @@ def simulate(
 ) -> RunRecord:
     """Run one simulation and return its record.
 
-    Everything that can be wrong with the command, the config, the data or the backbone is found before the run
-    record is made.
+    The command, config, data and backbone are checked before the run record is created.
 
     Args:
         config: What to run.
         name: The record's folder under `results`; by default method, task, seed and time.
         results: Where run records go.
         overwrite: Replace a record of that name.
-        import_path: Folders to import methods from, beside what is installed.
-        watch: Called with the record's folder while the run goes on, and once at the end.
+        import_path: Folders to import methods from, besides the installed packages.
+        on_progress: Called with the record's folder during the run, and once at the end.
 
     Raises:
-        InputError: Something asked for is wrong; nothing was written.
-        RunFailed: The run did not complete; the record says so.
-        KeyboardInterrupt: Interrupted; every child has ended and the record says `cancelled`.
+        InputError: An input is invalid; nothing was written.
+        RunFailed: The run did not complete; the record says why.
+        KeyboardInterrupt: The run was interrupted; every child process has ended and the record says `cancelled`.
     """
     import_path, results = import_path or [], Path(results)
     _check_engine(config, results)
-    with new_record(config, name, results, overwrite, import_path) as opened:
-        return _run(opened.folder, opened.config, import_path, on_progress)
+    with new_record(config, name, results, overwrite, import_path) as record:
+        return _run(record.folder, record.config, import_path, on_progress)
 
 
 def resume(
     name: str, results: Path | str = "results", on_progress: Callable[[Path], None] = lambda _folder: None
 ) -> RunRecord:
-    """Take up again a run that did not complete, from its last checkpoint; the outcome is that of an undisturbed run.
+    """Resume a run that did not complete from its last checkpoint; the result equals that of an uninterrupted run.
 
     Args:
-        name: The record's, or its path below `results`.
-        results: Where it is.
-        watch: As in `simulate`.
+        name: The record's name, or its path below `results`.
+        results: The folder of run records.
+        on_progress: As in `simulate`.
 
     Raises:
-        InputError: There is no such record, it has completed or is being run, or its users are not there any more.
+        InputError: There is no such record, its run has completed or is running, or its users or method have changed.
         RunFailed: The run did not complete this time either.
         KeyboardInterrupt: As in `simulate`.
     """
@@ -78,7 +77,7 @@ def resume(
     folder = (results / name).resolve()
     read_run(folder)
     with record_lock(folder):
-        # What is left running may still write, and even complete the run.
+        # Leftover processes may still write to the record, and even complete the run.
         end_leftovers(folder)
         record = read_run(folder)
         if record.status == "completed" and (folder / "plots").is_dir():
@@ -86,7 +85,7 @@ def resume(
         if record.status == "completed":
             return finish(folder, on_progress)
         if record.users.source == "devices":
-            raise InputError("a run of a real federation cannot be taken up again", field="resume", value=name)
+            raise InputError("a run of a real federation cannot be resumed", field="resume", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = read_resolved(folder / "config.toml")
         _check_engine(config, results)
@@ -98,8 +97,8 @@ def resume(
             raise InputError(
                 f"the data of {config.users.source} have changed since the run began", field="resume", value=name
             )
-        for lines in ("events.jsonl", "errors.jsonl"):
-            finish_partial_line(folder / lines)
+        for file in ("events.jsonl", "errors.jsonl"):
+            finish_partial_line(folder / file)
         mark_resumed(folder)
         link_users(folder, users)
         return _run(folder, config, checkpoint.import_path, on_progress)
@@ -120,7 +119,7 @@ def _check_engine(config: RunConfig, results: Path) -> None:
 
 
 def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: Callable[[Path], None]) -> RunRecord:
-    """Run what the checkpoint leaves to do, and close the record."""
+    """Run what remains after the checkpoint, and close the record."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
@@ -131,7 +130,7 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
         raise
     except OSError as error:
         _end(folder, "failed", str(error))
-        raise RunFailed(f"{error}; `--resume {folder.name}` goes on once that is mended") from None
+        raise RunFailed(f"{error}; fix this and continue with `--resume {folder.name}`") from None
     except BaseException as error:
         if (folder / "run.json").is_file():
             _end(folder, "failed", str(error) or repr(error))
@@ -140,7 +139,7 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
         torch.set_num_threads(threads)
     record = read_run(folder)
     if record.status == "running":
-        record = _end(folder, "failed", f"the run ended without a word; see {folder / 'engine.log'}")
+        record = _end(folder, "failed", f"the run ended without an error message; see {folder / 'engine.log'}")
     if record.status != "completed":
         on_progress(folder)
         _keep_recorded_if_possible(folder)
@@ -149,7 +148,7 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
 
 
 def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: None) -> RunRecord:
-    """Tidy a completed record and draw its plots."""
+    """Clean up a completed record and draw its plots."""
     clean(folder)
     on_progress(folder)
     record = read_run(folder)
@@ -159,11 +158,11 @@ def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: N
 
 
 def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> RunRecord:
-    """Close the record of a run that did not complete, keeping what was recorded; there may be none yet."""
+    """Close the record of a run that did not complete, keeping what was recorded so far."""
     record = read_run(folder)
     if record.status == "running":
         record.status, record.error = status, error
-        with suppress(OSError):  # on a full disk even this may not go; `--resume` takes a running record too
+        with suppress(OSError):  # a full disk may prevent even this; `--resume` also accepts a running record
             write_run(folder, record)
             append_line(folder / "events.jsonl", {"event": status, "error": error})
             _keep_recorded_if_possible(folder)
@@ -171,5 +170,5 @@ def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> Ru
 
 
 def _keep_recorded_if_possible(folder: Path) -> None:
-    with suppress(OSError):  # what tables are made of stays, so nothing is lost
+    with suppress(OSError):  # the files that tables are made from remain, so nothing is lost
         keep_recorded(folder)

@@ -1,4 +1,4 @@
-"""PerFit on a device that breaks once, as it is told."""
+"""PerFit on a device with injected faults."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from strategies.perfit import PerFit
 
 
 class Faulty(PerFit):
-    """Has each fault (`kind@where`) in the first turn that comes where it belongs; a file remembers that it was had."""
+    """Has every fault (`kind@where`) once, in the first matching task; a marker file records that it happened."""
 
     def __init__(
         self,

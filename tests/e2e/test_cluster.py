@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine: a head that holds no client, and two that do."""
+"""A Ray cluster of three nodes on this machine: a head without clients and two nodes with clients."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ PARTITIONS = ["partitions.gpus=1", "partitions.per_client=0.5"]
 
 
 class Cluster:
-    """Ray's own command starts each node; a node's processes are one session, so they can be killed together."""
+    """Starts each node with Ray's own command; a node's processes share a session, so they can be killed together."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
@@ -34,7 +34,7 @@ class Cluster:
         self.nodes: list[subprocess.Popen[bytes]] = []
         self._path = folder / "ray.log"
         self._log = self._path.open("wb")
-        # A socket's path may have 107 bytes.
+        # A socket's path is limited to 107 bytes.
         self._scratch = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)
         head = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
         self.start(*head, "--num-cpus=0", f"--temp-dir={self._scratch.name}")
@@ -77,8 +77,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
+def inline_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("inline_run")
     toml, *words = faulty(folder)
     simulate(load_config(toml, [*words, "engine=inline"]), "run", folder, import_path=[str(ROOT)])
     return folder / "run"
@@ -90,13 +90,13 @@ def nodes_of(run: Path) -> set[str]:
     return {name.partition("/")[0] for name in partitions}
 
 
-def test_clients_run_on_both_nodes_and_give_the_same_bits(cluster: Cluster, alone: Path, tmp_path: Path) -> None:
+def test_clients_run_on_both_nodes_and_give_the_same_bits(cluster: Cluster, inline_run: Path, tmp_path: Path) -> None:
     toml, *words = faulty(tmp_path)
     config = load_config(toml, [*words, *PARTITIONS, f"ray.address={cluster.address}"])
     simulate(config, "run", tmp_path, import_path=[str(ROOT)])
     assert len(nodes_of(tmp_path / "run")) == 2
-    assert_same_run(tmp_path / "run", alone)
-    # The cluster is not ours to end.
+    assert_same_run(tmp_path / "run", inline_run)
+    # The run must not end the cluster.
     assert all(node.poll() is None for node in cluster.nodes)
 
 
@@ -113,8 +113,8 @@ def test_a_node_with_other_packages_is_refused_by_name(cluster: Cluster, tmp_pat
         cluster.kill(cluster.nodes.pop())
 
 
-def test_a_node_killed_in_a_round_is_survived(
-    cluster: Cluster, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_survives_a_node_killed_in_a_round(
+    cluster: Cluster, inline_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toml, *words = faulty(tmp_path, "pause@round2")
     paused = tmp_path / "markers" / "round2"
@@ -132,20 +132,20 @@ def test_a_node_killed_in_a_round_is_survived(
         load_config(toml, [*words, *PARTITIONS]), "run", tmp_path, import_path=[str(ROOT)], on_progress=kill_its_node
     )
     assert killed
-    assert_same_run(tmp_path / "run", alone)
+    assert_same_run(tmp_path / "run", inline_run)
     assert (read_run(tmp_path / "run").status, read_run(tmp_path / "run").resumed) == ("completed", 0)
-    assert ("train", 2) in {(each["phase"], each["round"]) for each in errors_of(tmp_path / "run")}
+    assert ("train", 2) in {(error["phase"], error["round"]) for error in errors_of(tmp_path / "run")}
 
 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("127.0.0.1:9", "nobody answers there"),
+        ("127.0.0.1:9", "no cluster answers"),
         ("ray://127.0.0.1:9", "expected host:port"),
         ("somewhere", "expected host:port"),
     ],
 )
-def test_an_address_that_is_no_cluster_is_refused(address: str, message: str, tmp_path: Path) -> None:
+def test_an_address_without_a_cluster_is_refused(address: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"ray.address={address}: .*{message}"):
         simulate(load_config(None, [*RAY, f"ray.address={address}"]), "run", tmp_path)
     assert not (tmp_path / "run").exists()

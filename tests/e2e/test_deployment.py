@@ -35,12 +35,12 @@ def federation(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
 def supernode(port: int, authority: Path, key: Path) -> str:
     words = ["--root-certificates", authority, "--auth-supernode-private-key", key, "--port", free_port()]
     command = [Path(sys.executable).parent / "flower-supernode", "--superlink", f"127.0.0.1:{port}", *words]
-    # Into a file: what the SuperNode started holds a pipe open for longer than itself.
-    said = key.with_suffix(".said")
-    with said.open("wb") as log:
+    # Into a file, since the SuperNode's children would hold a pipe open after it ends.
+    output = key.with_suffix(".log")
+    with output.open("wb") as log:
         done = subprocess.run(list(map(str, command)), env=activated(), stdout=log, stderr=log, timeout=60, check=False)
     assert done.returncode != 0
-    return said.read_text()
+    return output.read_text()
 
 
 def events(federation: Federation) -> str:
@@ -48,7 +48,7 @@ def events(federation: Federation) -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def test_a_run_equals_the_simulation_though_a_node_was_killed_in_it(federation: Federation, tmp_path: Path) -> None:
+def test_a_run_equals_the_simulation_although_a_node_was_killed(federation: Federation, tmp_path: Path) -> None:
     federation.submit()
     deadline = time.monotonic() + 200
     while '"phase": "personalize"' not in events(federation):
@@ -68,7 +68,7 @@ def test_a_run_equals_the_simulation_though_a_node_was_killed_in_it(federation: 
         theirs.metrics_base,
     )
     assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
-    # What is private lies with its user, the same bits as in the simulation, and nowhere else.
+    # Private tensors are only on their user's device, with the same bits as in the simulation.
     (kept,) = (federation.folder / "nodes" / "3" / "store").glob("run-*/private/3.safetensors")
     assert kept.read_bytes() == (simulated / "private" / "3.safetensors").read_bytes()
     assert list((record / "private").iterdir()) == []
@@ -79,9 +79,9 @@ def test_a_run_equals_the_simulation_though_a_node_was_killed_in_it(federation: 
 def test_an_unknown_key_and_a_wrong_certificate_are_refused(federation: Federation, tmp_path: Path) -> None:
     write_key(tmp_path / "stranger.key")
     write_certificates(tmp_path, "127.0.0.1")
-    own = federation.folder / "nodes" / "0"
-    assert "CERTIFICATE_VERIFY_FAILED" in supernode(federation.port, tmp_path / "ca.crt", own / "node.key")
-    refused = supernode(federation.port, own / "ca.crt", tmp_path / "stranger.key")
+    node = federation.folder / "nodes" / "0"
+    assert "CERTIFICATE_VERIFY_FAILED" in supernode(federation.port, tmp_path / "ca.crt", node / "node.key")
+    refused = supernode(federation.port, node / "ca.crt", tmp_path / "stranger.key")
     assert "Failed to activate SuperNode" in refused
 
 
@@ -107,9 +107,9 @@ def test_a_server_whose_certificate_has_expired_is_refused(tmp_path: Path) -> No
 
 
 def test_a_node_with_another_tasks_data_is_refused_by_name(federation: Federation) -> None:
-    own = federation.folder / "nodes" / "1" / "user" / "user.json"
-    before = own.read_text()
-    own.write_text(json.dumps({"task": "product_rating", "partition": 1}))
+    user_file = federation.folder / "nodes" / "1" / "user" / "user.json"
+    before = user_file.read_text()
+    user_file.write_text(json.dumps({"task": "product_rating", "partition": 1}))
     try:
         first = federation.record()
         federation.submit()
@@ -120,7 +120,7 @@ def test_a_node_with_another_tasks_data_is_refused_by_name(federation: Federatio
         record = federation.wait(120)
         assert federation.started["run"].wait(60) != 0
     finally:
-        own.write_text(before)
+        user_file.write_text(before)
     run = read_run(record)
     assert run.status == "failed"
     assert run.error is not None

@@ -1,4 +1,4 @@
-"""Faults that really happen, on Ray: processes killed, tasks that hang. Every run ends as the undisturbed one."""
+"""Real faults on Ray: killed processes and hanging tasks. Every run ends like an uninterrupted one."""
 
 import contextlib
 import json
@@ -34,8 +34,8 @@ def faulty(folder: Path, *faults: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ignore_signals(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
     toml, *words = faulty(folder)
     simulate(load_config(Path(toml), [*words, "engine=inline"]), "run", folder, import_path=[str(ROOT)])
     return folder / "run"
@@ -51,14 +51,14 @@ def errors_of(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "errors.jsonl").read_text().splitlines()]
 
 
-def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, ignore_signals: Path) -> None:
+def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, uninterrupted: Path) -> None:
     words = faulty(tmp_path, "die@round2", "raise@round3", "hang@personalize")
     folder = on_ray(tmp_path, [*words, "faults.client_seconds=10"])
-    assert_same_run(folder, ignore_signals)
+    assert_same_run(folder, uninterrupted)
     record = read_run(folder)
-    # A busy machine may take over 10 s to start the worker that answers the roll call, which is no task.
-    tasks = [each for each in errors_of(folder) if each["phase"] != "rollcall"]
-    errors = {(each["phase"], each["round"]): str(each["traceback"]) for each in tasks}
+    # A busy machine may take over 10 s to start the worker that answers the roll call, which is not a task.
+    tasks = [error for error in errors_of(folder) if error["phase"] != "rollcall"]
+    errors = {(task["phase"], task["round"]): str(task["traceback"]) for task in tasks}
     assert record.retries == len(tasks) >= 3
     assert record.resumed == 0
     assert "the worker process ended" in errors["train", 2]
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, i
     assert "over faults.client_seconds" in errors["personalize", 3]
 
 
-def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, ignore_signals: Path) -> None:
+def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, uninterrupted: Path) -> None:
     words = faulty(tmp_path, "pause@round2", "die@personalize")
     paused = tmp_path / "markers" / "round2"
     killed: list[int] = []
@@ -79,16 +79,16 @@ def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path
                         killed.append(child.pid)
                         child.kill()
 
-    # One actor here, two elsewhere, none in the undisturbed run: the same bits.
+    # One actor in this run, two in the others, none in the uninterrupted run: the same bits.
     folder = on_ray(tmp_path, [*words, "partitions.cpus=1"], kill_superlink)
     assert killed
-    assert_same_run(folder, ignore_signals)
+    assert_same_run(folder, uninterrupted)
     assert read_run(folder).resumed == 1
-    # Tasks under way when the SuperLink died may have been entered as failures too.
-    assert "personalize" in {each["phase"] for each in errors_of(folder)}
+    # Tasks running when the SuperLink died may also have been recorded as failures.
+    assert "personalize" in {error["phase"] for error in errors_of(folder)}
 
 
-def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: Path, ignore_signals: Path) -> None:
+def test_a_run_whose_driver_is_killed_in_a_round_can_be_resumed(tmp_path: Path, uninterrupted: Path) -> None:
     words = faulty(tmp_path, "pause@round2")
     mark = f"{os.getpid()}9"
     driver = subprocess.Popen(
@@ -105,7 +105,7 @@ def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: 
         time.sleep(0.2)
     driver.kill()
     driver.wait()
-    # Nothing goes on without it.
+    # No process outlives the driver.
     deadline = time.monotonic() + 60
     while left_over(int(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -113,5 +113,5 @@ def test_the_driver_killed_in_a_round_leaves_what_resume_goes_on_from(tmp_path: 
     assert read_run(tmp_path / "run").status == "running"
     record = resume("run", tmp_path)
     assert (record.status, record.resumed) == ("completed", 1)
-    assert_same_run(tmp_path / "run", ignore_signals)
+    assert_same_run(tmp_path / "run", uninterrupted)
     assert left_over(int(mark)) == []

@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home for Flower; the SuperLink that it starts there, and keeps, is ended."""
+    """Yield a home for Flower, then end the SuperLink that Flower keeps running in it."""
     yield tmp_path / "flwr"
     for process in psutil.process_iter():
         try:
@@ -35,15 +35,15 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def flwr_run(home: Path, nodes: int, **run_config: str) -> subprocess.CompletedProcess[str]:
     quiet = ("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION")
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
-    own = {"PATH": path, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
-    environment = {**os.environ, **own, **dict.fromkeys(quiet, "1")}
+    variables = {"PATH": path, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
+    environment = {**os.environ, **variables, **dict.fromkeys(quiet, "1")}
     settings = " ".join(f'{key}="{value}"' for key, value in run_config.items())
     federation = f"num-supernodes={nodes} client-resources-num-cpus=1 init-args-num-cpus=2"
     command = [str(BIN / "flwr"), "run", ".", "--stream", "--federation-config", federation, "--run-config", settings]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_flwr_run_leaves_the_record_that_simulate_leaves(home: Path, tmp_path: Path) -> None:
+def test_flwr_run_writes_the_same_record_as_simulate(home: Path, tmp_path: Path) -> None:
     toml = tmp_path / "tiny.toml"
     toml.write_text("rounds = 2\n")
     overrides = " ".join(word.replace('"', "'") for word in TINY if not word.startswith("engine"))
@@ -57,10 +57,10 @@ def test_flwr_run_leaves_the_record_that_simulate_leaves(home: Path, tmp_path: P
     assert_same_run(folder, tmp_path / "same")
 
 
-def test_as_many_supernodes_as_users(home: Path, tmp_path: Path) -> None:
+def test_a_number_of_supernodes_other_than_users_is_refused(home: Path, tmp_path: Path) -> None:
     toml = tmp_path / "tiny.toml"
     toml.write_text("rounds = 2\n")
     overrides = " ".join(word for word in TINY if not word.startswith("engine"))
     done = flwr_run(home, 4, config=str(toml), overrides=overrides, results=str(tmp_path / "results"))
-    assert "9 users need as many SuperNodes, this federation has 4: flwr run ." in done.stdout + done.stderr
+    assert "9 users need 9 SuperNodes, but this federation has 4: flwr run ." in done.stdout + done.stderr
     assert not list((tmp_path / "results").glob("*"))

@@ -1,4 +1,4 @@
-"""The real thing: SuperLink, Ray, SmolLM2, Ctrl-C, and the README's commands."""
+"""Runs on a real SuperLink with Ray and SmolLM2, and Ctrl-C."""
 
 import contextlib
 import json
@@ -32,33 +32,33 @@ def command(*words: str) -> list[str]:
 
 
 def left_over(mark_of: int) -> list[int]:
-    """Processes started by anything that descends from the finished command: they carry its session's mark."""
-    found = []
+    """Return the ids of processes that a finished command left running; they have its mark in their environment."""
+    pids = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
         except psutil.Error:
             continue
         if MARK in environment and environment.get("FEDPERFIT_TEST") == str(mark_of):
-            found.append(process.pid)
-    return found
+            pids.append(process.pid)
+    return pids
 
 
 def listening(pid: int) -> set[str]:
-    """Addresses a process listens on; IPv4 ones as such."""
+    """Return the addresses a process listens on, with mapped IPv4 addresses as plain IPv4."""
     with contextlib.suppress(psutil.Error):
         connections = psutil.Process(pid).net_connections(kind="inet")
-        return {each.laddr.ip.removeprefix("::ffff:") for each in connections if each.status == psutil.CONN_LISTEN}
+        return {item.laddr.ip.removeprefix("::ffff:") for item in connections if item.status == psutil.CONN_LISTEN}
     return set()
 
 
-@pytest.mark.parametrize("method", ["perfit", "oppu"])  # other libraries in the server's process, too
+@pytest.mark.parametrize("method", ["perfit", "oppu"])  # the server's process loads different libraries
 def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, tmp_path: Path) -> None:
-    # On devices: who comes first must not hang on how many digits Flower's random ids have.
+    # With simulated devices, the order of replies must not depend on the length of Flower's random ids.
     world = [f"method={method}", "devices.preset=silos", "devices.over_selection=1", "rounds=4"]
     words = [*RAY, *world, "partitions.gpus=2", "partitions.per_client=0.5", "partitions.cpus=2"]
     environment = {**os.environ, "FEDPERFIT_TEST": str(os.getpid())}
-    # Another folder than this process's, so relative paths must have been settled.
+    # The command runs in another folder than this process, so relative paths must be resolved.
     shutil.copytree(fetch("tiny"), tmp_path / "model")
     words.append("backbone=./model")
     done = subprocess.run(
@@ -84,7 +84,7 @@ def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupt_ends_every_process_and_is_recorded_as_cancelled(number: signal.Signals, tmp_path: Path) -> None:
     mark = f"{os.getpid()}{int(number)}"
     environment = {**os.environ, "FEDPERFIT_TEST": mark}
     process = subprocess.Popen(
@@ -107,7 +107,7 @@ def test_interrupting_ends_every_process_and_says_cancelled(number: signal.Signa
     assert errors == "fedperfit: cancelled\n"
     record = read_run(tmp_path / "long")
     assert record.status == "cancelled"
-    # What was recorded until then is there to read.
+    # Everything recorded before the interrupt can be read.
     assert len(pq.read_table(tmp_path / "long" / "rounds.parquet")) >= 2
     assert (
         sum(pq.read_table(tmp_path / "long" / "ledger.parquet")["message_bytes"].to_pylist()) == record.bytes.total > 0
@@ -143,7 +143,7 @@ def test_a_failing_client_on_ray_fails_the_run_with_its_traceback(tmp_path: Path
         [movie(str(n), f"Film {n}.") for n in range(9)],
         [{"id": str(n), "output": "comedy"} for n in range(9)],
     )
-    # A learning rate no loss survives.
+    # At this learning rate the loss overflows.
     words = [*RAY, f"users.source={source}", "local.lr=1e38", "local.epochs=3", "local.clip=1e30"]
     done = subprocess.run(
         command("simulate", *words, "--name", "bad", "--results", str(tmp_path)),

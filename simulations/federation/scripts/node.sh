@@ -1,9 +1,9 @@
 #!/bin/sh
-# One user's device: Flower's SuperNode. user/ is read, store/ is where it keeps what is its own.
+# One user's device: a Flower SuperNode. It reads user/ and keeps its private state in store/.
 cd "$(dirname "$0")" || exit 1
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 trap 'kill "$node" 2>/dev/null; exit 0' INT TERM
-# A node that was killed counts as connected until it has missed two heartbeats, a minute: it is started again meanwhile.
+# A killed node counts as connected until it has missed two heartbeats (a minute), so restart it until it is accepted.
 while :; do
     flower-supernode \
         --superlink {{ address }} --root-certificates ca.crt --auth-supernode-private-key node.key \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# One run: register the SuperNodes' keys that are not yet, then submit. The record goes to results/; fails if the run does.
+# One run: register new SuperNode keys, then submit. The record is written to results/; fails if the run fails.
 cd "$(dirname "$0")" || exit 1
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 mkdir -p flwr
@@ -10,5 +10,5 @@ for key in keys/*.pub; do
     flwr supernode register "$key" server && touch "$key.registered"
 done
 flwr run app server --stream || exit 1
-# Flower's status says that the run was submitted.
+# Flower's exit status only says that the run was submitted.
 grep -q '"status": "completed"' "$(ls -td results/run-*/ | head -n 1)run.json"

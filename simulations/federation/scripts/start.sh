@@ -1,9 +1,9 @@
 #!/bin/sh
-# The server: Flower's SuperLink, with TLS; it takes SuperNodes whose keys are registered with it.
-# Whoever reaches the port can register one: see docs/deployment.md before it is open to a network.
+# The server: a Flower SuperLink with TLS; it accepts only SuperNodes whose keys are registered.
+# Anyone who can reach the port can register a key: read docs/deployment.md before opening it to a network.
 cd "$(dirname "$0")" || exit 1
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
-rm -f keys/*.registered  # a new SuperLink knows nobody
+rm -f keys/*.registered  # a new SuperLink has no registered keys
 exec flower-superlink \
     --host {{ bind }} --port {{ port }} \
     --ssl-ca-certfile ca.crt --ssl-certfile server.crt --ssl-keyfile server.key \

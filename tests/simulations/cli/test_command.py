@@ -1,4 +1,4 @@
-"""The command: exit status, one sentence per mistake, tables that read well."""
+"""The command line: exit status, one sentence per mistake, readable tables."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
-def test_simulate_prints_quality_bytes_and_where_the_record_is(
+def test_simulate_prints_quality_bytes_and_the_records_folder(
     drawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "simulate", *TINY, "--name", "mine", "--results", str(tmp_path)) == 0
@@ -55,17 +55,17 @@ def test_simulate_prints_quality_bytes_and_where_the_record_is(
     assert human_bytes(record.bytes.up) in printed
 
 
-def test_nobody_waits_for_what_is_not_needed() -> None:
+def test_the_command_line_imports_no_heavy_packages() -> None:
     heavy = "{'torch', 'transformers', 'ray', 'pandas', 'matplotlib'}"
     code = f"import sys, simulations.cli.main; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
-def test_everything_the_package_offers_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert sorted(fedperfit._EXPORTS) == sorted(fedperfit.__all__)
     assert all(getattr(fedperfit, name).__name__ == name for name in fedperfit.__all__)
     with pytest.raises(AttributeError, match="no attribute 'simulat'"):
-        getattr(fedperfit, "simulat")  # noqa: B009 - a type checker would find it written plainly
+        getattr(fedperfit, "simulat")  # noqa: B009 - a type checker would report plain attribute access
 
 
 def test_quiet_prints_nothing(
@@ -80,11 +80,11 @@ def test_quiet_prints_nothing(
     [
         (["simulat"], "No such command 'simulat'. Did you mean 'simulate'?\n"),
         (["params", "task=lamp_4"], "unknown task 'lamp_4'"),
-        (["params", "--paper", "seed=1"], "leave the config and overrides out"),
+        (["params", "--paper", "seed=1"], "leave out the config and overrides"),
         (["data", "inspect", ".", "--task", "movie_tagging", "--backbone", "./none"], "no LaMP users here"),
         (["simulate", "rouns=3"], "did you mean 'rounds'?"),
         (["simulate", "users=3"], "users=3: expected a group of keys (users.collective, users.target, users.reserved"),
-        (["simulate", "a.toml", "b.toml"], "one config file at most"),
+        (["simulate", "a.toml", "b.toml"], "expected at most one config file"),
         (["simulate", "missing.toml"], "missing.toml: no such config file"),
         (["simulate", "--nonsense"], "No such option"),
         (["simulate", *TINY, "sites=[9]"], "blocks 0 to 3"),
@@ -130,7 +130,7 @@ def test_inspect_counts_tokens_with_a_backbone(
     words = ("data", "inspect", str(tmp_path), "--task", "movie_tagging", "--backbone", "tiny")
     assert run(monkeypatch, *words) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    # One byte a token: "Movie: Joke 0.\nTag: " is 20, "comedy" and the end 7.
+    # One byte per token: "Movie: Joke 0.\nTag: " is 20, "comedy" with the end token 7.
     assert "answer tokens of 3 of 5 texts" in printed
     assert "min 7, median 7, p90 7, max 7" in printed
     assert "longer than max_tokens=256" in printed
@@ -144,7 +144,7 @@ def test_inspect_counts_leaks(
     assert "leaks dropped" in capsys.readouterr().out
 
 
-def test_bytes_read_well() -> None:
+def test_bytes_are_readable() -> None:
     assert [human_bytes(number) for number in (0, 999, 1234, 5_600_000, 7.8e9)] == [
         "0 B",
         "999 B",
@@ -171,7 +171,7 @@ NEWCOMERS = [word for word in TINY if not word.startswith("users.collective")]
     ],
     ids=lambda words: "-".join(words[:2]) if words[0] in ("params", "backbone") else words[0],
 )
-def test_json_is_all_that_is_printed(
+def test_json_is_the_only_output(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = () if words[0] in ("params", "backbone") else ("--results", str(tmp_path))

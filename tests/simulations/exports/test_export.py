@@ -1,4 +1,4 @@
-"""What is exported gives the same logits in plain transformers, peft and PyTorch as the simulation served."""
+"""Exported models give the same logits in plain transformers, peft and PyTorch as in the simulation."""
 
 import importlib.util
 import json
@@ -89,7 +89,7 @@ def test_lora_loads_in_plain_peft_with_the_same_logits(run: Callable[..., Path],
     assert_same_and_not_bare(served_logits(folder, user), logits_of(PeftModel.from_pretrained(plain(), str(out))))
 
 
-def test_the_collective_part_alone_is_not_what_the_user_is_served(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_collective_part_differs_from_the_users_model(run: Callable[..., Path], tmp_path: Path) -> None:
     folder = run("oppu")
     out = export(folder, None, "peft", tmp_path / "peft")
     collective = logits_of(PeftModel.from_pretrained(plain(), str(out)))
@@ -132,7 +132,7 @@ def test_generated_tokens_are_not_shifted_by_the_loader(run: Callable[..., Path]
     assert chat.answer("A heist goes wrong.")["personalised"] == text
 
 
-def test_lora_in_safetensors_is_what_is_added_to_the_weights(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_lora_in_safetensors_is_the_difference_of_the_weights(run: Callable[..., Path], tmp_path: Path) -> None:
     folder = run("fdlora")
     user = first_target(folder)
     factors = load_file(export(folder, user, "safetensors", tmp_path / "plain") / "lora.safetensors")
@@ -190,7 +190,7 @@ print(json.dumps(output.logits.tolist()))
     assert_same_and_not_bare(served_logits(folder, user), torch.tensor(json.loads(done.stdout.splitlines()[-1])))
 
 
-def test_the_card_says_where_it_comes_from(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_card_describes_the_models_origin(run: Callable[..., Path], tmp_path: Path) -> None:
     folder = run("perfit")
     words = ["export", folder.name, "--results", str(folder.parent), "--format", "safetensors"]
     user = first_target(folder)
@@ -210,11 +210,11 @@ def test_the_card_says_where_it_comes_from(run: Callable[..., Path], tmp_path: P
     assert "one person's texts" not in (tmp_path / "all" / "README.md").read_text()
 
 
-def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_export_that_is_not_possible_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
     perfit, lora_p = run("perfit"), run("lora-p")
     for folder, user, chosen, message in (
         (perfit, None, "onnx", "format=onnx: expected one of peft, pyreft, safetensors"),
-        (perfit, None, "peft", "--format peft is for LoRA adapters; take pyreft or safetensors"),
+        (perfit, None, "peft", "--format peft is for LoRA adapters; use pyreft or safetensors"),
         (lora_p, first_target(lora_p), "pyreft", "has no interventions"),
         (lora_p, None, "peft", "lora-p has no collective part; expected a --user"),
         (perfit, "nobody", "safetensors", "user=nobody: no target user"),
@@ -224,7 +224,7 @@ def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: 
             export(folder, user, chosen, tmp_path / "none")
         assert not (tmp_path / "none").exists()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="take pyreft"):
+    with pytest.raises(InputError, match="use pyreft"):
         export(perfit, None, "peft", tmp_path / "empty")
     assert (tmp_path / "empty").is_dir()
     (tmp_path / "full").mkdir()
@@ -233,7 +233,7 @@ def test_what_cannot_be_exported_is_refused(run: Callable[..., Path], tmp_path: 
         export(perfit, None, "safetensors", tmp_path / "full")
 
 
-def test_a_user_whose_tensors_are_gone_is_not_given_the_collective_part(
+def test_a_user_whose_tensors_are_missing_does_not_get_the_collective_part(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
@@ -243,34 +243,34 @@ def test_a_user_whose_tensors_are_gone_is_not_given_the_collective_part(
         export(folder, first_target(folder), "safetensors", tmp_path / "none")
 
 
-def test_chat_chooses_among_the_labels_as_the_run_did(run: Callable[..., Path]) -> None:
+def test_chat_chooses_a_label_as_the_run_did(run: Callable[..., Path]) -> None:
     folder = run("perfit")
     user = first_target(folder)
     chat = Chat(load_served_model(folder, user))
     table = build_table(read_resolved(folder / "config.toml"))
     queries = {query.item_id: query.source for query in open_user(table.folder, 6).queries}
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    own = [row for row in rows if row["query"] in queries]
-    assert {row["stage"] for row in own} == {"base", "collective", "personalised"}
-    assert all(chat.answer(queries[row["query"]])[row["stage"]] == row["prediction"] for row in own)
+    answered = [row for row in rows if row["query"] in queries]
+    assert {row["stage"] for row in answered} == {"base", "collective", "personalised"}
+    assert all(chat.answer(queries[row["query"]])[row["stage"]] == row["prediction"] for row in answered)
 
 
 @pytest.mark.parametrize(("method", "form"), [("perfit", "safetensors"), ("lora-c", "peft")])
-def test_what_the_card_says_to_run_runs(run: Callable[..., Path], method: str, form: str, tmp_path: Path) -> None:
+def test_the_cards_code_runs(run: Callable[..., Path], method: str, form: str, tmp_path: Path) -> None:
     out = export(run(method), None, form, tmp_path / "out")
     card = (out / "README.md").read_text()
-    assert "In this folder; `fedperfit backbone fetch tiny` prints where the base model is" in card
+    assert "Run in this folder; `fedperfit backbone fetch tiny` prints the base model's path" in card
     snippet = card.split("```python\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", snippet], cwd=out, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_federations_private_tensors_are_not_here_to_export(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_real_federations_private_tensors_cannot_be_exported(run: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(run("perfit"), tmp_path / "run")
     content = json.loads((tmp_path / "run" / "run.json").read_text())
     content["users"]["source"] = "devices"
     (tmp_path / "run" / "run.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="what its users keep is on their devices"):
+    with pytest.raises(InputError, match="private tensors are on their devices"):
         export(tmp_path / "run", first_target(tmp_path / "run"), "safetensors", tmp_path / "one")
     card = (export(tmp_path / "run", None, "safetensors", tmp_path / "all") / "README.md").read_text()
     assert "users of a real federation" in card
@@ -284,8 +284,8 @@ def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
     words = ["chat", folder.name, "--results", str(folder.parent)]
     done = CliRunner().invoke(app, [*words, "--json"], input="one\ntwo\n\nthree\n", catch_exceptions=False)
     assert [list(json.loads(line)) for line in done.output.splitlines()] == [["base", "collective"]] * 2
-    asked = [*words, "--user", first_target(folder), "--prompt", "A heist goes wrong."]
-    shown = CliRunner().invoke(app, asked, catch_exceptions=False).output
+    personal = [*words, "--user", first_target(folder), "--prompt", "A heist goes wrong."]
+    shown = CliRunner().invoke(app, personal, catch_exceptions=False).output
     assert all(stage in shown for stage in ("base", "collective", "personalised", "A heist goes wrong."))
     marked = CliRunner().invoke(app, [*words, "--prompt", "see [/inst] here"], catch_exceptions=False).output
     assert "see [/inst] here" in marked

@@ -1,4 +1,4 @@
-"""Projections: the arithmetic by hand, from records made of a few rows."""
+"""Projections, compared with arithmetic by hand on small records."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     return folder
 
 
-def test_bytes_are_the_measured_messages_at_another_size_and_number_format(results: Path) -> None:
+def test_bytes_are_those_of_measured_messages_at_another_size_and_number_format(results: Path) -> None:
     (row,) = project([results / "three"], Scale(users=1000, participation=0.02, rounds=10, bytes_per_element=2))
     ledger = pd.read_parquet(results / "three" / "ledger.parquet")
     up = ledger[(ledger.phase == "train") & (ledger.direction == "up")]
@@ -41,7 +41,7 @@ def test_bytes_are_the_measured_messages_at_another_size_and_number_format(resul
     assert row["cohort"] == 20
     assert row["ingress_round_bytes"] == pytest.approx(20 * (2 * up.elements.sum() + rest) / messages)
     assert row["total_bytes"] == pytest.approx(10 * (row["ingress_round_bytes"] + row["egress_round_bytes"]))
-    # As measured, it is what was measured.
+    # At the measured scale, the projection equals the measurement.
     (same,) = project([results / "three"], Scale(users=6, participation=0.5, rounds=2, bytes_per_element=4))
     train = ledger[ledger.phase == "train"]
     assert same["total_bytes"] == pytest.approx(train.message_bytes.sum())
@@ -58,17 +58,17 @@ def test_the_servers_seconds_follow_the_line_through_the_measured_rounds(results
     assert single["server_round_s"] == pytest.approx(0.35 * 3)
 
 
-def test_an_opening_is_counted_once_a_user_its_numbers_at_their_new_size(results: Path) -> None:
+def test_an_opening_is_counted_once_per_user_in_the_new_number_format(results: Path) -> None:
     ledger = pd.read_parquet(results / "fdlora" / "ledger.parquet")
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
     (row,) = project([results / "fdlora"], Scale(users=100, participation=0.1, rounds=1, bytes_per_element=2))
-    # Six users did it, in fp32.
+    # Six users took part in it, in fp32.
     measured = opening.message_bytes.sum() - opening.payload_bytes.sum() / 2
     assert row["opening_bytes"] == pytest.approx(100 * measured / 6)
     assert any("opening" in line for line in row["assumptions"])
 
 
-def test_two_settings_of_a_method_are_two_rows_and_noise_is_no_line(results: Path, tmp_path: Path) -> None:
+def test_two_settings_of_a_method_are_two_rows_and_noise_is_not_fitted(results: Path, tmp_path: Path) -> None:
     simulate(tiny_config("rank.shared=2"), "other", tmp_path)
     scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4)
     rows = project([results / "three", tmp_path / "other"], scale)
@@ -80,20 +80,20 @@ def test_two_settings_of_a_method_are_two_rows_and_noise_is_no_line(results: Pat
     assert (row["server_round_s"], row["server_memory_bytes"]) == (None, None)
 
 
-def test_time_is_links_and_steps_of_the_slowest_that_is_waited_for() -> None:
+def test_time_is_links_and_steps_of_the_slowest_client_waited_for() -> None:
     scale = Scale(users=100, participation=0.1, rounds=1, bytes_per_element=4, devices="silos")
     seconds = device_seconds(scale, {"up": 1e6, "down": 1e6}, steps=10)
-    # Of ten at least one computes on its CPU nearly always: 10 s, and 16 Mbit over 100 Mbit/s. As many as 10,000 users
-    # of a million are played by 200.
+    # Of ten devices at least one nearly always computes on a CPU: 10 s, and 16 Mbit over 100 Mbit/s. A cohort of 10,000
+    # of a million users is simulated by 200.
     larger = Scale(users=10**6, participation=0.01, rounds=1, bytes_per_element=4, devices="silos")
     assert device_seconds(larger, {"up": 1e6, "down": 1e6}, steps=10) == pytest.approx(10.16, abs=0.01)
     assert seconds == pytest.approx(10.16, abs=0.05)
 
 
-def test_the_command_prints_every_assumption_and_refuses_what_cannot_be_meant(results: Path, tmp_path: Path) -> None:
+def test_the_command_prints_every_assumption_and_refuses_invalid_values(results: Path, tmp_path: Path) -> None:
     words = ["project", "three", "six", "--results", str(results)]
     shown = CliRunner().invoke(app, [*words, "--plot", str(tmp_path / "p.svg")], catch_exceptions=False).output
-    assert "the line is drawn out 167 times as far" in " ".join(shown.split())
+    assert "extrapolated to 167 times the largest of them" in " ".join(shown.split())
     assert (tmp_path / "p.svg").read_bytes().startswith(b"<?xml")
     content = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert content[0]["cohort"] == 1000

@@ -1,4 +1,4 @@
-"""Clients that send what they should not: named, counted, never averaged; and attackers among honest clients."""
+"""Bad updates are named, counted and never averaged; attackers among honest clients."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
 Tamper = Callable[[Tensors, Tensors, int], None]
-"""What is sent, what was received, the round."""
+"""Changes the sent tensors, given the received ones and the round."""
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def test_a_poisoned_update_fails_the_run_and_names_the_user(
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [(poison, "tensor 'shared_collective.1.b' is not finite"), (explode, "its step's norm")],
 )
-def test_where_fewer_will_do_the_run_goes_on_without_it_as_if_it_had_not_been_asked(
-    change: Tamper, why: str, tamper: Callable[[set[int], Tamper], None], tmp_path: Path
+def test_with_enough_replies_a_rejected_update_counts_as_if_the_client_had_not_been_sampled(
+    change: Tamper, reason: str, tamper: Callable[[set[int], Tamper], None], tmp_path: Path
 ) -> None:
     config = tiny_config("cohort=6", "faults.min_replies=4", "rounds=1")
     seen: list[Tensors] = []
@@ -74,18 +74,18 @@ def test_where_fewer_will_do_the_run_goes_on_without_it_as_if_it_had_not_been_as
     record = simulate(config, "run", tmp_path)
     assert (record.status, record.left_out) == ("completed", 1)
     rows = {row["user"]: row for row in pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()}
-    assert rows[2]["status"].startswith(f"rejected: {why}")
+    assert rows[2]["status"].startswith(f"rejected: {reason}")
     assert {rows[user]["status"] for user in (0, 1, 3, 4, 5)} == {"ok"}
     (first,) = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
     assert (first["replies"], first["failures"], first["rejected"]) == (6, 0, 1)
     b = load_file(tmp_path / "run" / "shared.safetensors")["shared_collective.1.b"]
     assert torch.isfinite(b).all()
-    # All have eight items and no answered questions, so all weigh the same; b as sent, before the retraction's S.
-    mean = torch.stack([each["shared_collective.1.b"] for each in seen]).mean(0)
+    # All have eight items and no answered questions, so all have the same weight; b as sent, before the retraction's S.
+    mean = torch.stack([update["shared_collective.1.b"] for update in seen]).mean(0)
     assert torch.allclose(b, mean, atol=1e-3)
 
 
-def test_a_client_that_fails_for_good_is_left_out_where_fewer_will_do(
+def test_a_client_that_keeps_failing_is_left_out_if_there_are_enough_replies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     honest = handlers.train
@@ -102,13 +102,13 @@ def test_a_client_that_fails_for_good_is_left_out_where_fewer_will_do(
     assert [row["user"] for row in rows if row["status"] == "failed"] == [2, 2]
 
 
-def test_on_simulated_devices_too_only_absence_is_forgiven(
+def test_simulated_devices_may_be_absent_but_not_send_bad_updates(
     tamper: Callable[[set[int], Tamper], None], tmp_path: Path
 ) -> None:
     tamper({0, 1, 2, 3, 4, 5}, poison)
     with pytest.raises(RunFailed, match="was rejected"):
         simulate(tiny_config("cohort=6", "devices.preset=silos"), "run", tmp_path)
-    # Nobody is ever there: no round is averaged, and that is no result.
+    # No device replies in time, so every round is abandoned and the run fails.
     tamper(set(), poison)
     words = ["devices.preset=phones", "devices.deadline_s=0.001"]
     with pytest.raises(RunFailed, match="every round was abandoned"):
@@ -116,7 +116,7 @@ def test_on_simulated_devices_too_only_absence_is_forgiven(
 
 
 @pytest.mark.parametrize("values", [{"examples": "many"}, {"steps": 1e9}, {"loss_last": math.nan}, {"examples": 2**40}])
-def test_values_that_make_no_sense_are_rejected_by_name(
+def test_invalid_values_are_rejected_by_name(
     values: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     honest = handlers.train
@@ -133,8 +133,8 @@ def test_values_that_make_no_sense_are_rejected_by_name(
 
 @pytest.mark.parametrize("method", ["flora", "fedex-lora"])
 @pytest.mark.parametrize("world", [["robust.rule=krum"], ["devices.preset=phones", "devices.deadline_s=30"]])
-def test_what_a_client_keeps_is_what_the_server_believes_it_has(method: str, world: list[str], tmp_path: Path) -> None:
-    """A client whose turn was not averaged is sent what that turn was sent, once more, and has it once."""
+def test_a_clients_kept_tensors_match_the_servers_record_of_them(method: str, world: list[str], tmp_path: Path) -> None:
+    """A client whose update was not averaged is sent the same tensors again, and applies them only once."""
     states: list[tuple[int, Tensors]] = []
     build = FederatedRun._train_round
 
@@ -152,11 +152,11 @@ def test_what_a_client_keeps_is_what_the_server_believes_it_has(method: str, wor
     assert files
     for path in files:
         kept = load_file(path)
-        upto = seen[int(path.stem)]
+        last_seen = seen[int(path.stem)]
         stacks = {
             name: value
             for name, value in state.items()
-            if name.startswith("server_stack.") and int(name.split(".")[1]) <= upto
+            if name.startswith("server_stack.") and int(name.split(".")[1]) <= last_seen
         }
         for name, base in kept.items():
             module = name.removeprefix("kept_base.").removesuffix(".W")
@@ -167,7 +167,7 @@ def test_what_a_client_keeps_is_what_the_server_believes_it_has(method: str, wor
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "clip"])
-def test_a_rule_ends_with_orthonormal_r(rule: str, tmp_path: Path) -> None:
+def test_r_is_orthonormal_after_a_robust_rule(rule: str, tmp_path: Path) -> None:
     simulate(tiny_config("cohort=6", f"robust.rule={rule}"), "run", tmp_path)
     for name, R in load_file(tmp_path / "run" / "shared.safetensors").items():
         if name.endswith(".R"):
@@ -175,9 +175,9 @@ def test_a_rule_ends_with_orthonormal_r(rule: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["flora", "fedex-lora", "fedreft"])
-def test_a_pooling_rule_does_not_fit_methods_that_keep_clients_apart(method: str, tmp_path: Path) -> None:
+def test_a_pooling_rule_is_refused_for_methods_that_keep_clients_separate(method: str, tmp_path: Path) -> None:
     small = [] if method == "fedreft" else ["settings.rank=2"]
-    with pytest.raises(InputError, match=r"robust\.rule='median': .* keeps clients' updates apart"):
+    with pytest.raises(InputError, match=r"robust\.rule='median': .* keeps clients' updates separate"):
         simulate(tiny_config(f"method={method}", "robust.rule=median", *small), "run", tmp_path)
 
 
@@ -194,11 +194,11 @@ def noise(shared: Tensors, _received: Tensors, number: int) -> None:
 
 
 @pytest.mark.parametrize("attack", [flip, noise])
-def test_a_fifth_of_attackers_hurts_the_mean_and_not_the_rules(
+def test_a_fifth_of_attackers_hurts_the_mean_but_not_the_robust_rules(
     attack: Tamper, tamper: Callable[[set[int], Tamper], None], tmp_path: Path
 ) -> None:
     def learned(name: str, attackers: set[int], rule: str) -> float:
-        """How far the honest users' loss fell, before they trained, from the first round to the last."""
+        """Return how far the honest users' loss before training fell from the first round to the last."""
         tamper(attackers, attack)
         words = ["users.collective=10", "cohort=10", "rounds=5", "local.lr=0.03", "personal.epochs=1"]
         config = tiny_config(*words, "faults.max_norm_ratio=1e6", f"robust.rule={rule}")

@@ -39,13 +39,13 @@ def listed(results: Path, *words: str) -> list[dict[str, object]]:
     return rows
 
 
-def test_records_are_found_in_folders_too_and_what_is_none_is_told(
+def test_records_in_subfolders_are_found_and_invalid_ones_reported(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["broken", "comparison/inside", "first", "kept/elsewhere/deep"]
     assert [run.name for run in find_runs(str(results))] == names
     app(["runs", "--results", str(results)], standalone_mode=False)
-    assert "passed over: " + str(results / "other" / "run.json") in capsys.readouterr().err
+    assert "skipped: " + str(results / "other" / "run.json") in capsys.readouterr().err
     with pytest.raises(InputError, match=r"other/run.json: not a run record"):
         find_run(results, "other")
     with pytest.raises(InputError, match=r"results=.*none: no such folder"):
@@ -55,7 +55,7 @@ def test_records_are_found_in_folders_too_and_what_is_none_is_told(
     assert rows["first"]["quality"] == record.metrics["accuracy"]
     assert rows["first"]["bytes"] == record.bytes.total
     assert (rows["comparison/inside"]["metric"], rows["comparison/inside"]["method"]) == ("mae", "reft-c")
-    # What did not complete is never shown as a result.
+    # A run that did not complete is never shown as a result.
     assert (rows["broken"]["quality"], rows["broken"]["bytes"]) == (None, None)
 
 
@@ -66,7 +66,7 @@ def test_the_list_is_filtered_and_sorted(results: Path) -> None:
     assert listed(results, "--status", "running") == []
     assert [row["name"] for row in listed(results, "--sort", "quality")][-1] == "broken"
     assert listed(results)[0]["name"] == "broken"
-    with pytest.raises(InputError, match=r"method=perfitt: none of these runs; did you mean 'perfit'"):
+    with pytest.raises(InputError, match=r"method=perfitt: no such runs; did you mean 'perfit'"):
         listed(results, "--method", "perfitt")
 
 
@@ -105,7 +105,7 @@ def test_a_run_is_followed_to_its_end(results: Path, capsys: pytest.CaptureFixtu
     assert done.output.strip().endswith("going: completed")
 
 
-def test_a_killed_run_is_interrupted_and_not_waited_for(results: Path) -> None:
+def test_a_killed_run_is_shown_as_interrupted_and_not_followed(results: Path) -> None:
     folder = results / "killed"
     record = simulate(tiny_config("rounds=1"), "killed", results)
     record.status = "running"
@@ -115,11 +115,11 @@ def test_a_killed_run_is_interrupted_and_not_waited_for(results: Path) -> None:
     for words in (["runs", "follow"], ["runs", "show"]):
         done = CliRunner().invoke(app, [*words, "killed", "--results", str(results)], catch_exceptions=False)
         assert "interrupted" in done.output
-        assert "`fedperfit simulate --resume killed` goes on" in done.output
+        assert "`fedperfit simulate --resume killed` resumes it" in done.output
     assert [row["name"] for row in listed(results, "--status", "interrupted")] == ["killed"]
 
 
-def test_what_others_wrote_is_text_and_no_markup(results: Path) -> None:
+def test_recorded_errors_are_printed_as_text_not_markup(results: Path) -> None:
     folder = results / "marked"
     record = simulate(tiny_config("rounds=1"), "marked", results)
     record.status, record.error = "failed", "RuntimeError: [/INST] [bold]loud[/bold]"

@@ -1,4 +1,4 @@
-"""Whole runs with and without kept hidden states: the same numbers, and the same bits whatever was kept before."""
+"""Whole runs with and without stored hidden states: equal losses, and the same bits whatever was stored before."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize("task", ["movie_tagging", "tweet_paraphrase"])
 @pytest.mark.parametrize("positions", ["all", "l3"])
-def test_with_and_without_the_losses_agree_and_the_predictions_are_the_same(
+def test_losses_agree_and_predictions_are_the_same_with_and_without_stored_states(
     task: str, positions: str, tmp_path: Path, own_cache: Path
 ) -> None:
     words = [f"task={task}", f"positions={positions}", "sites=[1,2]"]
@@ -37,18 +37,18 @@ def test_with_and_without_the_losses_agree_and_the_predictions_are_the_same(
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-5)
     texts = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("without", "with", "again")]
     assert texts[0] == texts[1] == texts[2]
-    # Computed or read, an entry is the same bits.
+    # An entry has the same bits whether it is computed or read.
     with_, again = (load_file(tmp_path / name / "shared.safetensors") for name in ("with", "again"))
     assert all(with_[key].equal(again[key]) for key in with_)
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop_the_run(
+def test_an_unwritable_cache_is_noted_and_does_not_stop_the_run(
     tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own_cache.mkdir()
-    (own_cache / "activations").write_text("a file, so nobody can make the folder")
+    (own_cache / "activations").write_text("a file, so the folder cannot be created")
     assert simulate(tiny_config("rounds=1"), "run", tmp_path).status == "completed"
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     (note,) = (event["text"] for event in events if event["event"] == "note")
-    assert "hidden states are computed anew each time" in note
+    assert "hidden states are recomputed each time" in note
     assert read_resolved(tmp_path / "run" / "config.toml").activations_mb == 0

@@ -16,8 +16,8 @@ from tests.conftest import tiny_config
 pytestmark = pytest.mark.integration
 
 COLLECTIVE, ROUNDS = 3, 2
-"""K and T: everybody takes part in every round."""
-# tiny: d = 16, 4 blocks, k and v give 8 of 16. LoRA of rank 2 on q, k, v: |A| = 4·2·(16·3), |B| = 4·2·(16 + 8 + 8).
+"""K and T: every user takes part in every round."""
+# tiny: d = 16, 4 blocks, k and v map 16 to 8. LoRA of rank 2 on q, k, v: |A| = 4·2·(16·3), |B| = 4·2·(16 + 8 + 8).
 A, B = 4 * 2 * 48, 4 * 2 * 32
 P = A + B
 PRIVATE_P = 4 * 2 * ((16 + 16) + (16 + 8))
@@ -38,20 +38,20 @@ FORMS: dict[str, tuple[int, int, int, int]] = {
     "fdlora": (P, P, P, P + 2),
     "ffa-lora": (B, B, B, 0),
     "fedsa-lora": (A, A, A, P),
-    # The stack of round 1 has rank Σr_k = 6. As factors q takes 6·32, k and v 6·24 = 144 each, more than their 128.
+    # The stack of round 1 has rank Σr_k = 6. As factors q needs 6·32, and k and v 6·24 = 144 each, more than their 128.
     "flora": (P, 0, 4 * (6 * 32 + 128 + 128), 0),
-    # The residual has rank (K − 1)r = 4: factors of q take 4·32 and of k and v 4·24; beside them Ā and B̄.
+    # The residual has rank (K − 1)r = 4: the factors of q need 4·32, those of k and v 4·24; plus Ā and B̄.
     "fedex-lora": (P, P, P + 4 * 4 * (32 + 24 + 24), 0),
 }
 
 
 def run(method: str, results: Path, *words: str) -> RunRecord:
     lora = LORA if "lora" in method or method == "oppu" else ()
-    own = (f"method={method}", f"users.collective={COLLECTIVE}", f"cohort={COLLECTIVE}", f"rounds={ROUNDS}")
-    return simulate(tiny_config(*own, *lora, "local.epochs=1", *words), method, results)
+    chosen = (f"method={method}", f"users.collective={COLLECTIVE}", f"cohort={COLLECTIVE}", f"rounds={ROUNDS}")
+    return simulate(tiny_config(*chosen, *lora, "local.epochs=1", *words), method, results)
 
 
-def test_every_shipped_method_has_its_closed_form_here() -> None:
+def test_every_shipped_method_has_a_closed_form() -> None:
     assert set(FORMS) == {path.stem for path in (CONFIGS / "methods").glob("*.toml")}
 
 
@@ -89,7 +89,7 @@ def test_private_stays_private_no_message_carries_a_private_tensor(
     run(method, tmp_path, "settings.sync_every=1" if method == "fdlora" else "seed=0")
     tensors = [item for file in (tmp_path / method / "private").iterdir() for item in load_file(file).items()]
     private = [value.numpy().tobytes() for name, value in tensors if name.startswith("private_")]
-    # What is all zeros, or a single number, is found anywhere.
+    # Tensors of zeros, or with a single number, may occur anywhere by chance.
     private = [content for content in private if len(content) > 16 and any(content)]
     assert bool(private) == bool(FORMS[method][3])
     everything = b"\n".join(seen)
@@ -98,7 +98,7 @@ def test_private_stays_private_no_message_carries_a_private_tensor(
 
 
 @pytest.mark.parametrize("method", FORMS)
-def test_watching_a_training_does_not_change_it(method: str, tmp_path: Path) -> None:
+def test_midway_evaluation_does_not_change_training(method: str, tmp_path: Path) -> None:
     bare = run(method, tmp_path / "bare")
     watched = run(method, tmp_path / "watched", "evaluate.every=1", "evaluate.point=personalised")
     assert (watched.metrics, watched.metrics_collective) == (bare.metrics, bare.metrics_collective)
@@ -108,9 +108,9 @@ def test_watching_a_training_does_not_change_it(method: str, tmp_path: Path) -> 
         assert (tmp_path / "watched" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes(), name
     predictions = (tmp_path / "watched" / method / "predictions.jsonl").read_text().splitlines()
     assert len(predictions) == 3 * 3 * 4
-    looked = pd.read_parquet(tmp_path / "watched" / method / "rounds.parquet")
+    rounds = pd.read_parquet(tmp_path / "watched" / method / "rounds.parquet")
     if method != "lora-p":
-        assert "personalised.accuracy" in dict(looked[looked["round"] == 1].metrics.iloc[0])
+        assert "personalised.accuracy" in dict(rounds[rounds["round"] == 1].metrics.iloc[0])
 
 
 def test_fdloras_clients_keep_what_they_trained_and_sync_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs that are killed and taken up again: the same run in the end, whenever it was."""
+"""Runs that are killed and resumed: the result is the same, whenever they were killed."""
 
 import json
 import multiprocessing
@@ -32,12 +32,12 @@ _WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"]}
 
 
 def words(method: str) -> list[str]:
-    # A look on the way and two turns of some users: everything that is written gets written.
+    # With midway evaluations and two tasks for some users, every kind of file is written.
     return [*_WORDS[method], "rounds=3", "evaluate.every=1", "evaluate.point=personalised"]
 
 
 def killed(method: str, results: str, cache: str, at: int, torn: bool) -> None:
-    """Run `simulate` and die at the `at`-th file put in its place or removed; it may be half written."""
+    """Run `simulate` and die at the `at`-th file replaced or removed; with `torn`, the file is half written."""
     os.environ["FEDPERFIT_CACHE"] = cache
     put, remove, count = Path.replace, Path.unlink, 0
 
@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[st
     return get
 
 
-# A sample of the places to be killed at; FEDPERFIT_KILL_EVERYWHERE takes every one.
+# A sample of the writes to be killed at; FEDPERFIT_KILL_EVERYWHERE=1 takes them all.
 KILLS = [("perfit", 5, True), ("perfit", 14, False), ("perfit", 27, True), ("perfit", 40, False)]
 KILLS += [("fedsa-lora", 20, False), ("fedsa-lora", 39, True), ("fedsa-lora", 46, False), ("fedsa-lora", 52, True)]
 if "FEDPERFIT_KILL_EVERYWHERE" in os.environ:
@@ -86,23 +86,23 @@ if "FEDPERFIT_KILL_EVERYWHERE" in os.environ:
 
 
 @pytest.mark.parametrize(("method", "at", "torn"), KILLS)
-def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
+def test_a_run_killed_at_any_write_ends_like_an_uninterrupted_one(
     method: str, at: int, torn: bool, whole: Callable[[str], Path], cache: Path, tmp_path: Path
 ) -> None:
-    # A fork server has everything loaded and no threads yet.
+    # A fork server has everything loaded and has no threads yet.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.simulations.run.test_resume"])
     child = context.Process(target=killed, args=(method, str(tmp_path), str(cache), at, torn))
     child.start()
     child.join(120)
-    assert child.exitcode == -signal.SIGKILL, f"fewer than {at} files were put in place"
+    assert child.exitcode == -signal.SIGKILL, f"fewer than {at} files were replaced or removed"
     record = resume("killed", tmp_path)
     assert record.resumed == 1
     assert_same_run(tmp_path / "killed", whole(method))
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
-def test_killed_before_its_first_checkpoint_a_run_is_begun_anew(at: int, cache: Path, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_is_started_anew(at: int, cache: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.simulations.run.test_resume"])
     child = context.Process(target=killed, args=("perfit", str(tmp_path), str(cache), at, False))
@@ -114,7 +114,7 @@ def test_killed_before_its_first_checkpoint_a_run_is_begun_anew(at: int, cache: 
 
 
 def interrupted(tmp_path: Path, *more: str, after: str = '"round", "round": 1') -> Path:
-    """A run that was interrupted after its first round."""
+    """Return a run that was interrupted, by default after its first round."""
 
     def stop(folder: Path) -> None:
         if happened(folder, after):
@@ -128,10 +128,10 @@ def interrupted(tmp_path: Path, *more: str, after: str = '"round", "round": 1') 
     return tmp_path / "stopped"
 
 
-def test_an_interrupted_run_and_one_interrupted_again_go_on(tmp_path: Path) -> None:
+def test_a_run_interrupted_twice_is_resumed_twice(tmp_path: Path) -> None:
     folder = interrupted(tmp_path)
     with (folder / "events.jsonl").open("a") as events:
-        events.write('{"event": "clie')  # as a kill leaves it
+        events.write('{"event": "clie')  # as after a kill
 
     def stop(_folder: Path) -> None:
         if happened(folder, "personalize"):
@@ -150,25 +150,25 @@ def test_an_interrupted_run_and_one_interrupted_again_go_on(tmp_path: Path) -> N
     assert events.count("round") == 2
 
 
-def test_who_is_personalised_is_not_personalised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_personalised_user_is_not_personalised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = interrupted(tmp_path, after='"client", "phase": "personalize"')
     first = folder / "private" / "6.safetensors"
     written = first.stat().st_mtime_ns
-    asked: list[int] = []
+    personalised: list[int] = []
     personalize = handlers.personalize
 
     def note(*args: Any, **kwargs: Any) -> handlers.Reply:
-        asked.append(args[0].partition)
+        personalised.append(args[0].partition)
         return personalize(*args, **kwargs)
 
     monkeypatch.setattr(handlers, "personalize", note)
     resume("stopped", tmp_path)
-    assert 6 not in asked
-    assert asked[-1] == 8
+    assert 6 not in personalised
+    assert personalised[-1] == 8
     assert first.stat().st_mtime_ns == written
 
 
-def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_resumes_its_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan(["perfit"], None, [*TINY, "rounds=3"], [0])
 
     def stop(folder: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeyp
         complete(planned, tmp_path / "x", False, print, stop)
     (run,) = complete(planned, tmp_path / "x", False, print)
     assert run.record.resumed == 1
-    # What was trained is not lost to another config of the same name.
+    # An interrupted run is not replaced by another config of the same name.
     with pytest.raises(KeyboardInterrupt):
         complete(plan(["perfit"], None, [*TINY, "rounds=3"], [1]), tmp_path / "y", False, print, stop)
     other = plan(["perfit"], None, [*TINY, "rounds=4"], [1])
@@ -192,7 +192,7 @@ def test_a_comparison_takes_its_interrupted_run_up_again(tmp_path: Path, monkeyp
     assert (run.record.resumed, run.config.rounds) == (0, 4)
 
 
-def test_a_relative_source_is_told_as_it_is_and_found_again_from_another_folder(
+def test_a_relative_source_is_recorded_as_given_and_found_from_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     films = [movie(str(number)) for number in range(9)]
@@ -205,7 +205,7 @@ def test_a_relative_source_is_told_as_it_is_and_found_again_from_another_folder(
     assert resume("stopped", tmp_path).status == "completed"
 
 
-def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run record"):
         resume("nothing", tmp_path)
     films = [movie(str(number)) for number in range(9)]
@@ -214,7 +214,7 @@ def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
     folder = interrupted(tmp_path, f"users.source={source}")
     with (
         FileLock(tmp_path / ".stopped.lock"),
-        pytest.raises(InputError, match="another command works in it"),
+        pytest.raises(InputError, match="another command is using it"),
     ):
         resume("stopped", tmp_path)
     films[0]["profile"][0]["description"] = "Another film."
@@ -233,13 +233,13 @@ def test_what_cannot_be_taken_up_again_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this run has completed"):
         resume("stopped", tmp_path)
     refused = CliRunner().invoke(app, ["simulate", "--resume", "stopped", "seed=1"])
-    assert "leave the rest out" in str(refused.exception)
-    # An unset variable of a shell starts no new run.
+    assert "leave out everything else" in str(refused.exception)
+    # An empty name, as from an unset shell variable, starts no new run.
     assert "not a run record" in str(CliRunner().invoke(app, ["simulate", "--resume", ""]).exception)
 
 
 def full(results: str, cache: str, limit: int) -> None:
-    """Run `simulate`; once it runs no file grows beyond `limit` bytes. Leave with 3 if that is said well."""
+    """Run `simulate` so that no file can grow beyond `limit` bytes; exit with 3 if it raises `RunFailed`."""
     os.environ["FEDPERFIT_CACHE"] = cache
 
     def fill(_folder: Path) -> None:
@@ -264,17 +264,17 @@ def test_a_full_disk_loses_nothing(limit: int, cache: Path, tmp_path: Path) -> N
     assert_same_run(tmp_path / "full", tmp_path / "whole")
 
 
-def test_a_run_killed_while_it_is_tidied_up_is_finished(drawn: None, tmp_path: Path) -> None:
+def test_a_run_killed_during_cleanup_is_finished(drawn: None, tmp_path: Path) -> None:
     simulate(tiny_config(), "run", tmp_path)
     simulate(tiny_config(), "whole", tmp_path)
     shutil.rmtree(tmp_path / "run" / "plots")
-    (tmp_path / "run" / ".ledger").mkdir()  # as a kill in the middle leaves it
+    (tmp_path / "run" / ".ledger").mkdir()  # as after a kill during cleanup
     resume("run", tmp_path)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     assert (tmp_path / "run" / "plots" / "quality.png").is_file()
 
 
-def test_an_orphan_that_completes_the_run_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_completed_by_an_orphan_process_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = interrupted(tmp_path)
     simulate(tiny_config(), "whole", tmp_path)
 

@@ -1,4 +1,4 @@
-"""A whole federation in this process: the record, the invariants, and what a failing client leaves behind."""
+"""A whole federation in this process: the record, the invariants, and the errors of a failing client."""
 
 import json
 import shutil
@@ -58,13 +58,13 @@ def test_clients_and_rounds_are_recorded(run: tuple[Path, RunRecord]) -> None:
     ]
     clients = rows(folder, "clients")
     phases = [row["phase"] for row in clients]
-    # Base, then per round a cohort of 3 and 3 targets, then 3 personalised: that also evaluates the last round.
+    # Base, then in each round a cohort of 3 and 3 targets, then 3 personalised, which also evaluates the last round.
     assert phases == (["evaluate"] * 3 + ["train"] * 3) * 2 + ["personalize"] * 3
     assert all(row["user"] < 6 for row in clients if row["phase"] == "train")
     assert all(row["status"] == "ok" and row["peak_memory_bytes"] > 0 for row in clients)
 
 
-def test_predictions_are_every_target_query_at_every_stage(run: tuple[Path, RunRecord]) -> None:
+def test_predictions_cover_every_target_query_at_every_evaluation_point(run: tuple[Path, RunRecord]) -> None:
     folder, record = run
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * 4 * 3
@@ -111,7 +111,7 @@ def test_private_stays_private_no_message_carries_a_private_tensor(
     assert "private" not in {row["group"] for row in rows(tmp_path / "spied", "ledger")}
 
 
-def test_r_is_row_orthonormal_in_what_a_run_leaves(run: tuple[Path, RunRecord]) -> None:
+def test_r_is_row_orthonormal_in_a_runs_tensors(run: tuple[Path, RunRecord]) -> None:
     folder, _ = run
     files = [folder / "shared.safetensors", *(folder / "private").iterdir()]
     frames = [tensor for file in files for name, tensor in load_file(file).items() if name.endswith(".R")]
@@ -120,7 +120,7 @@ def test_r_is_row_orthonormal_in_what_a_run_leaves(run: tuple[Path, RunRecord]) 
         assert (R @ R.T - torch.eye(len(R))).abs().max() <= 1e-5
 
 
-def test_same_seed_same_bits_and_evaluating_changes_nothing(run: tuple[Path, RunRecord], tmp_path: Path) -> None:
+def test_same_seed_same_bits_and_midway_evaluation_changes_nothing(run: tuple[Path, RunRecord], tmp_path: Path) -> None:
     folder, record = run
     again = simulate(tiny_config(), "again", tmp_path)
     assert (again.metrics, again.users.data_sha256) == (record.metrics, record.users.data_sha256)
@@ -159,7 +159,7 @@ def test_a_user_without_history_is_kept_and_served_by_the_collective_shift(tmp_p
 
 
 THROWAWAY = '''
-"""A method in one file: every client's update is the mean of nothing but a constant."""
+"""A method in one file: PerFit that adds a constant to every b."""
 from strategies.method import TrainResult
 from strategies.perfit import PerFit
 
@@ -181,7 +181,7 @@ class Throwaway(PerFit):
 
 
 def throwaway(folder: Path, extra: str = "") -> list[str]:
-    """One file and one TOML in a folder of their own."""
+    """Write one method file and one TOML into a folder."""
     (folder / "throwaway_method.py").write_text(THROWAWAY)
     toml = folder / "mine.toml"
     toml.write_text(f'method = "throwaway_method:Throwaway"\n[settings]\nstrength = 2.0\n{extra}')
@@ -207,7 +207,7 @@ def test_a_client_that_raises_fails_the_run_and_leaves_its_traceback(tmp_path: P
     assert (record.status, record.retries, record.left_out) == ("failed", 6, 3)
     assert record.bytes.total == sum(row["message_bytes"] for row in rows(folder, "ledger"))
     errors = [json.loads(line) for line in (folder / "errors.jsonl").read_text().splitlines()]
-    # Each is asked three times.
+    # Every client is tried three times.
     assert len(errors) == 9
     assert all("ZeroDivisionError: this client cannot" in error["traceback"] for error in errors)
     assert [row["status"] for row in rows(folder, "clients") if row["phase"] == "train"] == ["failed"] * 3
@@ -239,21 +239,21 @@ def test_bad_input_is_refused_before_anything_is_written(override: str, message:
     assert not (tmp_path / "results" / "bad").exists()
 
 
-def test_an_existing_record_is_not_replaced_unasked(run: tuple[Path, RunRecord]) -> None:
+def test_an_existing_record_is_not_replaced_without_overwrite(run: tuple[Path, RunRecord]) -> None:
     folder, _ = run
-    with pytest.raises(InputError, match="exists; --overwrite replaces it"):
+    with pytest.raises(InputError, match="already exists; --overwrite replaces it"):
         simulate(tiny_config(), "first", folder.parent)
     assert read_run(folder).status == "completed"
 
 
-def test_a_folder_that_is_no_record_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_record_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     with pytest.raises(InputError, match="not a run record"):
         simulate(tiny_config(), "precious", tmp_path, overwrite=True)
     with pytest.raises(InputError, match="expected letters, digits"):
         simulate(tiny_config(), "../up", tmp_path)
     (tmp_path / "a-file").touch()
-    with pytest.raises(InputError, match=r"name=a-file: \S+ is no folder"):
+    with pytest.raises(InputError, match=r"name=a-file: \S+ is not a folder"):
         simulate(tiny_config(), "a-file", tmp_path, overwrite=True)
 
 

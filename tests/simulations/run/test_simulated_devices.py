@@ -1,4 +1,4 @@
-"""Runs on simulated devices: absent, slow and lost ones, the same history every time."""
+"""Runs on simulated devices that are absent, slow or lost, with the same history every time."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ PHONES = ["devices.preset=phones", "users.collective=20", "cohort=4", "rounds=5"
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(folder / f"{name}.parquet").to_pylist()
-    return found
+    table: list[dict[str, Any]] = pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return table
 
 
-def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Path) -> None:
+def test_a_round_averages_timely_replies_and_counts_arrived_bytes(tmp_path: Path) -> None:
     record = simulate(tiny_config(*PHONES), "run", tmp_path)
     clients = [row for row in rows(tmp_path / "run", "clients") if row["phase"] == "train"]
     every = [row for row in rows(tmp_path / "run", "ledger") if row["phase"] == "train"]
@@ -31,18 +31,18 @@ def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Pat
     assert {row["device"] for row in clients} == {"new", "usual", "old"}
     for round_row in rows(tmp_path / "run", "rounds"):
         number = round_row["round"]
-        own = [row for row in clients if row["round"] == number]
-        came = [row for row in own if row["status"] == "ok"]
-        assert len(own) == round_row["cohort"] <= 6  # ⌈4·1.3⌉
-        assert len(came) == round_row["replies"] <= 4
+        sampled = [row for row in clients if row["round"] == number]
+        timely = [row for row in sampled if row["status"] == "ok"]
+        assert len(sampled) == round_row["cohort"] <= 6  # ⌈4·1.3⌉
+        assert len(timely) == round_row["replies"] <= 4
         arrived = {row["user"] for row in ledger if row["round"] == number and row["direction"] == "up"}
-        assert arrived == {row["user"] for row in came}
+        assert arrived == {row["user"] for row in timely}
         assert {row["user"] for row in ledger if row["round"] == number and row["direction"] == "down"} == {
-            row["user"] for row in own
+            row["user"] for row in sampled
         }
-        latest = max(row["simulated_s"] for row in came)
-        assert round_row["simulated_s"] == (latest if len(came) == 4 else 20)
-        for row in came:
+        latest = max(row["simulated_s"] for row in timely)
+        assert round_row["simulated_s"] == (latest if len(timely) == 4 else 20)
+        for row in timely:
             up, down = (
                 1000
                 + sum(
@@ -59,8 +59,8 @@ def test_a_round_averages_who_came_in_time_and_counts_what_arrived(tmp_path: Pat
     assert record.left_out == 0
 
 
-def test_a_task_that_takes_more_memory_than_its_device_has_is_reported(tmp_path: Path) -> None:
-    # Whatever this process takes is more than 1 MB, and less than 1 TB.
+def test_a_task_that_needs_more_memory_than_its_device_has_is_reported(tmp_path: Path) -> None:
+    # This process uses more than 1 MB and less than 1 TB.
     sizes = "devices.classes=[{name='small',share=1,memory_mb=1,steps_per_second=1,up_mbit=1,down_mbit=1}"
     sizes += ",{name='large',share=1,memory_mb=1e6,steps_per_second=1,up_mbit=1,down_mbit=1}]"
     record = simulate(tiny_config(sizes), "run", tmp_path)
@@ -73,7 +73,7 @@ def test_a_task_that_takes_more_memory_than_its_device_has_is_reported(tmp_path:
     assert "more than its device (small) has" in write_page([tmp_path / "run"], tmp_path / "page.html").read_text()
 
 
-def test_the_same_seed_has_the_same_history(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_history(tmp_path: Path) -> None:
     simulate(tiny_config(*PHONES), "one", tmp_path)
     simulate(tiny_config(*PHONES), "two", tmp_path)
     assert_same_run(tmp_path / "two", tmp_path / "one")
@@ -83,8 +83,8 @@ def test_the_same_seed_has_the_same_history(tmp_path: Path) -> None:
     ] or rows(tmp_path / "other", "clients")[0] != rows(tmp_path / "one", "clients")[0]
 
 
-def test_a_round_too_few_come_to_is_abandoned_and_the_next_begins(tmp_path: Path) -> None:
-    # Five simulated seconds are enough for the new phones alone: four steps take 2 s there and 5 s on the usual.
+def test_a_round_with_too_few_replies_is_abandoned_and_the_next_begins(tmp_path: Path) -> None:
+    # Four simulated seconds are enough only for new phones: four steps take 2 s on them and 5 s on usual ones.
     words = [*PHONES, "devices.deadline_s=4", "devices.least_share=1.0"]
     record = simulate(tiny_config(*words), "run", tmp_path)
     rounds = rows(tmp_path / "run", "rounds")
@@ -104,7 +104,7 @@ def test_a_round_too_few_come_to_is_abandoned_and_the_next_begins(tmp_path: Path
         (["devices=phones"], "devices='phones': expected a group of keys"),
     ],
 )
-def test_a_world_that_cannot_be_is_refused(words: list[str], message: str) -> None:
+def test_an_invalid_environment_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
         tiny_config(*words)
     assert message in str(caught.value)

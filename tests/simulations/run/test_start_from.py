@@ -1,4 +1,4 @@
-"""Newcomers to a shift that is there already: another run's shared tensors in place of stage 1."""
+"""Newcomers to an existing shift: another run's shared tensors in place of stage 1."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ METHODS = ["perfit", "oppu", "fdlora", "flora", "fedreft", "lora-p"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_ends_where_the_run_itself_ended(method: str, tmp_path: Path) -> None:
+def test_a_run_started_from_another_has_the_same_result(method: str, tmp_path: Path) -> None:
     words = [f"method={method}", *(["settings.rank=2"] if "lora" in method or method == "oppu" else [])]
     whole = simulate(tiny_config(*words), "whole", tmp_path)
     again = simulate(tiny_config(*words, f"start_from={tmp_path / 'whole'}"), "again", tmp_path)
@@ -28,7 +28,7 @@ def test_it_ends_where_the_run_itself_ended(method: str, tmp_path: Path) -> None
     assert downloads[0].payload_bytes.sum() == downloads[1].payload_bytes.sum()
 
 
-def test_newcomers_bring_as_much_history_as_is_said(tmp_path: Path) -> None:
+def test_target_history_limits_newcomers_history(tmp_path: Path) -> None:
     simulate(tiny_config(), "whole", tmp_path)
     for items in (0, 3):
         words = [f"start_from={tmp_path / 'whole'}", f"users.target_history={items}"]
@@ -42,7 +42,7 @@ def test_newcomers_bring_as_much_history_as_is_said(tmp_path: Path) -> None:
         simulate(tiny_config("users.target_history=9"), "too-many", tmp_path)
 
 
-def test_groups_are_disjoint_and_the_targets_stay(tmp_path: Path) -> None:
+def test_groups_are_disjoint_and_have_the_same_targets(tmp_path: Path) -> None:
     tables = []
     for group in (0, 1):
         simulate(tiny_config(f"users.group={group}", "rounds=1"), f"g{group}", tmp_path)
@@ -51,14 +51,14 @@ def test_groups_are_disjoint_and_the_targets_stay(tmp_path: Path) -> None:
     assert tables[0][6:].tolist() == tables[1][6:].tolist()
 
 
-def test_targets_are_no_users_that_trained_the_shift(tmp_path: Path) -> None:
-    # Of nine users s0 to s2 are the targets, s3 to s8 the collective users.
+def test_targets_who_trained_the_shift_are_refused(tmp_path: Path) -> None:
+    # Of the nine users, s0 to s2 are the targets and s3 to s8 the collective users.
     simulate(tiny_config("rounds=1"), "whole", tmp_path)
     start = f"start_from={tmp_path / 'whole'}"
     apart = simulate(tiny_config("users.reserved=9", start), "apart", tmp_path)
     assert apart.users.target == 3
-    for number, where in enumerate(("whole", "apart")):  # the shift is the same, begun with directly or not
-        with pytest.raises(InputError, match=r"2 of 3 target users were collective users of \S*whole: s3, s4; leave"):
+    for number, where in enumerate(("whole", "apart")):  # the same shift, started from directly or through another run
+        with pytest.raises(InputError, match=r"2 of 3 target users were collective users of \S*whole: s3, s4; exclude"):
             simulate(tiny_config("users.reserved=2", f"start_from={tmp_path / where}"), f"seen-{number}", tmp_path)
         assert not (tmp_path / f"seen-{number}").exists()
     simulate(tiny_config("users.reserved=2", "users.overlap=true", start), "meant", tmp_path)
@@ -66,14 +66,14 @@ def test_targets_are_no_users_that_trained_the_shift(tmp_path: Path) -> None:
     simulate(tiny_config("users.reserved=2", *other, start), "other-task", tmp_path)
     record = read_run(tmp_path / "whole")
     devices = record.model_copy(update={"users": record.users.model_copy(update={"source": "devices"})})
-    write_run(tmp_path / "whole", devices)  # their ids are numbers, and nobody's
+    write_run(tmp_path / "whole", devices)  # ids of real devices are only numbers
     simulate(tiny_config("users.reserved=2", start), "of-devices", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method=reft-c"], "method is 'perfit' there, 'reft-c' here"),
+        (["method=reft-c"], "method: 'perfit' in that run, 'reft-c' in this one"),
         (["rank.shared=3"], "settings of the method"),
         (["seed=1"], "settings of the method"),
     ],

@@ -1,4 +1,4 @@
-"""What a client's turn trains by: which table of the config, and where on the schedule of the learning rate."""
+"""Settings of a client's task: its table of the config, and its part of the learning-rate schedule."""
 
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,19 @@ from tests.conftest import tiny_config
 pytestmark = pytest.mark.integration
 
 
-def test_one_schedule_runs_through_all_rounds_and_an_opening_is_a_training_of_its_own(
+def test_one_schedule_covers_all_rounds_and_an_opening_is_trained_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[float, tuple[float, float]]] = []
 
-    def noted(*words: Any) -> LocalFit:
-        fit = LocalFit(*words)
+    def noted(*args: Any) -> LocalFit:
+        fit = LocalFit(*args)
         seen.append((fit.settings.lr, fit.span))
         return fit
 
     monkeypatch.setattr(handlers, "LocalFit", noted)
     small = ["rounds=2", "users.collective=2", "users.target=1", "cohort=2"]
     simulate(tiny_config("method=fdlora", "local.lr=0.02", "personal.lr=0.005", *small), "x", tmp_path)
-    # The opening trains what newcomers train, and as they do; two clients each, then the newcomer.
+    # The opening trains with the newcomers' settings: two clients in the opening and each round, then the newcomer.
     opening, newcomer = [(0.005, (0.0, 1.0))] * 2, [(0.005, (0.0, 1.0))]
     assert seen == [*opening, *[(0.02, (0.0, 0.5))] * 2, *[(0.02, (0.5, 1.0))] * 2, *newcomer]
