@@ -1,4 +1,4 @@
-"""The committed reference: its figures are what its run records say, and the pages show these figures."""
+"""The committed reference results: figures follow from the run records, and the pages show these figures."""
 
 import json
 import re
@@ -36,12 +36,12 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check(again: dict[str, Any], written: dict[str, Any]) -> None:
-    """Hold figures worked out again to those that were written."""
+    """Compare recomputed figures with the written ones."""
     ours, theirs = (dict(leaves(json.loads(json.dumps(each, default=float)))) for each in (again, written))
     assert ours.keys() == theirs.keys()
     for path, value in theirs.items():
         if isinstance(value, float):
-            # Resampling may go with the library's version.
+            # Resampling may depend on the library's version.
             resampled = path.endswith("p_value") or ".interval" in path
             assert ours[path] == pytest.approx(value, rel=1e-6, abs=2e-3 if resampled else 1e-9), path
         else:
@@ -49,7 +49,7 @@ def check(again: dict[str, Any], written: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
-def test_a_comparison_is_worked_out_from_its_runs(folder: Path) -> None:
+def test_comparison_is_reproduced_from_its_runs(folder: Path) -> None:
     report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     runs = [Run.read(folder / each["folder"], each["method"]) for each in report["runs"]]
     check_comparable(runs)
@@ -59,7 +59,7 @@ def test_a_comparison_is_worked_out_from_its_runs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", COLD_STARTS, ids=lambda folder: folder.name)
-def test_a_cold_start_is_worked_out_from_its_runs(folder: Path) -> None:
+def test_cold_start_is_reproduced_from_its_runs(folder: Path) -> None:
     rows = pd.read_csv(folder / "cold_start.csv")
     runs = [Run.read(folder / row.folder, row.method) for row in rows.itertuples()]
     made = [tabulate(run, folder, source) for run, source in zip(runs, rows.trained_on, strict=True)]
@@ -70,7 +70,7 @@ def test_a_cold_start_is_worked_out_from_its_runs(folder: Path) -> None:
     check(found, {key: value for key, value in report.items() if key != "name"})
 
 
-def test_no_newcomer_to_a_committed_shift_had_trained_it() -> None:
+def test_newcomers_did_not_train_the_committed_shift_they_start_from() -> None:
     origins = 0
     for place in (path.parent for path in (ROOT / "results" / "reference").rglob("config.toml")):
         config = read_resolved(place / "config.toml")
@@ -86,26 +86,28 @@ def test_no_newcomer_to_a_committed_shift_had_trained_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["reference.md", "cold-start.md"])
-def test_a_pages_commands_find_every_committed_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A record that was added may be found in place of another one with other tensors.
+def test_commands_on_a_page_find_every_committed_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Guards against an added record being reused in place of one with other tensors.
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     shutil.copytree(ROOT / "results" / "reference", tmp_path / "results" / "reference")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(comparison_runs, "simulate", None)
-    asked = [words for _, *words in commands(ROOT / "docs" / page) if "results/reference" in words]
-    assert len(asked) > 3
-    for words in asked:
-        if "configs/experiments/tweets.toml" not in words:  # whose users are not in the project
+    selected = [words for _, *words in commands(ROOT / "docs" / page) if "results/reference" in words]
+    assert len(selected) > 3
+    for words in selected:
+        if "configs/experiments/tweets.toml" not in words:  # its users are not in the repository
             assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
 
 
 @pytest.mark.parametrize(("page", "folders"), [("reference.md", COMPARISONS), ("cold-start.md", COLD_STARTS)])
-def test_a_page_shows_tables_of_each_folder_and_no_others(page: str, folders: list[Path]) -> None:
+def test_page_shows_tables_of_every_folder_and_no_others(page: str, folders: list[Path]) -> None:
     script = runpy.run_path(str(ROOT / "tools" / "reference_tables.py"))
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     tables = re.split(r"(?=^\*\*)", text, flags=re.MULTILINE)
     shown = [found[0] for part in tables if (found := re.match(r"\*\*.+\*\*\n\n(\|.+\n)+\n.+\n", part))]
-    assert len(shown) == len(re.findall(r"^\| [-:]+", text, re.MULTILINE)), "a table without its title or its caption"
+    assert len(shown) == len(re.findall(r"^\| [-:]+", text, re.MULTILINE)), "a table lacks its title or caption"
     for folder in folders:
         own = {script["markdown"](table) for table in script["read"](folder)}
         assert own.intersection(shown), folder.name

@@ -1,1 +1,1 @@
-"""What every command shows people with: tables, plots, progress, trackers."""
+"""Output for every command: tables, plots, progress, trackers."""

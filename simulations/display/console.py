@@ -1,4 +1,4 @@
-"""The console that people read."""
+"""The console for human-readable output."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ _WIDE = 160
 
 
 def console() -> Console:
-    """Return the console that people read: standard output, where every text stands for itself.
+    """Return the console for human-readable output: standard output, without markup, highlighting or emoji codes.
 
-    Off a terminal tables are as wide as they need to be, up to a long line.
+    If the output is not a terminal, tables are as wide as they need to be, up to 160 characters.
     """
     screen = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not screen.is_terminal and "COLUMNS" not in os.environ:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars on a terminal, plain lines elsewhere, both from `events.jsonl`."""
+"""Progress of a run from `events.jsonl`: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import json
@@ -29,12 +29,12 @@ class _View(Protocol):
 
 
 class Follower:
-    """Reads new lines of a run's events and shows them."""
+    """Reads new events of a run and shows them."""
 
     def __init__(self, console: Console, quiet: bool, trackers: Sequence[str] = (), since: float = 0.0) -> None:
         """Choose bars for a terminal, lines elsewhere, nothing if quiet; `trackers` get the events too.
 
-        What happened before `since` (seconds since 1970) has no lines of its own: whoever takes up a run has seen it.
+        Events before `since` (seconds since 1970) print no lines, since a resumed run has shown them before.
 
         Raises:
             InputError: A tracker is unknown or not installed.
@@ -58,13 +58,13 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing; runs that were interrupted end for the trackers too."""
+        """Stop drawing, and close the trackers of a run that was interrupted."""
         self._close_trackers()
         if self._bars:
             self._bars.progress.stop()
 
     def __call__(self, folder: Path) -> None:
-        """Show what happened since the last call; a half-written last line waits for the next."""
+        """Show the events since the last call; a half-written last line waits for the next call."""
         path = folder / "events.jsonl"
         if (self._view is None and not self._trackers) or not path.is_file():
             return
@@ -80,7 +80,7 @@ class Follower:
                 if not line.endswith(b"\n"):
                     break
                 self._read += len(line)
-                # A line that a killed process left half written is passed over.
+                # A killed process may leave a half-written line; skip it.
                 with contextlib.suppress(json.JSONDecodeError):
                     self._take(folder, json.loads(line))
 
@@ -103,14 +103,14 @@ class Follower:
     def _unless_broken(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a tracker raises, the run goes on
+        except Exception as error:  # an error in a tracker must not stop the run
             self._live = [each for each in self._live if each != name]
             self._tracked.pop(name, None)
-            print(f"tracker {name} is left out from here: {error}", file=sys.stderr)
+            print(f"tracker {name} failed and is not used any more: {error}", file=sys.stderr)
 
 
 class _Lines:
-    """One line a round and a quarter of another phase."""
+    """One line per round, and per quarter of any other phase."""
 
     def __init__(self, since: float) -> None:
         self._state = _State()
@@ -176,7 +176,7 @@ class _Bars:
 
 
 class _State:
-    """How far a run is, by the times its events carry: whoever joins late sees the same."""
+    """A run's progress, computed from the times in its events, so that it does not depend on when they are read."""
 
     def __init__(self) -> None:
         self.phase, self.done, self.total, self.bytes = "", 0, 0, 0
@@ -198,17 +198,17 @@ class _State:
             began, first = self._rounds_began
             self._left = (event["time"] - began) / (event["round"] - first + 1) * (event["rounds"] - event["round"])
         elif event["event"] == "resumed":
-            # The time in between was nobody's work.
+            # The time between the interruption and the resumption does not count.
             self._rounds_began = None
 
     def cost(self) -> str:
-        """Return the bytes so far and the seconds left of what is going on."""
+        """Return the bytes so far and the estimated seconds left."""
         left = f", {self._left:.0f} s left" if self._left else ""
         return human_bytes(self.bytes) + left
 
 
 def _round_line(event: dict[str, Any]) -> str:
-    shown = [f"{stage}.{key}" for stage in ("collective", "personalised") for key in ("accuracy", "mae", "rouge1")]
+    shown = [f"{point}.{key}" for point in ("collective", "personalised") for key in ("accuracy", "mae", "rouge1")]
     quality = "".join(f", {key.replace('.', ' ')} {event[key]:.3f}" for key in shown if key in event)
-    loss = f"loss {event['loss']:.3f}" if event["loss"] is not None else "nobody's update came"
+    loss = f"loss {event['loss']:.3f}" if event["loss"] is not None else "no updates received"
     return f"round {event['round']} of {event['rounds']}: {loss}{quality}"

@@ -1,9 +1,12 @@
-"""Run records and comparisons as tables in the terminal."""
+"""Terminal tables of run records, and helpers for all tables."""
 
 from rich.table import Table
 
 from fl_server.record.schema import RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER
+
+WORST = "worst 10th percentile"
+"""Column header for p10 over users, or p90 for an error."""
 
 
 def quality_table(record: RunRecord) -> Table:
@@ -13,38 +16,38 @@ def quality_table(record: RunRecord) -> Table:
     table.add_column("")
     for key in metrics:
         table.add_column(with_arrow(key), justify="right")
-    stages = (
+    points = (
         ("bare backbone", record.metrics_base),
         ("collective shift", record.metrics_collective),
         ("personalised shift", record.metrics),
     )
-    for title, values in stages:
+    for title, values in points:
         table.add_row(title, *(f"{values[key]:.3f}" for key in metrics))
     table.add_section()
-    for title, spread in (("std over users", "std"), ("worst tenth beyond", "p10"), ("best tenth beyond", "p90")):
+    for title, spread in (("std over users", "std"), (WORST, "p10"), ("best 10th percentile", "p90")):
         table.add_row(f"  {title}", *(f"{record.per_user[key][_spread(key, spread)]:.3f}" for key in metrics))
     if record.oracle:
         table.add_section()
-        best = record.oracle
-        for title, score in (("best knowing the user", best.personalised), ("best not knowing", best.collective)):
-            table.add_row(title, *(f"{score:.3f}" if name == best.metric else "" for name in metrics))
+        oracle = record.oracle
+        for title, score in (("oracle, user known", oracle.personalised), ("oracle, user unknown", oracle.collective)):
+            table.add_row(title, *(f"{score:.3f}" if name == oracle.metric else "" for name in metrics))
     if record.metrics.get("outside"):
-        table.caption = f"{record.metrics['outside']:.1%} of the personalised answers were no answer of the task"
+        table.caption = f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task"
     return table
 
 
 def _spread(metric: str, key: str) -> str:
-    """The percentile that plays a role for `metric`: where less is better, the worst tenth lies above p90."""
+    """The key in `per_user`: if lower is better, p10 and p90 change places, since the worst users are above p90."""
     return {"p10": "p90", "p90": "p10"}.get(key, key) if metric in LOWER_IS_BETTER else key
 
 
 def with_arrow(metric: str) -> str:
-    """Return a metric's name, with an arrow where less is better."""
+    """Return a metric's name, with an arrow if lower is better."""
     return f"{metric} ↓" if metric in LOWER_IS_BETTER else metric
 
 
 def bytes_table(record: RunRecord) -> Table:
-    """What crossed between server and clients, from the ledger."""
+    """Bytes between server and clients, from the ledger."""
     table = Table(title="bytes on the wire (serialised messages)")
     for title in ("", "up", "down"):
         table.add_column(title, justify="right" if title else "left")
@@ -54,25 +57,25 @@ def bytes_table(record: RunRecord) -> Table:
         human_bytes(counted.per_client_round_up),
         human_bytes(counted.per_client_round_down),
     )
-    table.add_row("in all", human_bytes(counted.up), human_bytes(counted.down))
-    table.add_row("  of it tensors", human_bytes(counted.payload_up), human_bytes(counted.payload_down))
+    table.add_row("total", human_bytes(counted.up), human_bytes(counted.down))
+    table.add_row("  of which tensors", human_bytes(counted.payload_up), human_bytes(counted.payload_down))
     table.caption = f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
     if record.simulated_s is not None:
         table.caption += f"; stage 1 took {record.simulated_s:,.0f} simulated seconds"
     if record.left_out:
-        table.caption += f"; {record.left_out} updates failed or were rejected (clients.parquet says whose)"
+        table.caption += f"; {record.left_out} updates failed or were rejected (see clients.parquet)"
     if record.over_memory:
-        table.caption += f"; {record.over_memory} tasks took more memory than their device has"
+        table.caption += f"; {record.over_memory} tasks needed more memory than their device has"
     return table
 
 
 def rows_of(table: Table) -> list[list[str]]:
-    """Return a table's cells, row by row, for other places than the terminal."""
+    """Return a table's cells by row, for output other than the terminal."""
     return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
 
 
 def human_bytes(number: float) -> str:
-    """Write a number of bytes with three or more digits: `1.23 MB` (powers of 1,000)."""
+    """Format a number of bytes, such as `1.23 MB` (powers of 1,000)."""
     for unit in ("B", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} B" if unit == "B" else f"{number:.2f} {unit}"

@@ -1,7 +1,7 @@
-"""Experiment trackers people already use: TensorBoard, Weights & Biases, MLflow, each an optional extra.
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow, each an optional extra.
 
-A tracker gets what `events.jsonl` says of rounds, and the record's figures at the end. All of it stays on this machine
-unless the tracker's own environment variables (`WANDB_MODE`, `MLFLOW_TRACKING_URI`) say otherwise.
+A tracker gets the figures of each round from `events.jsonl`, and the record's figures at the end. All data stays on
+this machine unless the tracker's environment variables (`WANDB_MODE`, `MLFLOW_TRACKING_URI`) say otherwise.
 """
 
 import importlib.util
@@ -19,13 +19,13 @@ _ENDS = {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
 class Tracker(Protocol):
-    """Where figures go."""
+    """A destination for a run's figures."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take figures of a round."""
+        """Log the figures of a round."""
 
     def close(self, status: str) -> None:
-        """End; `status` is the record's."""
+        """Close; `status` is the record's."""
 
 
 class TensorBoard:
@@ -56,7 +56,7 @@ class WeightsAndBiases:
     package = "wandb"
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        """Begin a run."""
+        """Start a run."""
         import wandb
 
         mode: Any = os.environ.get("WANDB_MODE", "offline")
@@ -75,7 +75,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of the experiment `fedperfit`, in `mlruns/` beside the record unless `MLFLOW_TRACKING_URI` is set."""
+    """A run of the experiment `fedperfit`, in `mlruns/` next to the record unless `MLFLOW_TRACKING_URI` is set."""
 
     package = "mlflow"
 
@@ -83,8 +83,7 @@ class MLflow:
         """Create a run."""
         from mlflow import MlflowClient
 
-        # MLflow keeps its file store as it is and wants to be told that it is meant; a database would need a server's
-        # packages.
+        # MLflow requires this opt-in for its file store; a database would need a server's packages.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or (folder.parent / "mlruns").as_uri())
         known = self._client.get_experiment_by_name("fedperfit")
@@ -111,7 +110,7 @@ TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases] | type[MLflow]] =
 
 
 class TrackedRun:
-    """Hands the events of one run to a tracker."""
+    """Passes the events of one run to a tracker."""
 
     def __init__(self, name: str, folder: Path) -> None:
         """Open the tracker for a run record."""
@@ -121,7 +120,7 @@ class TrackedRun:
         self._tracker: Tracker = TRACKERS[name](folder, {key: str(value) for key, value in settings.items()})
 
     def show(self, event: Mapping[str, Any]) -> None:
-        """Take one event."""
+        """Pass on one event."""
         kind = event["event"]
         if kind == "round":
             self._round = event["round"]
@@ -131,7 +130,7 @@ class TrackedRun:
             self._tracker.log(_final(read_run(self._folder)), self._round)
 
     def close(self) -> None:
-        """End, with the status that the record has now."""
+        """Close the tracker with the record's current status."""
         self._tracker.close(read_run(self._folder).status)
 
 
@@ -139,7 +138,7 @@ def check_tracker(name: str) -> None:
     """Refuse a tracker that cannot be used.
 
     Raises:
-        InputError: Unknown, or its package is not installed.
+        InputError: It is unknown, or its package is not installed.
     """
     if name not in TRACKERS:
         raise InputError(
@@ -150,7 +149,7 @@ def check_tracker(name: str) -> None:
 
 
 def _final(record: RunRecord) -> dict[str, float]:
-    stages = {"base": record.metrics_base, "collective": record.metrics_collective, "personalised": record.metrics}
-    figures = {f"final.{stage}.{key}": value for stage, metrics in stages.items() for key, value in metrics.items()}
+    points = {"base": record.metrics_base, "collective": record.metrics_collective, "personalised": record.metrics}
+    figures = {f"final.{point}.{key}": value for point, metrics in points.items() for key, value in metrics.items()}
     sizes = {"final.bytes.up": record.bytes.up, "final.bytes.down": record.bytes.down}
     return figures | sizes | {"final.wall_s": record.wall_s}

@@ -1,1 +1,1 @@
-"""Experiments of many runs: compare, tune, cold start."""
+"""Experiments that consist of several runs: compare, tune, cold start."""

@@ -1,4 +1,4 @@
-"""Which run records may stand beside each other: alike in all but their methods, and each method with one config."""
+"""Which run records can be compared: alike in everything but the method, with one config per method."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ _ALIKE = (
     "devices",
     "robust",
 )
-"""Config keys in which compared runs must not differ; rounds may, since curves are read at bytes."""
+"""Config keys in which compared runs must not differ; rounds may, since quality is read at equal bytes."""
 _OWN = ("method", "settings", "sites", "positions", "rank", "local.lr", "personal.lr")
-"""Config keys, or tables of them, that say what a method is."""
+"""Config keys, or tables of keys, that define a method."""
 NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
-"""Config keys that change no number."""
+"""Config keys that do not affect results."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,27 @@ class Run:
     """One run record in a comparison."""
 
     method: str
-    """Its row's name."""
+    """The name of its table row."""
     folder: Path
     config: RunConfig
     record: RunRecord
 
     @classmethod
     def read(cls, folder: Path, method: str | None = None) -> "Run":
-        """Read a record; its row is called as its method is unless said otherwise.
+        """Read a record; `method` names its table row, by default with the record's method.
 
         Raises:
-            InputError: No record, or of a run that did not complete.
+            InputError: There is no record, or its run did not complete.
         """
         record = read_run(folder)
         if record.status != "completed":
-            raise InputError(f"{folder}: this run's status is {record.status}; only completed runs are compared")
+            raise InputError(f"{folder}: this run's status is {record.status}; only completed runs can be compared")
         check_tables(folder)
         return cls(method or record.method, folder, read_resolved(folder / "config.toml"), record)
 
 
 def check_tables(folder: Path) -> None:
-    """Refuse a completed run whose tables are not there, or not whole.
+    """Refuse a completed run with missing or damaged tables.
 
     Raises:
         InputError: Names the file.
@@ -68,11 +68,11 @@ def check_tables(folder: Path) -> None:
         try:
             pq.read_metadata(path)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path}: not readable, so the run is of no use: {error}") from None
+            raise InputError(f"{path}: not readable, so the run cannot be used: {error}") from None
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs that are not evaluated alike, on the same users, and a method's runs that differ in more than seeds.
+    """Refuse runs not evaluated alike on the same users, and runs of one method that differ in more than the seed.
 
     Raises:
         InputError: Names the first difference, and the two records.
@@ -84,7 +84,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.config.start_from:
             raise InputError(
-                f"{run.folder}: its stage 1 is another run's ({run.config.start_from}), and so are the bytes of that"
+                f"{run.folder}: its stage 1 comes from another run ({run.config.start_from}), so its bytes lack stage 1"
             )
     seen: dict[tuple[str, int], Run] = {}
     by_method: dict[str, Run] = {}
@@ -92,25 +92,27 @@ def check_comparable(runs: Sequence[Run]) -> None:
     for run in runs:
         seed = run.record.seed
         if (run.method, seed) in seen:
-            other = seen[run.method, seed].folder
-            raise InputError(f"{other} and {run.folder}: both are {run.method} with seed {seed}")
+            twice = seen[run.method, seed].folder
+            raise InputError(f"{twice} and {run.folder}: both are {run.method} with seed {seed}")
         seen[run.method, seed] = run
         same = by_method.setdefault(run.method, run)
-        if unlike := first_difference(same.config, run.config, ("seed",)):
-            raise InputError(f"{same.folder} and {run.folder} are not seeds of one {run.method}: {unlike}")
-        twin = by_seed.setdefault(seed, run)
-        ours, theirs = (each.record.users.data_sha256[:12] for each in (twin, run))
-        _refuse_difference(twin, run, "users (data_sha256)", ours, theirs)
-    seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
-    for method, own in seeds.items():
-        if own != seeds[first.method]:
+        if other := first_difference(same.config, run.config, ("seed",)):
             raise InputError(
-                f"{first.method} has seeds {seeds[first.method]}, {method} {own}: compare the same of each"
+                f"{same.folder} and {run.folder} are both {run.method}, but differ in more than the seed: {other}"
+            )
+        same_seed = by_seed.setdefault(seed, run)
+        ours, theirs = (each.record.users.data_sha256[:12] for each in (same_seed, run))
+        _refuse_difference(same_seed, run, "users (data_sha256)", ours, theirs)
+    seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
+    for method, method_seeds in seeds.items():
+        if method_seeds != seeds[first.method]:
+            raise InputError(
+                f"{first.method} has seeds {seeds[first.method]}, {method} has {method_seeds}; use the same for both"
             )
 
 
 def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, Any, Any] | None:
-    """Return the first key, with both values, in which two configs would not be evaluated alike; None if in none."""
+    """Return the first key, with both values, in which two configs would be evaluated differently, or None."""
     for key in _ALIKE:
         values = []
         for config in (ours, theirs):
@@ -124,15 +126,15 @@ def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, A
 
 
 def other_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Return what compared methods differ in beside what they are, such as rounds: a value a method, by config key."""
+    """Return settings, such as rounds, in which methods differ beyond their definition: by config key, then method."""
     flat = {run.method: flatten(run.config) for run in runs}
     found = {}
     for key in sorted(set().union(*flat.values())):
-        own = (
+        expected = (
             key in ("seed", *NO_NUMBER) or key.startswith("users.") or any(f"{key}.".startswith(f"{o}.") for o in _OWN)
         )
         values = {method: config.get(key) for method, config in flat.items()}
-        if not own and len({repr(value) for value in values.values()}) > 1:
+        if not expected and len({repr(value) for value in values.values()}) > 1:
             found[key] = values
     return found
 
@@ -144,11 +146,11 @@ def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: obj
         )
 
 
-def first_difference(ours: RunConfig, theirs: RunConfig, besides: Collection[str] = ()) -> str | None:
-    """Name the first key in which two configs differ, of those that change a number, `besides` left out."""
+def first_difference(ours: RunConfig, theirs: RunConfig, ignored: Collection[str] = ()) -> str | None:
+    """Describe the first difference between two configs, among the keys that affect results and are not `ignored`."""
     flat = [flatten(config) for config in (ours, theirs)]
     for key in sorted(flat[0].keys() | flat[1].keys()):
-        if key in (*NO_NUMBER, *besides) or flat[0].get(key) == flat[1].get(key):
+        if key in (*NO_NUMBER, *ignored) or flat[0].get(key) == flat[1].get(key):
             continue
-        return f"{key} is {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
+        return f"{key}: {flat[0].get(key)!r} vs. {flat[1].get(key)!r}"
     return None

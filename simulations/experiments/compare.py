@@ -1,4 +1,4 @@
-"""`fedperfit compare`: several methods on the same users, seeds and evaluation; runs what is missing."""
+"""`fedperfit compare`: several methods on the same users, seeds and evaluation; only missing runs are run."""
 
 import json
 import os
@@ -29,25 +29,25 @@ def compare(
     log: Callable[[str], None] = print,
     on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> dict[str, Any]:
-    """Compare methods on the same users, seeds and evaluation: run what is missing, test all against the first.
+    """Compare methods on the same users, seeds and evaluation: run missing runs, test all against the first method.
 
     Args:
         methods: Names of files in `configs/methods/`, TOML files, or `module:Class`.
-        toml: An experiment for all of them.
+        toml: An experiment file for all of them.
         overrides: `key=value` for all of them.
-        seeds: Each method runs with each.
+        seeds: Every method runs with each of them.
         name: The comparison's folder under `results`.
-        results: Where it goes, and where run records are reused.
-        overwrite: Reuse nothing, run everything anew.
-        say: Told what is done.
-        watch: As in `simulate`.
+        results: The folder of results; run records in it are reused.
+        overwrite: Reuse nothing and run everything again.
+        log: Called with progress messages.
+        on_progress: As in `simulate`.
 
     Returns:
-        What `compare.json` holds.
+        The contents of `compare.json`.
 
     Raises:
-        InputError: Something asked for is wrong; nothing was run.
-        RunFailed: A run failed; those completed before are kept and used the next time.
+        InputError: An argument is invalid; nothing was run.
+        RunFailed: A run failed; completed runs are kept and reused next time.
     """
     folder = claim_folder(results, name)
     if (folder / "cold_start.json").is_file():
@@ -64,60 +64,61 @@ def complete(
     log: Callable[[str], None],
     on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> list[Run]:
-    """Run what is missing.
+    """Run the missing runs of a plan.
 
     Args:
-        planned: What shall be there.
-        folder: Where new run records go. Completed ones of the same config and users in it or beside it are used.
-        overwrite: Use none, run everything anew.
-        say: Told what is done.
-        watch: As in `simulate`.
+        planned: The plan.
+        folder: Folder for new run records. Completed runs of the same config and users in it or next to it are reused.
+        overwrite: Reuse nothing and run everything again.
+        log: Called with progress messages.
+        on_progress: As in `simulate`.
 
     Raises:
-        InputError: `folder` is a run record, holds runs of another config, or is being worked in.
-        RunFailed: A run failed; those completed before are kept and used the next time.
+        InputError: `folder` is a run record, holds runs of another config, or is in use.
+        RunFailed: A run failed; completed runs are kept and reused next time.
     """
     if (folder / "run.json").is_file():
         raise InputError(f"{folder} is a run record; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            found = {} if overwrite else {each.name: find(each, folder) for each in planned}
-            begun = {
+            completed = {} if overwrite else {each.name: find(each, folder) for each in planned}
+            resumable = {
                 each.name
                 for each in planned
-                if not overwrite and not found[each.name] and interrupted(each, folder / each.name, log)
+                if not overwrite and not completed[each.name] and interrupted(each, folder / each.name, log)
             }
             runs = []
             for number, each in enumerate(planned, 1):
-                there = found.get(each.name)
-                log(f"{number} of {len(planned)}: {each.name}" + (f", reused from {there}" if there else ""))
-                runs.append(Run.read(there or _run(each, folder, each.name in begun, log, on_progress), each.method))
+                place = completed.get(each.name)
+                log(f"{number} of {len(planned)}: {each.name}" + (f", reused from {place}" if place else ""))
+                place = place or _run(each, folder, each.name in resumable, log, on_progress)
+                runs.append(Run.read(place, each.method))
             return runs
     except Timeout:
-        raise InputError(f"{folder}: another command works in it; wait, or choose another --name") from None
+        raise InputError(f"{folder}: another command is using it; wait, or choose another --name") from None
 
 
 def _run(
-    planned: Planned, folder: Path, begun: bool, log: Callable[[str], None], on_progress: Callable[[Path], None]
+    planned: Planned, folder: Path, resumable: bool, log: Callable[[str], None], on_progress: Callable[[Path], None]
 ) -> Path:
     place = folder / planned.name
     try:
-        if begun:
-            log(f"going on where {place} was interrupted")
+        if resumable:
+            log(f"resuming {place}, which was interrupted")
             resume(planned.name, folder, on_progress)
         else:
             simulate(planned.config, planned.name, folder, True, planned.import_path, on_progress)
     except RunFailed as error:
         raise RunFailed(f"{planned.name}: {error}") from None
     except KeyboardInterrupt:
-        log("interrupted; the same command goes on from here (`compare`'s without --overwrite)")
+        log("interrupted; the same command continues from here (for `compare`, without --overwrite)")
         raise
     return place
 
 
 def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[str, Any]:
-    """Work a comparison of completed runs out and write `compare.json`, `curves.parquet` and the plots.
+    """Analyse completed runs and write `compare.json`, `curves.parquet` and the plots.
 
     Raises:
         InputError: The runs cannot be compared.

@@ -1,4 +1,4 @@
-"""What runs a comparison or a cold start is made of, checked before any work."""
+"""The runs of a comparison or a cold start, checked before any work."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,21 +20,21 @@ class Planned:
     """One run of a comparison."""
 
     method: str
-    """Its row's name."""
+    """The name of its table row."""
     asked: str
-    """The config's `method` as it was given."""
+    """The config's `method` as given."""
     name: str
     config: RunConfig
     data_sha256: str
-    """Of its users."""
+    """The digest of its users."""
     import_path: list[str]
-    """Folders that the method may be imported from, as in `simulate`."""
+    """Folders the method may be imported from, as in `simulate`."""
     code: dict[str, str]
-    """As `simulations.run.preflight.method_digest` has it."""
+    """From `simulations.run.preflight.method_digest`."""
     needs_midway: bool = True
-    """What is evaluated on the way is wanted as well; else any run that ends the same will do."""
+    """Whether midway evaluations are needed; if not, any run with the same final result can be reused."""
     starts_others: bool = False
-    """Other runs start from its shared tensors, which a record need not have kept."""
+    """Whether other runs start from its shared tensors, which a record may not have kept."""
 
 
 def plan(
@@ -44,32 +44,32 @@ def plan(
     seeds: Sequence[int],
     digest: Callable[[RunConfig], str] | None = None,
 ) -> list[Planned]:
-    """Make every config of a comparison, and check it and its users, before any work.
+    """Build every config of a comparison, and check it and its users, before any work.
 
-    The target users are evaluated personalised on the way, `evaluate.every` the config's, else `halving`.
+    The target users are evaluated personalised during stage 1, with the config's `evaluate.every`, else `halving`.
 
     Args:
         methods: As in the config's `method`.
-        toml: An experiment for all of them.
+        toml: An experiment file for all of them.
         overrides: `key=value` for all of them.
-        seeds: Each method runs with each.
-        digest: From `users_digests`, where several comparisons have the same users.
+        seeds: Every method runs with each of them.
+        digest: From `users_digests`, if several comparisons have the same users.
 
     Raises:
-        InputError: A method, key or seed is wrong or twice there, or the methods would not be evaluated alike.
+        InputError: A method, key or seed is invalid or given twice, or the methods would not be evaluated alike.
     """
     _check_arguments(methods, seeds, overrides)
     planned = []
     digest = digest or users_digests()
     labels: dict[str, str] = {}
     for method in methods:
-        own = ["evaluate.point=personalised", *overrides, f"method={method}"]
+        words = ["evaluate.point=personalised", *overrides, f"method={method}"]
         label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
         if (other := labels.setdefault(label, method)) != method:
-            raise InputError(f"{other} and {method} would both be called {label}; rename a TOML file")
-        import_path = import_folders(toml, own)
+            raise InputError(f"{other} and {method} would both be called {label}; rename one of the files")
+        import_path = import_folders(toml, words)
         for seed in seeds:
-            config = resolve(_with_midway(load_config(toml, [*own, f"seed={seed}"])))
+            config = resolve(_with_midway(load_config(toml, [*words, f"seed={seed}"])))
             check_name(label, "method")
             _check_config(config)
             digests = _check_method(method, config, import_path)
@@ -98,15 +98,15 @@ def _check_arguments(methods: Sequence[str], seeds: Sequence[int], overrides: Se
 
 def _check_config(config: RunConfig) -> None:
     if config.evaluate.point != "personalised":
-        raise InputError("evaluate.point=collective: a comparison is about the quality after personalisation")
+        raise InputError("evaluate.point=collective: a comparison reports the quality after personalisation")
     if config.start_from:
         raise InputError(
-            f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this leaves out"
+            f"start_from={config.start_from}: a comparison counts the bytes of stage 1, which this setting skips"
         )
 
 
 def _check_alike(planned: Sequence[Planned]) -> None:
-    """Refuse methods that would not be evaluated alike, on the same users."""
+    """Refuse methods that would not be evaluated alike on the same users."""
     users: dict[int, str] = {}
     for each in planned:
         difference = difference_in_evaluation(planned[0].config, each.config)
@@ -120,7 +120,7 @@ def _check_alike(planned: Sequence[Planned]) -> None:
 
 
 def users_digests() -> Callable[[RunConfig], str]:
-    """Return a function that tells the digest of a run's users; it looks at the same users once."""
+    """Return a function that computes the digest of a run's users and caches it."""
     known: dict[str, str] = {}
 
     def digest(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""Which run of a plan is there already: completed, or interrupted."""
+"""Find runs of a plan that are already completed, or interrupted and resumable."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,21 +17,21 @@ from simulations.run.preflight import find_changed_method, resolve
 
 
 def started_from(planned: Planned, place: Path) -> Planned:
-    """Return a run that begins with the shared tensors of the one in `place`, in place of stage 1."""
+    """Return the run with stage 1 replaced by the shared tensors of the run in `place`."""
     return replace(planned, config=resolve(planned.config.model_copy(update={"start_from": str(place)})))
 
 
 def find(planned: Planned, folder: Path) -> Path | None:
-    """Return a completed record of the same config and users: in the comparison's folder, else anywhere beside it.
+    """Return a completed record of the same config and users, from the comparison's folder or any folder next to it.
 
     Raises:
-        InputError: The one in the folder is of another config, is damaged, or lacks what it is wanted for. It is not
-            overwritten.
+        InputError: The record in the comparison's folder has another config, is damaged, or lacks tensors that are
+            needed. It is not overwritten.
     """
     own = folder / planned.name
     start = _start(planned)
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
-    bare = False
+    tensors_missing = False
     for place in places:
         if not (place / "run.json").is_file() or not (place / "config.toml").is_file():
             continue
@@ -39,15 +39,15 @@ def find(planned: Planned, folder: Path) -> Path | None:
             record = read_run(place)
             other = _unlike(planned, place, record, start)
         except InputError:
-            continue  # of another version
+            continue  # written by another version
         if record.status != "completed":
             continue
         if place == own and other:
-            raise InputError(f"{own} is of another config ({other}); choose another --name, or delete it")
+            raise InputError(f"{own} has a different config ({other}); choose another --name, or delete it")
         if other:
             continue
         if planned.starts_others and not (place / "shared.safetensors").is_file():
-            bare = bare or place == own
+            tensors_missing = tensors_missing or place == own
             continue
         try:
             check_tables(place)
@@ -56,37 +56,37 @@ def find(planned: Planned, folder: Path) -> Path | None:
                 raise
             continue
         return place
-    if bare:
-        raise InputError(f"{own}: others start from its shared tensors, which were not kept; choose another --name")
+    if tensors_missing:
+        raise InputError(f"{own}: other runs start from its shared tensors, which were not kept; choose another --name")
     return None
 
 
 def _start(planned: Planned) -> str | None:
-    """The digest of the shared tensors that a run shall start from."""
+    """The digest of the shared tensors that the run starts from."""
     return read_run(Path(planned.config.start_from)).shared_sha256 if planned.config.start_from else None
 
 
 def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
-    """Say in what a record is not the planned run; `start` is the digest of the tensors that it shall start from."""
-    besides = ["users.source"] if planned.needs_midway else ["users.source", "evaluate.every"]
-    there = read_resolved(place / "config.toml")
-    if start and there.start_from:
-        # Where the start lies makes no number. What starts from a run keeps its shared tensors as they are.
-        besides.append("start_from")
-    if other := first_difference(there, planned.config, besides):
+    """Describe how a record differs from the planned run; `start` is the digest of the tensors to start from."""
+    ignored = ["users.source"] if planned.needs_midway else ["users.source", "evaluate.every"]
+    config = read_resolved(place / "config.toml")
+    if start and config.start_from:
+        # The location of `start_from` does not affect results; the digests of the tensors are compared below.
+        ignored.append("start_from")
+    if other := first_difference(config, planned.config, ignored):
         return other
     if record.users.data_sha256 != planned.data_sha256:
         return "its users have changed since"
     if start and record.status == "completed" and record.shared_sha256 != start:
-        return f"it started from other shared tensors than {planned.config.start_from} has"
+        return f"it started from other shared tensors than those of {planned.config.start_from}"
     return find_changed_method(planned.code, record)
 
 
 def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bool:
-    """Tell whether a run was interrupted there that can be taken up again as the planned one.
+    """Tell whether `place` holds an interrupted run that can be resumed as the planned one.
 
-    One that was interrupted before its first round, with other code of somebody's own or from a start that is not the
-    same any more, is begun anew.
+    A run that stopped before its first round with another config, whose method's code has changed, or whose starting
+    tensors have changed cannot be resumed and is run again.
 
     Raises:
         InputError: Rounds of another config were trained there; they are not overwritten.
@@ -96,14 +96,14 @@ def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bo
         if record.status == "completed" or not checkpoint.parts:
             return False
         if changed := find_changed_method(planned.code, record):
-            log(f"{place} was interrupted, and {changed}: begun anew")
+            log(f"{place} was interrupted, but cannot be resumed ({changed}); running it again")
             return False
         other = _unlike(planned, place, record, _start(planned))
     except InputError:
         return False
     if other and checkpoint.round is not None:
-        why = f"was interrupted and is of another config ({other})"
-        raise InputError(f"{place} {why}; choose another --name, or delete it")
+        reason = f"was interrupted and has a different config ({other})"
+        raise InputError(f"{place} {reason}; choose another --name, or delete it")
     if planned.config.start_from and not other:
         start = load_file(Path(planned.config.start_from) / "shared.safetensors")
         return start.keys() == state.keys() and all(torch.equal(start[key], state[key]) for key in start)

@@ -1,10 +1,10 @@
-"""`fedperfit tune`: the learning rates of a method, by one small search that is the same for every method.
+"""`fedperfit tune`: a method's learning rates, by a small search that is the same for every method.
 
-First stage 1's rate, with stage 2's at a value that is the same for all; then stage 2's, with the best of stage 1's.
-What the method's TOML says of either takes no part. While the best rate is the lowest or highest tried, the next one is
-tried too. Those within one standard error of the best are tried again with more seeds, which then decide: a few dozen
-questions do not tell neighbours apart. Judged by what comparisons are about, the main metric after personalisation, on
-users held out of training: the config's own target users take no part.
+Stage 1's rate is searched first, with a fixed rate for stage 2; then stage 2's rate, with the best rate of stage 1. The
+rates in the method's TOML are not used. While the best rate is the lowest or highest tried, the next one is tried too.
+Rates within one standard error of the best are run with more seeds, which then decide, since a few dozen questions do
+not separate neighbouring rates. The criterion is that of comparisons, the main metric after personalisation, on users
+held out of training. The config's target users are not used.
 """
 
 import json
@@ -31,24 +31,24 @@ from strategies.metrics.statistics import LOWER_IS_BETTER
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 """The rates tried first."""
 RATES = (3e-5, 1e-4, 3e-4, *GRID, 1e-1, 3e-1)
-"""Those that may be tried."""
+"""All rates that may be tried."""
 _PERSONAL = 3e-3
 """Stage 2's rate while stage 1's is searched."""
 _MORE_SEEDS = 2
-"""How many seeds more those get that are close to the best."""
+"""Number of additional seeds for rates close to the best."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found."""
+    """The result of a search."""
 
     rates: dict[str, float]
     """The best rate of each stage that has one, by config key."""
     at_the_edge: list[str]
-    """Those at an end of `RATES`: the best may lie beyond."""
+    """Config keys whose best rate is an end of `RATES`; a better one may be outside."""
     table: pd.DataFrame
-    """One row per setting tried: `local_lr, personal_lr, seeds, metric, value, standard_error, users`; `seeds` counts
-    those it ran with, a setting close to the best has a row for the first ones and a row for all."""
+    """One row per setting tried: `local_lr, personal_lr, seeds, metric, value, standard_error, users`. `seeds` is the
+    number of seeds it ran with; a setting close to the best has one row for the first seeds and one for all."""
 
 
 def tune(
@@ -60,36 +60,36 @@ def tune(
     folder: Path | str,
     log: Callable[[str], None],
 ) -> Tuned:
-    """Search a method's learning rates; runs completed before are reused.
+    """Search a method's learning rates; completed runs are reused.
 
     Args:
         method: A name or an object reference.
-        toml: The experiment whose collective users are taken.
+        toml: The experiment file; its collective users are used.
         overrides: `key=value`.
-        seeds: Every setting is run with each of them; those close to the best also with the next two numbers.
-        held_out: So many of the collective users are personalised and evaluated instead.
-        folder: Where runs and `tune.csv` go.
-        say: Told what is done.
+        seeds: Every setting runs with each of them; settings close to the best also with the next two integers.
+        held_out: Number of collective users that are personalised and evaluated instead.
+        folder: Folder for runs and `tune.csv`.
+        log: Called with progress messages.
 
     Raises:
-        InputError: A setting is wrong, or there are too few users.
-        RunFailed: A run failed for another reason than a rate at which the loss is not finite.
+        InputError: A setting is invalid, or there are too few users.
+        RunFailed: A run failed for another reason than a non-finite loss.
     """
     folder = Path(folder)
-    for word in overrides:
-        if word.partition("=")[0].strip() in ("local.lr", "personal.lr"):
-            raise InputError(f"{word}: tune searches it")
+    for override in overrides:
+        if override.partition("=")[0].strip() in ("local.lr", "personal.lr"):
+            raise InputError(f"{override}: tune searches this rate")
     planned = plan([method], toml, overrides, seeds)
     first = planned[0].config
     users = first.users
     if users.select == "listed":
-        raise InputError("users.select='listed': tune draws the users it holds out itself; use random or paper")
+        raise InputError("users.select='listed': tune draws the held-out users itself; use random or paper")
     if not 0 < held_out < users.collective:
         raise InputError(
             f"expected 1 to {users.collective - 1} of the collective users", field="held_out", value=held_out
         )
     fixed = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
-    # Looked at after the last round alone, by the personalisation.
+    # Evaluated only after the last round, by the personalisation.
     fixed += [f"users.collective={users.collective - held_out}", f"evaluate.every={first.rounds}"]
     fixed.append(f"cohort={min(first.cohort, users.collective - held_out)}")
     shape = read_shape(first.backbone)
@@ -109,7 +109,7 @@ def tune(
         runs = planned_with(rate)
         try:
             if key == "personal.lr" and built.first_round == 1 and rate != _PERSONAL:
-                # Stage 2's rate changes nothing in stage 1, whose runs are there; only an opening trains with it.
+                # Only an opening trains with stage 2's rate; without one, the runs of stage 1 are reused.
                 first = [replace(each, starts_others=True) for each in planned_with(_PERSONAL)]
                 places = [run.folder for run in complete(first, folder, False, log)]
                 runs = [started_from(each, place) for each, place in zip(runs, places, strict=True)]
@@ -132,10 +132,11 @@ def tune(
 
 
 def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
-    """Return the rate of highest quality; `quality` gives it and its standard error for a rate and so many seeds more.
+    """Return the rate of highest quality.
 
-    Of the grid, and of its neighbours as long as the best is at an end; where others are within a standard error of it,
-    the best of these with more seeds.
+    `quality(rate, more)` returns a rate's quality and standard error with `more` additional seeds. The search covers
+    the grid, and rates next to it while the best is at an end. If other rates are within one standard error of the
+    best, these rates run with more seeds, which decide.
     """
     found = {rate: quality(rate, 0) for rate in GRID}
     tried = set(GRID)
@@ -151,7 +152,7 @@ def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
 def _climb(
     found: dict[float, tuple[float, float]], tried: set[float], quality: Callable[[float], tuple[float, float]]
 ) -> float:
-    """Return the best rate in `found`, its neighbours having been tried as well."""
+    """Return the best rate in `found`, after trying its neighbours too."""
     while True:
         best = max(found, key=lambda rate: found[rate][0])
         place = RATES.index(best)
@@ -169,16 +170,16 @@ def _named(planned: Planned) -> Planned:
 
 
 def _diverged(folder: Path, planned: Sequence[Planned]) -> bool:
-    """Tell whether clients failed since their loss was not finite, and for nothing else."""
-    found = []
+    """Tell whether clients failed only because their loss was not finite."""
+    tracebacks = []
     for path in (folder / each.name / "errors.jsonl" for each in planned):
         if path.is_file():
-            found += [json.loads(line)["traceback"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return bool(found) and all("FloatingPointError" in each for each in found)
+            tracebacks += [json.loads(line)["traceback"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return bool(tracebacks) and all("FloatingPointError" in each for each in tracebacks)
 
 
 def _score(runs: Sequence[Run]) -> tuple[str, float, float, int]:
-    """Return the metric, its mean over seeds, the standard error over users, and how many those are."""
+    """Return the metric, its mean over seeds, the standard error over users, and the number of users."""
     metric = runs[0].record.main_metric
     users = [value for run in runs for value in per_user(run).values()]
     error = float(np.std(users, ddof=1) / math.sqrt(len(users))) if len(users) > 1 else math.nan

@@ -1,1 +1,1 @@
-"""What can be told without a run: a config's parameters, a dataset's contents."""
+"""Inspection without a run: a config's parameters, a dataset's contents."""

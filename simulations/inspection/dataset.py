@@ -1,4 +1,4 @@
-"""What is in LaMP files: users, lengths, labels, leaks, tokens."""
+"""The contents of LaMP files: users, lengths, labels, leaks, tokens."""
 
 import random
 from collections import Counter
@@ -14,15 +14,15 @@ from fl_clients.backbone.load import read_tokenizer
 from fl_clients.lamp.readers import Pair, Source
 
 _SAMPLE = 5000
-"""Texts whose tokens are counted at most, drawn evenly: enough for percentiles, quick on a large file."""
+"""Maximum number of texts whose tokens are counted, sampled uniformly: enough for percentiles, quick on large files."""
 
 
 def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
-    """Read every user and count what was found.
+    """Read every user and count users, questions, labels, leaks and tokens.
 
     Args:
-        source: Where the users are.
-        backbone: Count tokens with its tokenizer; None: do not.
+        source: The source of users.
+        backbone: The backbone whose tokenizer counts tokens; None: do not count tokens.
 
     Raises:
         InputError: The files are malformed or empty, or the backbone's tokenizer cannot be loaded.
@@ -45,14 +45,14 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         labels.update(pair.target for pair in user.history)
         skipped += user.skipped
         for pair in user.history + user.queries if tokenizer else []:
-            # Reservoir sampling: each of the texts so far is in the sample with the same probability.
+            # Reservoir sampling: every text so far is in the sample with the same probability.
             seen += 1
             if len(sample) < _SAMPLE:
                 sample.append(pair)
             elif (place := draw.randrange(seen)) < _SAMPLE:
                 sample[place] = pair
     if not histories:
-        raise InputError(f"{source.path}: no users in it")
+        raise InputError(f"{source.path}: no users")
     found: dict[str, Any] = {
         "path": str(source.path),
         "layout": source.layout,
@@ -85,17 +85,17 @@ def inspection_table(found: dict[str, Any]) -> Table:
     table = Table(title=f"{found['path']} ({found['layout']} layout)", show_header=False)
     table.add_row("users", f"{found['users']:,}")
     for pool, count in found["pools"].items():
-        table.add_row(f"  {pool} by the files", f"{count:,}")
+        table.add_row(f"  {pool}, as marked in the files", f"{count:,}")
     table.add_row("questions", f"{found['questions']:,}")
     table.add_row("history items", f"{found['history_items']:,}")
     table.add_row("history length", _spread(found["history_length"]))
     table.add_row("empty histories", f"{found['empty_histories']:,}")
     table.add_row("leaks dropped", f"{found['leaks']:,}")
-    table.add_row("skipped (no text, or no gold)", f"{found['skipped']:,}")
+    table.add_row("skipped (no text or no gold answer)", f"{found['skipped']:,}")
     if found["labels"]:
         table.add_section()
         for label, counts in found["labels"].items():
-            table.add_row(label, f"{counts['histories']:,} in histories, {counts['golds']:,} golds")
+            table.add_row(label, f"{counts['histories']:,} in histories, {counts['golds']:,} gold answers")
     if tokens := found.get("tokens"):
         table.add_section()
         texts, counted = tokens["texts"], tokens["counted"]

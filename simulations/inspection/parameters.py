@@ -1,4 +1,4 @@
-"""How many parameters a config trains, sends and keeps, from its backbone's config alone; and the paper's tables."""
+"""Parameters a config trains, sends and keeps, from its backbone's config only; and the paper's tables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,23 +28,23 @@ _ABSTRACT = 92.3
 
 @dataclass(frozen=True)
 class Parity:
-    """One task's row of the paper's Tables 2 and 3: PerFit's parameters against OPPU's, stage 1 and stage 2."""
+    """One task's row of the paper's Tables 2 and 3: parameters of PerFit and OPPU in stage 1 and stage 2."""
 
     task: str
     ours: tuple[int, int]
-    """PerFit's trained parameters."""
+    """PerFit's trained parameters, by stage."""
     theirs: tuple[int, int]
-    """OPPU's."""
+    """OPPU's, by stage."""
     backbone: int
 
     @property
     def percent(self) -> list[float]:
-        """PerFit's parameters in percent of the backbone's."""
+        """PerFit's parameters as a percentage of the backbone's, by stage."""
         return [100 * count / self.backbone for count in self.ours]
 
     @property
     def reduction(self) -> list[float]:
-        """How many percent fewer than OPPU's."""
+        """The reduction against OPPU in percent, by stage."""
         return [100 * (1 - count / other) for count, other in zip(self.ours, self.theirs, strict=True)]
 
 
@@ -82,7 +82,7 @@ def paper_parity() -> list[Parity]:
     shape = shape_of(on_meta(LLAMA_2_7B))
     rows = []
     for preset in sorted((CONFIGS / "tasks").glob("*.toml")):
-        # The paper's stage 1 counts the collective shift alone.
+        # The paper's stage 1 counts the collective shift only.
         overrides = ["preset=paper", f"task={preset.stem}", "joint_private_init=false"]
         configs = [load_config(None, [*overrides, f"method={name}"]) for name in ("perfit", "oppu")]
         ours, theirs = (_parameters(config, shape) for config in configs)
@@ -96,23 +96,23 @@ def _parameters(config: RunConfig, shape: BackboneShape) -> tuple[int, int]:
 
 
 def parity_table(rows: list[Parity]) -> Table:
-    """Tabulate `paper_parity` as the paper prints it, with the averages and their rules."""
+    """Tabulate `paper_parity` as the paper prints it, with both averages of the reductions."""
     table = Table(title="PerFit on Llama-2-7B against OPPU (the paper's Tables 2 and 3)")
-    for title in ("task", "stage 1", "stage 2", "fewer than OPPU, stage 1", "stage 2"):
+    for title in ("task", "stage 1", "stage 2", "reduction against OPPU, stage 1", "stage 2"):
         table.add_column(title, justify="left" if title == "task" else "right")
     for row in rows:
         cells = [f"{value:.4f} %" for value in row.percent] + [f"{value:.2f} %" for value in row.reduction]
         table.add_row(row.task, *cells)
     mean, pooled = average_reductions(rows)
     table.caption = (
-        f"mean of the {2 * len(rows)} reductions {mean:.2f} %, of all parameters pooled {pooled:.2f} %; "
-        f"the paper's abstract says {_ABSTRACT} %"
+        f"mean of the {2 * len(rows)} reductions: {mean:.2f} %; reduction of all parameters pooled: {pooled:.2f} %; "
+        f"in the paper's abstract: {_ABSTRACT} %"
     )
     return table
 
 
 def parity_content(rows: list[Parity]) -> dict[str, Any]:
-    """Return `paper_parity` for programs."""
+    """Return `paper_parity` as data for JSON."""
     mean, pooled = average_reductions(rows)
     tasks = [
         {

@@ -1,4 +1,4 @@
-"""What a report shows of a cold-start experiment."""
+"""The interactive figures of a cold-start experiment."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from simulations.report.figures import LOGARITHMIC, axis, finished, safe
 
 
 def quality_by_number(rows: pd.DataFrame, task: str) -> go.Figure:
-    """Draw quality of newcomers against the number of collective users, one line a method."""
+    """Draw quality of newcomers against the number of collective users, one line per method."""
     figure = go.Figure()
     for name, own, style in _lines(rows, task):
         grouped = own.groupby("collective").value
@@ -37,12 +37,12 @@ def quality_by_bytes(rows: pd.DataFrame, task: str) -> go.Figure | None:
             figure.add_scatter(
                 x=spent.bytes_total / 1e6, y=spent.value, text=list(map(str, spent.index)), name=name, **shown
             )
-    figure.update_xaxes(title="bytes of all clients, MB (at a point: collective users)", **LOGARITHMIC)
+    figure.update_xaxes(title="bytes of all clients, MB (point labels: collective users)", **LOGARITHMIC)
     return _titled(figure, rows, task) if figure.data else None
 
 
 def quality_by_history(rows: pd.DataFrame, task: str) -> go.Figure:
-    """Draw quality, with the most collective users, against the items of history that newcomers bring."""
+    """Draw quality, with the most collective users, against the limit on newcomers' history items."""
     figure = go.Figure()
     for name, own, style in _lines(rows, task):
         levels = by_history(rows, task, own.method.iloc[0], own.collective.max())
@@ -50,12 +50,12 @@ def quality_by_history(rows: pd.DataFrame, task: str) -> go.Figure:
         bars = {"type": "data", "array": [deviation or 0 for deviation in deviations]}
         figure.add_scatter(x=list(levels), y=means, error_y=bars, name=name, **style)
     order = {"categoryorder": "array", "categoryarray": history_levels(rows, task)}
-    figure.update_xaxes(title="items of history a newcomer brings, at most", type="category", **order)
+    figure.update_xaxes(title="limit on a newcomer's history items; 0: before stage 2", type="category", **order)
     return _titled(figure, rows, task)
 
 
 def transfer_map(rows: pd.DataFrame, method: str) -> go.Figure:
-    """Draw quality by the task a shift was trained on (rows) and used on (columns), bright near a column's best."""
+    """Draw quality by the task a shift was trained on (rows) and used on (columns), brightest at a column's best."""
     matrix = transfer_matrix(rows, method)
     text = matrix.map(lambda value: f"{value:.3f}")
     heat = go.Heatmap(
@@ -77,17 +77,17 @@ def transfer_map(rows: pd.DataFrame, method: str) -> go.Figure:
 
 
 def _lines(rows: pd.DataFrame, task: str) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Name, rows and look of each method."""
+    """Name, rows and line style of each method."""
     main = main_rows(rows)
     found = []
     for method, own in main[main.task == task].groupby("method", sort=False):
-        look = {"symbol": symbol(str(method)), "size": 9}
-        style = {"line": {"color": colour(str(method))}, "marker": look, "mode": "lines+markers"}
+        marker = {"symbol": symbol(str(method)), "size": 9}
+        style = {"line": {"color": colour(str(method))}, "marker": marker, "mode": "lines+markers"}
         found.append((safe(str(method)), own, style))
     return found
 
 
 def _titled(figure: go.Figure, rows: pd.DataFrame, task: str) -> go.Figure:
     metric = rows.metric[rows.task == task].iloc[0]
-    figure.update_yaxes(title=f"{axis(metric)} of unseen users")
+    figure.update_yaxes(title=f"{axis(metric)} of newcomers")
     return finished(figure)

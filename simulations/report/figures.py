@@ -17,18 +17,18 @@ from strategies.metrics.statistics import LOWER_IS_BETTER
 _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
 _PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
 BARS = 1500
-"""Tasks of a run that are drawn by partition, so that a report stays small enough to open anywhere."""
+"""Maximum number of tasks of a run drawn by partition, which keeps the report small."""
 LOGARITHMIC = {"type": "log", "tickformat": ",~r"}
-"""An axis; without a format every tick that is no power of ten is labelled with its first digit alone."""
+"""A logarithmic axis; without a format, ticks between powers of ten are labelled with their first digit only."""
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
 def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[list[float]]]] | None:
-    """Draw quality after personalisation against bytes, with a band of one deviation over seeds.
+    """Draw quality after personalisation against bytes, with a band of one standard deviation over seeds.
 
     Returns:
-        The figure, with all clients' bytes both ways; and the traces' x for every other choice, by
-        `<total|up|down>-<all|client>`. None where nobody sends anything.
+        The figure, with all clients' bytes up and down; and the traces' x for every choice, by
+        `<total|up|down>-<all|client>`. None if no run sends tensors.
     """
     figure = go.Figure()
     choices: dict[str, list[list[float]]] = {f"{way}-{scope}": [] for way in _DIRECTIONS for scope in ("all", "client")}
@@ -37,7 +37,7 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
         grouped = pd.concat(frames).groupby("round")
         mean, deviation = grouped.value.mean(), grouped.value.std().fillna(0)
         if not any(run.record.params.shared for run in each.runs):
-            # It sends nothing, so it has no place on a logarithmic axis: a level.
+            # It sends nothing and a logarithmic axis has no zero, so draw a horizontal line.
             line = {"color": colour(each.method), "dash": "dash", "width": 1}
             text = f"{safe(each.label)} (sends no tensors)"
             figure.add_hline(y=float(mean.iloc[-1]), line=line, annotation={"text": text, "xanchor": "right"})
@@ -76,21 +76,21 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
 
 
 def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
-    """Draw what was evaluated on the way, and at the end; None if nothing was on the way."""
+    """Draw quality during stage 1 and at the end; None if nothing was evaluated during stage 1."""
     figure = go.Figure()
     for each in series(runs):
-        for stage, last in (("collective", "metrics_collective"), ("personalised", "metrics")):
+        for point, last in (("collective", "metrics_collective"), ("personalised", "metrics")):
             frames = []
             for run in each.runs:
-                looks = run.rounds.reindex(columns=["round", f"{stage}.{run.metric}"]).dropna()
-                looks.columns = pd.Index(["round", "value"])
-                if len(looks):
+                midway = run.rounds.reindex(columns=["round", f"{point}.{run.metric}"]).dropna()
+                midway.columns = pd.Index(["round", "value"])
+                if len(midway):
                     end = {"round": [run.config.rounds], "value": [getattr(run.record, last)[run.metric]]}
-                    frames += [looks, pd.DataFrame(end)]
+                    frames += [midway, pd.DataFrame(end)]
             if frames:
                 mean = pd.concat(frames).groupby("round").value.mean()
-                style = each.style | ({"line": {**each.style["line"], "dash": "dot"}} if stage == "collective" else {})
-                name = f"{safe(each.label)}, {stage}"
+                style = each.style | ({"line": {**each.style["line"], "dash": "dot"}} if point == "collective" else {})
+                name = f"{safe(each.label)}, {point}"
                 figure.add_scatter(x=list(mean.index), y=mean, name=name, mode="lines+markers", **style)
     if not figure.data:
         return None
@@ -100,7 +100,7 @@ def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
 
 
 def loss_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
-    """Draw the cohorts' mean loss after training, round by round; None where there is no stage 1."""
+    """Draw the cohorts' mean loss after training, by round; None if there is no stage 1."""
     figure = go.Figure()
     for each in series(runs):
         mean = pd.concat([run.rounds for run in each.runs]).groupby("round").loss.mean().dropna()
@@ -114,23 +114,23 @@ def loss_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
 
 
 def per_user(runs: Sequence[ReportRun]) -> go.Figure:
-    """Draw each target user's quality before and after personalisation; on the diagonal nothing changed."""
+    """Draw each target user's quality before and after personalisation; on the diagonal it is unchanged."""
     figure = go.Figure()
     values = [0.0]
     for each in series(runs):
         frame = pd.concat([users_of(run) for run in each.runs])
         values += [*frame.before, *frame.after]
         frame["name"] = frame.user_id.astype(str).map(safe)
-        # Few questions make few levels: users at one point are one marker, as large as they are many.
-        places = frame.groupby(["before", "after"], as_index=False).name.agg(["size", "<br>".join])
+        # Few questions give few distinct values: users at one point share a marker, sized by their number.
+        positions = frame.groupby(["before", "after"], as_index=False).name.agg(["size", "<br>".join])
         point = "before %{x:.3f}<br>after %{y:.3f}<br>%{text}<extra>"
         figure.add_scatter(
-            x=places.before,
-            y=places.after,
-            text=places["join"],
+            x=positions.before,
+            y=positions.after,
+            text=positions["join"],
             name=safe(each.label),
             mode="markers",
-            marker={**each.style["marker"], "size": 7 * np.sqrt(places["size"]), "opacity": 0.6},
+            marker={**each.style["marker"], "size": 7 * np.sqrt(positions["size"]), "opacity": 0.6},
             hovertemplate=f"{point}{safe(each.label)}</extra>",
         )
     ends = [min(values), max(values)]
@@ -142,7 +142,7 @@ def per_user(runs: Sequence[ReportRun]) -> go.Figure:
 
 
 def distribution(runs: Sequence[ReportRun]) -> go.Figure:
-    """Draw how quality after personalisation is spread over target users."""
+    """Draw the distribution over target users of quality after personalisation."""
     figure = go.Figure()
     for each in series(runs):
         frame = pd.concat([users_of(run) for run in each.runs])
@@ -161,7 +161,7 @@ def distribution(runs: Sequence[ReportRun]) -> go.Figure:
 
 
 def bytes_by_group(runs: Sequence[ReportRun]) -> go.Figure:
-    """Draw what the bytes of a run were: each tensor group up and down, and what the messages weigh beyond them."""
+    """Draw a run's bytes: each tensor group up and down, and the rest of the messages."""
     figure = go.Figure()
     groups = sorted({group for run in runs for group in run.ledger.group if group})
     for direction, pattern in (("up", ""), ("down", "/")):
@@ -183,7 +183,7 @@ def bytes_by_group(runs: Sequence[ReportRun]) -> go.Figure:
 
 
 def simulated_time(runs: Sequence[ReportRun]) -> go.Figure | None:
-    """Draw the virtual clock against rounds; None where no devices were simulated."""
+    """Draw the simulated time against rounds; None if no devices were simulated."""
     figure = go.Figure()
     for run in runs:
         if run.record.simulated_s is not None:
@@ -197,7 +197,7 @@ def simulated_time(runs: Sequence[ReportRun]) -> go.Figure | None:
 
 
 def partitions(run: ReportRun) -> go.Figure | None:
-    """Draw which partition worked for whom, and when; None if the record does not know."""
+    """Draw which partition ran which user's task, and when; None if the record has no such data."""
     tasks = run.clients.dropna(subset=["partition", "wall_s", "ended_at"])
     if tasks.empty:
         return None
@@ -214,7 +214,7 @@ def partitions(run: ReportRun) -> go.Figure | None:
             orientation="h",
             name=phase,
             marker={"color": shade, "line": {"width": 0.5}},
-            # On a bar with a base x is where it ends.
+            # For a bar with a base, x is its end.
             customdata=np.stack([own.user, own["round"], own.wall_s], axis=1) if len(own) else None,
             hovertemplate="user %{customdata[0]}, round %{customdata[1]}<br>"
             "%{customdata[2]:.2f} s from %{base:.1f} s<extra>" + phase + "</extra>",
@@ -226,7 +226,7 @@ def partitions(run: ReportRun) -> go.Figure | None:
 
 
 def _lanes(partitions: "pd.Series[str]", start: "pd.Series[float]", end: "pd.Series[float]") -> "pd.Series[str]":
-    """Return each task's partition, with a number where tasks of one overlap: not every slot has its own name."""
+    """Return each task's partition, numbered if its tasks overlap, since several slots may share one name."""
     free: dict[str, list[float]] = {}
     names = pd.Series(index=partitions.index, dtype=str)
     for task in start.sort_values(kind="stable").index:
@@ -248,17 +248,17 @@ def users_of(run: ReportRun) -> pd.DataFrame:
 
 
 def axis(metric: str) -> str:
-    """Return an axis' title."""
+    """Return an axis title."""
     return f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}"
 
 
 def safe(text: str) -> str:
-    """Escape a name: Plotly reads a little HTML in texts."""
+    """Escape a name, since Plotly interprets some HTML in text."""
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def finished(figure: go.Figure) -> go.Figure:
-    """Give a figure what all share; the page has the background and the colour of text."""
+    """Apply the layout of all figures; the page sets the background and the text colour."""
     layout: dict[str, Any] = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -267,6 +267,6 @@ def finished(figure: go.Figure) -> go.Figure:
     }
     figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)
-    # Below all else, however many lines it takes: whoever draws makes room for it.
+    # At the bottom, with any number of lines; whatever draws the figure makes room for it.
     legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
     return figure.update_layout(**layout, legend=legend, hoverlabel={"namelength": -1})

@@ -1,4 +1,4 @@
-"""What a report is made of, read from run records and from what comparisons and cold-start experiments left."""
+"""Reads run records, comparisons and cold-start experiments for a report."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ _NEEDED = {
     "ledger": ("round", "phase", "direction", "user", "group", "payload_bytes", "message_bytes"),
     "users": ("partition", "user_id"),
 }
-"""Columns without which a record's tables cannot be shown."""
+"""Columns that a record's tables must have to be shown."""
 PREDICTIONS = 5000
-"""Rows of predictions that a report takes, so that it stays small enough to open anywhere."""
+"""Maximum number of predictions in a report, which keeps it small."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ReportRun:
     """One run in a report."""
 
     label: str
-    """The shortest name that tells it from the others."""
+    """The shortest name that distinguishes it from the others."""
     folder: Path
     record: RunRecord
     config: RunConfig
@@ -48,16 +48,16 @@ class ReportRun:
     users: pd.DataFrame
     errors: list[dict[str, Any]]
     status: str
-    """The record's, or `interrupted` where it says running and nobody works in it."""
+    """The record's status, or `interrupted` if the record says `running` but no process is running it."""
 
     @property
     def completed(self) -> bool:
-        """Whether its numbers are results."""
+        """Whether it has results."""
         return self.record.status == "completed" and bool(self.record.metrics)
 
     @property
     def metric(self) -> str:
-        """The metric the task is about."""
+        """The main metric of the task."""
         return next(iter(self.record.metrics), "")
 
 
@@ -76,7 +76,7 @@ class ReportData:
 
 
 def gather_report(paths: Sequence[Path]) -> ReportData:
-    """Read folders: run records, comparisons, cold-start experiments.
+    """Read folders of run records, comparisons and cold-start experiments.
 
     Raises:
         InputError: A folder is none of these, or one of its runs is missing.
@@ -98,7 +98,7 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         else:
             raise InputError(f"{path}: no run record, comparison or cold-start experiment")
     runs = [_read(folder, label) for folder, label in zip(folders, _labels(list(folders)), strict=True)]
-    # An equal share for each run: a comparison's first run would fill a report by itself.
+    # Each run gets an equal share, otherwise a comparison's first run could take all.
     share = PREDICTIONS // max(1, len(runs))
     rows = [list(_predictions(run)) for run in runs if run.completed]
     return ReportData(
@@ -112,7 +112,7 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
 
 
 def _labels(folders: list[Path]) -> list[str]:
-    """As much of the end of each path as no other has."""
+    """The shortest end of each path that no other path has."""
 
     def shortest(folder: Path) -> str:
         others = [other for other in folders if other != folder]
@@ -125,9 +125,9 @@ def _labels(folders: list[Path]) -> list[str]:
 def _read(folder: Path, label: str) -> ReportRun:
     record = read_run(folder)
     status = status_of(folder, record)
-    found = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
-    if any(record.metrics.keys() - each.keys() for each in found):
-        raise InputError(f"{folder / 'run.json'}: expected the same metrics before and after, and by user")
+    figures = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
+    if any(record.metrics.keys() - each.keys() for each in figures):
+        raise InputError(f"{folder / 'run.json'}: expected the same metrics at every evaluation point and per user")
     try:
         tables = {name: read_rows(folder, name).to_pandas() for name in TABLES}
         tables["users"] = pd.read_parquet(folder / "users.parquet")
@@ -163,12 +163,12 @@ def _predictions(run: ReportRun) -> Iterator[dict[str, Any]]:
 def _read_json(path: Path, schema: int, command: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        there = content.get("schema")
+        found = content.get("schema")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
-    if there != schema:
+    if found != schema:
         raise InputError(
-            f"{path}: of schema {there}, expected {schema}; the same `fedperfit {command}` writes it anew from its runs"
+            f"{path}: schema {found}, expected {schema}; the same `fedperfit {command}` rewrites it from its runs"
         )
     if missing := [key for key in keys if key not in content]:
         raise InputError(f"{path}: {missing[0]!r} is missing")
@@ -186,15 +186,15 @@ def _read_rows(path: Path) -> pd.DataFrame:
 
 
 def _read_lines(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the lines that are whole and have these keys."""
+    """Return the complete lines that have these keys."""
     rows = []
-    # Not splitlines: a text may hold other characters that end a line.
+    # Not splitlines, since text may contain other line separators.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         try:
-            # A browser's JSON knows no NaN.
+            # JSON in a browser has no NaN.
             row = json.loads(line, parse_constant=str)
         except ValueError:
-            continue  # a killed process left it half written
+            continue  # half-written by a killed process
         if isinstance(row, dict) and row.keys() >= set(keys):
             rows.append(row)
     return rows

@@ -11,7 +11,7 @@ function shade() {
   return { font: { color: text }, xaxis: axis, yaxis: axis };
 }
 
-// The legend stands below the axes; its lines depend on how wide the page is.
+// The legend is below the axes; its number of lines depends on the page width.
 function legendRoom(plot, width) {
   const names = plot.data.filter((trace) => trace.showlegend !== false && trace.name).map((trace) => trace.name);
   if (names.length < 2) return 0;
@@ -42,7 +42,7 @@ function draw(place) {
   return Plotly.react(place, plot.data, plot.layout, { responsive: true, displaylogo: false });
 }
 
-// A page of many figures opens at once: each is drawn when it comes near.
+// A figure is drawn when it comes near the viewport, so that a page with many figures opens at once.
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (entry.isIntersecting) {
@@ -67,7 +67,7 @@ for (const controls of document.querySelectorAll(".controls")) {
   });
 }
 
-// On paper everything is to be seen.
+// All figures are drawn before printing.
 addEventListener("beforeprint", () => document.querySelectorAll('.plot:not([data-drawn="yes"])').forEach(draw));
 
 function setTheme(dark) {

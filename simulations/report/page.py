@@ -1,4 +1,4 @@
-"""The report's page: tables and figures put into one HTML file that needs nothing else."""
+"""The report's page: tables and figures in one self-contained HTML file."""
 
 import json
 from collections.abc import Sequence
@@ -32,19 +32,19 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
     Args:
         paths: Folders of run records, comparisons, cold-start experiments.
         out: The HTML file.
-        figures: A folder for every figure as PNG, SVG and PDF; None: the page alone.
+        figures: A folder for every figure as PNG, SVG and PDF; None: write the page only.
 
     Raises:
-        InputError: There is nothing to show, a file cannot be written, or what draws figures is not installed.
+        InputError: There is nothing to show, a file cannot be written, or a package for figures is not installed.
     """
     out = Path(out)
     gathered = gather_report([Path(path) for path in paths])
     if not gathered.runs:
-        raise InputError(f"{', '.join(map(str, paths)) or 'a report'}: no runs in it")
+        raise InputError(f"{', '.join(map(str, paths)) or 'a report'}: no runs")
     page, drawn = render(gathered)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8", errors="replace")  # a traceback may hold half of a character
+        out.write_text(page, encoding="utf-8", errors="replace")  # a traceback may hold half a surrogate pair
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", field="out", value=out) from None
     if figures:
@@ -90,7 +90,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
 
 
 class _Plots:
-    """The figures of a page by number, as Plotly takes them; and by name, as files are called."""
+    """The figures of a page, by number as JSON for Plotly and by name for files."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -107,13 +107,13 @@ class _Plots:
 
 def _task(task: str, runs: list[ReportRun], plots: _Plots) -> dict[str, Any]:
     """The figures and the table about users of the completed runs of one task."""
-    watched = [run for run in runs if not run.config.start_from]
-    curves = figures.cost_curves(watched) if watched else None
+    trained = [run for run in runs if not run.config.start_from]
+    curves = figures.cost_curves(trained) if trained else None
     return {
         "name": task,
         "curves": plots.add(f"{task}-cost-curves", *curves) if curves else None,
-        "rounds": plots.maybe(f"{task}-quality-by-round", figures.quality_by_round(watched)) if watched else None,
-        "loss": plots.maybe(f"{task}-loss", figures.loss_by_round(watched)) if watched else None,
+        "rounds": plots.maybe(f"{task}-quality-by-round", figures.quality_by_round(trained)) if trained else None,
+        "loss": plots.maybe(f"{task}-loss", figures.loss_by_round(trained)) if trained else None,
         "users": plots.add(f"{task}-users", figures.per_user(runs)),
         "distribution": plots.add(f"{task}-distribution", figures.distribution(runs)),
         "gains": [_gains(run) for run in runs],
@@ -146,19 +146,19 @@ def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> di
         for against, draw in (
             ("the number of collective users", cold_start.quality_by_number),
             ("bytes", cold_start.quality_by_bytes),
-            ("how much history they bring", cold_start.quality_by_history),
+            ("their history items", cold_start.quality_by_history),
         ):
             number = plots.maybe(f"{name}-{task}-{draw.__name__.replace('_', '-')}", draw(rows, task))
             if number is not None:
-                drawn.append((f"quality of unseen users of {task} against {against}", number))
+                drawn.append((f"quality of newcomers in {task} against {against}", number))
     for method in dict.fromkeys(transfers(rows).method):
         number = plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(rows, method))
-        drawn.append((f"{method}: tasks that a collective shift was trained on and used on", number))
+        drawn.append((f"{method}: quality by the task a collective shift was trained on and used on", number))
     return {"name": name, "plots": drawn, "tables": cold_start_tables(report)}
 
 
 def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, list[Any]]]:
-    """The config's keys with their values, run by run: those that differ, or those that are the same in all."""
+    """The config's keys with their values by run: those that differ, or those that are the same in all runs."""
     flat = [flatten(run.config) for run in runs]
     rows = []
     for key in sorted({key for config in flat for key in config}):
@@ -169,7 +169,7 @@ def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, lis
 
 
 def _faults(run: ReportRun) -> list[dict[str, Any]]:
-    """What went wrong in a run: attempts that failed, updates that were left out, devices too small."""
+    """Faults of a run: failed attempts, updates left out, devices with too little memory."""
     found = [
         {
             "run": run.label,
@@ -186,7 +186,7 @@ def _faults(run: ReportRun) -> list[dict[str, Any]]:
         where = {"run": run.label, "round": row.round, "phase": row.phase, "user": row.user}
         found.append({**where, "what": row.status, "detail": ""})
     for task in run.clients[run.clients.over_memory.eq(True)].to_dict("records"):
-        what = f"took {human_bytes(task['peak_memory_bytes'])}, more than its device ({task['device']}) has"
+        what = f"needed {human_bytes(task['peak_memory_bytes'])}, more than its device ({task['device']}) has"
         where = {key: task[key] for key in ("round", "phase", "user")}
         found.append({"run": run.label, **where, "what": what, "detail": ""})
     return found

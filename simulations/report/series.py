@@ -1,4 +1,4 @@
-"""What is drawn as one line."""
+"""Groups runs into lines of a figure."""
 
 import json
 import re
@@ -17,25 +17,25 @@ _DASHES = ("solid", "dash", "dashdot", "longdash")
 
 @dataclass(frozen=True)
 class Series:
-    """Runs drawn as one: a method with several seeds, or a run by itself."""
+    """Runs drawn as one line: a method with several seeds, or a single run."""
 
     label: str
     method: str
     runs: list[ReportRun]
     dash: str
-    """Tells series of one method, and so of one colour, apart."""
+    """Distinguishes series of one method, which share its colour."""
 
     @property
     def style(self) -> dict[str, Any]:
-        """How its lines and markers look."""
+        """The style of its lines and markers."""
         line = {"color": colour(self.method), "dash": self.dash}
-        # A series of one point has no dash to be told by.
+        # A series with one point shows no dash, so its marker differs too.
         shape = symbol(self.method) + _VARIANTS[_DASHES.index(self.dash)]
         return {"line": line, "marker": {"symbol": shape, "size": 8, "color": colour(self.method)}}
 
 
 def series(runs: Sequence[ReportRun]) -> list[Series]:
-    """Return what is drawn: runs of one method are one series if they differ in their seeds."""
+    """Return the series to draw: runs of one method are one series if they differ only in their seeds."""
     found: list[Series] = []
     for method in dict.fromkeys(run.record.method for run in runs):
         alike: dict[str, list[ReportRun]] = {}

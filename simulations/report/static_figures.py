@@ -17,7 +17,7 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
     """Write each figure as `<name>.png`, `.svg` and `.pdf`.
 
     Raises:
-        InputError: Kaleido or a Chromium is missing, or the folder cannot be written.
+        InputError: Kaleido or Chromium is missing, or the folder cannot be written.
     """
     try:
         import kaleido  # noqa: F401
@@ -27,7 +27,7 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", field="figures", value=folder) from None
-    # The legend stands below the axes, three names a line or so.
+    # The legend is below the axes, with about three names per line.
     names = [sum(trace.showlegend is not False for trace in figure.data) for figure in figures.values()]
     rooms = [80 + 22 * (count // 3) for count in names]
     drawn = [
@@ -39,7 +39,7 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
         file = re.sub(r"[^\w.-]+", "-", name)
         files.append(f"{file}-{len(files)}" if file in files else file)
     try:
-        # All in one call: a browser is started once.
+        # One call, so that the browser starts only once.
         plotly.io.write_images(
             [figure for figure in drawn for _ in FORMATS],
             [folder / f"{name}.{form}" for name in files for form in FORMATS],
@@ -47,4 +47,4 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
             height=[500 + room for room in rooms for _ in FORMATS],
         )
     except RuntimeError as error:
-        raise InputError(f"drawn by Chrome or Chromium, which did not start: {error}", field="figures") from None
+        raise InputError(f"needs Chrome or Chromium, which did not start: {error}", field="figures") from None

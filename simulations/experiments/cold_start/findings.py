@@ -1,4 +1,4 @@
-"""What the rows of a cold-start experiment say: the figures of `cold_start.json`."""
+"""The figures in `cold_start.json`, computed from the rows of a cold-start experiment."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,36 +11,37 @@ from simulations.experiments.comparison.significance import paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 SCHEMA = 6
-"""Of `cold_start.json`."""
+"""Schema version of `cold_start.json`."""
 NEAR = 0.95
-"""Share of its final quality that a newcomer's training time is counted to."""
+"""Share of the final quality at which a newcomer counts as trained."""
 
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of runs with all history, the config's epochs, their own task and the first group."""
+    """Return the rows of the main runs: full history, the config's epochs, no transfer, group 0."""
     plain = _plain(rows)
     return plain[plain.history.isna() & plain.bytes_total.notna()]
 
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of runs with their own task and the first group, however newcomers were personalised."""
+    """Rows of group 0 without transfer, with any newcomer history and epochs."""
     return rows[(rows.task == rows.trained_on) & (rows.group == 0)]
 
 
 def settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what the figures of each task are of, and what the methods differ in beside what they are.
+    """Return the settings behind each task's figures, and those in which the methods differ beyond their definition.
 
     Args:
-        runs: Of the experiment's first part.
+        runs: The experiment's main runs.
     """
     found = []
     for task in dict.fromkeys(run.config.task for run in runs):
-        own = [run for run in runs if run.config.task == task]
-        first, metric = own[0], own[0].record.main_metric
-        base = {run.record.seed: run.record.metrics_base[metric] for run in own}
-        # Cohorts are the smaller numbers' own, and looks on the way change no end.
-        most = [run for run in own if run.config.users.collective == max(each.config.users.collective for each in own)]
-        unlike = {key: values for key, values in other_settings(most).items() if key != "evaluate.every"}
+        task_runs = [run for run in runs if run.config.task == task]
+        first, metric = task_runs[0], task_runs[0].record.main_metric
+        base = {run.record.seed: run.record.metrics_base[metric] for run in task_runs}
+        # Smaller numbers of users may have smaller cohorts, and midway evaluation does not change the result.
+        most = max(run.config.users.collective for run in task_runs)
+        largest = [run for run in task_runs if run.config.users.collective == most]
+        differing = {key: values for key, values in other_settings(largest).items() if key != "evaluate.every"}
         found.append(
             {
                 "task": task,
@@ -48,16 +49,16 @@ def settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "seeds": sorted(base),
                 "target_users": first.record.users.target,
                 "rounds": first.config.rounds,
-                "cohorts": {str(run.config.users.collective): run.config.cohort for run in own},
+                "cohorts": {str(run.config.users.collective): run.config.cohort for run in task_runs},
                 "base": spread([base[seed] for seed in sorted(base)]),
-                "other_settings": unlike,
+                "other_settings": differing,
             }
         )
     return found
 
 
 def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the main table, the shape of the paper's Table 14: means over seeds, and their deviation."""
+    """Return the main table in the form of the paper's Table 14: means and standard deviations over seeds."""
     keys = ["task", "metric", "second_metric", "collective", "method"]
     grouped = main_rows(rows).groupby(keys, sort=False, dropna=False)
     columns = ["value", "second_value", "value_collective", "worst_decile", "q1", "q2", "q3", "q4"]
@@ -71,7 +72,7 @@ def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the main table as the paper prints it: a row a number and method, each task's figures beside it.
+    """Return the main table as the paper prints it: one row per number of users and method, with columns for each task.
 
     Args:
         found: From `numbers`.
@@ -91,12 +92,13 @@ def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
 def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Test few collective users against many.
 
-    The first method with each number but the most against every method with the most, every other method with the
-    fewest against itself with the most, and the first against the others where all have the fewest.
+    The pairs are: the first method with each number of users but the largest against every method with the largest,
+    every other method with the smallest number against itself with the largest, and the first method against the
+    others with the smallest number.
 
     Args:
-        runs: Of the experiment's first part, of its first method first.
-        rows: All.
+        runs: The experiment's main runs, those of the first method first.
+        rows: All rows.
     """
     found = []
     worst = main_rows(rows).groupby(["task", "collective", "method"]).worst_decile.mean()
@@ -131,9 +133,9 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]
 def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what a newcomer downloads, and how long it trains until it is near its final quality.
 
-    That is the fewest of the epochs tried, 0 included, the collective shift alone, from which all more are near it,
-    too: of the mean over seeds, and of each seed by itself. Each number of epochs is a training of its own, with its
-    own schedule of the learning rate.
+    That is the smallest number of epochs tried from which all larger numbers are near it too, for the mean over seeds
+    and for each seed. 0 epochs is the collective shift only. Each number of epochs is a separate run of stage 2, with
+    its own learning-rate schedule.
     """
     found = []
     plain = _plain(rows)
@@ -164,25 +166,25 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _near_final(own: pd.DataFrame) -> int | None:
-    """The fewest epochs from which newcomers of one method and number are near their final quality, if there are."""
+    """The fewest epochs from which newcomers of one method and number of users stay near their final quality."""
     final = own[own.bytes_total.notna()]
     value = final.value.mean()
     reached = {0: final.value_collective.mean()}
     if final.newcomer_steps.any():
         reached |= {int(str(epochs)): part.value.mean() for epochs, part in own.groupby("epochs")}
     if final.metric.iloc[0] in LOWER_IS_BETTER:
-        far = [epochs for epochs, each in reached.items() if each > value / NEAR]
+        far = [epochs for epochs, quality in reached.items() if quality > value / NEAR]
     else:
-        # What is never right is near nothing.
-        far = [epochs for epochs, each in reached.items() if each < value * NEAR or not value]
+        # A final quality of 0 is never near.
+        far = [epochs for epochs, quality in reached.items() if quality < value * NEAR or not value]
     return min((epochs for epochs in reached if epochs > max(far, default=-1)), default=None)
 
 
 def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
-    """Return quality by how much history newcomers bring: `0`, at most the numbers tried, `all`.
+    """Return quality by the limit on newcomers' history items: `0`, the limits tried, `all`.
 
-    `items` is how many they bring on the mean: some have fewer than a number tried. `steps` is how many they train, as
-    many epochs whatever they bring.
+    `items` is the mean number of items they have; some have fewer than the limit. `steps` is their mean number of
+    training steps, for the same number of epochs.
     """
     plain = _plain(rows)
     own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
@@ -206,7 +208,7 @@ def by_history(rows: pd.DataFrame, task: object, method: object, count: object) 
 
 
 def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
-    """Return what `by_history` of any method of a task is keyed by, from `0` to `all`."""
+    """Return the keys of `by_history` over all methods of a task, from `0` to `all`."""
     own = _plain(rows)
     tried = own[(own.task == task) & own.history.notna()].history
     return ["0", *(f"{items:g}" for items in sorted(tried.unique())), "all"]
@@ -215,8 +217,8 @@ def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
 def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return variance and range over groups of one size (the paper's Table 15), within each seed, then averaged.
 
-    One for each metric. A group of another seed is other people, and its targets are other people too: seeds are no
-    repetitions of a group. A method without a stage 1 has no groups.
+    There is one entry per metric. Groups and target users of different seeds are different users, so seeds do not
+    repeat a group. A method without a stage 1 has no groups.
     """
     found = []
     own = rows[(rows.task == rows.trained_on) & rows.history.isna() & rows.bytes_total.notna()]
@@ -249,7 +251,7 @@ def transfers(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value", over_seeds: str = "mean") -> pd.DataFrame:
-    """Return a column by the task the shift was trained on (rows) and used on (columns), its mean over seeds or `std`.
+    """Return `column` by the task the shift was trained on (rows) and used on (columns): mean over seeds, or `std`.
 
     The shifts are those of the largest number of collective users.
     """
@@ -261,9 +263,9 @@ def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value", over
 
 
 def brightness(matrix: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return 1 for the best of each column, for the others their share of it; of an error the best's share of theirs.
+    """Return each value's share of the best in its column; for errors, the best's share of the value.
 
-    Columns are other tasks, with other metrics.
+    Columns are different tasks, whose metrics may differ.
     """
     metrics = dict(zip(rows.task, rows.metric, strict=True))
     shades = matrix / matrix.max()

@@ -1,4 +1,4 @@
-"""Pictures of a cold-start experiment."""
+"""Figures of a cold-start experiment."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ matplotlib.use("Agg")
 
 
 def draw(rows: pd.DataFrame, folder: Path) -> None:
-    """Draw `cold_start-<task>` for every task, and `transfer` where there are transfers."""
+    """Draw `cold_start-<task>` for every task, and `transfer` if there are transfers."""
     chosen = main_rows(rows)
     for task, part in chosen.groupby("task", sort=False):
         figure = Figure(figsize=(13, 4), layout="constrained")
@@ -42,10 +42,10 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
                 by_bytes.plot(spent.bytes_total / 1e6, spent.value, **style)
                 spent["upper"] = spent.value.rank(method="first") > len(spent) / 2
                 for count, point in spent.iterrows():
-                    place = (point.bytes_total / 1e6, point.value)
+                    position = (point.bytes_total / 1e6, point.value)
                     named = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": style["color"]}
-                    # Higher ones above, others below, for two points may be one.
-                    by_bytes.annotate(str(count), place, (6, 5 if point.upper else -5), **named)
+                    # Labels of higher points go above, others below, since two points may coincide.
+                    by_bytes.annotate(str(count), position, (6, 5 if point.upper else -5), **named)
             levels = by_history(rows, task, method, counts[-1])
             means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
             at = [places.index(level) for level in levels]
@@ -56,21 +56,21 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         by_number.set_xticks([], minor=True)
         by_number.set_xlabel("collective users")
         logarithmic(by_bytes)
-        by_bytes.set_xlabel("bytes, all clients, MB\n(at a point: collective users)")
+        by_bytes.set_xlabel("bytes, all clients, MB\n(point labels: collective users)")
         by_items.set_xticks(range(len(places)), places)
-        by_items.set_xlabel(f"items a newcomer brings, at most; 0: before stage 2\n({counts[-1]:,} collective users)")
+        by_items.set_xlabel(f"limit on history items; 0: before stage 2\n({counts[-1]:,} collective users)")
         by_bytes.margins(x=0.2)
         for axes in (by_number, by_bytes, by_items):
             axes.set_ylabel(f"{metric}{', lower is better' if metric in LOWER_IS_BETTER else ''}")
         figure.legend(*by_number.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-        figure.suptitle(f"{task}: target users, unseen in stage 1 (band: ± one deviation over seeds)")
+        figure.suptitle(f"{task}: newcomers (band: ± one standard deviation over seeds)")
         save_figure(figure, folder, f"cold_start-{task}")
     if len(transfers(rows)):
         save_figure(_heat_maps(rows), folder, "transfer")
 
 
 def _line(axes: Axes, places: list[Any], mean: pd.Series, deviation: pd.Series, style: dict[str, Any]) -> None:
-    """One method, with a band of one deviation over seeds where there are several."""
+    """Draw one method, with a band of one standard deviation over seeds if there are several."""
     around = deviation.fillna(0)
     axes.plot(places, mean, **style)
     axes.fill_between(places, mean - around, mean + around, color=style["color"], alpha=0.15, linewidth=0)
@@ -90,6 +90,6 @@ def _heat_maps(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(range(matrix.shape[1]), list(matrix.columns), rotation=30, ha="right", fontsize=7)
         axes.set_yticks(range(matrix.shape[0]), list(matrix.index), fontsize=7)
         axes.set_title(f"{method}: trained on (row), used on (column)", fontsize=9)
-        said = "brightness: share of the column's best\nsites, positions, ranks and stage 2's rate are those of the row"
-        axes.set_xlabel(said, fontsize=8)
+        label = "brightness: share of the column's best\nsites, positions, ranks and stage 2's rate: the row's"
+        axes.set_xlabel(label, fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""One run of a cold-start experiment as a row: what was asked, quality, who is served badly, bytes, time."""
+"""One run of a cold-start experiment as a row: settings, quality, the worst-served users, bytes, time."""
 
 import os
 from pathlib import Path
@@ -16,16 +16,16 @@ COLUMNS = (
     *("shared_parameters", "trained", "bytes_total"),
     *("newcomer_bytes", "newcomer_items", "newcomer_steps", "newcomer_turn_seconds", "commit", "dirty", "folder"),
 )
-"""Of `cold_start.csv`."""
+"""Columns of `cold_start.csv`."""
 
 
 def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str, object]:
-    """Return one run as a row: what was asked, quality, who is served badly, bytes, time.
+    """Return one run as a row: settings, quality, the worst-served users, bytes, time.
 
     Args:
-        run: Completed; it may lie elsewhere.
-        folder: The experiment's, from which the run's path is told.
-        trained_on: The task of its shift, if that is another run's.
+        run: A completed run, possibly from another folder.
+        folder: The experiment's folder; the run's path is given relative to it.
+        trained_on: The task its shift was trained on, if the shift is another run's.
     """
     record, config = run.record, run.config
     metric = record.main_metric
@@ -70,19 +70,19 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
 
 
 def _by_user(personal: pd.DataFrame, key: str) -> dict[int, float]:
-    """A figure of each target user that has questions."""
+    """The value of `key` for each target user that has questions."""
     found = {user: dict(metrics).get(key) for user, metrics in zip(personal.user, personal.metrics, strict=True)}
     return {user: value for user, value in found.items() if value is not None}
 
 
 def _quartiles(values: dict[int, float], lengths: "pd.Series[int]") -> dict[str, float | None]:
-    """Mean quality of the target users in each quarter of their history lengths, q1 the shortest.
+    """Mean quality of the target users in each quarter by history length, q1 the shortest.
 
-    None where half of them or more, those in the middle, are equally long: quarters would be of ties.
+    None if the middle half or more have the same length, since the quarters would be ties.
     """
     if lengths.quantile(0.25) == lengths.quantile(0.75):
         return {f"q{number}": None for number in range(1, 5)}
-    # Ties go by partition, so that every quarter has its share.
+    # Ties are broken by partition, so that quarters have equal sizes.
     order = sorted(values, key=lambda user: (lengths[user], user))
     quarters: dict[str, float | None] = {}
     for number in range(4):

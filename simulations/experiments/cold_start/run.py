@@ -1,7 +1,7 @@
 """`fedperfit cold-start`: how many collective users it takes until newcomers are served well, and at what cost.
 
-Every run is an ordinary run record. What changes nothing in stage 1 (how much history newcomers bring, how long they
-train, the task they have) starts from the shared tensors of the run that did stage 1.
+Every run is an ordinary run record. Runs that differ only after stage 1 (in the newcomers' history, epochs or task)
+start from the shared tensors of the run that did stage 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,17 +26,17 @@ from strategies.method import Method
 
 Log = Callable[[str], None]
 _OPTIONS = {
-    "users.collective": "a cold start has `collective` for it",
-    "users.group": "a cold start has `compositions` for it",
-    "task": "a cold start has `tasks` for it",
-    "method": "a cold start has `methods` for it",
-    "seed": "a cold start has `seeds` for it",
-    "start_from": "a cold start counts the bytes of stage 1, which this leaves out",
-    "evaluate.every": "a cold start evaluates newcomers only when stage 1 is over",
+    "users.collective": "a cold start uses `collective` instead",
+    "users.group": "a cold start uses `compositions` instead",
+    "task": "a cold start uses `tasks` instead",
+    "method": "a cold start uses `methods` instead",
+    "seed": "a cold start uses `seeds` instead",
+    "start_from": "a cold start counts the bytes of stage 1, which this setting skips",
+    "evaluate.every": "a cold start evaluates newcomers only after stage 1",
 }
-"""Config keys that cannot be overrides here, and why."""
+"""Config keys that cannot be overridden, and why."""
 _MANY = 2**31 - 1
-"""Collective users while their number is open, so that no cohort is too large; each number makes its own smaller."""
+"""Stands for a number of collective users not known yet, so that no cohort is too large; cohorts shrink later."""
 _TASK = "{task}"
 """Stands for a task's name in `users.source`, for real users of several tasks."""
 
@@ -49,37 +49,37 @@ def cold_start(
     log: Log,
     on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> tuple[pd.DataFrame, list[Run]]:
-    """Run what is missing of an experiment.
+    """Run the missing runs of an experiment.
 
     Args:
-        spec: What is asked.
-        toml: An experiment for all runs.
+        spec: The experiment.
+        toml: An experiment file for all runs.
         overrides: `key=value` for all runs.
-        folder: Where run records go.
-        say: Told what is done.
-        watch: As in `simulate`.
+        folder: Folder for run records.
+        log: Called with progress messages.
+        on_progress: As in `simulate`.
 
     Returns:
-        One row per run (`tabulate`), and the runs of the first part: every task, method, number and seed.
+        One row per run (`tabulate`), and the main runs: every task, method, number of collective users and seed.
 
     Raises:
-        InputError: A setting is wrong, or there are too few users.
+        InputError: A setting is invalid, or there are too few users.
         RunFailed: A run failed.
     """
     spec.check()
     folder = Path(folder)
     if (folder / "compare.json").is_file():
         raise InputError(f"{folder} is a comparison; choose another --name")
-    for word in overrides:
-        key = word.partition("=")[0].strip()
+    for override in overrides:
+        key = override.partition("=")[0].strip()
         if key in _OPTIONS and (key != "task" or spec.tasks):
-            raise InputError(f"{word}: {_OPTIONS[key]}")
-    log(f"checking configs and users, up to {max(spec.collective):,} collective ones")
+            raise InputError(f"{override}: {_OPTIONS[key]}")
+    log(f"checking configs and users (up to {max(spec.collective):,} collective users)")
     overrides = [*overrides, f"users.collective={_MANY}"]
     tasks = spec.tasks or [load_config(toml, overrides).task]
     spec = replace(spec, tasks=tasks)
     cohorts = {task: _cohort(spec, toml, [*overrides, f"task={task}"]) for task in tasks}
-    # Planned before anything runs: what cannot be is said before work is spent.
+    # Everything is planned before anything runs, so that mistakes are found before work is spent.
     digest = users_digests()
     planned = [
         each
@@ -97,26 +97,28 @@ def cold_start(
         for each in _plan(spec, toml, overrides, task, min(spec.collective), cohorts[task], digest, group)
         if _has_stage_1(each)
     ]
-    laters = [_later(spec, each, toml, overrides, digest) for each in planned]
+    follow_ups = [_later(spec, each, toml, overrides, digest) for each in planned]
     log(
-        f"{len(planned)} runs for the numbers of collective users, {len(groups)} for their compositions, "
-        f"{sum(map(len, laters))} that start from the first"
+        f"{len(planned)} main runs, {len(groups)} with other groups of collective users, "
+        f"{sum(map(len, follow_ups))} that start from a main run"
     )
     planned = [
-        replace(each, starts_others=_starts_others(each, own, folder))
-        for each, own in zip(planned, laters, strict=True)
+        replace(each, starts_others=_starts_others(each, laters, folder))
+        for each, laters in zip(planned, follow_ups, strict=True)
     ]
     runs = complete(planned, folder, False, log, on_progress)
-    starting = [started_from(later, run.folder) for run, own in zip(runs, laters, strict=True) for later in own]
-    sources = [run.config.task for run, own in zip(runs, laters, strict=True) for _ in own]
+    starting = [
+        started_from(later, run.folder) for run, laters in zip(runs, follow_ups, strict=True) for later in laters
+    ]
+    sources = [run.config.task for run, laters in zip(runs, follow_ups, strict=True) for _ in laters]
     rows = [tabulate(run, folder) for run in (*runs, *complete(groups, folder, False, log, on_progress))]
-    begun = complete(starting, folder, False, log, on_progress)
-    rows += [tabulate(run, folder, task) for run, task in zip(begun, sources, strict=True)]
+    started = complete(starting, folder, False, log, on_progress)
+    rows += [tabulate(run, folder, task) for run, task in zip(started, sources, strict=True)]
     return pd.DataFrame(rows), runs
 
 
 def _cohort(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[str]) -> int:
-    """Return a task's cohort; refuse what an experiment or a method's TOML may say elsewhere, but not here."""
+    """Return a task's cohort; refuse settings of an experiment or method file that a cold start does not allow."""
     base = load_config(toml, overrides)
     for method in spec.methods:
         _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, spec)
@@ -125,20 +127,20 @@ def _cohort(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[st
 
 def _check_config(method: str, config: RunConfig, base: RunConfig, spec: ColdStartSpec) -> None:
     if config.users.overlap or config.users.select == "listed":
-        raise InputError(f"{method}: a cold start draws its own users: no users.overlap, no users.select='listed'")
+        raise InputError(f"{method}: a cold start draws its own users, without users.overlap or users.select='listed'")
     if len(spec.tasks) > 1 and config.users.source != "synthetic" and _TASK not in config.users.source:
         raise InputError(
-            f"users.source={config.users.source}: holds one task's data; for several tasks put {_TASK} where the path "
-            "has the task's name"
+            f"users.source={config.users.source}: holds one task's data; for several tasks put {_TASK} in the path in "
+            "place of the task's name"
         )
     if (items := config.users.target_history) is not None:
-        raise InputError(f"{method}: users.target_history={items}: a cold start has `history` for it")
+        raise InputError(f"{method}: users.target_history={items}: a cold start uses `history` instead")
     if config.cohort != base.cohort:
         raise InputError(f"{method}: cohort={config.cohort}, but cohort={base.cohort} for the others")
 
 
 def _of_task(task: str, toml: Path | str | None, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with a task, and where its users are."""
+    """Return the overrides with a task and the source of its users."""
     overrides = [*overrides, f"task={task}"]
     source = load_config(toml, overrides).users.source
     return [*overrides, f"users.source={source.replace(_TASK, task)}"] if _TASK in source else overrides
@@ -179,8 +181,8 @@ def _plan(
     except InputError as error:
         raise InputError(f"{task} with {count} collective users: {error}") from None
     suffix = f"-group{group}" if group else ""
-    # Looked at after the last round alone, by the personalisation. A comparison's run, which looked on the way as well,
-    # has the same end.
+    # Evaluated only after the last round, by the personalisation. A comparison's run is also evaluated midway, with the
+    # same final result.
     return [
         replace(
             each,
@@ -201,9 +203,9 @@ def _later(
     overrides: Sequence[str],
     digest: Callable[[RunConfig], str],
 ) -> list[Planned]:
-    """The runs that start from this one's shared tensors, `start_from` still to be set.
+    """The runs that start from this one's shared tensors; `start_from` is set later.
 
-    `digest` is of a run's users.
+    `digest` returns the digest of a run's users.
     """
     config = planned.config
     trains = _has_stage_2(planned)
@@ -219,7 +221,7 @@ def _later(
                 raise InputError(message, field="history", value=items) from None
             if sha256 == planned.data_sha256:
                 raise InputError(
-                    f"no newcomer brings more (seed {config.seed}), so this is `all`", field="history", value=items
+                    f"no newcomer has more items (seed {config.seed}); use `all`", field="history", value=items
                 )
             if trains:
                 changes.append((f"history{items}", fewer))
@@ -237,14 +239,16 @@ def _later(
 
 
 def _starts_others(planned: Planned, laters: Sequence[Planned], folder: Path) -> bool:
-    """Tell whether a completed run would still have to give its shared tensors to one that is missing."""
-    there = find(planned, folder)
-    return there is not None and any(find(started_from(later, there), folder) is None for later in laters)
+    """Tell whether this run is completed and a missing run would start from its shared tensors."""
+    place = find(planned, folder)
+    return place is not None and any(find(started_from(later, place), folder) is None for later in laters)
 
 
 def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides: Sequence[str]) -> RunConfig:
-    """The config of another task with this run's shift: what decides its tensors is the shift's, and so is stage 2's
-    rate, which goes with the ranks."""
+    """The config of another task that uses this run's shift.
+
+    Settings that determine the tensors are those of the shift, and so is stage 2's rate, which depends on the ranks.
+    """
     config = planned.config
     overrides = [*_of_task(task, toml, overrides), f"method={planned.asked}", f"seed={config.seed}"]
     overrides += [f"users.collective={config.users.collective}", f"cohort={config.cohort}"]

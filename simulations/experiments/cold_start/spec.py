@@ -1,4 +1,4 @@
-"""What a cold-start experiment is asked, and what cannot be meant."""
+"""The specification of a cold-start experiment and its checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from configs.errors import InputError
 
 @dataclass(frozen=True)
 class ColdStartSpec:
-    """What `fedperfit cold-start` is asked."""
+    """What `fedperfit cold-start` runs."""
 
     collective: list[int]
-    """Numbers of collective users. They are nested: the 10 are among the 100."""
+    """Numbers of collective users. They are nested: the 10 users are among the 100."""
     methods: list[str]
-    """The others are tested against the first."""
+    """All others are tested against the first."""
     tasks: list[str]
-    """Empty: the config's."""
+    """Empty: the config's task."""
     seeds: list[int]
     history: list[int]
-    """Items that newcomers bring, beside all of them; 0 is the collective shift alone."""
+    """Limits on newcomers' history items, in addition to `all`; 0 is the collective shift only."""
     epochs: list[int]
-    """Epochs that newcomers train, beside the config's."""
+    """Epochs that newcomers train, in addition to the config's."""
     compositions: int
-    """Disjoint groups of the smallest number of collective users, at least two; 0: only the first."""
+    """Disjoint groups of the smallest number of collective users, at least two; 0: only the first group."""
     transfer: bool
-    """Train the collective shift on each task, and personalise on each other."""
+    """Train the collective shift on each task, and personalise on every other."""
 
     def check(self) -> None:
-        """Refuse what cannot be meant.
+        """Refuse invalid values.
 
         Raises:
             InputError: Names the field.

@@ -1,17 +1,17 @@
-"""A cold-start experiment as tables in the terminal."""
+"""Terminal tables of a cold-start experiment."""
 
 from itertools import groupby
 from typing import Any
 
 from rich.table import Table
 
-from simulations.display.tables import human_bytes, with_arrow
+from simulations.display.tables import WORST, human_bytes, with_arrow
 from simulations.experiments.cold_start.findings import NEAR
 from simulations.experiments.comparison.tables import OVER_USERS, UNCOMMITTED, differing, interval, mean, significance
 
 
 def cold_start_tables(report: dict[str, Any]) -> list[Table]:
-    """Return what `cold_start.json` holds as tables."""
+    """Return the contents of `cold_start.json` as tables."""
     by_task = groupby(report["numbers"], lambda row: row["task"])
     tables = [_numbers_table(list(own), what) for (_, own), what in zip(by_task, report["settings"], strict=True)]
     if report["uncommitted"]:
@@ -27,14 +27,14 @@ def cold_start_tables(report: dict[str, Any]) -> list[Table]:
 
 
 def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
-    """One task of the paper's Table 14, with what a mean hides: the worst decile and the shortest histories."""
+    """One task of the paper's Table 14, with what a mean hides: the worst-served users and the shortest histories."""
     metrics = [found[0]["metric"], found[0]["second_metric"]]
     names = [with_arrow(metric) for metric in metrics if metric]
-    titles = ["users", "trained", "method", *names, "before stage 2", "worst decile", "bytes"]
+    titles = ["users", "trained", "method", *names, "before stage 2", WORST, "bytes"]
     quarters = any(row["q1"] is not None for row in found)
     seeds = ", ".join(map(str, what["seeds"]))
-    title = f"{what['task']}, {what['backbone']}, seeds {seeds}: unseen users by the number of collective users"
-    table = _table(title, *titles, *(["quarters by history"] if quarters else []))
+    title = f"{what['task']}, {what['backbone']}, seeds {seeds}: newcomers by the number of collective users"
+    table = _table(title, *titles, *(["by history quarter"] if quarters else []))
     table.add_row("", "", "bare backbone", mean(what["base"]), end_section=True)
     for _, together in groupby(found, lambda row: row["collective"]):
         for row in together:
@@ -47,24 +47,24 @@ def _numbers_table(found: list[dict[str, Any]], what: dict[str, Any]) -> Table:
             table.add_row(str(row["collective"]), *cells)
         table.add_section()
     table.caption = (
-        "mean ± standard deviation over seeds; quality is over all questions; worst decile: what a tenth of the target "
-        "users of a seed fall short of; trained: collective users with a turn in stage 1; bytes: all clients, a "
-        "download of each target user included; "
+        f"mean ± standard deviation over seeds; quality is pooled over all questions; {WORST}: 90 % of a seed's target "
+        "users do at least this well; trained: collective users that trained in stage 1; bytes: all clients, with one "
+        "download per target user; "
         f"target users: {what['target_users']}; rounds: {what['rounds']}; cohort: "
         + ", ".join(f"{cohort} (of {count})" for count, cohort in what["cohorts"].items())
         + differing(what["other_settings"])
     )
     if quarters:
-        table.caption += "; quarters: the shortest histories first, means over users"
+        table.caption += "; by history quarter: means over users, the shortest histories first"
     return table
 
 
 def _differences_table(found: list[dict[str, Any]]) -> Table:
     seeds = max(len(row["per_seed"]) for row in found)
-    titles = ("task", "one", "other", "difference", *(["seed by seed"] if seeds > 1 else []), "95 %", "p")
+    titles = ("task", "A", "B", "difference", *(["per seed"] if seeds > 1 else []), "95 % CI", "p")
     one_number = all(row["one"]["collective"] == row["other"]["collective"] for row in found)
-    title = "methods against each other" if one_number else "few collective users against many"
-    table = _table(title, *titles, "worst decile", "target users")
+    title = "method against method" if one_number else "few collective users against many"
+    table = _table(title, *titles, WORST, "target users")
     for row in found:
         sides = (f"{row[key]['method']} with {row[key]['collective']}" for key in ("one", "other"))
         noise = " ≈" if row["within_noise"] else ""
@@ -79,16 +79,16 @@ def _differences_table(found: list[dict[str, Any]]) -> Table:
             str(row["users"]),
         )
     table.caption = (
-        "difference: one minus other, means over users; ≈: within noise (paired test over users, p ≥ 0.05, not "
-        f"corrected for several tests); {OVER_USERS}"
+        "difference: A minus B, mean over users; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
+        f"multiple testing); {OVER_USERS}"
     )
     return table
 
 
 def _newcomers_table(found: list[dict[str, Any]]) -> Table:
     near = f"epochs to {NEAR:.0%}"
-    titles = ("task", "method", "users", "download", near, "steps", "s", "quality by items of history")
-    table = _table("what a newcomer pays, and brings", *titles)
+    titles = ("task", "method", "users", "download", near, "steps", "s", "quality by history items")
+    table = _table("newcomers: cost and history", *titles)
     fewer = False
     for row in found:
         reached = row["near_final"]
@@ -96,12 +96,12 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
         for items, level in row["by_history"].items():
             short = items.isdecimal() and level["items"] < float(items)
             fewer |= short
-            label = f"{items} (on the mean {level['items']:.1f})" if short else items
+            label = f"{items} ({level['items']:.1f} on average)" if short else items
             levels.append(f"{label}: {level['mean']:.3f} ({level['worst_decile']:.3f})")
         tried = ", ".join(map(str, row["epochs_tried"]))
-        each = ["–" if epochs is None else str(epochs) for epochs in row["near_final_per_seed"]]
-        if len(each) > 1:
-            tried += f" ({', '.join(each)})"
+        per_seed = ["–" if epochs is None else str(epochs) for epochs in row["near_final_per_seed"]]
+        if len(per_seed) > 1:
+            tried += f" ({', '.join(per_seed)})"
         table.add_row(
             f"{row['task']}, {with_arrow(row['metric'])}",
             row["method"],
@@ -113,18 +113,18 @@ def _newcomers_table(found: list[dict[str, Any]]) -> Table:
             ", ".join(levels),
         )
     table.caption = (
-        f"{near}: the fewest of those tried from which all reach {NEAR:.0%} of the final quality, each a training of "
-        "its own, in brackets seed by seed; 0: the collective shift alone; steps, s: of that training, s with its "
-        "questions answered before and after, on the machine at hand; behind the quality: the worst decile; fewer "
-        "items are fewer steps, since epochs are the same"
-        + ("; on the mean: not all have so many items" if fewer else "")
+        f"{near}: the fewest epochs tried from which all larger numbers reach {NEAR:.0%} of the final quality, each in "
+        "a separate run of stage 2, in brackets for each seed; 0: the collective shift only; steps, s: of that run, s "
+        f"with evaluation before and after, on the machine used; in brackets after the quality: the {WORST}; fewer "
+        "items mean fewer steps, since the number of epochs is the same"
+        + ("; on average: some newcomers have fewer items than the limit" if fewer else "")
     )
     return table
 
 
 def _compositions_table(found: list[dict[str, Any]]) -> Table:
-    titles = ("task", "method", "users", "group by group", "mean", "worst decile", "variance", "range")
-    table = _table("who the collective users are: groups of one size, the same target users", *titles)
+    titles = ("task", "method", "users", "per group", "mean", WORST, "variance", "range")
+    table = _table("composition of the collective users: groups of one size, the same target users", *titles)
     for row in found:
         table.add_row(
             f"{row['task']}, {with_arrow(row['metric'])}",
@@ -136,12 +136,12 @@ def _compositions_table(found: list[dict[str, Any]]) -> Table:
             f"{row['variance']:.2e}",
             f"{row['range']:.3f}",
         )
-    table.caption = "variance and range: over the groups of a seed, mean over seeds"
+    table.caption = "variance and range: over the groups of a seed, averaged over seeds"
     return table
 
 
 def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str, Any]) -> Table:
-    title = f"where the collective shift of {collective} users comes from: trained on (row), used on (column)"
+    title = f"transfer of the collective shift of {collective} users: trained on (row), used on (column)"
     table = _table(
         title, "method", "trained on", *(f"{task}, {with_arrow(metric)}" for task, metric in metrics.items())
     )
@@ -152,8 +152,8 @@ def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str,
             table.add_row(method, source, *cells)
         table.add_section()
     table.caption = (
-        "mean ± standard deviation over seeds, in brackets the worst decile; sites, positions, ranks, also the "
-        "private one, and the rate of stage 2 go with the task that a shift was trained on"
+        f"mean ± standard deviation over seeds, in brackets the {WORST}; sites, positions, ranks (the private one too) "
+        "and stage 2's learning rate are those of the task that the shift was trained on"
     )
     return table
 
@@ -161,7 +161,7 @@ def _transfer_table(collective: int, metrics: dict[str, str], methods: dict[str,
 def _table(title: str, *titles: str) -> Table:
     table = Table(title=title)
     for name in titles:
-        left = name in ("task", "method", "one", "other", "trained on")
-        # In a narrow terminal nothing may be cut off.
+        left = name in ("task", "method", "A", "B", "trained on")
+        # Folded, so that a narrow terminal cuts nothing off.
         table.add_column(name, justify="left" if left else "right", overflow="fold")
     return table

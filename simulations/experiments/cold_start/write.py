@@ -1,4 +1,4 @@
-"""What a cold-start experiment found: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json` and tables."""
+"""Output of a cold-start experiment: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json`, figures, tables."""
 
 import csv
 import json
@@ -28,12 +28,12 @@ from simulations.experiments.comparable import Run
 
 
 def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
-    """Write everything into `folder` and return the tables for the terminal.
+    """Write all files into `folder` and return the tables for the terminal.
 
     Args:
         rows: From `cold_start`.
-        runs: The runs of its first part.
-        folder: Where to.
+        runs: The main runs, also from `cold_start`.
+        folder: The experiment's folder.
     """
     folder = Path(folder)
     rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
@@ -49,17 +49,17 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
 
 
 def left_out(rows: pd.DataFrame, folder: Path) -> int:
-    """Return how many runs the tables in `folder` have that these rows, of another question, have not."""
+    """Return how many runs of another specification are in the tables in `folder` but not in these rows."""
     table = folder / "cold_start.csv"
     if not table.is_file():
         return 0
     with table.open(encoding="utf-8", errors="replace", newline="") as lines:
-        # Pandas would refuse a damaged table, which is about to be written anew.
+        # Pandas would refuse a damaged table, although it is about to be rewritten.
         return len({row.get("folder") for row in csv.DictReader(lines)} - {None, *rows.folder})
 
 
 def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what `cold_start.json` holds, but for the experiment's name."""
+    """Return the contents of `cold_start.json`, without the experiment's name."""
     moved = transfers(rows)
     return {
         "schema": SCHEMA,

@@ -1,1 +1,1 @@
-"""What a comparison's runs say beside each other: curves, tests, tables, figures."""
+"""Analysis of a comparison's runs: curves, tests, tables, figures."""

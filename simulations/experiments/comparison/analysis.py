@@ -1,4 +1,4 @@
-"""What run records say beside each other: quality, bytes, cost curves, and whether a difference is more than noise."""
+"""Analysis of compared runs: quality, bytes, cost curves, and whether differences exceed noise."""
 
 import math
 from collections.abc import Sequence
@@ -13,23 +13,22 @@ from simulations.experiments.comparison.significance import paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 SCHEMA = 4
-"""Of `compare.json`."""
+"""Schema version of `compare.json`."""
 SHARES = (0.90, 0.95, 0.99)
-"""Shares of the best quality that bytes are counted to."""
+"""Shares of the best quality for which the bytes to reach them are reported."""
 _IDS = 1e-3
-"""Share by which messages may differ through Flower's random ids."""
+"""Relative difference in message bytes that Flower's random ids may cause."""
 
 
 def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Work a comparison out.
+    """Analyse a comparison.
 
     Args:
-        runs: Comparable; every method with the same seeds.
+        runs: Comparable runs; every method has the same seeds.
         reference: The method that all others are tested against.
 
     Returns:
-        What `compare.json` holds, seeds in rising order wherever there is one value for each, and all curves, one
-        below the other.
+        The contents of `compare.json`, with per-seed values in increasing order of seeds, and all curves in one frame.
     """
     methods = list(dict.fromkeys(run.method for run in runs))
     runs = sorted(runs, key=lambda run: (methods.index(run.method), run.record.seed))
@@ -48,8 +47,8 @@ def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], p
     for method in methods:
         own = [run for run in runs if run.method == method]
         pooled = {
-            stage: [getattr(run.record, field)[metric] for run in own]
-            for stage, field in (("collective", "metrics_collective"), ("personalised", "metrics"))
+            point: [getattr(run.record, field)[metric] for run in own]
+            for point, field in (("collective", "metrics_collective"), ("personalised", "metrics"))
         }
         line = mean_curves[method]
         rows.append(
@@ -111,18 +110,18 @@ _BYTES = ("per_client_round_up", "per_client_round_down")
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Return mean, standard deviation over seeds (None of one seed) and the values themselves."""
+    """Return the mean, the standard deviation over seeds (None for one seed) and the values."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": deviation, "per_seed": values}
 
 
 def _mean_curve(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds, round by round; seeds of one method are evaluated after the same rounds."""
+    """Mean over seeds for each round; seeds of one method are evaluated after the same rounds."""
     return frame.groupby("round", as_index=False)[["bytes_total", "value"]].mean()
 
 
 def _budgets(curves: pd.DataFrame, reference: str) -> list["pd.Series[float]"]:
-    """Return the bytes the reference takes in all, and the fewest within which every method was evaluated, by seed."""
+    """Return, by seed, the reference's total bytes and the fewest bytes within which every method was evaluated."""
     whole = curves[curves.method == reference].groupby("seed").bytes_total.max()
     least = curves.groupby(["method", "seed"]).bytes_total.min().groupby("seed").max()
     different = not np.allclose(whole, least, rtol=_IDS)
@@ -130,9 +129,9 @@ def _budgets(curves: pd.DataFrame, reference: str) -> list["pd.Series[float]"]:
 
 
 def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> float | None:
-    """The bytes spent at the first evaluated round with that share of the best quality; None if none has it."""
+    """The bytes spent at the first evaluated round with that share of the best quality, or None."""
     if not best and not lower:
-        return None  # nobody has any
+        return None  # the best quality is 0, which has no shares
     reached = line[line.value <= best / share] if lower else line[line.value >= best * share]
     return float(reached.bytes_total.iloc[0]) if len(reached) else None
 
@@ -140,30 +139,30 @@ def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> flo
 def _quality_at(
     own: Sequence[Run], reference: Sequence[Run], curves: pd.DataFrame, budget: "pd.Series[float]"
 ) -> dict[str, Any] | None:
-    """Each seed's quality at the last evaluated round within its budget; None if a first one is beyond it.
+    """Each seed's quality at the last evaluated round within its budget; None if a seed has no such round.
 
-    `against` is the test against the reference within the same bytes, None of itself.
+    `against` is the test against the reference within the same bytes; None for the reference itself.
     """
     ours, theirs = (_within(curves[curves.method == runs[0].method], budget) for runs in (own, reference))
     if ours is None or theirs is None:
         return None
-    rounds = [{seed: number for seed, (number, _) in looks.items()} for looks in (ours, theirs)]
+    rounds = [{seed: number for seed, (number, _) in last.items()} for last in (ours, theirs)]
     against = paired_test(own, reference, *rounds) if own[0].method != reference[0].method else None
     return {**spread([value for _, value in ours.values()]), "against": against}
 
 
 def _within(line: pd.DataFrame, budget: "pd.Series[float]") -> dict[int, tuple[int, float]] | None:
-    """Each seed's last evaluated round within its budget and the quality after it; None if a first one is beyond it."""
-    looks = {}
+    """Each seed's last evaluated round within its budget, with its quality; None if a seed has no such round."""
+    last = {}
     columns = (line[key].tolist() for key in ("seed", "round", "bytes_total", "value"))
     for seed, number, spent, value in sorted(zip(*columns, strict=True)):
         if spent <= budget[seed] * (1 + _IDS):
-            looks[seed] = (number, value)
-    return looks if len(looks) == line.seed.nunique() else None
+            last[seed] = (number, value)
+    return last if len(last) == line.seed.nunique() else None
 
 
 def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
-    """Seconds of local computation: mean of a client's turn in the opening, in a round, and of a target's stage 2."""
+    """Mean seconds of a client's local computation in the opening, in a round, and in stage 2."""
     tables = [pd.read_parquet(run.folder / "clients.parquet") for run in runs]
     clients = pd.concat(tables, ignore_index=True)
     training, opening = clients.phase == "train", clients["round"] == 0

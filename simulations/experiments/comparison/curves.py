@@ -1,4 +1,4 @@
-"""The cost curve of a run: quality of its target users against the bytes spent until then."""
+"""The cost curve of a run: quality of its target users against the bytes spent."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from simulations.experiments.comparable import Run
 
 
 def curve(run: Run) -> pd.DataFrame:
-    """Return the target users' quality after personalisation against the bytes spent until then.
+    """Return the target users' quality after personalisation against the bytes spent.
 
-    Bytes are those of stage 1's messages up to a round, its opening included, and of what the target users download to
-    be personalised after it, once. Messages that only measure (the bare backbone's evaluation, the statistics that come
-    back) are left out.
+    Bytes are those of stage 1's messages up to a round, including the opening, and of one download per target user for
+    personalisation after that round. Messages that only measure (the bare backbone's evaluation, returned statistics)
+    are not counted.
 
     Returns:
         One row per evaluated round: `method, seed, round, bytes_up, bytes_down, bytes_total`, the same
@@ -21,20 +21,20 @@ def curve(run: Run) -> pd.DataFrame:
     """
     metric = run.record.main_metric
     ledger = pd.read_parquet(run.folder / "ledger.parquet")
-    looks = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in _rows(run, "rounds")]
-    points = [(number, value, "evaluate") for number, value in looks if value is not None]
+    midway = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in _rows(run, "rounds")]
+    points = [(number, value, "evaluate") for number, value in midway if value is not None]
     points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
     training = ledger[ledger.phase == "train"]
     clients = run.record.users.collective + run.record.users.target
     rows = []
     for number, value, phase in points:
         so_far = training[training["round"] <= number]
-        given = ledger[(ledger.phase == phase) & (ledger["round"] == number) & (ledger.direction == "down")]
+        downloads = ledger[(ledger.phase == phase) & (ledger["round"] == number) & (ledger.direction == "down")]
         up = int(so_far[so_far.direction == "up"].message_bytes.sum())
-        down = int(so_far[so_far.direction == "down"].message_bytes.sum() + given.message_bytes.sum())
+        down = int(so_far[so_far.direction == "down"].message_bytes.sum() + downloads.message_bytes.sum())
         counts = {"bytes_up": up, "bytes_down": down, "bytes_total": up + down}
-        each = {f"{key}_per_client": count / clients for key, count in counts.items()}
-        rows.append({"method": run.method, "seed": run.record.seed, "round": number, **counts, **each, "value": value})
+        means = {f"{key}_per_client": count / clients for key, count in counts.items()}
+        rows.append({"method": run.method, "seed": run.record.seed, "round": number, **counts, **means, "value": value})
     frame = pd.DataFrame(rows)
     frame.insert(frame.columns.get_loc("value"), "metric", metric)  # type: ignore[arg-type]
     return frame
@@ -45,12 +45,12 @@ def per_user(run: Run, number: int | None = None) -> dict[str, float]:
 
     Args:
         run: A run.
-        number: After which evaluated round; None: the last.
+        number: The evaluated round; None: the last.
     """
     key = f"personalised.{run.record.main_metric}"
-    look = ("personalize", run.config.rounds) if number in (None, run.config.rounds) else ("evaluate", number)
+    evaluation = ("personalize", run.config.rounds) if number in (None, run.config.rounds) else ("evaluate", number)
     names = {row["partition"]: row["user_id"] for row in _rows(run, "users")}
-    chosen = [row for row in _rows(run, "clients") if (row["phase"], row["round"]) == look]
+    chosen = [row for row in _rows(run, "clients") if (row["phase"], row["round"]) == evaluation]
     values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
     return {user: value for user, value in values.items() if value is not None}
 

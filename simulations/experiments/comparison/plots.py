@@ -11,9 +11,9 @@ from simulations.display.style import colour, marker
 
 
 def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> None:
-    """Draw a comparison's cost curves as `curves`, PNG, SVG and PDF: quality against bytes, a line a method.
+    """Draw a comparison's cost curves as `curves`, PNG, SVG and PDF: quality against bytes, one line per method.
 
-    A method that sends no tensors is a dashed level, since it has no place on a logarithmic axis.
+    A method that sends no tensors is a dashed horizontal line, since a logarithmic axis has no zero.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -30,10 +30,11 @@ def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> N
         axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
     axes.axhline(report["base"]["mean"], color=BASE, linestyle=":", label="bare backbone")
     logarithmic(axes)
-    axes.set_xlabel("bytes so far, all clients, up and down, MB")
+    axes.set_xlabel("cumulative bytes, all clients, up and down, MB")
     lower = ", lower is better" if report["lower_is_better"] else ""
     axes.set_ylabel(f"{report['metric']} of target users after personalisation{lower}")
     seeds = len(report["seeds"])
-    axes.set_title(f"{report['task']}, {report['backbone']}, {seeds} seed{'s (band: ± one deviation)' * (seeds > 1)}")
+    band = "s (band: ± one standard deviation)" if seeds > 1 else ""
+    axes.set_title(f"{report['task']}, {report['backbone']}, {seeds} seed{band}")
     axes.legend(fontsize=8)
     save_figure(figure, folder, "curves")

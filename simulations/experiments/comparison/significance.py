@@ -20,18 +20,19 @@ def paired_test(
     rounds: Mapping[int, int] | None = None,
     reference_rounds: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Compare two lists of runs user by user: a paired sign-flip permutation test of the mean difference, two-sided.
+    """Compare two lists of runs user by user: a two-sided paired sign-flip permutation test of the mean difference.
 
-    `interval` is a 95 % interval of that mean, by resampling users; None of fewer than two.
+    `interval` is a 95 % bootstrap interval of that mean over users; None for fewer than two users.
 
-    A user of real data who is there with several seeds is one user, whose differences are averaged first; synthetic
-    users of another seed are other people. Users count alike, however many questions they have. Chance in training is
-    not counted: users of a seed share its trainings. `per_seed`, the difference with each seed, hints at it.
+    A user of real data who occurs with several seeds counts once, with the mean of the differences; synthetic users of
+    different seeds are different users. Users have equal weight, however many questions they have. Randomness in
+    training is not covered, since users of one seed share its training runs; `per_seed`, the difference for each seed,
+    gives an idea of it.
 
     Args:
-        own: One run a seed.
-        reference: As many, with the same seeds and target users.
-        rounds: The evaluated round that is meant, by seed; None: the last.
+        own: One run per seed.
+        reference: The reference's runs, with the same seeds and target users.
+        rounds: The evaluated round to compare, by seed; None: the last.
         reference_rounds: The same for the reference.
     """
     differences: dict[tuple[object, ...], list[float]] = {}
@@ -43,7 +44,7 @@ def paired_test(
     for run in own:
         seed = run.record.seed
         for user, value in ours[seed].items():
-            # Synthetic users of another seed are other people, whatever they are called.
+            # Synthetic users of different seeds are different users, even with the same id.
             person = (seed, user) if run.record.users.source == "synthetic" else (user,)
             differences.setdefault(person, []).append(value - theirs[seed][user])
             by_seed.setdefault(seed, []).append(value - theirs[seed][user])

@@ -41,7 +41,7 @@ def test_simulate_prints_quality_bytes_and_the_records_folder(
         "bare backbone",
         "collective shift",
         "personalised shift",
-        "best knowing the user",
+        "oracle, user known",
         "per client and round",
     ):
         assert words in printed

@@ -1,4 +1,4 @@
-"""What is shown while a run goes on: plain lines, and bars on a terminal, from the same events."""
+"""Progress of a run from its events: plain lines, and bars on a terminal."""
 
 import io
 import json
@@ -16,7 +16,7 @@ EVENTS: list[dict[str, Any]] = [
     {"time": 106.0, "event": "client", "phase": "train", "user": 1, "failed": False, "bytes": 0},
     {"time": 110.0, "event": "round", "round": 1, "rounds": 4, "loss": 2.5, "bytes": 1_500_000},
     {"time": 110.0, "event": "phase", "phase": "train", "round": 2, "total": 2},
-    {"time": 120.0, "event": "note", "text": "user 1 failed and is asked again"},
+    {"time": 120.0, "event": "note", "text": "user 1 failed; retrying"},
     {"time": 130.0, "event": "round", "round": 2, "rounds": 4, "loss": 2.0, "bytes": 3_000_000, "collective.mae": 0.5},
     {"time": 130.0, "event": "phase", "phase": "personalize", "round": 4, "total": 4},
     {"time": 135.0, "event": "client", "phase": "personalize", "user": 2, "failed": False, "bytes": 3_100_000},
@@ -28,21 +28,21 @@ def write(folder: Path, events: list[dict[str, Any]]) -> None:
     (folder / "events.jsonl").write_text(lines + '{"time": 140.0, "eve', encoding="utf-8")
 
 
-def test_lines_tell_rounds_quality_bytes_and_seconds_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_show_rounds_quality_bytes_and_seconds_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, EVENTS)
     with Follower(Console(file=io.StringIO()), quiet=False) as follower:
         follower(tmp_path)
         follower(tmp_path)
-    # Round 1 took 10 s, so three more take 30; two took 30 s, so two more take 30; one of four clients took 5 s.
+    # Round 1 took 10 s, so three more take 30 s; two rounds took 30 s, so two more take 30 s; one client took 5 s.
     assert capsys.readouterr().out.splitlines() == [
         "round 1 of 4: loss 2.500, 1.50 MB, 30 s left",
-        "user 1 failed and is asked again",
+        "user 1 failed; retrying",
         "round 2 of 4: loss 2.000, collective mae 0.500, 3.00 MB, 30 s left",
         "personalising: 1 of 4 clients, 3.10 MB, 15 s left",
     ]
 
 
-def test_who_takes_up_a_run_is_not_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resumed_run_does_not_repeat_earlier_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, EVENTS)
     with Follower(Console(file=io.StringIO()), quiet=False, since=125.0) as follower:
         follower(tmp_path)
@@ -52,17 +52,17 @@ def test_who_takes_up_a_run_is_not_told_again(tmp_path: Path, capsys: pytest.Cap
     ]
 
 
-def test_bars_tell_the_same_on_a_terminal(tmp_path: Path) -> None:
+def test_bars_show_the_same_on_a_terminal(tmp_path: Path) -> None:
     write(tmp_path, EVENTS)
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
     with Follower(screen, quiet=False) as follower:
         follower(tmp_path)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
-    for words in ("rounds", "2/4", "collective mae 0.500", "personalising", "1/4", "3.10 MB, 15 s left", "asked again"):
+    for words in ("rounds", "2/4", "collective mae 0.500", "personalising", "1/4", "3.10 MB, 15 s left", "retrying"):
         assert words in shown
 
 
-def test_the_time_between_a_crash_and_the_resumption_counts_for_nothing(
+def test_time_between_a_crash_and_the_resumption_is_not_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = [
@@ -83,7 +83,7 @@ def test_quiet_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == ""
 
 
-def test_a_second_run_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_run_starts_with_fresh_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opening = [
         {"time": 900.0, "event": "phase", "phase": "train", "round": 0, "total": 2},
         {"time": 940.0, "event": "round", "round": 0, "rounds": 4, "loss": 3.0, "bytes": 700},
@@ -94,5 +94,5 @@ def test_a_second_run_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[
     with Follower(Console(file=io.StringIO()), quiet=False) as follower:
         follower(tmp_path / "first")
         follower(tmp_path / "second")
-    # The opening took 40 s, and four rounds are left.
+    # The opening took 40 s, and four rounds remain.
     assert capsys.readouterr().out.splitlines()[-1] == "round 0 of 4: loss 3.000, 700 B, 160 s left"

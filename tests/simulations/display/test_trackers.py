@@ -1,4 +1,4 @@
-"""Trackers get each round and the end, and never stop a run."""
+"""Trackers get every round and the final figures, and never stop a run."""
 
 import importlib.util
 from pathlib import Path
@@ -24,7 +24,7 @@ def tracked(results: Path, *names: str) -> str:
     return done.output + done.stderr
 
 
-def test_tensorboard_reads_rounds_and_the_end(tmp_path: Path) -> None:
+def test_tensorboard_reads_rounds_and_final_figures(tmp_path: Path) -> None:
     tracked(tmp_path, "tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -61,7 +61,7 @@ def test_mlflow_writes_its_local_store(tmp_path: Path, monkeypatch: pytest.Monke
     assert run.data.metrics["final.personalised.accuracy"] == read_run(tmp_path / "run").metrics["accuracy"]
 
 
-def test_an_absent_package_is_named_with_its_extra_before_the_run(
+def test_missing_package_is_named_with_its_extra_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
@@ -73,9 +73,7 @@ def test_an_absent_package_is_named_with_its_extra_before_the_run(
 
 
 @pytest.mark.parametrize("when", ["open", "log", "close"])
-def test_a_tracker_that_breaks_is_left_out_and_the_run_goes_on(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_tracker_does_not_stop_the_run(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         package = "json"
 
@@ -93,4 +91,4 @@ def test_a_tracker_that_breaks_is_left_out_and_the_run_goes_on(
                 raise OSError("no route to the tracker")
 
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Broken)
-    assert "tracker wandb is left out from here: no route to the tracker" in tracked(tmp_path, "wandb")
+    assert "tracker wandb failed and is not used any more: no route to the tracker" in tracked(tmp_path, "wandb")

@@ -1,4 +1,4 @@
-"""Which configs may stand beside each other."""
+"""Which configs can be compared."""
 
 import pytest
 
@@ -18,12 +18,12 @@ from tests.conftest import tiny_config
         "devices.preset=silos",
     ],
 )
-def test_what_must_be_alike_in_all_methods(word: str) -> None:
+def test_methods_must_be_evaluated_alike(word: str) -> None:
     difference = difference_in_evaluation(tiny_config(), tiny_config(word))
     assert difference is not None
     assert difference[0] == word.partition("=")[0].split(".preset")[0].split(".rule")[0]
 
 
-def test_configs_are_the_same_but_for_what_changes_no_number() -> None:
+def test_first_difference_ignores_keys_that_do_not_affect_results() -> None:
     assert first_difference(tiny_config(), tiny_config("engine=ray", "partitions.cpus=1")) is None
-    assert first_difference(tiny_config(), tiny_config("personal.epochs=3")) == "personal.epochs is 2 there, 3 here"
+    assert first_difference(tiny_config(), tiny_config("personal.epochs=3")) == "personal.epochs: 2 vs. 3"

@@ -1,4 +1,4 @@
-"""Comparisons: what is run, reused and refused, and bytes by hand."""
+"""Comparisons: what is run, reused and refused, and bytes computed by hand."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Pat
     return folder, runs
 
 
-def test_written_anew_every_file_has_the_same_bytes(compared: tuple[Path, list[Run]]) -> None:
+def test_rewritten_files_have_the_same_bytes(compared: tuple[Path, list[Run]]) -> None:
     folder, runs = compared
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     write_comparison(runs, "perfit", folder)
@@ -47,13 +47,13 @@ def test_written_anew_every_file_has_the_same_bytes(compared: tuple[Path, list[R
         assert path.read_bytes() == content, path
 
 
-def test_one_run_twice_is_refused(compared: tuple[Path, list[Run]]) -> None:
+def test_duplicate_run_is_refused(compared: tuple[Path, list[Run]]) -> None:
     _, runs = compared
     with pytest.raises(InputError, match=r"perfit-seed0 and .*perfit-seed0: both are perfit with seed 0"):
         check_comparable([*runs, runs[0]])
 
 
-def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> None:
+def test_comparison_writes_its_files_and_runs(compared: tuple[Path, list[Run]]) -> None:
     folder, runs = compared
     names = {path.name for path in folder.iterdir()}
     assert names == {f"{m}-seed{s}" for m in METHODS for s in (0, 1)} | {
@@ -74,10 +74,10 @@ def test_it_leaves_its_files_and_every_run(compared: tuple[Path, list[Run]]) -> 
     assert report["methods"][0]["against"] is None
 
 
-def test_a_curves_bytes_are_stage_ones_and_one_download_a_target_user(compared: tuple[Path, list[Run]]) -> None:
+def test_curve_counts_stage_1_and_one_download_per_target_user(compared: tuple[Path, list[Run]]) -> None:
     folder, runs = compared
     line = curve(runs[0])
-    # Four rounds, looked at after 1 and 2; the last is the personalisation itself.
+    # Four rounds, evaluated after 1 and 2; the last point is the personalisation.
     assert line["round"].tolist() == [1, 2, 4]
     ledger = pd.read_parquet(runs[0].folder / "ledger.parquet")
     train = ledger[ledger.phase == "train"].pivot_table("message_bytes", "round", "direction", "sum")
@@ -90,7 +90,7 @@ def test_a_curves_bytes_are_stage_ones_and_one_download_a_target_user(compared: 
     assert len(written) == 2 * (3 + 3 + 1)
 
 
-def test_completed_runs_are_reused_also_from_beside(
+def test_completed_runs_are_reused_from_another_comparison(
     compared: tuple[Path, list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, runs = compared
@@ -100,7 +100,7 @@ def test_completed_runs_are_reused_also_from_beside(
     assert [run.folder for run in again] == [run.folder for run in runs]
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_comparison_continues_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan(["perfit", "lora-c"], None, [*TINY, "rounds=1"], [0])
     done: list[str] = []
 
@@ -117,7 +117,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path, monkeypa
     assert done == ["perfit-seed0", "lora-c-seed0", "lora-c-seed0"]
 
 
-def test_a_failed_run_is_named_and_never_compared(tmp_path: Path) -> None:
+def test_failed_run_is_named_and_not_compared(tmp_path: Path) -> None:
     planned = plan(["perfit"], None, [*TINY, "rounds=1", "local.lr=1e30", "local.epochs=9"], [0])
     with pytest.raises(RunFailed, match="perfit-seed0: round 1: 3 of 3 clients failed"):
         complete(planned, tmp_path / "x", False, quiet)
@@ -127,7 +127,7 @@ def test_a_failed_run_is_named_and_never_compared(tmp_path: Path) -> None:
 
 def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list[Run]]) -> None:
     folder, _ = compared
-    with pytest.raises(InputError, match=r"local\.lr is 0\.003 there, 0\.5 here"):
+    with pytest.raises(InputError, match=r"local\.lr: 0\.003 vs\. 0\.5"):
         complete(plan(["perfit"], None, [*TINY, "rounds=4", "local.lr=0.5"], [0]), folder, False, quiet)
 
 
@@ -164,12 +164,12 @@ def test_run_records_are_compared_by_name_or_folder(compared: tuple[Path, list[R
     words = ["first/lora-c-seed0", str(folder / "perfit-seed0"), "--name", "named", "--results", str(folder.parent)]
     done = CliRunner().invoke(app, ["compare", *words, "--json"], catch_exceptions=False)
     assert [row["method"] for row in json.loads(done.stdout)["methods"]] == ["lora-c", "perfit"]
-    for word, said in (("first/lora-c-sed0", "; did you mean 'first/lora-c-seed0'"), ("first", "")):
-        with pytest.raises(InputError, match=f"{word}: no run record of that name in .*{said}"):
+    for word, hint in (("first/lora-c-sed0", "; did you mean 'first/lora-c-seed0'"), ("first", "")):
+        with pytest.raises(InputError, match=f"{word}: no run record of that name in .*{hint}"):
             CliRunner().invoke(app, ["compare", word, *words[2:], "--overwrite"], catch_exceptions=False)
 
 
-def test_a_methods_name_is_the_method_whatever_lies_in_the_working_directory(
+def test_method_name_wins_over_a_folder_of_that_name(
     compared: tuple[Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -189,7 +189,7 @@ def test_a_methods_name_is_the_method_whatever_lies_in_the_working_directory(
         (["users.target=4"], "users.target is 3 in one and 4 in the other"),
         (["cohort=2"], "cohort"),
         (["decoding=paper"], "decoding is 'deterministic' in one and 'paper' in the other"),
-        (["seed=5"], "perfit has seeds [0], lora-c [5]: compare the same of each"),
+        (["seed=5"], "perfit has seeds [0], lora-c has [5]; use the same for both"),
     ],
 )
 def test_runs_that_differ_in_more_than_the_method_are_refused(
@@ -204,29 +204,29 @@ def test_runs_that_differ_in_more_than_the_method_are_refused(
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("personal.lr=0.5", "personal.lr is 0.01 there, 0.5 here"), ("rank.shared=3", "rank.shared is 4 there, 3 here")],
+    [("personal.lr=0.5", "personal.lr: 0.01 vs. 0.5"), ("rank.shared=3", "rank.shared: 4 vs. 3")],
 )
-def test_runs_of_one_method_with_other_settings_are_no_seeds_of_it(
+def test_runs_of_one_method_must_differ_only_in_the_seed(
     compared: tuple[Path, list[Run]], word: str, message: str
 ) -> None:
     first, second = (run for run in compared[1] if run.method == "perfit")
-    looked = ("evaluate.every=halving", "evaluate.point=personalised")
-    other = replace(second, config=tiny_config(*looked, "rounds=4", "seed=1", word))
-    with pytest.raises(InputError, match="seed1 are not seeds of one perfit") as caught:
+    midway = ("evaluate.every=halving", "evaluate.point=personalised")
+    other = replace(second, config=tiny_config(*midway, "rounds=4", "seed=1", word))
+    with pytest.raises(InputError, match="seed1 are both perfit, but differ in more than the seed") as caught:
         check_comparable([first, other])
     assert message in str(caught.value)
 
 
-def test_a_run_without_a_stage_1_of_its_own_is_not_compared(compared: tuple[Path, list[Run]]) -> None:
+def test_run_started_from_another_run_is_not_compared(compared: tuple[Path, list[Run]]) -> None:
     _, runs = compared
     started = replace(runs[0], config=runs[0].config.model_copy(update={"start_from": str(runs[1].folder)}))
-    with pytest.raises(InputError, match="its stage 1 is another run's"):
+    with pytest.raises(InputError, match="its stage 1 comes from another run"):
         check_comparable([started])
     with pytest.raises(InputError, match="counts the bytes of stage 1"):
         plan(["perfit"], None, [*TINY, f"start_from={runs[0].folder}"], [0])
 
 
-def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path) -> None:
+def test_user_defined_methods_are_compared_with_their_settings(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "halved_method.py").write_text(
         "from strategies.lora_c import LoraC\n\nclass Halved(LoraC):\n    name = 'halved'\n"
@@ -236,7 +236,7 @@ def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path
     planned = plan(["perfit", str(tmp_path / "small.toml")], None, [*TINY, "rounds=1"], [0])
     assert [each.method for each in planned] == ["perfit", "small"]
     runs = complete(planned, tmp_path / "x", False, quiet)
-    # q of 4 blocks: 2·(16 + 16) each.
+    # q in 4 blocks, 2·(16 + 16) per block.
     assert runs[1].record.params.shared == 4 * 2 * 32
     report = write_comparison(runs, "perfit", tmp_path / "x")
     assert [row["method"] for row in report["methods"]] == ["perfit", "small"]
@@ -253,7 +253,7 @@ def test_methods_of_ones_own_are_compared_with_their_own_settings(tmp_path: Path
     assert run.folder == tmp_path / "y" / "small-seed0"
 
 
-def test_methods_that_would_be_evaluated_otherwise_are_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_methods_evaluated_differently_are_refused_before_anything_runs(tmp_path: Path) -> None:
     settings = 'rank = 2\nalpha = 2\ndropout = 0.0\ntargets = ["q_proj"]\nblocks = []\n'
     (tmp_path / "other.toml").write_text(
         f'method = "strategies.lora_c:LoraC"\ndecoding = "paper"\n[settings]\n{settings}'
@@ -264,13 +264,13 @@ def test_methods_that_would_be_evaluated_otherwise_are_refused_before_anything_r
     assert {each.config.decoding for each in plan(["lora-c", "oppu"], None, words, [0])} == {"paper"}
 
 
-def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_second_command_in_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    with FileLock(tmp_path / "x" / ".lock"), pytest.raises(InputError, match="another command works in it"):
+    with FileLock(tmp_path / "x" / ".lock"), pytest.raises(InputError, match="another command is using it"):
         complete(plan(["perfit"], None, TINY, [0]), tmp_path / "x", False, quiet)
 
 
-def test_a_run_of_users_that_have_changed_since_is_not_reused(tmp_path: Path) -> None:
+def test_run_is_not_reused_if_its_users_have_changed(tmp_path: Path) -> None:
     def films(genre: str) -> None:
         golds = [{"id": str(n), "output": genre} for n in range(9)]
         write_lamp(tmp_path / "films", [movie(str(n), f"Film {n}.") for n in range(9)], golds)

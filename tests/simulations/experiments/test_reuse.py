@@ -1,4 +1,4 @@
-"""Which record is taken for a planned run, and which is not: lacking, damaged, or started from something else."""
+"""Which records are reused for a planned run, and which are not: incomplete, damaged, or started from another run."""
 
 import shutil
 from dataclasses import replace
@@ -25,23 +25,21 @@ def completed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     return run.folder
 
 
-def test_a_record_without_its_shared_tensors_is_reused_unless_others_start_from_it(
-    completed: Path, tmp_path: Path
-) -> None:
+def test_record_without_shared_tensors_is_reused_unless_others_start_from_it(completed: Path, tmp_path: Path) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
-    there = tmp_path / "first" / planned.name
-    shutil.copytree(completed, there)
+    place = tmp_path / "first" / planned.name
+    shutil.copytree(completed, place)
     starting = replace(planned, starts_others=True)
-    assert find(starting, there.parent) == there
-    (there / "shared.safetensors").unlink()
-    assert find(planned, there.parent) == there
-    # Nothing is overwritten; in another folder it is made anew.
-    with pytest.raises(InputError, match=r"others start from its shared tensors, which were not kept; choose another"):
-        find(starting, there.parent)
+    assert find(starting, place.parent) == place
+    (place / "shared.safetensors").unlink()
+    assert find(planned, place.parent) == place
+    # Nothing is overwritten; in another folder it runs again.
+    with pytest.raises(InputError, match=r"other runs start from its shared tensors, which were not kept; choose"):
+        find(starting, place.parent)
     assert find(starting, tmp_path / "second") is None
 
 
-def test_a_damaged_record_is_named_and_another_one_is_taken(completed: Path, tmp_path: Path) -> None:
+def test_damaged_record_is_named_and_another_is_reused(completed: Path, tmp_path: Path) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
     places = [tmp_path / name / planned.name for name in ("a", "b")]
     for place in places:
@@ -54,12 +52,12 @@ def test_a_damaged_record_is_named_and_another_one_is_taken(completed: Path, tmp
         find(planned, tmp_path / "a")
     with pytest.raises(InputError, match=r"(ledger|clients)\.parquet: not readable"):
         Run.read(places[0])
-    # What is no record at all stands in nobody's way.
+    # A file that is not a record is ignored.
     (places[0] / "run.json").write_text("[1]")
     assert find(planned, tmp_path / "c") == places[1]
 
 
-def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(
+def test_interrupted_run_is_resumed_only_with_the_tensors_it_started_from(
     completed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
@@ -74,7 +72,7 @@ def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(
     with pytest.raises(KeyboardInterrupt):
         complete([later], start.parent, False, print, stop)
     assert interrupted(later, folder, print)
-    # Also from another folder, where the way to the tensors is another one.
+    # Also from another working directory, where the path to the tensors differs.
     monkeypatch.chdir(tmp_path)
     elsewhere = replace(started_from(planned, start), name="later")
     assert elsewhere.config.start_from == "x/start" != later.config.start_from
@@ -84,41 +82,41 @@ def test_one_that_was_interrupted_goes_on_from_the_tensors_it_began_with_alone(
     assert not interrupted(later, folder, print)
 
 
-def test_a_run_that_started_from_other_tensors_is_not_reused(completed: Path, tmp_path: Path) -> None:
+def test_run_started_from_other_tensors_is_not_reused(completed: Path, tmp_path: Path) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
     start = tmp_path / "x" / "start"
     shutil.copytree(completed, start)
     later = replace(started_from(planned, start), name="later")
     (run,) = complete([later], start.parent, False, print)
     assert find(later, start.parent) == run.folder
-    # The start has been made anew, by another version or machine.
+    # The start was run again, by another version or on another machine.
     record = read_run(start)
     write_run(start, record.model_copy(update={"shared_sha256": "0" * 64}))
-    with pytest.raises(InputError, match=r"later is of another config \(it started from other shared tensors than"):
+    with pytest.raises(InputError, match=r"later has a different config \(it started from other shared tensors than"):
         find(later, start.parent)
     assert find(later, tmp_path / "y") is None
 
 
-def test_two_versions_of_somebodys_method_never_make_one_run(
+def test_run_is_not_resumed_after_its_method_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    code = tmp_path / "somebodys_own.py"
+    code = tmp_path / "user_method.py"
     code.write_text("from strategies.perfit import PerFit\n\n\nclass Own(PerFit):\n    pass\n")
-    method = "somebodys_own:Own"
+    method = "user_method:Own"
 
     def stop(folder: Path) -> None:
         if happened(folder, '"round", "round": 1'):
             raise KeyboardInterrupt
 
-    def asked() -> list[Planned]:
+    def planned() -> list[Planned]:
         return plan([method], None, [*TINY, "rounds=3"], [0])
 
     with pytest.raises(KeyboardInterrupt):
-        complete(asked(), tmp_path / "x", False, print, stop)
+        complete(planned(), tmp_path / "x", False, print, stop)
     code.write_text(code.read_text() + "# Another version.\n")
-    with pytest.raises(InputError, match=r"resume=Own-seed0: somebodys_own\.py has changed since the run began"):
+    with pytest.raises(InputError, match=r"resume=Own-seed0: user_method\.py has changed since the run began"):
         resume("Own-seed0", tmp_path / "x")
-    (run,) = complete(asked(), tmp_path / "x", False, print)
-    assert "somebodys_own.py has changed since: begun anew" in capsys.readouterr().out
+    (run,) = complete(planned(), tmp_path / "x", False, print)
+    assert "cannot be resumed (user_method.py has changed" in capsys.readouterr().out
     assert run.record.resumed == 0

@@ -1,4 +1,4 @@
-"""`fedperfit tune`: which rates are tried, on whom, and what is made of them."""
+"""`fedperfit tune`: which rates are tried, on which users, and which are chosen."""
 
 import math
 from collections.abc import Sequence
@@ -29,9 +29,7 @@ def pretend(planned: Sequence[Planned], folder: Path, *_: object) -> list[Any]:
     return [SimpleNamespace(config=each.config, folder=folder / each.name) for each in planned]
 
 
-def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rate_with_a_non_finite_loss_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 1e30))
     monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 1e30))
     tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
@@ -40,7 +38,7 @@ def test_a_rate_at_which_the_loss_is_not_finite_loses_the_search(
 
 
 @pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("mae", -1)])
-def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
+def test_search_extends_the_grid_and_uses_the_best_rate_of_stage_1(
     metric: str, sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def score(planned: Sequence[Run]) -> tuple[str, float, float, int]:
@@ -61,9 +59,7 @@ def test_the_search_goes_beyond_an_end_and_takes_stage_1s_best_along(
 
 
 @pytest.mark.parametrize("top", [3e-3, 3e-2])
-def test_what_noise_cannot_tell_apart_gets_more_seeds_and_these_decide(
-    top: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_rates_get_more_seeds_which_decide(top: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {1e-3: 0.1, 3e-3: 0.37, 1e-2: 0.4, 3e-2: 0.36, 1e-1: 0.2}
 
     def score(planned: Sequence[Run]) -> tuple[str, float, float, int]:
@@ -76,13 +72,13 @@ def test_what_noise_cannot_tell_apart_gets_more_seeds_and_these_decide(
     monkeypatch.setattr("simulations.experiments.tune._score", score)
     tuned = tune("lora-c", None, TINY, [4], 2, tmp_path, quiet)
     assert tuned.rates == {"local.lr": top}
-    # 1e-3 is more than 0.05 behind; 1e-1 is tried only if the best turns out to be its neighbour.
+    # 1e-3 is more than 0.05 below the best; 1e-1 is tried only if its neighbour turns out to be the best.
     more = tuned.table[tuned.table.seeds == 3].local_lr.tolist()
     assert more == ([3e-3, 1e-2, 3e-2] if top == 3e-3 else [3e-3, 1e-2, 3e-2, 1e-1])
 
 
 @pytest.mark.parametrize("method", ["perfit", "fdlora"])
-def test_stage_2_is_searched_from_the_stage_1_that_has_been_run_and_ends_as_a_whole_run_does(
+def test_search_of_stage_2_reuses_stage_1_with_the_result_of_a_whole_run(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 3e-3))
@@ -97,7 +93,7 @@ def test_stage_2_is_searched_from_the_stage_1_that_has_been_run_and_ends_as_a_wh
     assert (whole.metrics, whole.shared_sha256) == (started.record.metrics, started.record.shared_sha256)
 
 
-def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> None:
+def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
     tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
     columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
     assert tuned.table.columns.tolist() == columns
@@ -108,7 +104,7 @@ def test_tune_holds_users_out_that_no_comparison_evaluates(tmp_path: Path) -> No
     run = Run.read(next((tmp_path / "tuned").glob("*/run.json")).parent)
     assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
     assert len(per_user(run)) == 2
-    with pytest.raises(InputError, match=r"local\.lr=0\.5: tune searches it"):
+    with pytest.raises(InputError, match=r"local\.lr=0\.5: tune searches this rate"):
         tune("lora-c", None, [*TINY, "local.lr=0.5"], [0], 2, tmp_path / "no", quiet)
     with pytest.raises(InputError, match="unknown method 'x/perfit-seed0'"):
         CliRunner().invoke(app, ["tune", "x/perfit-seed0", "--results", str(tmp_path)], catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""Parameters and bytes: the paper's printed figures from the shipped presets, and one config by hand."""
+"""Parameters and bytes: the paper's printed figures from the shipped presets, and one config computed by hand."""
 
 import pytest
 
@@ -18,21 +18,21 @@ PRINTED = {
 }
 
 
-def test_the_presets_give_the_papers_tables_to_the_printed_digit() -> None:
+def test_presets_reproduce_the_papers_tables_to_the_printed_digit() -> None:
     rows = paper_parity()
     ours = {
         row.task: tuple([f"{value:.4f}" for value in row.percent] + [f"{value:.2f}" for value in row.reduction])
         for row in rows
     }
     assert ours == PRINTED
-    # LoRA of rank 8 on q, k, v: 32 blocks × 3 matrices × 8·(4096 + 4096); stage 2 two thirds of it.
+    # LoRA of rank 8 on q, k, v: 32 blocks × 3 matrices × 8·(4096 + 4096); stage 2 has two thirds of it.
     assert {row.theirs for row in rows} == {(6_291_456, 4_194_304)}
     mean, pooled = average_reductions(rows)
     assert (round(mean, 2), round(pooled, 2)) == (92.92, 92.60)
 
 
 @pytest.mark.integration
-def test_parameters_of_a_config_by_hand() -> None:
+def test_parameters_of_a_config_computed_by_hand() -> None:
     # tiny: d = 16; sites 1 and 2; r = 4 and 2: 2·(2·4·16 + 4) = 264 and 2·(2·2·16 + 2) = 132.
     config = tiny_config()
     shape = read_shape("tiny", usable=False)

@@ -1,4 +1,4 @@
-"""What a report makes of records: names alike, runs that broke off, files that are damaged."""
+"""Reports of records with similar names, interrupted runs and damaged files."""
 
 import json
 import shutil
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def single(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    simulate(tiny_config("rounds=2"), "alone", folder)
-    return folder / "alone"
+    simulate(tiny_config("rounds=2"), "single", folder)
+    return folder / "single"
 
 
 @pytest.fixture
-def copy(alone: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(alone, tmp_path / "copy"))
+def copy(single: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(single, tmp_path / "copy"))
 
 
 def change(record: Path, **values: object) -> None:
@@ -38,8 +38,8 @@ def change(record: Path, **values: object) -> None:
     (record / "run.json").write_text(json.dumps(content | values))
 
 
-def test_a_bar_of_the_partitions_tells_its_own_seconds(alone: Path) -> None:
-    (run,) = gather_report([alone]).runs
+def test_partition_bars_show_their_seconds(single: Path) -> None:
+    (run,) = gather_report([single]).runs
     figure = partitions(run)
     assert figure is not None
     bar = next(trace for trace in figure.data if trace.name == "train")
@@ -48,9 +48,9 @@ def test_a_bar_of_the_partitions_tells_its_own_seconds(alone: Path) -> None:
     assert "%{customdata[2]:.2f} s from %{base:.1f} s" in bar.hovertemplate
 
 
-def test_tasks_of_one_name_that_overlap_have_lanes(alone: Path) -> None:
-    (run,) = gather_report([alone]).runs
-    # Two slots of one name: 0 to 2 and 1 to 4; a third task begins when the first has ended.
+def test_overlapping_tasks_of_one_partition_have_lanes(single: Path) -> None:
+    (run,) = gather_report([single]).runs
+    # Two slots with one name, 0 to 2 and 1 to 4; a third task starts after the first has ended.
     ends, seconds = [2.0, 4.0, 3.5], [2.0, 3.0, 1.5]
     tasks = run.clients.iloc[:3].assign(partition="cpu", phase="train", ended_at=ends, wall_s=seconds)
     figure = partitions(replace(run, clients=tasks))
@@ -59,8 +59,8 @@ def test_tasks_of_one_name_that_overlap_have_lanes(alone: Path) -> None:
     assert dict(zip(bar.customdata[:, 2], bar.y, strict=True)) == {2.0: "cpu", 3.0: "cpu (2)", 1.5: "cpu"}
 
 
-def test_users_at_one_point_are_one_marker(alone: Path) -> None:
-    (run,) = gather_report([alone]).runs
+def test_users_at_one_point_share_a_marker(single: Path) -> None:
+    (run,) = gather_report([single]).runs
     chosen = run.clients.phase == "personalize"
     run.clients.loc[chosen, ["collective.accuracy", "personalised.accuracy"]] = 0.5
     marks = per_user([run]).data[0]
@@ -68,10 +68,10 @@ def test_users_at_one_point_are_one_marker(alone: Path) -> None:
     assert len(marks.text[0].split("<br>")) == chosen.sum()
 
 
-def test_names_are_as_long_as_it_takes_to_tell_runs_apart(alone: Path, tmp_path: Path) -> None:
+def test_labels_are_as_short_as_possible_but_unique(single: Path, tmp_path: Path) -> None:
     places = [tmp_path / place / "mine" / "run" for place in ("here", "there")] + [tmp_path / "other"]
     for place in places:
-        shutil.copytree(alone, place)
+        shutil.copytree(single, place)
     gathered = gather_report(places)
     assert [run.label for run in gathered.runs] == ["here/mine/run", "there/mine/run", "other"]
     _, figures = render(gathered)
@@ -81,15 +81,15 @@ def test_names_are_as_long_as_it_takes_to_tell_runs_apart(alone: Path, tmp_path:
     }
 
 
-def test_a_method_that_sends_nothing_has_no_curves(cache: Path, tmp_path: Path) -> None:
+def test_method_that_sends_nothing_has_no_curves(cache: Path, tmp_path: Path) -> None:
     simulate(tiny_config("method=lora-p"), "silent", tmp_path)
     gathered = gather_report([tmp_path / "silent"])
     assert cost_curves(gathered.runs) is None
     assert loss_by_round(gathered.runs) is None
-    assert "No run sent tensors in a stage 1 of its own." in render(gathered)[0]
+    assert "No run has a stage 1 that sends tensors." in render(gathered)[0]
 
 
-def test_a_run_that_failed_shows_why_and_no_results(copy: Path) -> None:
+def test_failed_run_shows_its_error_and_no_results(copy: Path) -> None:
     change(copy, status="failed", error="round 3: 1 of 3 clients failed")
     assert gather_report([copy]).predictions == []
     page = write_page([str(copy)], str(copy / "page.html")).read_text()
@@ -97,12 +97,12 @@ def test_a_run_that_failed_shows_why_and_no_results(copy: Path) -> None:
     assert "No run has completed." in page
 
 
-def test_a_killed_run_shows_what_it_had_recorded(copy: Path) -> None:
+def test_killed_run_shows_what_it_has_recorded(copy: Path) -> None:
     change(copy, status="running", metrics={}, metrics_base={}, metrics_collective={}, per_user={})
     for name in ("rounds", "clients", "ledger"):
         (copy / f".{name}").mkdir()
         (copy / f"{name}.parquet").rename(copy / f".{name}" / "000000.parquet")
-    # Left by a failure before it was taken up again.
+    # Left by a failure before the run was resumed.
     pq.write_table(pq.read_table(copy / ".rounds" / "000000.parquet").slice(0, 1), copy / "rounds.parquet")
     (run,) = gather_report([copy]).runs
     assert run.status == "interrupted"
@@ -129,45 +129,45 @@ def without(column: str) -> Callable[[Path], None]:
         ("run.json", lambda path: change(path.parent, metrics_base={}), "expected the same metrics"),
     ],
 )
-def test_a_damaged_record_is_named(name: str, damage: Callable[[Path], None], message: str, copy: Path) -> None:
+def test_damaged_record_is_named(name: str, damage: Callable[[Path], None], message: str, copy: Path) -> None:
     damage(copy / name)
     with pytest.raises(InputError, match=rf"copy.*: {message}"):
         write_page([copy], copy / "page.html")
 
 
-def test_a_comparison_without_its_runs_is_named(tmp_path: Path) -> None:
+def test_comparison_without_its_runs_is_named(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text('{"schema": 4, "name": "half"}')
     with pytest.raises(InputError, match=r"compare.json: 'runs' is missing"):
         gather_report([tmp_path])
 
 
-def test_lines_that_are_none_are_passed_over(alone: Path, copy: Path) -> None:
+def test_malformed_lines_are_skipped(single: Path, copy: Path) -> None:
     with (copy / "predictions.jsonl").open("ab") as file:
         file.write(b'[1, 2]\n{"half\n{"user": 6}\n')
         file.write(b'{"user": 6, "stage": "base", "query": "q", "gold": "\xff", "prediction": NaN}\n')
     rows = gather_report([copy]).predictions
-    assert len(rows) == 1 + len(gather_report([alone]).predictions)
+    assert len(rows) == 1 + len(gather_report([single]).predictions)
     assert (rows[-1]["gold"], rows[-1]["prediction"]) == ("\ufffd", "NaN")
-    # Half of a character, as a traceback may quote it.
+    # Half a surrogate pair, which a traceback may contain.
     error = {"round": 1, "phase": "train", "user": 0, "traceback": "\ud83d"}
     (copy / "errors.jsonl").write_text(json.dumps({"round": 1}) + "\n" + json.dumps(error) + "\n")
     assert "attempt 1 failed" in write_page([copy], copy / "page.html").read_text()
 
 
-def test_each_run_has_its_share_of_the_predictions(alone: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_have_equal_shares_of_the_predictions(single: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulations.report.gather.PREDICTIONS", 4)
-    whole = sum(len((run / "predictions.jsonl").read_bytes().splitlines()) for run in (alone, copy))
-    gathered = gather_report([alone, copy])
-    assert [row["run"] for row in gathered.predictions] == ["alone"] * 2 + ["copy"] * 2
+    whole = sum(len((run / "predictions.jsonl").read_bytes().splitlines()) for run in (single, copy))
+    gathered = gather_report([single, copy])
+    assert [row["run"] for row in gathered.predictions] == ["single"] * 2 + ["copy"] * 2
     assert gathered.predictions_cut == whole - 4
 
 
-def test_a_folder_of_that_name_that_is_no_record_does_not_hide_one(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_folder_of_the_same_name_does_not_hide_a_record(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "alone").mkdir()
+    (tmp_path / "single").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert find_folder(alone.parent, "alone") == alone
-    assert find_folder(tmp_path, str(alone)) == alone
-    with pytest.raises(InputError, match="did you mean 'alone'"):
-        find_folder(alone.parent, "alon")
+    assert find_folder(single.parent, "single") == single
+    assert find_folder(tmp_path, str(single)) == single
+    with pytest.raises(InputError, match="did you mean 'single'"):
+        find_folder(single.parent, "singl")

@@ -1,4 +1,4 @@
-"""The report: every number from the records, in a real browser, with text that would like to be code."""
+"""The report: numbers agree with the records, and it works in a real browser with hostile text."""
 
 import json
 import re
@@ -55,20 +55,20 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         plan(["perfit", "lora-c", "lora-p"], None, [*TINY, "rounds=4"], [0, 1]), folder / "three", False, print
     )
     write_comparison(runs, "perfit", folder / "three")
-    simulate(tiny_config("devices.preset=phones", "users.collective=12", "rounds=4"), "alone", folder)
-    rows = [json.loads(line) for line in (folder / "alone" / "predictions.jsonl").open()]
+    simulate(tiny_config("devices.preset=phones", "users.collective=12", "rounds=4"), "single", folder)
+    rows = [json.loads(line) for line in (folder / "single" / "predictions.jsonl").open()]
     for row, text in zip(rows, HOSTILE, strict=False):
         row["prediction"], row["query"] = text, text
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]  # as clients write them
-    (folder / "alone" / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "single" / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     words = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
-    question = ColdStartSpec([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
-    frame, first = cold_start(question, None, [*words, "users.target=3"], folder / "cold", print)
+    spec = ColdStartSpec([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
+    frame, first = cold_start(spec, None, [*words, "users.target=3"], folder / "cold", print)
     write_report(frame, first, folder / "cold")
     return folder
 
 
-def test_it_is_one_file_that_asks_for_nothing(results: Path) -> None:
+def test_page_is_one_file_without_external_resources(results: Path) -> None:
     page = write_page([results / "three"], results / "three.html").read_text()
     assert len(page.encode()) < 8_000_000
     ours = page.replace(page[page.index("<script>/**") : page.index("</script>", page.index("<script>/**"))], "")
@@ -76,11 +76,11 @@ def test_it_is_one_file_that_asks_for_nothing(results: Path) -> None:
     assert "http" not in ours.replace("http-equiv", "")
 
 
-def test_a_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> None:
+def test_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> None:
     gathered = gather_report([results / "three"])
     figure, choices = cost_curves(gathered.runs)
     lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
-    # What sends nothing is a level, since it has no place on a logarithmic axis.
+    # A method that sends nothing is a horizontal line, since a logarithmic axis has no zero.
     assert [trace.name for trace in lines] == ["perfit", "lora-c"]
     assert [note.text for note in figure.layout.annotations] == ["lora-p (sends no tensors)"]
     frames = [curve(Run.read(results / "three" / f"lora-c-seed{seed}")) for seed in (0, 1)]
@@ -90,34 +90,34 @@ def test_a_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> 
     assert choices["up-client"][2] == (expected.bytes_up_per_client / 1e6).tolist()
 
 
-def test_a_method_looks_the_same_in_every_report(results: Path) -> None:
+def test_method_has_the_same_style_in_every_report(results: Path) -> None:
     methods = ["perfit", "oppu", "fdlora", "lora-c", "lora-p", "fedreft", "reft-c", "fedsa-lora", "ffa-lora", "flora"]
     methods += ["fedex-lora", "part_way"]  # whose hash gives it perfit's colour
     assert colour("part_way") == colour("perfit")
     assert len({(colour(method), symbol(method)) for method in methods}) == len(methods)
     runs = gather_report([results / "three"]).runs
     assert [each.label for each in series(runs)] == ["perfit", "lora-c", "lora-p"]
-    # Runs of one method that differ in more than the seed are drawn by themselves.
-    both = gather_report([results / "three" / "perfit-seed0", results / "alone"]).runs
-    assert [each.label for each in series(both)] == ["perfit-seed0", "alone"]
+    # Runs of one method that differ in more than the seed are drawn separately.
+    both = gather_report([results / "three" / "perfit-seed0", results / "single"]).runs
+    assert [each.label for each in series(both)] == ["perfit-seed0", "single"]
 
 
-def test_the_command_writes_beside_the_run_and_refuses_what_is_no_record(results: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["report", "alone", "--results", str(results)], catch_exceptions=False)
+def test_command_writes_into_the_run_folder_and_refuses_other_folders(results: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", "single", "--results", str(results)], catch_exceptions=False)
     assert "needs no network" in done.output
-    assert (results / "alone" / "report.html").is_file()
+    assert (results / "single" / "report.html").is_file()
     for words, message in (
         (["nothing"], "no run record, comparison or cold-start experiment"),
-        (["alone", "--out", str(tmp_path)], "cannot be written"),
+        (["single", "--out", str(tmp_path)], "cannot be written"),
     ):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(app, ["report", *words, "--results", str(results)], catch_exceptions=False)
 
 
-def test_a_comparison_of_another_version_is_refused_with_what_makes_it_anew(results: Path, tmp_path: Path) -> None:
+def test_comparison_of_another_schema_is_refused_with_the_command_to_rewrite_it(results: Path, tmp_path: Path) -> None:
     content = json.loads((results / "three" / "compare.json").read_text())
     (tmp_path / "compare.json").write_text(json.dumps(content | {"schema": 1}))
-    with pytest.raises(InputError, match=r"of schema 1, expected 4; the same `fedperfit compare` writes it anew"):
+    with pytest.raises(InputError, match=r"schema 1, expected 4; the same `fedperfit compare` rewrites it"):
         gather_report([tmp_path])
 
 
@@ -133,32 +133,32 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-def shows_whole_tables(page: str, tables: list[Table]) -> None:
+def check_tables_are_shown(page: str, tables: list[Table]) -> None:
     for table in tables:
         for column in table.columns:
             for cell in (column.header, *column.cells):
                 assert f">{escape(str(cell))}<" in page
 
 
-def test_a_comparison_shows_its_tables(results: Path) -> None:
+def test_comparison_shows_its_tables(results: Path) -> None:
     page = write_page([results / "three"], results / "three.html").read_text()
-    shows_whole_tables(page, comparison_tables(json.loads((results / "three" / "compare.json").read_text())))
+    check_tables_are_shown(page, comparison_tables(json.loads((results / "three" / "compare.json").read_text())))
 
 
-def test_a_cold_start_shows_its_tables(results: Path) -> None:
+def test_cold_start_shows_its_tables(results: Path) -> None:
     report = json.loads((results / "cold" / "cold_start.json").read_text())
     page = write_page([results / "cold"], results / "cold.html").read_text()
     (row,) = (each for each in report["numbers"] if (each["task"], each["collective"]) == ("movie_tagging", 2))
     run = read_run(results / "cold" / "movie_tagging-perfit-2-seed0")
     assert row["value"] == pytest.approx(run.metrics["accuracy"])
     assert list(report["transfer"]["methods"]["perfit"]["value"]) == ["movie_tagging", "product_rating"]
-    for title in ("Few collective users against many", "What a newcomer pays, and brings", "Who the collective users"):
+    for title in ("Few collective users against many", "Newcomers: cost and history", "Composition of the collective"):
         assert title in page
-    shows_whole_tables(page, cold_start_tables(report))
+    check_tables_are_shown(page, cold_start_tables(report))
     assert "product_rating, mae ↓" in page
 
 
-def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results: Path) -> None:
+def test_cold_start_figures_are_of_one_task_and_follow_from_the_rows(results: Path) -> None:
     rows = pd.read_csv(results / "cold" / "cold_start.csv")
     report = json.loads((results / "cold" / "cold_start.json").read_text())
     task = "product_rating"
@@ -174,7 +174,7 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
     levels = newcomer["by_history"]
     assert list(by_history.x) == list(levels) == ["0", "3", "all"]
     assert list(by_history.y) == pytest.approx([level["mean"] for level in levels.values()])
-    # A method without a stage 2 has `0` and `all` alone, and named first does not put them beside each other.
+    # A method without a stage 2 has only `0` and `all`; drawn first, it does not change the order of the axis.
     first = rows[rows.history.isna()].assign(method="lora-c")
     drawn = figures.quality_by_history(pd.concat([first, rows]), task)
     assert [list(trace.x) for trace in drawn.data] == [["0", "all"], ["0", "3", "all"]]
@@ -184,7 +184,7 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
     matrix = report["transfer"]["methods"]["perfit"]["value"]
     for text, source in zip(heat.text, heat.y, strict=True):
         assert list(text) == [f"{matrix[source][target]:.3f}" for target in heat.x]
-    # Of an error, the least is brightest, and the others as bright as its share of theirs.
+    # For an error, the lowest is brightest, and the brightness of the others is its share of their value.
     rows.loc[rows.task != rows.trained_on, "value"] += 1
     (heat,) = figures.transfer_map(rows, "perfit").data
     errors = dict(zip(heat.y, transfer_matrix(rows, "perfit")[task], strict=True))
@@ -197,13 +197,13 @@ def test_a_cold_starts_figures_are_of_one_task_and_follow_from_its_rows(results:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cold_start.json", "{}", "of schema None, expected 6; the same `fedperfit cold-start` writes it anew"),
+        ("cold_start.json", "{}", "schema None, expected 6; the same `fedperfit cold-start` rewrites it"),
         ("cold_start.json", "[]", "not readable"),
         ("cold_start.csv", "", "not readable"),
         ("cold_start.csv", "task,method\n", "column 'trained_on' is missing"),
     ],
 )
-def test_a_damaged_cold_start_is_named(name: str, content: str, message: str, results: Path, tmp_path: Path) -> None:
+def test_damaged_cold_start_is_named(name: str, content: str, message: str, results: Path, tmp_path: Path) -> None:
     for file in ("cold_start.json", "cold_start.csv"):
         shutil.copy(results / "cold" / file, tmp_path)
     (tmp_path / name).write_text(content)
@@ -211,14 +211,14 @@ def test_a_damaged_cold_start_is_named(name: str, content: str, message: str, re
         gather_report([tmp_path])
 
 
-def test_figures_for_papers_need_their_extra(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_for_papers_need_an_extra(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kaleido", None)
     with pytest.raises(InputError, match=r"pip install 'fedperfit\[figures\]'"):
         write_page([results / "cold"], tmp_path / "page.html", tmp_path / "figures")
 
 
 @pytest.mark.slow
-def test_every_figure_comes_as_a_file(results: Path, tmp_path: Path) -> None:
+def test_every_figure_is_written_to_a_file(results: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("no Chromium here (Debian: apt install chromium)")
     write_page([results / "cold"], tmp_path / "page.html", tmp_path / "figures")
@@ -233,14 +233,15 @@ def test_every_figure_comes_as_a_file(results: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None:
-    path = write_page([results / name for name in ("three", "alone", "cold")], results / "all.html")
+def test_page_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None:
+    path = write_page([results / name for name in ("three", "single", "cold")], results / "all.html")
     page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on(
-        "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None
+        "request",
+        lambda request: messages.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
     )
     page.goto(path.as_uri())
     place = page.locator(".plot[aria-label^='communication cost curves, movie_tagging']")
@@ -252,7 +253,7 @@ def test_it_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None
     shown = f"document.querySelector('.plot[data-plot=\"{number}\"]')"
     both = page.evaluate(f"{shown}.data[0].x")
     assert page.evaluate(f"{shown}.layout.xaxis.type") == "log"
-    # By the keyboard alone.
+    # With the keyboard only.
     page.locator(f"input[name='way-{number}'][value='total']").focus()
     page.keyboard.press("ArrowRight")
     up = page.evaluate(f"{shown}.data[0].x")
@@ -261,7 +262,7 @@ def test_it_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None
     page.locator(f"input[name='axis-{number}'][value='linear']").check()
     assert page.evaluate(f"{shown}.layout.xaxis.type") == "linear"
 
-    # Nothing is wider than a telephone but what scrolls by itself.
+    # Only elements that scroll are wider than a phone screen.
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.locator("#theme").click()
@@ -278,5 +279,5 @@ def test_it_works_in_a_browser(scheme: Any, browser: Any, results: Path) -> None
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.wait_for_function("!document.querySelector('.plot:not([data-drawn=yes])')")
-    assert said == []
+    assert messages == []
     page.close()

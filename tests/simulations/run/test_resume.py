@@ -183,10 +183,10 @@ def test_a_comparison_resumes_its_interrupted_run(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         complete(plan(["perfit"], None, [*TINY, "rounds=3"], [1]), tmp_path / "y", False, print, stop)
     other = plan(["perfit"], None, [*TINY, "rounds=4"], [1])
-    with pytest.raises(InputError, match=r"was interrupted and is of another config \(rounds is 3 there, 4 here\)"):
+    with pytest.raises(InputError, match=r"was interrupted and has a different config \(rounds: 3 vs. 4\)"):
         complete(other, tmp_path / "y", False, print)
     (changed,) = plan(["perfit"], None, [*TINY, "rounds=3"], [1])
-    with pytest.raises(InputError, match=r"was interrupted and is of another config \(its users have changed since\)"):
+    with pytest.raises(InputError, match=r"interrupted and has a different config \(its users have changed since\)"):
         complete([replace(changed, data_sha256="other")], tmp_path / "y", False, print)
     (run,) = complete(other, tmp_path / "y", True, print)
     assert (run.record.resumed, run.config.rounds) == (0, 4)

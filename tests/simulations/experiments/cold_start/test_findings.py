@@ -1,4 +1,4 @@
-"""Every figure of a cold start by hand, from rows that are written down here."""
+"""All figures of a cold start computed by hand, from given rows."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,7 +61,7 @@ def rows(*changes: dict[str, Any]) -> pd.DataFrame:
 
 
 def later(**changes: Any) -> dict[str, Any]:
-    """A run that starts from another's stage 1: its bytes are not its own."""
+    """A run that starts from another run's stage 1, so it has no total of bytes."""
     return {"bytes_total": float("nan"), **changes}
 
 
@@ -70,10 +70,10 @@ STRAYS = [
     later(value=9.0, value_collective=9.0, trained_on="b"),
     later(value=9.0, value_collective=9.0, history=3, group=1),
 ]
-"""Of another group, and of another task's shift; no figure of the task's own users may take them in."""
+"""Rows of another group or another task's shift, which figures of the main runs must not include."""
 
 
-def test_the_main_table_is_of_whole_runs_mean_over_seeds() -> None:
+def test_main_table_averages_main_runs_over_seeds() -> None:
     (found,) = numbers(
         rows(
             {"value": 0.5},
@@ -97,15 +97,15 @@ def test_the_main_table_is_of_whole_runs_mean_over_seeds() -> None:
         ("accuracy", 0.4, 0.75, 0.77, 0.8, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
         ("accuracy", 0.4, 0.76, 0.77, 0.8, {"epochs": 1, "steps": 2.0, "seconds": 3.0}),
         ("accuracy", 0.9, 0.76, 0.77, 0.8, {"epochs": 0, "steps": 0.0, "seconds": None}),
-        # Near it, but then not: it would be served worse in between.
+        # Near at 0 epochs, but not at 1: quality would drop in between.
         ("accuracy", 0.9, 0.75, 0.77, 0.8, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
         ("accuracy", 0.0, 0.1, 0.0, 0.0, None),
-        # Of an error 1.9 / 95 % is 2.
+        # For an error, 1.9 / 95 % is 2.
         ("mae", 3.0, 2.1, 1.99, 1.9, {"epochs": 2, "steps": 4.0, "seconds": 5.0}),
         ("mae", 1.5, 2.0, 1.99, 1.9, {"epochs": 0, "steps": 0.0, "seconds": None}),
     ],
 )
-def test_how_long_a_newcomer_trains(
+def test_epochs_until_a_newcomer_is_near_its_final_quality(
     metric: str, before: float, one: float, two: float, final: float, near: dict[str, float] | None
 ) -> None:
     frame = rows(
@@ -130,8 +130,8 @@ def test_how_long_a_newcomer_trains(
     assert [level["steps"] for level in found["by_history"].values()] == [0, 3, 8]
 
 
-def test_a_mean_over_seeds_may_hide_who_trains_longer() -> None:
-    # Of 0.8, final in both seeds and on the mean, 95 % is 0.76; with one epoch 0.9 and 0.7, on the mean 0.8.
+def test_near_final_quality_is_also_given_per_seed() -> None:
+    # 95 % of 0.8, the final quality with both seeds, is 0.76; one epoch gives 0.9 and 0.7, with mean 0.8.
     frame = rows(
         *({"value": 0.8, "value_collective": 0.1, "seed": seed} for seed in (0, 1)),
         *(later(value=value, epochs=1, seed=seed) for seed, value in ((0, 0.9), (1, 0.7))),
@@ -140,13 +140,13 @@ def test_a_mean_over_seeds_may_hide_who_trains_longer() -> None:
     assert (found["near_final"]["epochs"], found["near_final_per_seed"]) == (1, [1, 4])
 
 
-def test_without_a_stage_2_there_is_nothing_to_train() -> None:
+def test_without_a_stage_2_only_zero_epochs_are_tried() -> None:
     (found,) = newcomers(rows({"newcomer_steps": 0.0, "value_collective": 0.5}, later(newcomer_steps=0.0, epochs=1)))
     assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0, "seconds": None})
 
 
 def test_compositions_vary_within_a_seed() -> None:
-    # Seed 0: 0.4, 0.5, 0.6, variance 0.01, range 0.2. Seed 1: 0.9, 0.7, 0.8, the same; means by group would hide it.
+    # Seed 0: 0.4, 0.5, 0.6, variance 0.01, range 0.2. Seed 1: 0.9, 0.7, 0.8, the same; group means would hide it.
     values = {(0, 0): 0.4, (1, 0): 0.5, (2, 0): 0.6, (0, 1): 0.9, (1, 1): 0.7, (2, 1): 0.8}
     frame = rows(
         *(
@@ -155,7 +155,7 @@ def test_compositions_vary_within_a_seed() -> None:
         )
     )
     strays = [{"collective": 100}, later(value=9.0, epochs=1), later(value=9.0, history=3), STRAYS[1]]
-    # LoRA-P has no stage 1, so no other group.
+    # LoRA-P has no stage 1, so no other groups.
     strays.append({"method": "lora-p", "shared_parameters": 0})
     found, second = compositions(pd.concat([frame, rows(*strays)]))
     assert (found["method"], found["collective"], found["metric"]) == ("perfit", 10, "accuracy")
@@ -165,7 +165,7 @@ def test_compositions_vary_within_a_seed() -> None:
     assert found["worst_decile"] == pytest.approx(0.2)
 
 
-def test_the_matrix_is_of_the_most_users() -> None:
+def test_transfer_matrix_is_of_the_largest_number_of_users() -> None:
     both = {"collective": 100}
     frame = rows(
         {**both, "value": 0.6, "worst_decile": 0.3},
@@ -179,7 +179,7 @@ def test_the_matrix_is_of_the_most_users() -> None:
     )
     assert transfer_matrix(frame, "perfit").to_dict("index") == {"a": {"a": 0.6, "b": 0.5}, "b": {"a": 0.4, "b": 0.8}}
     assert transfer_matrix(frame, "perfit", "worst_decile").loc["a", "a"] == 0.3
-    # Brightness is a share of the best of a column: of an error of the least.
+    # Brightness is the share of a column's best, which is the lowest for an error.
     matrix = transfer_matrix(frame, "perfit")
     assert brightness(matrix, frame).to_numpy().ravel() == pytest.approx([1, 0.625, 2 / 3, 1])
     assert brightness(matrix * 0, frame).to_numpy().tolist() == [[1, 1], [1, 1]]
@@ -200,19 +200,19 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
 
     def test(one: list[Run], other: list[Run]) -> dict[str, Any]:
-        asked.append((one[0].folder.name, other[0].folder.name))
+        tested.append((one[0].folder.name, other[0].folder.name))
         return {"difference": -0.1, "interval": [-0.2, 0.1], "p_value": 0.0006, "users": 7, "within_noise": True,
                 "per_seed": seeds}  # fmt: skip
 
     seeds = [-0.1]
-    asked: list[tuple[str, str]] = []
+    tested: list[tuple[str, str]] = []
     monkeypatch.setattr(module, "paired_test", test)
     pairs = [(method, count) for count in (3, 10, 30) for method in ("perfit", "oppu")]
     task = {"task": "movie_tagging", "trained_on": "movie_tagging", "metric": "mae"}
     frame = rows(*({**task, "method": m, "collective": n, "worst_decile": n / 10} for m, n in pairs))
     runs = [run(*pair) for pair in pairs]
     found = differences(runs, frame)
-    assert asked == [
+    assert tested == [
         ("perfit-3", "perfit-30"), ("perfit-3", "oppu-30"), ("perfit-10", "perfit-30"), ("perfit-10", "oppu-30"),
         ("oppu-3", "oppu-30"), ("perfit-3", "oppu-3"),
     ]  # fmt: skip
@@ -222,8 +222,10 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     quality, table = write_report(frame, runs, tmp_path)[:2]
     assert str(quality.title).startswith("movie_tagging, tiny, seeds 0: ")
     assert rows_of(quality)[0] == ["", "", "bare backbone", "2.000", *[""] * 5]
-    said = "target users: 3; rounds: 2; cohort: 2 (of 3), 2 (of 10), 2 (of 30); local.epochs is 1 (perfit), 3 (oppu);"
-    assert said in str(quality.caption)
+    settings = (
+        "target users: 3; rounds: 2; cohort: 2 (of 3), 2 (of 10), 2 (of 30); local.epochs is 1 (perfit), 3 (oppu);"
+    )
+    assert settings in str(quality.caption)
     assert rows_of(table)[1][1:] == [
         "perfit with 3", "oppu with 30", "-0.100 ≈", "-0.200 to +0.100", "< 0.001", "0.300 / 3.000", "7",
     ]  # fmt: skip
@@ -231,21 +233,21 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     seeds = [-0.3, 0.1]
     table = write_report(frame, runs, tmp_path)[1]
     assert rows_of(table)[1][3:5] == ["-0.100 ≈", "-0.300 +0.100"]
-    assert str(table.columns[4].header) == "seed by seed"
+    assert str(table.columns[4].header) == "per seed"
     table = write_report(
         frame[frame.collective == 3], [each for each in runs if each.folder.name.endswith("-3")], tmp_path
     )[1]
-    assert str(table.title) == "methods against each other"
-    assert "not committed" not in str(quality.caption)
+    assert str(table.title) == "method against method"
+    assert "uncommitted" not in str(quality.caption)
     unclean = write_report(frame.assign(dirty=frame.collective == 3), runs, tmp_path)[0]
-    assert str(unclean.caption).endswith("; run from a checkout with changes that were not committed: x, x")
+    assert str(unclean.caption).endswith("; run from a checkout with uncommitted changes: x, x")
     assert differences([run("perfit", 3)], frame) == []
-    asked.clear()
+    tested.clear()
     differences([run("perfit", 3), run("oppu", 3)], frame)
-    assert asked == [("perfit-3", "oppu-3")]
+    assert tested == [("perfit-3", "oppu-3")]
 
 
-def test_one_table_has_both_metrics_of_every_task_as_the_paper_has_it() -> None:
+def test_quality_by_number_has_both_metrics_of_every_task() -> None:
     frame = rows(
         {"value": 0.5, "second_value": 0.3},
         {"value": 0.7, "second_value": 0.5, "seed": 1},

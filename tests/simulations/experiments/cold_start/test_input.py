@@ -1,4 +1,4 @@
-"""What cannot be asked of a cold start is said by name, before anything runs."""
+"""Invalid settings of a cold start are named before anything runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,18 +43,21 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         (["--collective", "2", "--tasks", "movie_taging"], "task: unknown task"),
         (["--collective", "2", "--seeds", "0,0"], "--seeds 0: given twice"),
         (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
-        (["--collective", "2", "--history", "8"], "--history 8: no newcomer brings more (seed 0); so this is `all`"),
+        (["--collective", "2", "--history", "8"], "--history 8: no newcomer has more items (seed 0); use `all`"),
         (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods perfit: given twice"),
-        (["--collective", "2", "--methods", "my own.toml"], "--method 'my own': expected letters, digits"),
+        (["--collective", "2", "--methods", "my own.toml"], "method='my own': expected letters, digits"),
         (["--collective", "2", "--methods", "perfit,over.toml"], "over.toml: a cold start draws its own users"),
-        (["--collective", "2", "users.overlap=true"], "a cold start draws its own users: no users.overlap"),
+        (["--collective", "2", "users.overlap=true"], "a cold start draws its own users, without users.overlap"),
         (
             ["--collective", "2", "evaluate.every=1"],
-            "evaluate.every=1: a cold start evaluates newcomers only when",
+            "evaluate.every=1: a cold start evaluates newcomers only after",
         ),
-        (["--collective", "2", "users.collective=5"], "users.collective=5: a cold start has `collective` for it"),
-        (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "a cold start has `tasks` for it"),
-        (["--collective", "2", "users.target_history=3"], "users.target_history=3: a cold start has `history` for it"),
+        (["--collective", "2", "users.collective=5"], "users.collective=5: a cold start uses `collective` instead"),
+        (["--collective", "2", "--tasks", "movie_tagging", "task=product_rating"], "a cold start uses `tasks` instead"),
+        (
+            ["--collective", "2", "users.target_history=3"],
+            "users.target_history=3: a cold start uses `history` instead",
+        ),
         (["--collective", "2", "--tasks", "movie_tagging,product_rating", "users.source=x"], "holds one task's data"),
         (
             ["--collective", "2", "--methods", "lora-p", "--compositions", "3"],
@@ -66,14 +69,14 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         ),
         (["--collective", "2", "--compositions", "1"], "--compositions 1: expected at least 2 groups"),
         (["--collective", "2", "--history", "5,alll"], "--history 5,alll: expected whole numbers or all, such as"),
-        (["--collective", "2", "seed=3"], "seed=3: a cold start has `seeds` for it"),
-        (["--collective", "2", "method=oppu"], "method=oppu: a cold start has `methods` for it"),
+        (["--collective", "2", "seed=3"], "seed=3: a cold start uses `seeds` instead"),
+        (["--collective", "2", "method=oppu"], "method=oppu: a cold start uses `methods` instead"),
         (["--collective", "2", "start_from=x"], "start_from=x: a cold start counts the bytes of stage 1"),
-        # What a method's file says of one task is known for that task.
+        # A method file's section for one task is checked for that task.
         (["--collective", "2", "--tasks", "movie_tagging,product_rating", "--methods", "rated.toml"], "users.overlap"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_runs(
+def test_invalid_settings_are_named_before_anything_runs(
     options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -87,12 +90,12 @@ def test_what_cannot_be_is_said_before_anything_runs(
     assert not list(tmp_path.glob("*/*/run.json"))
 
 
-def test_a_negative_number_of_groups() -> None:
+def test_negative_number_of_groups_is_refused() -> None:
     with pytest.raises(InputError, match=r"compositions=-3: expected at least 2 groups, or 0"):
         ColdStartSpec([2], ["perfit"], [], [0], [], [], -3, False).check()
 
 
-def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
+def test_too_many_collective_users_are_refused(tmp_path: Path) -> None:
     source = write_lamp(
         tmp_path / "lamp",
         [movie(str(number)) for number in range(6)],
@@ -104,15 +107,15 @@ def test_more_collective_users_than_there_are(tmp_path: Path) -> None:
         cold_start(spec, None, words, tmp_path / "x", print)
 
 
-def test_a_cohort_is_as_large_as_there_are_users_for(tmp_path: Path) -> None:
+def test_cohort_is_limited_by_the_number_of_users(tmp_path: Path) -> None:
     spec = ColdStartSpec([2, 5], ["perfit"], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("cohort")]
-    # More than any config has users: their number is the spec's.
+    # A cohort larger than the config's number of users is allowed, since the spec sets that number.
     _, runs = cold_start(spec, None, [*words, "cohort=64"], tmp_path / "x", print)
     assert [run.config.cohort for run in runs] == [2, 5]
 
 
-def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> None:
+def test_methods_with_one_name_or_other_users_are_refused(tmp_path: Path) -> None:
     spec = ColdStartSpec([2], ["perfit", str(tmp_path / "perfit.toml")], [], [0], [], [], 0, False)
     text = 'method = "strategies.perfit:PerFit"\n[users.synthetic]\nhistory = 5\n'
     for name in ("perfit", "other"):
@@ -125,16 +128,21 @@ def test_methods_of_one_name_or_of_other_users_are_refused(tmp_path: Path) -> No
         cold_start(other, None, words, tmp_path / "x", print)
 
 
-def test_groups_that_there_are_not_users_for(tmp_path: Path) -> None:
+def test_too_few_users_for_the_groups_are_refused(tmp_path: Path) -> None:
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
     source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
     spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 3, False)
+<<<<<<< ours
     said = r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: .* has only 1 such users in users.group=2"
     with pytest.raises(InputError, match=said):
+=======
+    message = r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: .* has 1 users for that in users.group=2"
+    with pytest.raises(InputError, match=message):
+>>>>>>> theirs
         cold_start(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
 
-def test_a_folder_is_a_comparison_or_a_cold_start(tmp_path: Path) -> None:
+def test_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 0, False)
     (tmp_path / "compared-before").mkdir()
     (tmp_path / "compared-before" / "compare.json").write_text("{}")
@@ -146,7 +154,7 @@ def test_a_folder_is_a_comparison_or_a_cold_start(tmp_path: Path) -> None:
         comparison_runs.compare(["perfit"], None, WORDS, [0], "cold-before", tmp_path)
 
 
-def test_a_shift_is_not_carried_to_another_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_to_another_backbone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = module.load_config
 
     def other_backbone(toml: Path | None, words: list[str]) -> object:

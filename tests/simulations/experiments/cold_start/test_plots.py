@@ -1,4 +1,4 @@
-"""The pictures of a cold start show the figures of its rows."""
+"""The figures of a cold start show the values of its rows."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from simulations.experiments.cold_start import plots
 from tests.simulations.experiments.cold_start.test_findings import later, rows
 
 
-def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_figures_show_the_values_of_the_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: dict[str, Figure] = {}
     monkeypatch.setattr(plots, "save_figure", lambda figure, _, name: drawn.update({name: figure}))
     frame = rows(
@@ -28,19 +28,19 @@ def test_the_pictures_have_the_rows_figures(monkeypatch: pytest.MonkeyPatch, tmp
     )
     assert by_number == [[[100, 0.4]], [[10, pytest.approx(0.6)], [100, 0.8]]]
     assert by_bytes == [[[1, 0.4]], [[3, pytest.approx(0.6)], [3, 0.8]]]
-    # PerFit's alone brought 5 items: nothing else moves what others brought from its place.
+    # Only PerFit has a run with 5 items; the other method's points keep their positions.
     assert by_items == [[[0, 0.4], [2, 0.4]], [[0, 0.4], [1, 0.3], [2, 0.8]]]
     assert [text.get_text() for text in drawn["cold_start-a"].axes[2].get_xticklabels()] == ["0", "5", "all"]
     numbered, spent, items = drawn["cold_start-a"].axes
     assert [axes.get_xscale() for axes in (numbered, spent, items)] == ["log", "log", "linear"]
     assert [text.get_text() for text in numbered.get_xticklabels()] == ["10", "100"]
     assert [text.get_text() for text in spent.texts] == ["100", "10", "100"]
-    # The band: one deviation, 0.02**0.5, around the mean of the seeds; of one seed none.
+    # The band is one standard deviation, 0.02**0.5, around the mean over seeds; one seed has no band.
     _, band = numbered.collections
     heights = {round(x): [y for at, y in band.get_paths()[0].vertices if at == x] for x in (10, 100)}
     assert (min(heights[10]), max(heights[10])) == pytest.approx((0.6 - 0.02**0.5, 0.6 + 0.02**0.5))
     assert set(heights[100]) == {0.8}
     (heat,) = drawn["transfer"].axes[0].images
-    # Of the error on b, that of its own shift is the least, half of the other's.
+    # On b, an error, the shift trained on b has the lowest value, half of the other's.
     assert [row[1] for row in heat.get_array().tolist()] == [0.5, 1]
     assert "lower is better" in drawn["cold_start-b"].axes[0].get_ylabel()

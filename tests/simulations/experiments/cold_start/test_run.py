@@ -1,4 +1,4 @@
-"""Cold start: who is among whom, what starts from what, and every figure of the tables again by hand."""
+"""Cold start: nested users, runs that start from others, and figures of the tables computed by hand."""
 
 import json
 import shutil
@@ -54,17 +54,17 @@ def users(folder: Path, name: str) -> list[str]:
     return ids
 
 
-def test_every_question_has_its_runs(folder: Path, rows: pd.DataFrame) -> None:
-    # Two tasks, methods and seeds: 16 runs of 2 and 4 users, 16 of two further groups; from each of PerFit's 8 among
-    # the first one with 3 items and one with 1 epoch, of which LoRA-C, without a stage 2, would make no use; from each
-    # of the 8 with 4 users one for the other task.
+def test_all_runs_of_the_specification_exist(folder: Path, rows: pd.DataFrame) -> None:
+    # Two tasks, methods and seeds: 16 main runs with 2 and 4 users, and 16 with two more groups. From each of PerFit's
+    # 8 main runs, one run with 3 items and one with 1 epoch; LoRA-C has no stage 2. From each of the 8 main runs with
+    # 4 users, one run on the other task.
     assert len(rows) == 16 + 16 + 2 * 8 + 8
     assert all((folder / name / "run.json").is_file() for name in rows.folder)
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".json", ".png", ".svg", ".pdf", ""}
     assert (folder / "transfer.png").is_file()
 
 
-def test_the_few_are_among_the_many_and_targets_are_always_the_same(folder: Path) -> None:
+def test_collective_users_are_nested_and_target_users_are_the_same(folder: Path) -> None:
     few, many = (users(folder, f"movie_tagging-perfit-{count}-seed0") for count in (2, 4))
     assert few[:2] == many[:2]
     assert few[2:] == many[4:]
@@ -74,7 +74,7 @@ def test_the_few_are_among_the_many_and_targets_are_always_the_same(folder: Path
     assert users(folder, "movie_tagging-lora-c-4-seed0") == many
 
 
-def test_a_row_says_what_its_run_record_says(folder: Path, rows: pd.DataFrame) -> None:
+def test_row_agrees_with_its_run_record(folder: Path, rows: pd.DataFrame) -> None:
     row = rows.set_index("folder").loc["movie_tagging-perfit-4-seed1"]
     record = json.loads((folder / "movie_tagging-perfit-4-seed1" / "run.json").read_text())
     assert row.value == pytest.approx(record["metrics"]["accuracy"], rel=1e-5)
@@ -95,14 +95,14 @@ def test_a_row_says_what_its_run_record_says(folder: Path, rows: pd.DataFrame) -
     )
     assert tuple(rows.columns) == cold_start_rows.COLUMNS
     assert (row.second_metric, row.second_value) == ("f1", pytest.approx(record["metrics"]["f1"], rel=1e-5))
-    # Of an error the worst tenth are the highest.
+    # For an error, the worst users have the highest values.
     rated = rows.set_index("folder").loc["product_rating-perfit-4-seed1"]
     errors = json.loads((folder / "product_rating-perfit-4-seed1" / "run.json").read_text())["per_user"]["mae"]
     assert errors["p10"] < errors["p90"]
     assert rated.worst_decile == pytest.approx(errors["p90"], rel=1e-5)
 
 
-def test_real_users_of_several_tasks_and_their_quarters(tmp_path: Path) -> None:
+def test_real_users_of_several_tasks_with_history_quarters(tmp_path: Path) -> None:
     for task, layout in (("movie_tagging", "LaMP_2"), ("tweet_paraphrase", "LaMP_7")):
         tweet = "Paraphrase the following tweet without any explanation before or after it: It is late."
         questions = [
@@ -114,10 +114,10 @@ def test_real_users_of_several_tasks_and_their_quarters(tmp_path: Path) -> None:
         (tmp_path / "lamp").mkdir(exist_ok=True)
         golds = [{"id": str(number), "output": "comedy"} for number in range(10)]
         write_lamp(tmp_path / "lamp" / task, questions, golds, layout)
-    question = ColdStartSpec([2], ["perfit", "lora-p"], ["movie_tagging", "tweet_paraphrase"], [0], [], [], 2, True)
+    spec = ColdStartSpec([2], ["perfit", "lora-p"], ["movie_tagging", "tweet_paraphrase"], [0], [], [], 2, True)
     words = [*WORDS, f"users.source={tmp_path / 'lamp'}/{{task}}"]
-    rows, runs = cold_start(question, None, words, tmp_path / "x", print)
-    # Only what has a stage 1 comes from other groups and tasks: LoRA-P once a task.
+    rows, runs = cold_start(spec, None, words, tmp_path / "x", print)
+    # Only a method with a stage 1 has other groups and transfers; LoRA-P has one run per task.
     assert rows.groupby("method").size().to_dict() == {"perfit": 2 + 2 + 2, "lora-p": 2}
     assert {run.record.users.source for run in runs} == {"lamp"}
     report = findings(rows, runs)
@@ -130,24 +130,24 @@ def test_real_users_of_several_tasks_and_their_quarters(tmp_path: Path) -> None:
     clients = pd.read_parquet(tmp_path / "x" / first.folder / "clients.parquet")
     own = clients[clients.phase == "personalize"].set_index("user")
     scores = {user: dict(own.metrics[user])["personalised.accuracy"] for user in own.index}
-    # Four target users, each with a history of its own length: a quarter is one user.
+    # Four target users with different history lengths: a quarter is one user.
     shortest_first = sorted(scores, key=lambda user: users.history[user])
     assert [first[f"q{number}"] for number in range(1, 5)] == [scores[user] for user in shortest_first]
 
 
-def test_quarters_go_by_history_and_ties_by_partition() -> None:
+def test_quarters_are_by_history_length_with_ties_by_partition() -> None:
     lengths = pd.Series({2: 5, 3: 1, 4: 5, 5: 20, 6: 3, 1: 9})
     scores = {2: 0.5, 3: 0.1, 4: 0.6, 5: 1.0, 6: 0.2}
     # By history: 3 (1 item), 6 (3), 2 (5), 4 (5), 5 (20); user 1 has no questions. 5·1/4 = 1, 5·2/4 = 2, 5·3/4 = 3.
     quarters = {"q1": 0.1, "q2": 0.2, "q3": 0.5, "q4": pytest.approx((0.6 + 1.0) / 2)}
     assert cold_start_rows._quartiles(scores, lengths) == quarters
     assert cold_start_rows._quartiles({2: 0.5, 3: 0.1, 4: 0.6}, lengths[[2, 3, 4]])["q1"] is None
-    # One that differs makes no quarters.
+    # One user of another length is not enough for quarters.
     one = pd.Series([31, 32, 32, 32, 32, 32, 32, 32])
     assert cold_start_rows._quartiles(dict(one.items()), one)["q1"] is None
 
 
-def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, rows: pd.DataFrame) -> None:
+def test_runs_that_start_from_another_do_not_train_the_collective_shift(folder: Path, rows: pd.DataFrame) -> None:
     for suffix in ("history3", "epochs1", "to-product_rating"):
         name = f"movie_tagging-perfit-4-seed0-{suffix}"
         assert "train" not in set(pd.read_parquet(folder / name / "ledger.parquet").phase)
@@ -161,13 +161,13 @@ def test_what_starts_from_a_run_trains_no_collective_shift_again(folder: Path, r
     assert pair[0].rank == pair[1].rank
 
 
-def test_a_shift_goes_with_its_sites_positions_ranks_and_the_rate_that_suits_them() -> None:
+def test_transferred_shift_keeps_its_sites_positions_ranks_and_rate() -> None:
     (planned,) = plan(["perfit"], None, [*WORDS, "users.collective=2", "cohort=2"], [0])
     own = {"sites": [2], "positions": "f1+l1", "joint_private_init": False, "aggregation": "procrustes"}
     planned = replace(planned, config=planned.config.model_copy(update=own))
     moved = module._transferred(planned, "news_categorization", None, WORDS)
     assert moved.task == "news_categorization"
-    # All that a run asks of the tensors it starts from.
+    # Everything that a run requires of the tensors it starts from.
     assert _fitting(moved) == _fitting(planned.config)
     assert moved.personal.lr == planned.config.personal.lr
     of_its_own = load_config(None, [*WORDS, "task=news_categorization"])
@@ -175,7 +175,7 @@ def test_a_shift_goes_with_its_sites_positions_ranks_and_the_rate_that_suits_the
     assert of_its_own.personal.max_tokens == moved.personal.max_tokens != planned.config.personal.max_tokens
 
 
-def test_the_report_follows_from_the_rows(folder: Path, rows: pd.DataFrame) -> None:
+def test_report_follows_from_the_rows(folder: Path, rows: pd.DataFrame) -> None:
     report = json.loads((folder / "cold_start.json").read_text())
     main = rows[rows.history.isna() & (rows.epochs == 2) & (rows.group == 0) & (rows.task == rows.trained_on)]
     own = main[(main.task == "movie_tagging") & (main.method == "perfit")]
@@ -200,7 +200,7 @@ def test_the_report_follows_from_the_rows(folder: Path, rows: pd.DataFrame) -> N
     assert table.loc[(2, "perfit"), "product_rating rmse"] > 0
 
 
-def test_the_matrix_has_the_shifts_task_in_rows(rows: pd.DataFrame) -> None:
+def test_transfer_matrix_has_the_training_task_in_rows(rows: pd.DataFrame) -> None:
     matrix = transfer_matrix(rows, "perfit")
     moved = rows[(rows.trained_on == "movie_tagging") & (rows.task == "product_rating") & (rows.method == "perfit")]
     assert matrix.loc["movie_tagging", "product_rating"] == pytest.approx(moved.value.mean())
@@ -209,21 +209,21 @@ def test_the_matrix_has_the_shifts_task_in_rows(rows: pd.DataFrame) -> None:
     assert matrix.loc["product_rating", "product_rating"] == pytest.approx(home.value.mean())
 
 
-def test_a_comparisons_runs_are_used_though_they_looked_on_the_way(folder: Path) -> None:
+def test_runs_of_a_comparison_are_reused_although_evaluated_midway(folder: Path) -> None:
     results = folder.parent
     words = [*WORDS, "users.collective=4", "rounds=2", "evaluate.every=1"]
     compared = complete(plan(["lora-p"], None, words, [0]), results / "compared", False, print)
-    question = replace(ASKED, collective=[4], methods=["lora-p"], tasks=["movie_tagging"], seeds=[0])
-    question = replace(question, history=[], epochs=[], compositions=0, transfer=False)
-    found, (run,) = cold_start(question, None, [*WORDS, "rounds=2"], results / "cold-again", print)
+    spec = replace(ASKED, collective=[4], methods=["lora-p"], tasks=["movie_tagging"], seeds=[0])
+    spec = replace(spec, history=[], epochs=[], compositions=0, transfer=False)
+    found, (run,) = cold_start(spec, None, [*WORDS, "rounds=2"], results / "cold-again", print)
     assert run.folder == compared[0].folder
     assert found.value.tolist() == [compared[0].record.metrics["accuracy"]]
-    # The other way round the looks are missing.
+    # A comparison does not reuse a run without midway evaluations.
     (fresh,) = complete(plan(["lora-p"], None, [*words[:-1], "evaluate.every=2"], [0]), results / "x", False, print)
     assert fresh.folder == results / "x" / "lora-p-seed0"
 
 
-def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
+def test_nothing_runs_again_after_the_folder_has_been_moved(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simulations.experiments.compare.simulate", None)
@@ -233,46 +233,46 @@ def test_asked_again_nothing_runs_wherever_the_folder_has_been_moved(
     assert rows.trained_on.tolist() == pd.read_csv(folder / "cold_start.csv").trained_on.tolist()
 
 
-def test_a_record_without_tensors_is_reused_but_starts_no_other_and_is_not_overwritten(
+def test_record_without_tensors_is_reused_but_cannot_start_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    question = replace(ASKED, collective=[2], methods=["perfit"], tasks=[], seeds=[0], epochs=[], compositions=0)
-    question = replace(question, transfer=False)
+    spec = replace(ASKED, collective=[2], methods=["perfit"], tasks=[], seeds=[0], epochs=[], compositions=0)
+    spec = replace(spec, transfer=False)
     other = tmp_path / "another checkout" / "cold-start"
     first, started = "movie_tagging-perfit-2-seed0", "movie_tagging-perfit-2-seed0-history3"
     for name in (first, started):
         shutil.copytree(folder / name, other / name, ignore=shutil.ignore_patterns("*.safetensors", "private"))
     with monkeypatch.context() as patched:
         patched.setattr(comparison_runs, "simulate", None)
-        rows, _ = cold_start(question, None, WORDS, other, print)
+        rows, _ = cold_start(spec, None, WORDS, other, print)
     assert rows.folder.tolist() == [first, started]
     shutil.rmtree(other / started)
-    with pytest.raises(InputError, match=r"others start from its shared tensors, which were not kept; choose another"):
-        cold_start(question, None, WORDS, other, print)
-    again, _ = cold_start(question, None, WORDS, other.parent / "beside", print)
+    with pytest.raises(InputError, match=r"other runs start from its shared tensors, which were not kept; choose"):
+        cold_start(spec, None, WORDS, other, print)
+    again, _ = cold_start(spec, None, WORDS, other.parent / "beside", print)
     assert again.value.tolist() == rows.value.tolist()
     assert not (other / first / "shared.safetensors").exists()
 
 
-def test_a_methods_own_rounds_end_its_stage_1_and_nobody_looks_before(tmp_path: Path) -> None:
+def test_rounds_of_a_method_file_apply_without_midway_evaluation(tmp_path: Path) -> None:
     toml = tmp_path / "longer.toml"
     toml.write_text('method = "strategies.perfit:PerFit"\nrounds = 3\n')
-    question = ColdStartSpec([2], [str(toml)], [], [0], [], [], 0, False)
+    spec = ColdStartSpec([2], [str(toml)], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("rounds")]
-    _, (run,) = cold_start(question, None, words, tmp_path / "x", print)
+    _, (run,) = cold_start(spec, None, words, tmp_path / "x", print)
     assert (run.config.rounds, run.config.evaluate.midway_rounds(3)) == (3, set())
     toml.write_text('method = "strategies.perfit:PerFit"\ncohort = 1\n')
     words = [word for word in WORDS if not word.startswith("cohort")]
     with pytest.raises(InputError, match=r"longer\.toml: cohort=1, but cohort=8 for the others"):
-        cold_start(replace(question, collective=[8]), None, words, tmp_path / "x", print)
+        cold_start(replace(spec, collective=[8]), None, words, tmp_path / "x", print)
 
 
-def test_figures_of_what_is_not_asked_any_more_go(folder: Path, tmp_path: Path) -> None:
+def test_outdated_figures_are_removed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cold").mkdir()
     for name in ("transfer.png", "cold_start-product_rating.svg", "notes.txt", "transfer.txt"):
         (tmp_path / "cold" / name).write_text("old")
-    question = ColdStartSpec([2], ["lora-p"], [], [0], [], [], 0, False)
-    write_report(*cold_start(question, None, WORDS, tmp_path / "cold", print), tmp_path / "cold")
+    spec = ColdStartSpec([2], ["lora-p"], [], [0], [], [], 0, False)
+    write_report(*cold_start(spec, None, WORDS, tmp_path / "cold", print), tmp_path / "cold")
     assert {path.name for path in (tmp_path / "cold").glob("*.*g")} == {
         "cold_start-movie_tagging.png",
         "cold_start-movie_tagging.svg",

@@ -1,4 +1,4 @@
-"""What the tables of a cold start show, from rows that are written down beside."""
+"""The tables of a cold start, from given rows."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from simulations.experiments.cold_start.write import findings, left_out
 from tests.simulations.experiments.cold_start.test_findings import later, rows
 
 
-def test_every_cell_of_the_tables() -> None:
+def test_all_cells_of_the_tables() -> None:
     frame = rows(
         {"value": 0.5},
         {"value": 0.7, "value_collective": 0.5, "seed": 1},
@@ -31,12 +31,12 @@ def test_every_cell_of_the_tables() -> None:
     # Histories of one length have no quarters.
     assert rows_of(errors)[1:] == [["10", "7", "perfit", "1.000", "0.300", "0.400", "0.200", "1.00 kB"]]
     assert [str(column.header) for column in errors.columns][3:5] == ["mae ↓", "f1"]
-    history = "0: 0.450 (0.150), 3 (on the mean 2.5): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
+    history = "0: 0.450 (0.150), 3 (2.5 on average): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
     assert rows_of(newcomers) == [
         ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4 (1, 4)", "2", "1.0", history],
         ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "–", "0: 0.400 (0.150), all: 1.000 (0.200)"],
     ]
-    assert "not all have so many" in str(newcomers.caption)
+    assert "fewer items than the limit" in str(newcomers.caption)
     # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
     assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "0.600 0.500", "0.550", "0.150", "2.50e-02", "0.200"]
     assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
@@ -46,12 +46,12 @@ def test_every_cell_of_the_tables() -> None:
     ]
 
 
-def test_how_many_runs_of_another_question_are_in_the_tables_no_more(tmp_path: Path) -> None:
-    asked = rows({"folder": "one"}, {"folder": "two"})
-    assert left_out(asked, tmp_path) == 0
-    asked.to_csv(tmp_path / "cold_start.csv")
-    assert left_out(asked, tmp_path) == 0
+def test_left_out_counts_runs_of_another_specification(tmp_path: Path) -> None:
+    current = rows({"folder": "one"}, {"folder": "two"})
+    assert left_out(current, tmp_path) == 0
+    current.to_csv(tmp_path / "cold_start.csv")
+    assert left_out(current, tmp_path) == 0
     assert left_out(rows({"folder": "two"}, {"folder": "three"}), tmp_path) == 1
     for damaged in ("", "task,method\na,b\n"):
         (tmp_path / "cold_start.csv").write_text(damaged)
-        assert left_out(asked, tmp_path) == 0
+        assert left_out(current, tmp_path) == 0

@@ -1,4 +1,4 @@
-"""What a comparison says of two made-up methods, `cheap`, and `dear` with an opening, against figures by hand."""
+"""Analysis of two synthetic methods, `cheap` and `dear` (which has an opening), against figures computed by hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,7 @@ def made_up(
     seen = {f"personalised.{metric}": values[0], f"collective.{metric}": 0.1}
     write("rounds", [{"round": 1, "metrics": list(seen.items())}, {"round": 2, "metrics": []}])
     write("users", [{"partition": 4 + place, "user_id": person} for place, person in enumerate(PERSONS)])
-    turns = [
+    tasks = [
         {"phase": "train", "round": 0, "user": 0, "wall_s": 8.0, "metrics": []},
         {"phase": "train", "round": 1, "user": 0, "wall_s": 3.0, "metrics": []},
         *(
@@ -66,8 +66,8 @@ def made_up(
     ]
     for place, value in enumerate(users):
         own = [(f"personalised.{metric}", value), (f"collective.{metric}", 0.3)]
-        turns.append({"phase": "personalize", "round": 2, "user": 4 + place, "wall_s": 5.0 + place, "metrics": own})
-    write("clients", turns)
+        tasks.append({"phase": "personalize", "round": 2, "user": 4 + place, "wall_s": 5.0 + place, "metrics": own})
+    write("clients", tasks)
     record = RunRecord(
         name=folder.name,
         status="completed",
@@ -85,11 +85,11 @@ def made_up(
     return Run(method, folder, tiny_config("rounds=2"), record)
 
 
-def test_the_opening_is_in_the_curve_and_what_only_measures_is_not(tmp_path: Path) -> None:
+def test_curve_counts_the_opening_but_not_measurements(tmp_path: Path) -> None:
     line = curve(made_up(tmp_path / "x", "dear", "accuracy", 100, 20, [0.6, 1.0], [1.0, 1.0]))
     assert line["round"].tolist() == [1, 2]
     assert line.value.tolist() == [0.6, 1.0]
-    # Opening and round 1, then round 2; down also once what the target users begin with.
+    # Opening and round 1, then round 2; down also includes one download of the target users.
     assert line.bytes_up.tolist() == [120, 140]
     assert line.bytes_down.tolist() == [40, 60]
     assert line.bytes_total_per_client.tolist() == [160 / 6, 200 / 6]
@@ -100,11 +100,11 @@ def test_the_opening_is_in_the_curve_and_what_only_measures_is_not(tmp_path: Pat
     [
         # 90 % of 1.0 is reached at 0.92; 95 % is not.
         ("accuracy", [0.5, 0.92], [0.6, 1.0], [50.0, None, None], [0.9, 0.94]),
-        # Of an error the best is the least: 0.9 / 90 % is 1.0, 0.9 / 95 % is 0.947.
+        # For an error, the lowest is the best: 0.9 / 90 % is 1.0, 0.9 / 95 % is 0.947.
         ("mae", [2.0, 0.98], [1.5, 0.9], [50.0, None, None], [0.9, 1.06]),
     ],
 )
-def test_every_figure_of_a_comparison(
+def test_all_figures_of_a_comparison(
     metric: str,
     cheap: list[float],
     dear: list[float],
@@ -124,12 +124,12 @@ def test_every_figure_of_a_comparison(
     assert (ours["bytes"]["in_all"], theirs["bytes"]["in_all"]) == (50, 200)
     assert list(ours["bytes_to_reach"].values()) == [{"mean_curve": each, "per_seed": [each]} for each in reached]
     assert list(theirs["bytes_to_reach"].values()) == [{"mean_curve": 200, "per_seed": [200]}] * 3
-    # All that `cheap` takes; and the fewest within which `dear` was seen, when `cheap` had ended long before.
+    # The total of `cheap`, and the fewest bytes within which `dear` was evaluated, after the end of `cheap`.
     assert report["equal_bytes"] == [50, 160]
     assert [each["mean"] for each in ours["quality_at_equal_bytes"]] == [cheap[1], cheap[1]]
     assert theirs["quality_at_equal_bytes"][0] is None
     assert theirs["quality_at_equal_bytes"][1]["mean"] == dear[0]
-    # Within 160 bytes `dear` had its first look alone, 0.2 and dear[0], `cheap` its end.
+    # Within 160 bytes, `dear` had only its first evaluation, 0.2 and dear[0], and `cheap` its last.
     at_equal_bytes = theirs["quality_at_equal_bytes"][1]["against"]
     assert at_equal_bytes["difference"] == pytest.approx((0.2 + dear[0] - sum(difference)) / 2)
     assert (at_equal_bytes["users"], at_equal_bytes["within_noise"]) == (2, True)
@@ -143,7 +143,7 @@ def test_every_figure_of_a_comparison(
     assert curves.groupby("method").bytes_total.max().to_dict() == {"cheap": 50, "dear": 200}
 
 
-def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
+def test_seeds_are_averaged_by_round(tmp_path: Path) -> None:
     first = made_up(tmp_path / "a", "cheap", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
     second = made_up(tmp_path / "b", "cheap", "accuracy", 0, 10, [0.95, 1.0], [1.0, 1.0])
     second.record.seed = 1
@@ -151,7 +151,7 @@ def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
     (row,) = report["methods"]
     assert row["quality"]["mean"] == pytest.approx(0.9)
     assert row["quality"]["std"] == pytest.approx(0.02**0.5)
-    # 0.9 · 90 % = 0.81 is first seen at the end, when the mean is 0.9; seed 1 had 90 % of its own 1.0 after a round.
+    # 0.9 · 90 % = 0.81 is reached at the end, where the mean is 0.9; seed 1 reached 90 % of its 1.0 after a round.
     assert row["bytes_to_reach"]["90%"] == {"mean_curve": 50, "per_seed": [50, 30]}
     assert bytes_reached(row["bytes_to_reach"]["90%"]) == "50 B (30 B to 50 B)"
     assert bytes_reached({"mean_curve": None, "per_seed": [30, None]}) == "– (30 B to –)"
@@ -160,8 +160,8 @@ def test_seeds_are_averaged_round_by_round(tmp_path: Path) -> None:
     assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.95]
 
 
-def test_at_equal_bytes_every_seed_has_its_own_bytes(tmp_path: Path) -> None:
-    # Of 10 and of 12 bytes a message: what a seed takes in all is 50 and 60, its first look 30 and 36.
+def test_equal_bytes_are_computed_per_seed(tmp_path: Path) -> None:
+    # Messages of 10 and 12 bytes: totals of the seeds are 50 and 60, their first evaluations are at 30 and 36.
     runs = []
     for seed, each_way in enumerate((10, 12)):
         runs.append(made_up(tmp_path / str(seed), "cheap", "accuracy", 0, each_way, [0.2, 0.9], [1.0, 1.0]))
@@ -172,7 +172,7 @@ def test_at_equal_bytes_every_seed_has_its_own_bytes(tmp_path: Path) -> None:
     assert [each["per_seed"] for each in row["quality_at_equal_bytes"]] == [[0.2, 0.2], [0.9, 0.9]]
 
 
-def test_settings_that_methods_differ_in_are_told_beside_what_they_are(tmp_path: Path) -> None:
+def test_caption_lists_settings_in_which_methods_differ(tmp_path: Path) -> None:
     ours = made_up(tmp_path / "a", "perfit", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
     theirs = made_up(tmp_path / "b", "fdlora", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
     other = tiny_config("rounds=2", "method=fdlora", "local.epochs=3", "local.lr=0.5", "users.source=x")
@@ -180,26 +180,26 @@ def test_settings_that_methods_differ_in_are_told_beside_what_they_are(tmp_path:
     assert report["other_settings"] == {"local.epochs": {"perfit": 1, "fdlora": 3}}
     quality, _, cost = comparison_tables({"name": "x", **report})
     assert str(quality.caption).endswith("; local.epochs is 1 (perfit), 3 (fdlora)")
-    assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, a round", "s, personalisation"]
+    assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, per round", "s, personalisation"]
     assert rows_of(cost)[0][-3:] == ["8.0", "3.0", "5.5"]
     rates = [row[5] for row in rows_of(cost)]
     assert rates == [f"{ours.config.local.lr:g}, {ours.config.personal.lr:g}", f"0.5, {other.personal.lr:g}"]
 
 
-def test_runs_of_uncommitted_code_are_told(tmp_path: Path) -> None:
+def test_caption_lists_runs_with_uncommitted_changes(tmp_path: Path) -> None:
     runs = [made_up(tmp_path / name, name, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0]) for name in ("a", "b")]
     runs[1].record.git = {"commit": "0" * 40, "dirty": True}
     report, _ = compare_runs(runs, "a")
     quality, *_ = comparison_tables({"name": "x", **report})
-    assert str(quality.caption).endswith("; run from a checkout with changes that were not committed: b, seed 0")
+    assert str(quality.caption).endswith("; run from a checkout with uncommitted changes: b, seed 0")
 
 
-def test_of_a_best_that_answered_nothing_right_nobody_has_a_share(tmp_path: Path) -> None:
+def test_no_share_is_reached_if_the_best_quality_is_zero(tmp_path: Path) -> None:
     report, _ = compare_runs([made_up(tmp_path / "a", "a", "accuracy", 0, 10, [0.0, 0.0], [0.0, 0.0])], "a")
     assert [each["mean_curve"] for each in report["methods"][0]["bytes_to_reach"].values()] == [None] * 3
 
 
-def test_the_interval_of_a_difference_is_of_95_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interval_of_a_difference_covers_95_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [made_up(tmp_path / name, name, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0]) for name in ("a", "b")]
     gain = {"a": 0.0, "b": 1.0}
     monkeypatch.setattr(
@@ -207,18 +207,16 @@ def test_the_interval_of_a_difference_is_of_95_percent(tmp_path: Path, monkeypat
         lambda run, _number: {str(user): gain[run.method] * (user % 2) for user in range(100)},
     )
     low, high = paired_test([runs[1]], [runs[0]])["interval"]
-    # Of a hundred users half gain 1: a mean of so many has a deviation of 0.05, and 95 % lie within 1.96 of them.
+    # Half of 100 users gain 1: the mean has a standard deviation of 0.05, and 95 % are within 1.96 of these.
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.011)
-    # One user alone tells nothing of chance.
+    # A single user gives no estimate of noise.
     where = "simulations.experiments.comparison.significance.per_user"
     monkeypatch.setattr(where, lambda run, _number: {"ann": gain[run.method]})
-    alone = paired_test([runs[1]], [runs[0]])
-    assert (alone["p_value"], alone["interval"], alone["within_noise"]) == (1.0, None, True)
+    single = paired_test([runs[1]], [runs[0]])
+    assert (single["p_value"], single["interval"], single["within_noise"]) == (1.0, None, True)
 
 
-def test_the_curves_are_drawn_over_bytes_on_a_log_axis_with_a_band(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curves_are_drawn_on_a_logarithmic_axis_with_a_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(
         "simulations.experiments.comparison.plots.save_figure", lambda figure, *_: figures.append(figure)
@@ -235,7 +233,7 @@ def test_the_curves_are_drawn_over_bytes_on_a_log_axis_with_a_band(
     (axes,) = figures[0].axes
     assert axes.get_xscale() == "log"
     line, level, base = axes.lines
-    # 3 messages of 1 MB until the first look, the target users' download among them, and 5 until the end.
+    # 3 messages of 1 MB until the first evaluation, including the target users' download, and 5 until the end.
     assert line.get_xydata().tolist() == [[3, pytest.approx(0.5)], [5, 0.8]]
     (band,) = axes.collections
     heights = [y for x, y in band.get_paths()[0].vertices if round(x) == 3]
@@ -244,7 +242,7 @@ def test_the_curves_are_drawn_over_bytes_on_a_log_axis_with_a_band(
     assert set(base.get_ydata()) == {0.05}
 
 
-def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paired_test_agrees_with_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(method: str, seed: int) -> Run:
         made = made_up(tmp_path / f"{method}{seed}", method, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
         made.record.seed = seed
@@ -258,7 +256,7 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, m
         lambda run, _number: dict(zip(("ann", "ben", "cy"), scores[run.method, run.record.seed], strict=True)),
     )
     found = paired_test(ours, theirs)
-    # Six pairs, every one in favour: of 2⁶ sign patterns two are as extreme.
+    # Six pairs, all in favour: 2 of 2⁶ sign patterns are as extreme.
     assert found["difference"] == pytest.approx(2.5 / 6)
     assert found["p_value"] == pytest.approx(2 / 64)
     assert (found["users"], found["within_noise"]) == (6, False)
@@ -266,8 +264,8 @@ def test_the_paired_test_equals_scipys_on_the_same_differences(tmp_path: Path, m
     assert paired_test(theirs, theirs)["p_value"] == 1.0
     assert paired_test([theirs[1], ours[0]], theirs)["per_seed"] == pytest.approx(
         [1.25 / 3, 0]
-    )  # seeds in rising order
-    # Were the users real and the same with both seeds, they would be three people: of 2³ patterns two are as extreme.
+    )  # in increasing order of seeds
+    # If the users are real, those of both seeds are the same three users: 2 of 2³ patterns are as extreme.
     for each in (*ours, *theirs):
         each.record.users.source = "lamp"
     assert paired_test(ours, theirs)["p_value"] == pytest.approx(2 / 8)
