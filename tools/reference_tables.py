@@ -1,13 +1,14 @@
 """Prints tables of comparisons and cold-start experiments as Markdown: `python tools/reference_tables.py FOLDER…`."""
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.table import Table
 
 from simulations.display.tables import rows_of
+from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.comparison.schema import Comparison
 from simulations.experiments.comparison.tables import comparison_tables
 
 
@@ -23,9 +24,8 @@ def main() -> None:
 def read(folder: Path) -> list[Table]:
     """Return the tables of a comparison or cold-start experiment."""
     if (folder / "compare.json").is_file():
-        return comparison_tables(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
-    report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
-    return cold_start_tables(report)
+        return comparison_tables(Comparison.model_validate_json((folder / "compare.json").read_bytes()))
+    return cold_start_tables(ColdStart.model_validate_json((folder / "cold_start.json").read_bytes()))
 
 
 def markdown(table: Table) -> str:

@@ -109,7 +109,7 @@ class RunFolder:
         try:
             lock.acquire()
         except Timeout:
-            raise InputError(f"{self.path}: another command works in it") from None
+            raise InputError(f"{self.path}: another command is using it") from None
         try:
             yield
         finally:

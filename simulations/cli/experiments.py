@@ -77,7 +77,7 @@ def compare(
         with Follower(console(), as_json, track or (), time.time()) as follower:
             report = run_compare(methods, config, overrides, given, name, results, overwrite, log, follower)
     where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
-    show(as_json, report, comparison_tables(report), where)
+    show(as_json, report.model_dump(mode="json", by_alias=True), comparison_tables(report), where)
 
 
 def tune(

@@ -4,6 +4,7 @@ import enum
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,17 +50,19 @@ def list_runs(
     method: Annotated[str | None, typer.Option(help="Only runs of this method.")] = None,
     task: Annotated[str | None, typer.Option(help="Only runs of this task.")] = None,
     sort: Annotated[Sort, typer.Option(help="Newest, best quality or fewest bytes first, or by name.")] = Sort.age,
+    with_shipped: Annotated[bool, typer.Option("--all", help="Also the repository's own reference runs.")] = False,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """List run records.
+    """List run records; an experiment of several runs is one line.
 
-    Example: `fedperfit runs --method perfit --sort quality`
+    Example: `fedperfit runs --method perfit --sort quality`, or the runs of one experiment: `fedperfit runs --results
+    results/comparison`
     """
     if context.invoked_subcommand:
         return
     wanted = {"status": status.value if status else None, "method": method, "task": task}
-    rows = [run.summary() for run in find_runs(results, _pass_over)]
+    rows = [run.summary() for run in find_runs(results, _pass_over, with_shipped)]
     for key, value in wanted.items():
         known = sorted({row[key] for row in rows})
         # An empty list is a valid answer, but a near miss of a known value is probably a typo.
@@ -67,9 +70,10 @@ def list_runs(
             raise InputError(f"no such runs{meant} (known: {', '.join(known)})", field=key, value=value)
         rows = [row for row in rows if value in (None, row[key])]
     rows.sort(key=lambda row: _order(row, sort))
-    show(
-        as_json, rows, [_runs_table(rows)] if rows else [], *([] if rows else [f"no matching run records in {results}"])
-    )
+    # Qualities are compared run by run.
+    lines = list(map(_line, rows)) if sort is Sort.quality else _fold(rows, sort)
+    nothing = f"no matching run records in {results}"
+    show(as_json, rows, [_runs_table(lines)] if rows else [], *([] if rows else [nothing]))
 
 
 @runs_app.command("show")
@@ -125,17 +129,44 @@ def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
     return (value is None, value)
 
 
-def _runs_table(rows: Iterable[dict[str, Any]]) -> Table:
-    table = Table(caption="bytes: of the run's own messages; one with `start_from` had stage 1 from another")
+def _fold(rows: list[dict[str, Any]], sort: Sort) -> list[dict[str, Any]]:
+    """Return one line per experiment of several runs, and one per other run."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        members.setdefault(row["experiment"] or row["name"], []).append(row)
+    lines = [_experiment(name, own) if len(own) > 1 else _line(own[0]) for name, own in members.items()]
+    return sorted(lines, key=lambda line: _order(line, sort))
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "seed": str(row["seed"])}
+
+
+def _experiment(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    statuses = Counter(row["status"] for row in rows)
+    return {
+        "name": f"{name}/",
+        "status": ", ".join(f"{count} {status}" for status, count in statuses.items()),
+        **{key: ", ".join(dict.fromkeys(str(row[key]) for row in rows)) for key in ("method", "task")},
+        "seed": ", ".join(map(str, sorted({row["seed"] for row in rows}))),
+        "metric": None,
+        "quality": None,
+        "bytes": sum(row["bytes"] or 0 for row in rows),
+        "age_s": min(row["age_s"] for row in rows),
+    }
+
+
+def _runs_table(lines: Iterable[dict[str, Any]]) -> Table:
+    table = Table(caption="bytes: this run's messages only; a run with `start_from` takes stage 1 from another run")
     for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
         # Other commands need the exact name, so it is not wrapped.
         right = title in ("seed", "quality", "bytes", "age")
         table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "name")
-    for row in rows:
-        quality = "" if row["quality"] is None else f"{row['metric']} {row['quality']:.3f}"
-        total = "" if row["bytes"] is None else human_bytes(row["bytes"])
-        age = _ago(row["age_s"])
-        table.add_row(row["name"], row["status"], row["method"], row["task"], str(row["seed"]), quality, total, age)
+    for line in lines:
+        quality = "" if line["quality"] is None else f"{line['metric']} {line['quality']:.3f}"
+        total = "" if line["bytes"] is None else human_bytes(line["bytes"])
+        cells = [line[key] for key in ("name", "status", "method", "task", "seed")]
+        table.add_row(*cells, quality, total, _ago(line["age_s"]))
     return table
 
 

@@ -8,12 +8,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from fl_server.record.schema import read_run
+from fl_server.record.folder import RunFolder
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 # From Okabe and Ito's palette for colour-blind readers.
@@ -51,11 +50,11 @@ def logarithmic(axes: Axes) -> None:
 
 
 def _quality(folder: Path) -> Figure:
-    record = read_run(folder)
+    record = RunFolder(folder).record
     metric = record.main_metric
     points = [("bare backbone", "base", BASE), ("collective", "collective", _COLLECTIVE)]
     points += [("personalised", "personalised", _PERSONAL)]
-    clients = pq.read_table(folder / "clients.parquet").to_pylist()
+    clients = RunFolder(folder).clients().to_pylist()
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for position, (_, point, shade) in enumerate(points):
@@ -81,7 +80,7 @@ def _quality(folder: Path) -> Figure:
 
 
 def _bytes(folder: Path) -> Figure:
-    ledger = pq.read_table(folder / "ledger.parquet")
+    ledger = RunFolder(folder).ledger()
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for direction, shade in (("up", _COLLECTIVE), ("down", _PERSONAL)):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from configs.errors import InputError, nearest
-from configs.load import flatten, read_resolved
-from fl_server.record.schema import RunRecord, read_run
+from configs.load import flatten
+from fl_server.record.folder import RunFolder
+from fl_server.record.schema import RunRecord
 
 _NO_FIGURES = {"time", "round", "rounds"}
 _ENDS = {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
@@ -114,7 +115,7 @@ class TrackedRun:
 
     def __init__(self, name: str, folder: Path) -> None:
         """Open the tracker for a run record."""
-        settings = flatten(read_resolved(folder / "config.toml"))
+        settings = flatten(RunFolder(folder).config)
         self._folder = folder
         self._round = 0
         self._tracker: Tracker = TRACKERS[name](folder, {key: str(value) for key, value in settings.items()})
@@ -127,11 +128,11 @@ class TrackedRun:
             figures = {key: value for key, value in event.items() if isinstance(value, int | float)}
             self._tracker.log({key: figures[key] for key in figures.keys() - _NO_FIGURES}, self._round)
         elif kind == "completed":
-            self._tracker.log(_final(read_run(self._folder)), self._round)
+            self._tracker.log(_final(RunFolder(self._folder).record), self._round)
 
     def close(self) -> None:
         """Close the tracker with the record's current status."""
-        self._tracker.close(read_run(self._folder).status)
+        self._tracker.close(RunFolder(self._folder).record.status)
 
 
 def check_tracker(name: str) -> None:

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from configs.errors import InputError
-from configs.load import flatten, read_resolved
+from configs.load import flatten
 from configs.schema import RunConfig
-from fl_server.record.schema import RunRecord, read_run
-from fl_server.record.tables import TABLES
+from fl_server.record.folder import RunFolder
+from fl_server.record.schema import RunRecord
 
 _ALIKE = (
     "task",
@@ -43,6 +40,11 @@ class Run:
     config: RunConfig
     record: RunRecord
 
+    @property
+    def files(self) -> RunFolder:
+        """The record's tables."""
+        return RunFolder(self.folder)
+
     @classmethod
     def read(cls, folder: Path, method: str | None = None) -> "Run":
         """Read a record; `method` names its table row, by default with the record's method.
@@ -50,25 +52,12 @@ class Run:
         Raises:
             InputError: There is no record, or its run did not complete.
         """
-        record = read_run(folder)
+        files = RunFolder(folder)
+        record = files.record
         if record.status != "completed":
             raise InputError(f"{folder}: this run's status is {record.status}; only completed runs can be compared")
-        check_tables(folder)
-        return cls(method or record.method, folder, read_resolved(folder / "config.toml"), record)
-
-
-def check_tables(folder: Path) -> None:
-    """Refuse a completed run with missing or damaged tables.
-
-    Raises:
-        InputError: Names the file.
-    """
-    for name in (*TABLES, "users"):
-        path = folder / f"{name}.parquet"
-        try:
-            pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path}: not readable, so the run cannot be used: {error}") from None
+        files.check_tables()
+        return cls(method or record.method, folder, files.config, record)
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -1,17 +1,16 @@
 """`fedperfit compare`: several methods on the same users, seeds and evaluation; only missing runs are run."""
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from configs.errors import InputError, RunFailed
+from configs.files import write_atomic
 from simulations.experiments.comparable import Run, check_comparable
 from simulations.experiments.comparison.analysis import compare_runs
 from simulations.experiments.comparison.plots import draw_curves
+from simulations.experiments.comparison.schema import Comparison
 from simulations.experiments.plan import Planned, plan
 from simulations.experiments.reuse import find, interrupted
 from simulations.run.folders import claim_folder
@@ -28,7 +27,7 @@ def compare(
     overwrite: bool = False,
     log: Callable[[str], None] = print,
     on_progress: Callable[[Path], None] = lambda _folder: None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare methods on the same users, seeds and evaluation: run missing runs, test all against the first method.
 
     Args:
@@ -117,19 +116,16 @@ def _run(
     return place
 
 
-def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> dict[str, Any]:
+def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> Comparison:
     """Analyse completed runs and write `compare.json`, `curves.parquet` and the plots.
 
     Raises:
         InputError: The runs cannot be compared.
     """
     check_comparable(runs)
-    report, curves = compare_runs(runs, reference)
-    report = {"name": folder.name, **report}
-    for entry in report["runs"]:
-        entry["folder"] = os.path.relpath(entry["folder"], folder)
+    comparison, curves = compare_runs(runs, reference, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(folder / "compare.json", comparison.to_json())
     curves.to_parquet(folder / "curves.parquet", index=False)
-    draw_curves(report, curves, folder)
-    return report
+    draw_curves(comparison, curves, folder)
+    return comparison

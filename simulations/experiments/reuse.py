@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import InputError
-from configs.load import read_resolved
 from fl_server.record.checkpoint import load_checkpoint
+from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
-from simulations.experiments.comparable import check_tables, first_difference
+from simulations.experiments.comparable import first_difference
 from simulations.experiments.plan import Planned
 from simulations.run.preflight import find_changed_method, resolve
 
@@ -33,7 +33,7 @@ def find(planned: Planned, folder: Path) -> Path | None:
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
     tensors_missing = False
     for place in places:
-        if not (place / "run.json").is_file() or not (place / "config.toml").is_file():
+        if not RunFolder(place).is_record or not (place / "config.toml").is_file():
             continue
         try:
             record = read_run(place)
@@ -46,11 +46,11 @@ def find(planned: Planned, folder: Path) -> Path | None:
             raise InputError(f"{own} has a different config ({other}); choose another --name, or delete it")
         if other:
             continue
-        if planned.starts_others and not (place / "shared.safetensors").is_file():
+        if planned.starts_others and not RunFolder(place).shared.is_file():
             tensors_missing = tensors_missing or place == own
             continue
         try:
-            check_tables(place)
+            RunFolder(place).check_tables()
         except InputError:
             if place == own:
                 raise
@@ -69,7 +69,7 @@ def _start(planned: Planned) -> str | None:
 def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
     """Describe how a record differs from the planned run; `start` is the digest of the tensors to start from."""
     ignored = ["users.source"] if planned.needs_midway else ["users.source", "evaluate.every"]
-    config = read_resolved(place / "config.toml")
+    config = RunFolder(place).config
     if start and config.start_from:
         # The location of `start_from` does not affect results; the digests of the tensors are compared below.
         ignored.append("start_from")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import jinja2
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.errors import InputError
 from fl_clients.backbone.load import BUILT_IN
 from fl_clients.lamp.tasks import find_task
+from fl_server.record.folder import RunFolder
 from simulations.display.tables import human_bytes
 from simulations.exports.formats import FORMATS
 from simulations.exports.served import ServedModel, load_served_model
@@ -110,11 +110,11 @@ def _figures(metrics: Mapping[str, float], keys: Mapping[str, float]) -> str:
 
 def _of_user(folder: Path, partition: int) -> tuple[int, int, int]:
     """Return the bytes up and down of one user's messages, and the user's number of history items."""
-    ledger = pq.read_table(folder / "ledger.parquet", columns=["user", "direction", "message_bytes"])
+    ledger = RunFolder(folder).ledger(["user", "direction", "message_bytes"])
     own = ledger.filter(pc.equal(ledger["user"], partition))
     up, down = (
         int(pc.sum(own.filter(pc.equal(own["direction"], direction))["message_bytes"]).as_py() or 0)
         for direction in ("up", "down")
     )
-    users = pq.read_table(folder / "users.parquet", columns=["partition", "history"]).to_pydict()
+    users = RunFolder(folder).users(["partition", "history"]).to_pydict()
     return up, down, int(users["history"][users["partition"].index(partition)])

@@ -8,12 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from configs.errors import InputError, nearest
-from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.load import Backbone, load, resolve_precision
 from fl_clients.private_store import private_path
-from fl_server.record.schema import RunRecord, read_run
-from simulations.run.catalogue import status_of
+from fl_server.record.folder import RunFolder
+from fl_server.record.schema import RunRecord
 from simulations.run.preflight import build_method
 from strategies.method import Adapter, Method, Tensors
 
@@ -50,15 +49,16 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
         InputError: The run did not complete, its backbone or method is missing, the user is not a target user, or this
             user's private tensors are missing.
     """
-    record = read_run(folder)
+    files = RunFolder(folder)
+    record = files.record
     if record.status != "completed":
-        raise InputError(f"{folder}: this run did not complete ({status_of(folder, record)})")
-    config = read_resolved(folder / "config.toml")
+        raise InputError(f"{folder}: this run did not complete ({files.status})")
+    config = files.config
     partition = None if user is None else _find_user(folder, record, user)
     backbone = load(config.backbone, resolve_precision(config.precision, False))
     method = build_method(config, backbone.shape)
     adapter = method.client_attach(backbone.model, backbone.shape)
-    shared = _load(folder / "shared.safetensors")
+    shared = _load(files.shared)
     private = None
     if partition is not None:
         if record.users.source == "devices" and record.params.private:
@@ -84,7 +84,7 @@ def _load(path: Path) -> Tensors:
 
 
 def _find_user(folder: Path, record: RunRecord, user: str) -> int:
-    table = pq.read_table(folder / "users.parquet", columns=["user_id", "partition"]).to_pydict()
+    table = RunFolder(folder).users(["user_id", "partition"]).to_pydict()
     partitions: dict[str, int] = dict(zip(table["user_id"], table["partition"], strict=True))
     targets = [target for target, partition in partitions.items() if partition >= record.users.collective]
     if user in targets:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from configs.environment import DevicesConfig
 from configs.errors import InputError
-from configs.load import load_config, read_resolved
-from fl_server.record.schema import read_run
+from configs.load import load_config
+from fl_server.record.folder import RunFolder
 from fl_server.simulated_devices import DeviceTask, SimulatedDevices
 
 _PLAYED, _LARGEST = 20, 200
@@ -86,16 +85,15 @@ def measure(folder: Path) -> MeasuredRun:
     Raises:
         InputError: The run did not complete, or has no stage 1.
     """
-    record = read_run(folder)
+    files = RunFolder(folder)
+    record = files.record
     if record.status != "completed":
         raise InputError(f"{folder}: this run did not complete ({record.status})")
-    ledger = pd.read_parquet(folder / "ledger.parquet")
+    ledger = files.ledger().to_pandas()
     train = ledger[(ledger.phase == "train") & (ledger["round"] > 0)]
     if train.empty:
         raise InputError(f"{folder}: {record.method} sends nothing in stage 1, so there is nothing to project")
-    rounds = pd.read_parquet(folder / "rounds.parquet").reindex(
-        columns=["round", "cohort", "server_s", "server_rss_bytes"]
-    )
+    rounds = files.rounds().to_pandas().reindex(columns=["round", "cohort", "server_s", "server_rss_bytes"])
     rounds = rounds[rounds["round"] > 0]
     per_message: dict[str, float] = {}
     for direction, sent in train.groupby("direction"):
@@ -103,7 +101,7 @@ def measure(folder: Path) -> MeasuredRun:
         per_message[f"{direction}_elements"] = sent.elements.sum() / messages
         per_message[f"{direction}_rest"] = (sent.message_bytes.sum() - sent.payload_bytes.sum()) / messages
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
-    clients = pd.read_parquet(folder / "clients.parquet", columns=["round", "phase", "steps"])
+    clients = files.clients(["round", "phase", "steps"]).to_pandas()
     steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
     return MeasuredRun(
         cohort=float(rounds.cohort.mean()),
@@ -133,7 +131,7 @@ def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
     scale.check()
     groups: dict[tuple[str, str], list[Path]] = {}
     for folder in folders:
-        groups.setdefault((read_run(folder).method, _setting(folder)), []).append(folder)
+        groups.setdefault((RunFolder(folder).record.method, _setting(folder)), []).append(folder)
     names = [method for method, _ in groups]
     return [
         _project(method if names.count(method) == 1 else f"{method}, {group[0].name}", group, scale)
@@ -182,7 +180,7 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
 
 def _setting(folder: Path) -> str:
     """Return the settings that decide what is sent and trained; runs that agree in them are fitted together."""
-    config = read_resolved(folder / "config.toml").model_dump(mode="json")
+    config = RunFolder(folder).config.model_dump(mode="json")
     keys = ("method", "backbone", "sites", "positions", "rank", "joint_private_init", "settings", "local")
     return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 
@@ -290,7 +288,7 @@ def read_folders(paths: Sequence[Path]) -> list[Path]:
         if (path / "compare.json").is_file():
             content = json.loads((path / "compare.json").read_text(encoding="utf-8"))
             folders += [(path / run["folder"]).resolve() for run in content["runs"]]
-        elif (path / "run.json").is_file():
+        elif RunFolder(path).is_record:
             folders.append(path)
         else:
             raise InputError(f"{path}: neither a run record nor a comparison")

@@ -46,7 +46,7 @@ def quality_by_history(rows: pd.DataFrame, task: str) -> go.Figure:
     figure = go.Figure()
     for name, own, style in _lines(rows, task):
         levels = by_history(rows, task, own.method.iloc[0], own.collective.max())
-        means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
+        means, deviations = ([getattr(level, key) for level in levels.values()] for key in ("mean", "std"))
         bars = {"type": "data", "array": [deviation or 0 for deviation in deviations]}
         figure.add_scatter(x=list(levels), y=means, error_y=bars, name=name, **style)
     order = {"categoryorder": "array", "categoryarray": history_levels(rows, task)}

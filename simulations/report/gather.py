@@ -11,15 +11,16 @@ import pandas as pd
 import pyarrow as pa
 
 from configs.errors import InputError
-from configs.load import read_resolved
 from configs.schema import RunConfig
-from fl_server.record.schema import RunRecord, read_run
-from fl_server.record.tables import TABLES, read_rows
-from simulations.experiments.cold_start import findings as cold_start_findings
+from fl_server.record.folder import RunFolder
+from fl_server.record.schema import RunRecord
+from fl_server.record.tables import TABLES
 from simulations.experiments.cold_start.findings import main_rows
 from simulations.experiments.cold_start.rows import COLUMNS
-from simulations.experiments.comparison import analysis as comparison
-from simulations.run.catalogue import status_of
+from simulations.experiments.cold_start.schema import SCHEMA as COLD_START_SCHEMA
+from simulations.experiments.cold_start.schema import ColdStart
+from simulations.experiments.comparison.schema import SCHEMA as COMPARISON_SCHEMA
+from simulations.experiments.comparison.schema import Comparison, read_report
 
 _NEEDED = {
     "rounds": ("round", "metrics"),
@@ -67,9 +68,9 @@ class ReportData:
 
     title: str
     runs: list[ReportRun]
-    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     """Contents of `compare.json`."""
-    cold_starts: list[tuple[pd.DataFrame, dict[str, Any]]] = field(default_factory=list)
+    cold_starts: list[tuple[pd.DataFrame, ColdStart]] = field(default_factory=list)
     """Contents of `cold_start.csv` and `cold_start.json`."""
     predictions: list[dict[str, Any]] = field(default_factory=list)
     predictions_cut: int = 0
@@ -84,14 +85,13 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
     folders: dict[Path, None] = {}
     comparisons, cold_starts = [], []
     for path in paths:
-        if (path / "run.json").is_file():
+        if RunFolder(path).is_record:
             folders[path.resolve()] = None
         elif (path / "compare.json").is_file():
-            comparisons.append(_read_json(path / "compare.json", comparison.SCHEMA, "compare", ("name", "runs")))
-            folders |= dict.fromkeys((path / run["folder"]).resolve() for run in comparisons[-1]["runs"])
+            comparisons.append(read_report(path / "compare.json", Comparison, COMPARISON_SCHEMA, "compare"))
+            folders |= dict.fromkeys((path / run.folder).resolve() for run in comparisons[-1].runs)
         elif (path / "cold_start.csv").is_file():
-            keys = ("name", "settings", "numbers", "newcomers", "transfer")
-            report = _read_json(path / "cold_start.json", cold_start_findings.SCHEMA, "cold-start", keys)
+            report = read_report(path / "cold_start.json", ColdStart, COLD_START_SCHEMA, "cold-start")
             frame = _read_rows(path / "cold_start.csv")
             cold_starts.append((frame, report))
             folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
@@ -123,16 +123,20 @@ def _labels(folders: list[Path]) -> list[str]:
 
 
 def _read(folder: Path, label: str) -> ReportRun:
-    record = read_run(folder)
-    status = status_of(folder, record)
+    files = RunFolder(folder)
+    record = files.record
     figures = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
     if any(record.metrics.keys() - each.keys() for each in figures):
         raise InputError(f"{folder / 'run.json'}: expected the same metrics at every evaluation point and per user")
     try:
-        tables = {name: read_rows(folder, name).to_pandas() for name in TABLES}
-        tables["users"] = pd.read_parquet(folder / "users.parquet")
+        tables = {
+            "rounds": files.rounds().to_pandas(),
+            "clients": files.clients().to_pandas(),
+            "ledger": files.ledger().to_pandas(),
+            "users": files.users().to_pandas(),
+        }
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: a table is missing ({status}): {error}") from None
+        raise InputError(f"{folder}: a table is missing ({files.status}): {error}") from None
     except pa.ArrowException as error:
         raise InputError(f"{folder}: a table is not readable: {error}") from None
     for name, needed in _NEEDED.items():
@@ -147,9 +151,9 @@ def _read(folder: Path, label: str) -> ReportRun:
         label,
         folder,
         record,
-        read_resolved(folder / "config.toml"),
+        files.config,
         errors=_read_lines(folder / "errors.jsonl", ("round", "phase", "user", "traceback")),
-        status=status,
+        status=files.status,
         **tables,
     )
 
@@ -158,21 +162,6 @@ def _predictions(run: ReportRun) -> Iterator[dict[str, Any]]:
     names = dict(zip(run.users.partition, run.users.user_id, strict=True))
     for row in _read_lines(run.folder / "predictions.jsonl", ("user", "query", "stage", "gold", "prediction")):
         yield {**row, "user": str(names.get(row["user"], row["user"])), "run": run.label}
-
-
-def _read_json(path: Path, schema: int, command: str, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("schema")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
-    if found != schema:
-        raise InputError(
-            f"{path}: schema {found}, expected {schema}; the same `fedperfit {command}` rewrites it from its runs"
-        )
-    if missing := [key for key in keys if key not in content]:
-        raise InputError(f"{path}: {missing[0]!r} is missing")
-    return content
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from configs.errors import InputError
 from configs.load import flatten
 from simulations.display.tables import human_bytes, rows_of
 from simulations.experiments.cold_start.findings import main_rows, transfers
+from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.comparison.tables import comparison_tables
 from simulations.report import cold_start_figures as cold_start
@@ -72,7 +73,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         "partitions": [
             (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs
         ],
-        "comparisons": [(report["name"], comparison_tables(report)) for report in gathered.comparisons],
+        "comparisons": [(report.name, comparison_tables(report)) for report in gathered.comparisons],
         "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
         "predictions": gathered.predictions,
@@ -139,8 +140,8 @@ def _gains(run: ReportRun) -> dict[str, Any]:
     }
 
 
-def _cold_start(rows: pd.DataFrame, report: dict[str, Any], plots: _Plots) -> dict[str, Any]:
-    name = report["name"]
+def _cold_start(rows: pd.DataFrame, report: ColdStart, plots: _Plots) -> dict[str, Any]:
+    name = report.name
     drawn = []
     for task in dict.fromkeys(main_rows(rows).task):
         for against, draw in (

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError, nearest
-from fl_server.record.schema import RunRecord, read_run
-from simulations.run.folders import is_locked
+from fl_server.record.folder import RunFolder
+from fl_server.record.schema import RunRecord
+
+SHIPPED = ".shipped"
+"""A file that marks the repository's own results: they are not a person's runs."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,21 @@ class RunEntry:
     """The path below the results folder, as `--resume` and the other commands take it."""
     folder: Path
     record: RunRecord
-    age_s: float
-    """Seconds since the last write to it."""
 
     @property
     def status(self) -> str:
-        """The status that `status_of` returns."""
-        return status_of(self.folder, self.record)
+        """The record's status; `interrupted` if it says running and no command works in it."""
+        return RunFolder(self.folder).status
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the run last did something, by its record."""
+        return max(0.0, time.time() - RunFolder(self.folder).last_active)
+
+    @property
+    def experiment(self) -> str:
+        """The comparison, search or cold start that the run belongs to; empty if none."""
+        return self.name.rpartition("/")[0]
 
     def summary(self) -> dict[str, Any]:
         """Return the fields that `fedperfit runs` lists."""
@@ -43,20 +54,19 @@ class RunEntry:
             "quality": record.metrics[metric] if metric else None,
             "bytes": record.bytes.total if done else None,
             "age_s": round(self.age_s, 1),
+            "experiment": self.experiment,
         }
 
 
-def status_of(folder: Path, record: RunRecord) -> str:
-    """Return a record's status; `interrupted` if it says running but no command holds its lock."""
-    return "interrupted" if record.status == "running" and not is_locked(folder) else record.status
-
-
-def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _error: None) -> list[RunEntry]:
+def find_runs(
+    results: str | Path, unreadable: Callable[[str], None] = lambda _error: None, shipped: bool = True
+) -> list[RunEntry]:
     """Return the run records in a folder and its subfolders, such as comparisons.
 
     Args:
         results: The folder.
         unreadable: Called with the error for each `run.json` that is not a run record.
+        shipped: Also those below a folder that the repository ships, such as `results/reference`.
 
     Raises:
         InputError: The folder does not exist.
@@ -66,7 +76,9 @@ def find_runs(results: str | Path, unreadable: Callable[[str], None] = lambda _e
         raise InputError("no such folder", field="results", value=results)
     found = []
     for home, folders, files in os.walk(results):
-        if "run.json" in files:
+        if SHIPPED in files and not shipped and Path(home) != results:
+            folders.clear()
+        elif "run.json" in files:
             folders.clear()
             try:
                 found.append(_read(Path(home), Path(home).relative_to(results).as_posix()))
@@ -83,7 +95,7 @@ def find_run(results: Path, name: str) -> RunEntry:
         InputError: There is no such record (the message suggests the nearest name), or it cannot be read.
     """
     for place in (results / name, Path(name)):
-        if (place / "run.json").is_file():
+        if RunFolder(place).is_record:
             return _read(place, name)
     runs = find_runs(results)
     raise InputError(f"{name}: no run record of that name in {results}{nearest(name, [run.name for run in runs])}")
@@ -106,7 +118,4 @@ def find_folder(results: Path, name: str) -> Path:
 
 
 def _read(folder: Path, name: str) -> RunEntry:
-    record = read_run(folder)
-    written = [folder / "run.json", folder / "events.jsonl"]
-    newest = max(path.stat().st_mtime for path in written if path.is_file())
-    return RunEntry(name, folder, record, max(0.0, time.time() - newest))
+    return RunEntry(name, folder, RunFolder(folder).record)

@@ -2,11 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from configs.errors import InputError
 
@@ -40,32 +36,3 @@ def claim_folder(results: Path | str, name: str) -> Path:
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise InputError(f"{folder} is not writable", field="name", value=name)
     return folder
-
-
-@contextmanager
-def record_lock(folder: Path) -> Iterator[None]:
-    """Lock a record against other commands; the lock file is next to the record, which may be replaced."""
-    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{folder}: another command is using it") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def is_locked(folder: Path) -> bool:
-    """Tell whether a command holds a record's lock; a killed command does not."""
-    path = folder.parent / f".{folder.name}.lock"
-    if not path.is_file():
-        return False
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False

@@ -20,9 +20,10 @@ from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from fl_clients.lamp.select_users import UserTable, build_table
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
+from fl_server.record.folder import RunFolder
 from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
 from simulations.engines.superlink import end_leftovers
-from simulations.run.folders import claim_folder, record_lock
+from simulations.run.folders import claim_folder
 from simulations.run.preflight import build_method, check_unseen, load_shared, method_digest, resolve
 from strategies.method import BackboneShape, Method
 
@@ -72,7 +73,7 @@ def new_record(
     users = None if real else build_table(config)
     if users and config.start_from:
         check_unseen(config, users)
-    with record_lock(folder):
+    with RunFolder(folder).lock():
         _claim(results, name, overwrite)  # another command may have created it meanwhile
         end_leftovers(folder)
         _start_record(folder, config, method, shape, users)

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from configs.errors import InputError
-from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
 from fl_clients.backbone.load import BUILT_IN, resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
+from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
 from strategies.method import BackboneShape, Method, Tensors, load_method
@@ -68,7 +68,7 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     run = read_run(record)
     if run.status != "completed":
         raise InputError(f"start_from: {record} did not complete ({run.status})")
-    theirs = read_resolved(record / "config.toml")
+    theirs = RunFolder(record).config
     for key, ours, other in (
         ("method", method.name, run.method),
         ("backbone", config.backbone, theirs.backbone),
@@ -76,7 +76,7 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     ):
         if ours != other:
             raise InputError(f"start_from: {record} does not fit: {key}: {other!r} in that run, {ours!r} in this one")
-    return load_file(record / "shared.safetensors")
+    return load_file(RunFolder(record).shared)
 
 
 def check_unseen(config: RunConfig, users: UserTable) -> None:
@@ -93,7 +93,7 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
         InputError: Some target users were collective users; the message names them.
     """
     origin = Path(config.start_from)
-    while (theirs := read_resolved(origin / "config.toml")).start_from:
+    while (theirs := RunFolder(origin).config).start_from:
         origin = Path(theirs.start_from)
     synthetic = config.users.source == "synthetic", theirs.users.source == "synthetic"
     comparable = config.task == theirs.task and synthetic[0] == synthetic[1]

@@ -10,19 +10,18 @@ import torch
 
 from configs.errors import InputError, RunFailed
 from configs.import_path import find_intruder
-from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from fl_clients.lamp.select_users import build_table
 from fl_server.record.checkpoint import load_checkpoint
 from fl_server.record.complete import keep_recorded
+from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, append_line, finish_partial_line, mark_resumed, read_run, write_run
 from fl_server.record.tables import clean
 from simulations.display import plots
 from simulations.engines.launch import launch
 from simulations.engines.ray_cluster import check_cluster, cluster_address
 from simulations.engines.superlink import end_leftovers
-from simulations.run.folders import record_lock
 from simulations.run.new_record import link_users, new_record
 from simulations.run.preflight import build_method, find_changed_method, method_digest
 
@@ -76,7 +75,7 @@ def resume(
     results = Path(results).expanduser()
     folder = (results / name).resolve()
     read_run(folder)
-    with record_lock(folder):
+    with RunFolder(folder).lock():
         # Leftover processes may still write to the record, and even complete the run.
         end_leftovers(folder)
         record = read_run(folder)
@@ -87,7 +86,7 @@ def resume(
         if record.users.source == "devices":
             raise InputError("a run of a real federation cannot be resumed", field="resume", value=name)
         checkpoint, _ = load_checkpoint(folder)
-        config = read_resolved(folder / "config.toml")
+        config = RunFolder(folder).config
         _check_engine(config, results)
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
         if changed := find_changed_method(method_digest(method), record):

@@ -92,7 +92,7 @@ def test_a_run_whose_driver_is_killed_in_a_round_can_be_resumed(tmp_path: Path, 
     words = faulty(tmp_path, "pause@round2")
     mark = f"{os.getpid()}9"
     driver = subprocess.Popen(
-        [sys.executable, "-m", "simulations", "simulate", *words, "--name", "run", "--results", str(tmp_path)],
+        [sys.executable, "-m", "fedperfit", "simulate", *words, "--name", "run", "--results", str(tmp_path)],
         env={**os.environ, "FEDPERFIT_TEST": mark, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -23,7 +23,7 @@ from tests.conftest import TINY, movie, tiny_config, write_lamp
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FEDPERFIT = [sys.executable, "-m", "simulations"]
+FEDPERFIT = [sys.executable, "-m", "fedperfit"]
 RAY = [word for word in TINY if word != "engine=inline"]
 
 

@@ -1,17 +1,27 @@
 """The figures in `cold_start.json`, computed from the rows of a cold-start experiment."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
+from simulations.experiments.cold_start.schema import (
+    CompositionRow,
+    Difference,
+    HistoryLevel,
+    NearFinal,
+    NewcomerRow,
+    NumberRow,
+    Side,
+    TaskSettings,
+    Transfer,
+    TransferMatrices,
+)
 from simulations.experiments.comparable import Run, other_settings
-from simulations.experiments.comparison.analysis import spread
+from simulations.experiments.comparison.schema import Spread
 from simulations.experiments.comparison.significance import paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
-SCHEMA = 6
-"""Schema version of `cold_start.json`."""
 NEAR = 0.95
 """Share of the final quality at which a newcomer counts as trained."""
 
@@ -27,7 +37,7 @@ def _plain(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.task == rows.trained_on) & (rows.group == 0)]
 
 
-def settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def settings(runs: Sequence[Run]) -> list[TaskSettings]:
     """Return the settings behind each task's figures, and those in which the methods differ beyond their definition.
 
     Args:
@@ -43,21 +53,21 @@ def settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
         largest = [run for run in task_runs if run.config.users.collective == most]
         differing = {key: values for key, values in other_settings(largest).items() if key != "evaluate.every"}
         found.append(
-            {
-                "task": task,
-                "backbone": first.config.backbone,
-                "seeds": sorted(base),
-                "target_users": first.record.users.target,
-                "rounds": first.config.rounds,
-                "cohorts": {str(run.config.users.collective): run.config.cohort for run in task_runs},
-                "base": spread([base[seed] for seed in sorted(base)]),
-                "other_settings": differing,
-            }
+            TaskSettings(
+                task=task,
+                backbone=first.config.backbone,
+                seeds=sorted(base),
+                target_users=first.record.users.target,
+                rounds=first.config.rounds,
+                cohorts={str(run.config.users.collective): run.config.cohort for run in task_runs},
+                base=Spread.of([base[seed] for seed in sorted(base)]),
+                other_settings=differing,
+            )
         )
     return found
 
 
-def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def numbers(rows: pd.DataFrame) -> list[NumberRow]:
     """Return the main table in the form of the paper's Table 14: means and standard deviations over seeds."""
     keys = ["task", "metric", "second_metric", "collective", "method"]
     grouped = main_rows(rows).groupby(keys, sort=False, dropna=False)
@@ -68,10 +78,10 @@ def numbers(rows: pd.DataFrame) -> list[dict[str, Any]]:
     table = table.join(grouped[spread_of].std().rename(columns=lambda name: f"{name}_deviation"))
     table = table.reset_index()
     filled = table.astype(object).where(table.notna(), None)
-    return [{str(key): value for key, value in row.items()} for row in filled.to_dict("records")]
+    return [NumberRow.model_validate(row) for row in filled.to_dict("records")]
 
 
-def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
+def quality_by_number(found: list[NumberRow]) -> pd.DataFrame:
     """Return the main table as the paper prints it: one row per number of users and method, with columns for each task.
 
     Args:
@@ -79,17 +89,18 @@ def quality_by_number(found: list[dict[str, Any]]) -> pd.DataFrame:
     """
     lines: dict[tuple[int, str], dict[str, float | None]] = {}
     for row in found:
-        line = lines.setdefault((row["collective"], row["method"]), {})
-        for metric, key in ((row["metric"], "value"), (row["second_metric"], "second_value")):
-            if metric:
-                line[f"{row['task']} {metric}"] = row[key]
-                line[f"{row['task']} {metric} deviation"] = row[f"{key}_deviation"]
-        line[f"{row['task']} worst decile"] = row["worst_decile"]
-        line[f"{row['task']} bytes"] = row["bytes_total"]
+        line = lines.setdefault((row.collective, row.method), {})
+        line[f"{row.task} {row.metric}"] = row.value
+        line[f"{row.task} {row.metric} deviation"] = row.value_deviation
+        if row.second_metric:
+            line[f"{row.task} {row.second_metric}"] = row.second_value
+            line[f"{row.task} {row.second_metric} deviation"] = row.second_value_deviation
+        line[f"{row.task} worst decile"] = row.worst_decile
+        line[f"{row.task} bytes"] = row.bytes_total
     return pd.DataFrame([{"collective": count, "method": name, **line} for (count, name), line in lines.items()])
 
 
-def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]:
+def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[Difference]:
     """Test few collective users against many.
 
     The pairs are: the first method with each number of users but the largest against every method with the largest,
@@ -116,21 +127,17 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[dict[str, Any]]
                     [run for run in of_task if (run.method, run.config.users.collective) == side]
                     for side in (one, other)
                 ]
-                found.append(
-                    {
-                        "task": task,
-                        "metric": of_task[0].record.main_metric,
-                        **{
-                            key: {"method": name, "collective": count, "worst_decile": worst[task, count, name]}
-                            for key, (name, count) in (("one", one), ("other", other))
-                        },
-                        **paired_test(sides[0], sides[1]),
-                    }
-                )
+                labels = [
+                    Side(method=name, collective=count, worst_decile=float(worst[task, count, name]))
+                    for name, count in (one, other)
+                ]
+                test = paired_test(sides[0], sides[1]).model_dump()
+                metric = of_task[0].record.main_metric
+                found.append(Difference(task=task, metric=metric, one=labels[0], other=labels[1], **test))
     return found
 
 
-def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
     """Return what a newcomer downloads, and how long it trains until it is near its final quality.
 
     That is the smallest number of epochs tried from which all larger numbers are near it too, for the mean over seeds
@@ -147,20 +154,18 @@ def newcomers(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 cost[int(str(epochs))] = (part.newcomer_steps.mean(), part.newcomer_turn_seconds.mean())
         near = _near_final(own)
         found.append(
-            {
-                "task": task,
-                "metric": final.metric.iloc[0],
-                "method": method,
-                "collective": int(str(count)),
-                "download_bytes": final.newcomer_bytes.mean(),
-                "final": spread(final.value.tolist()),
-                "epochs_tried": sorted(cost),
-                "near_final": None
-                if near is None
-                else {"epochs": near, "steps": cost[near][0], "seconds": cost[near][1]},
-                "near_final_per_seed": [_near_final(own[own.seed == seed]) for seed in sorted(final.seed)],
-                "by_history": by_history(rows, task, method, count),
-            }
+            NewcomerRow(
+                task=str(task),
+                metric=final.metric.iloc[0],
+                method=str(method),
+                collective=int(str(count)),
+                download_bytes=final.newcomer_bytes.mean(),
+                final=Spread.of(final.value.tolist()),
+                epochs_tried=sorted(cost),
+                near_final=None if near is None else NearFinal(epochs=near, steps=cost[near][0], seconds=cost[near][1]),
+                near_final_per_seed=[_near_final(own[own.seed == seed]) for seed in sorted(final.seed)],
+                by_history=by_history(rows, task, method, count),
+            )
         )
     return found
 
@@ -180,7 +185,7 @@ def _near_final(own: pd.DataFrame) -> int | None:
     return min((epochs for epochs in reached if epochs > max(far, default=-1)), default=None)
 
 
-def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, Any]:
+def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, HistoryLevel]:
     """Return quality by the limit on newcomers' history items: `0`, the limits tried, `all`.
 
     `items` is the mean number of items they have; some have fewer than the limit. `steps` is their mean number of
@@ -189,22 +194,17 @@ def by_history(rows: pd.DataFrame, task: object, method: object, count: object) 
     plain = _plain(rows)
     own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
     final = own[own.history.isna() & own.bytes_total.notna()]
-    before = {
-        **spread(final.value_collective.tolist()),
-        "worst_decile": final.worst_decile_collective.mean(),
-        "items": 0.0,
-        "steps": 0.0,
-    }
+    levels = {"0": _level(final.value_collective, final.worst_decile_collective.mean(), 0.0, 0.0)}
     parts = {f"{items:g}": part for items, part in own[own.history.notna()].groupby("history")} | {"all": final}
-    return {"0": before} | {
-        label: {
-            **spread(part.value.tolist()),
-            "worst_decile": part.worst_decile.mean(),
-            "items": part.newcomer_items.mean(),
-            "steps": part.newcomer_steps.mean(),
-        }
-        for label, part in parts.items()
-    }
+    for label, part in parts.items():
+        items, steps = part.newcomer_items.mean(), part.newcomer_steps.mean()
+        levels[label] = _level(part.value, part.worst_decile.mean(), items, steps)
+    return levels
+
+
+def _level(values: "pd.Series[float]", worst_decile: float, items: float, steps: float) -> HistoryLevel:
+    quality = Spread.of(values.tolist()).model_dump()
+    return HistoryLevel(**quality, worst_decile=worst_decile, items=items, steps=steps)
 
 
 def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
@@ -214,7 +214,7 @@ def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
     return ["0", *(f"{items:g}" for items in sorted(tried.unique())), "all"]
 
 
-def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def compositions(rows: pd.DataFrame) -> list[CompositionRow]:
     """Return variance and range over groups of one size (the paper's Table 15), within each seed, then averaged.
 
     There is one entry per metric. Groups and target users of different seeds are different users, so seeds do not
@@ -230,17 +230,17 @@ def compositions(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 continue
             by_seed = part.groupby("seed")[column]
             found.append(
-                {
-                    "task": task,
-                    "metric": part[metric].iloc[0],
-                    "method": method,
-                    "collective": int(str(count)),
-                    "groups": part.groupby("group")[column].mean().tolist(),
-                    "mean": part[column].mean(),
-                    "worst_decile": part.worst_decile.mean() if column == "value" else None,
-                    "variance": by_seed.var(ddof=1).mean(),
-                    "range": (by_seed.max() - by_seed.min()).mean(),
-                }
+                CompositionRow(
+                    task=str(task),
+                    metric=part[metric].iloc[0],
+                    method=str(method),
+                    collective=int(str(count)),
+                    groups=part.groupby("group")[column].mean().tolist(),
+                    mean=part[column].mean(),
+                    worst_decile=part.worst_decile.mean() if column == "value" else None,
+                    variance=by_seed.var(ddof=1).mean(),
+                    range=(by_seed.max() - by_seed.min()).mean(),
+                )
             )
     return found
 
@@ -260,6 +260,21 @@ def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value", over
     own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
     matrix: pd.DataFrame = own.pivot_table(column, "trained_on", "task", over_seeds, sort=False, dropna=False)
     return matrix
+
+
+def transfer(rows: pd.DataFrame) -> Transfer | None:
+    """Return every method's transfer matrices (the paper's Table 16); None if no shift was used on another task."""
+    moved = transfers(rows)
+    if not len(moved):
+        return None
+    figures = (("value", "mean"), ("value", "std"), ("second_value", "mean"), ("worst_decile", "mean"))
+    names = ("value", "deviation", "second_value", "worst_decile")
+    methods = {}
+    for method in dict.fromkeys(moved.method):
+        matrices = [json.loads(transfer_matrix(rows, method, *figure).to_json(orient="index")) for figure in figures]
+        methods[method] = TransferMatrices(**dict(zip(names, matrices, strict=True)))
+    metrics = dict(zip(rows.task, rows.metric, strict=True))
+    return Transfer(collective=int(moved.collective.max()), metrics=metrics, methods=methods)
 
 
 def brightness(matrix: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

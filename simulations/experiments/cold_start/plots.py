@@ -47,7 +47,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
                     # Labels of higher points go above, others below, since two points may coincide.
                     by_bytes.annotate(str(count), position, (6, 5 if point.upper else -5), **named)
             levels = by_history(rows, task, method, counts[-1])
-            means, deviations = ([level[key] for level in levels.values()] for key in ("mean", "std"))
+            means, deviations = ([getattr(level, key) for level in levels.values()] for key in ("mean", "std"))
             at = [places.index(level) for level in levels]
             _line(by_items, at, pd.Series(means), pd.Series(deviations, dtype=float), style)
         metric = part.metric.iloc[0]

@@ -31,10 +31,10 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
     metric = record.main_metric
     last = curve(run).iloc[-1]
     second = next((key for key in record.metrics if key not in (metric, "outside")), None)
-    clients = pd.read_parquet(run.folder / "clients.parquet")
+    clients = run.files.clients().to_pandas()
     personal = clients[clients.phase == "personalize"]
-    users = pd.read_parquet(run.folder / "users.parquet").set_index("partition")
-    ledger = pd.read_parquet(run.folder / "ledger.parquet")
+    users = run.files.users().to_pandas().set_index("partition")
+    ledger = run.files.ledger().to_pandas()
     download = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")].message_bytes.sum()
     worst = "p90" if metric in LOWER_IS_BETTER else "p10"
     before = spread_over_users([{metric: value} for value in _by_user(personal, f"collective.{metric}").values()])

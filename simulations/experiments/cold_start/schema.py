@@ -149,7 +149,7 @@ class Transfer(Part):
 class ColdStart(Part):
     """The content of `cold_start.json`."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str
     schema_version: Literal[6] = Field(SCHEMA, alias="schema")

@@ -1,28 +1,26 @@
 """Output of a cold-start experiment: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json`, figures, tables."""
 
 import csv
-import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
+from configs.files import write_atomic
 from simulations.display.plots import FORMATS
 from simulations.experiments.cold_start.findings import (
-    SCHEMA,
     compositions,
     differences,
     newcomers,
     numbers,
     quality_by_number,
     settings,
-    transfer_matrix,
-    transfers,
+    transfer,
 )
 from simulations.experiments.cold_start.plots import draw
+from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.comparable import Run
 
@@ -37,10 +35,9 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
     """
     folder = Path(folder)
     rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
-    report = {"name": folder.name, **findings(rows, runs)}
-    quality_by_number(report["numbers"]).to_csv(folder / "quality_by_number.csv", index=False)
-    text = json.dumps(report, indent=1, ensure_ascii=False, default=float, allow_nan=False)
-    (folder / "cold_start.json").write_text(text + "\n", encoding="utf-8")
+    report = findings(rows, runs, folder.name)
+    quality_by_number(report.numbers).to_csv(folder / "quality_by_number.csv", index=False)
+    write_atomic(folder / "cold_start.json", report.to_json())
     for stem, kind in product(("cold_start-*", "transfer"), FORMATS):
         for old in folder.glob(f"{stem}.{kind}"):
             old.unlink()
@@ -58,33 +55,15 @@ def left_out(rows: pd.DataFrame, folder: Path) -> int:
         return len({row.get("folder") for row in csv.DictReader(lines)} - {None, *rows.folder})
 
 
-def findings(rows: pd.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the contents of `cold_start.json`, without the experiment's name."""
-    moved = transfers(rows)
-    return {
-        "schema": SCHEMA,
-        "settings": settings(runs),
-        "uncommitted": rows.folder[rows.dirty.eq(True)].tolist(),
-        "numbers": numbers(rows),
-        "differences": differences(runs, rows),
-        "newcomers": newcomers(rows),
-        "compositions": compositions(rows),
-        "transfer": {
-            "collective": int(moved.collective.max()),
-            "metrics": dict(zip(rows.task, rows.metric, strict=True)),
-            "methods": {
-                method: {
-                    name: json.loads(transfer_matrix(rows, method, column, over_seeds).to_json(orient="index"))
-                    for name, column, over_seeds in (
-                        ("value", "value", "mean"),
-                        ("deviation", "value", "std"),
-                        ("second_value", "second_value", "mean"),
-                        ("worst_decile", "worst_decile", "mean"),
-                    )
-                }
-                for method in dict.fromkeys(moved.method)
-            },
-        }
-        if len(moved)
-        else None,
-    }
+def findings(rows: pd.DataFrame, runs: Sequence[Run], name: str) -> ColdStart:
+    """Return the content of `cold_start.json` of an experiment called `name`."""
+    return ColdStart(
+        name=name,
+        settings=settings(runs),
+        uncommitted=rows.folder[rows.dirty.eq(True)].tolist(),
+        numbers=numbers(rows),
+        differences=differences(runs, rows),
+        newcomers=newcomers(rows),
+        compositions=compositions(rows),
+        transfer=transfer(rows),
+    )

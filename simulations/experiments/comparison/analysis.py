@@ -1,118 +1,119 @@
 """Analysis of compared runs: quality, bytes, cost curves, and whether differences exceed noise."""
 
 import math
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from simulations.experiments.comparable import Run, other_settings
 from simulations.experiments.comparison.curves import curve
+from simulations.experiments.comparison.schema import (
+    BytesToReach,
+    ComparedMethod,
+    ComparedRunEntry,
+    Comparison,
+    LearningRates,
+    MethodBytes,
+    MethodParameters,
+    QualityAtBytes,
+    Seconds,
+    Spread,
+    UserCounts,
+)
 from simulations.experiments.comparison.significance import paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
-SCHEMA = 4
-"""Schema version of `compare.json`."""
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality for which the bytes to reach them are reported."""
 _IDS = 1e-3
 """Relative difference in message bytes that Flower's random ids may cause."""
 
 
-def compare_runs(runs: Sequence[Run], reference: str) -> tuple[dict[str, Any], pd.DataFrame]:
+def compare_runs(runs: Sequence[Run], reference: str, folder: Path = Path()) -> tuple[Comparison, pd.DataFrame]:
     """Analyse a comparison.
 
     Args:
         runs: Comparable runs; every method has the same seeds.
         reference: The method that all others are tested against.
+        folder: The comparison's folder; the paths of its runs are relative to it.
 
     Returns:
-        The contents of `compare.json`, with per-seed values in increasing order of seeds, and all curves in one frame.
+        The content of `compare.json`, with per-seed values in increasing order of seeds, and all curves in one frame.
     """
     methods = list(dict.fromkeys(run.method for run in runs))
     runs = sorted(runs, key=lambda run: (methods.index(run.method), run.record.seed))
     curves = pd.concat([curve(run) for run in runs], ignore_index=True)
     first = runs[0]
     metric = first.record.main_metric
-    lower = metric in LOWER_IS_BETTER
-    final = {method: [run.record.metrics[metric] for run in runs if run.method == method] for method in methods}
-    means = {method: float(np.mean(values)) for method, values in final.items()}
-    best = (min if lower else max)(means, key=lambda method: means[method])
-    mean_curves = {method: _mean_curve(curves[curves.method == method]) for method in methods}
+    by_method = {method: [run for run in runs if run.method == method] for method in methods}
+    means = {method: float(np.mean([run.record.metrics[metric] for run in own])) for method, own in by_method.items()}
+    best = (min if metric in LOWER_IS_BETTER else max)(means, key=lambda method: means[method])
     budgets = _budgets(curves, reference)
-    theirs = [run for run in runs if run.method == reference]
-    seeds = [run.record.seed for run in theirs]
-    rows = []
-    for method in methods:
-        own = [run for run in runs if run.method == method]
-        pooled = {
-            point: [getattr(run.record, field)[metric] for run in own]
-            for point, field in (("collective", "metrics_collective"), ("personalised", "metrics"))
+    comparison = Comparison(
+        name=folder.name,
+        task=first.config.task,
+        backbone=first.config.backbone,
+        metric=metric,
+        lower_is_better=metric in LOWER_IS_BETTER,
+        seeds=[run.record.seed for run in by_method[reference]],
+        users=UserCounts(collective=first.record.users.collective, target=first.record.users.target),
+        reference=reference,
+        best=best,
+        equal_bytes=[float(budget.mean()) for budget in budgets],
+        other_settings=other_settings(runs),
+        base=Spread.of([run.record.metrics_base[metric] for run in by_method[reference]]),
+        methods=[_method(own, by_method[reference], by_method[best], curves, budgets) for own in by_method.values()],
+        runs=[_entry(run, folder) for run in runs],
+    )
+    return comparison, curves
+
+
+def _method(
+    own: Sequence[Run],
+    reference: Sequence[Run],
+    best: Sequence[Run],
+    curves: pd.DataFrame,
+    budgets: Sequence["pd.Series[float]"],
+) -> ComparedMethod:
+    """Analyse one method against the reference, and against the best for the bytes to reach its quality."""
+    metric, method, params = own[0].record.main_metric, own[0].method, own[0].record.params
+    own_curves = curves[curves.method == method]
+    line = _mean_curve(own_curves)
+    return ComparedMethod(
+        method=method,
+        quality=Spread.of([run.record.metrics[metric] for run in own]),
+        quality_collective=Spread.of([run.record.metrics_collective[metric] for run in own]),
+        bytes=MethodBytes(
+            per_client_round_up=float(np.mean([run.record.bytes.per_client_round_up for run in own])),
+            per_client_round_down=float(np.mean([run.record.bytes.per_client_round_down for run in own])),
+            in_all=float(line.bytes_total.iloc[-1]),
+        ),
+        bytes_to_reach={f"{share:.0%}": _bytes_to_reach(own_curves, best, share) for share in SHARES},
+        quality_at_equal_bytes=[_quality_at(own, reference, curves, budget) for budget in budgets],
+        learning_rates=LearningRates(
+            local=own[0].config.local.lr if params.shared else None,
+            personal=own[0].config.personal.lr if params.private else None,
+        ),
+        params=MethodParameters(shared=params.shared, private=params.private),
+        seconds=_seconds(own),
+        against=None if method == reference[0].method else paired_test(own, reference),
+    )
+
+
+def _entry(run: Run, folder: Path) -> ComparedRunEntry:
+    git = run.record.git
+    return ComparedRunEntry.model_validate(
+        {
+            "method": run.method,
+            "seed": run.record.seed,
+            "folder": os.path.relpath(run.folder, folder),
+            "commit": git.get("commit"),
+            "dirty": git.get("dirty"),
         }
-        line = mean_curves[method]
-        rows.append(
-            {
-                "method": method,
-                "quality": spread(pooled["personalised"]),
-                "quality_collective": spread(pooled["collective"]),
-                "bytes": {key: float(np.mean([getattr(r.record.bytes, key) for r in own])) for key in _BYTES}
-                | {"in_all": float(line.bytes_total.iloc[-1])},
-                "bytes_to_reach": {
-                    f"{share:.0%}": {
-                        "mean_curve": _bytes_to(line, means[best], share, lower),
-                        "per_seed": [
-                            _bytes_to(curves[(curves.method == method) & (curves.seed == seed)], value, share, lower)
-                            for seed, value in zip(seeds, final[best], strict=True)
-                        ],
-                    }
-                    for share in SHARES
-                },
-                "quality_at_equal_bytes": [_quality_at(own, theirs, curves, each) for each in budgets],
-                "learning_rates": {
-                    "local": own[0].config.local.lr if own[0].record.params.shared else None,
-                    "personal": own[0].config.personal.lr if own[0].record.params.private else None,
-                },
-                "params": {"shared": own[0].record.params.shared, "private": own[0].record.params.private},
-                "seconds": _seconds(own),
-                "against": None if method == reference else paired_test(own, theirs),
-            }
-        )
-    report = {
-        "schema": SCHEMA,
-        "task": first.config.task,
-        "backbone": first.config.backbone,
-        "metric": metric,
-        "lower_is_better": lower,
-        "seeds": seeds,
-        "users": {"collective": first.record.users.collective, "target": first.record.users.target},
-        "reference": reference,
-        "best": best,
-        "equal_bytes": [float(budget.mean()) for budget in budgets],
-        "other_settings": other_settings(runs),
-        "base": spread([run.record.metrics_base[metric] for run in runs if run.method == reference]),
-        "methods": rows,
-        "runs": [
-            {
-                "method": run.method,
-                "seed": run.record.seed,
-                "folder": str(run.folder),
-                "commit": run.record.git.get("commit"),
-                "dirty": run.record.git.get("dirty"),
-            }
-            for run in runs
-        ],
-    }
-    return report, curves
-
-
-_BYTES = ("per_client_round_up", "per_client_round_down")
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Return the mean, the standard deviation over seeds (None for one seed) and the values."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": deviation, "per_seed": values}
+    )
 
 
 def _mean_curve(frame: pd.DataFrame) -> pd.DataFrame:
@@ -128,6 +129,16 @@ def _budgets(curves: pd.DataFrame, reference: str) -> list["pd.Series[float]"]:
     return sorted([whole, least], key=lambda budget: float(budget.mean())) if different else [whole]
 
 
+def _bytes_to_reach(own_curves: pd.DataFrame, best: Sequence[Run], share: float) -> BytesToReach:
+    metric = best[0].record.main_metric
+    lower = metric in LOWER_IS_BETTER
+    final = {run.record.seed: run.record.metrics[metric] for run in best}
+    return BytesToReach(
+        mean_curve=_bytes_to(_mean_curve(own_curves), float(np.mean(list(final.values()))), share, lower),
+        per_seed=[_bytes_to(own_curves[own_curves.seed == seed], value, share, lower) for seed, value in final.items()],
+    )
+
+
 def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> float | None:
     """The bytes spent at the first evaluated round with that share of the best quality, or None."""
     if not best and not lower:
@@ -138,7 +149,7 @@ def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> flo
 
 def _quality_at(
     own: Sequence[Run], reference: Sequence[Run], curves: pd.DataFrame, budget: "pd.Series[float]"
-) -> dict[str, Any] | None:
+) -> QualityAtBytes | None:
     """Each seed's quality at the last evaluated round within its budget; None if a seed has no such round.
 
     `against` is the test against the reference within the same bytes; None for the reference itself.
@@ -148,7 +159,8 @@ def _quality_at(
         return None
     rounds = [{seed: number for seed, (number, _) in last.items()} for last in (ours, theirs)]
     against = paired_test(own, reference, *rounds) if own[0].method != reference[0].method else None
-    return {**spread([value for _, value in ours.values()]), "against": against}
+    values = Spread.of([value for _, value in ours.values()])
+    return QualityAtBytes(**values.model_dump(), against=against)
 
 
 def _within(line: pd.DataFrame, budget: "pd.Series[float]") -> dict[int, tuple[int, float]] | None:
@@ -161,11 +173,11 @@ def _within(line: pd.DataFrame, budget: "pd.Series[float]") -> dict[int, tuple[i
     return last if len(last) == line.seed.nunique() else None
 
 
-def _seconds(runs: Sequence[Run]) -> dict[str, float | None]:
+def _seconds(runs: Sequence[Run]) -> Seconds:
     """Mean seconds of a client's local computation in the opening, in a round, and in stage 2."""
-    tables = [pd.read_parquet(run.folder / "clients.parquet") for run in runs]
+    tables = [run.files.clients().to_pandas() for run in runs]
     clients = pd.concat(tables, ignore_index=True)
     training, opening = clients.phase == "train", clients["round"] == 0
     parts = {"opening": training & opening, "train": training & ~opening, "personalize": clients.phase == "personalize"}
     means = {part: float(clients[chosen].wall_s.mean()) for part, chosen in parts.items()}
-    return {part: None if math.isnan(mean) else mean for part, mean in means.items()}
+    return Seconds(**{part: None if math.isnan(mean) else mean for part, mean in means.items()})

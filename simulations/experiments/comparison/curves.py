@@ -1,9 +1,6 @@
 """The cost curve of a run: quality of its target users against the bytes spent."""
 
-from typing import Any
-
 import pandas as pd
-import pyarrow.parquet as pq
 
 from simulations.experiments.comparable import Run
 
@@ -20,8 +17,9 @@ def curve(run: Run) -> pd.DataFrame:
         `…_per_client` (mean over all users), `metric, value`.
     """
     metric = run.record.main_metric
-    ledger = pd.read_parquet(run.folder / "ledger.parquet")
-    midway = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in _rows(run, "rounds")]
+    ledger = run.files.ledger().to_pandas()
+    rounds = run.files.rounds().to_pylist()
+    midway = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in rounds]
     points = [(number, value, "evaluate") for number, value in midway if value is not None]
     points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
     training = ledger[ledger.phase == "train"]
@@ -49,12 +47,7 @@ def per_user(run: Run, number: int | None = None) -> dict[str, float]:
     """
     key = f"personalised.{run.record.main_metric}"
     evaluation = ("personalize", run.config.rounds) if number in (None, run.config.rounds) else ("evaluate", number)
-    names = {row["partition"]: row["user_id"] for row in _rows(run, "users")}
-    chosen = [row for row in _rows(run, "clients") if (row["phase"], row["round"]) == evaluation]
+    names = {row["partition"]: row["user_id"] for row in run.files.users().to_pylist()}
+    chosen = [row for row in run.files.clients().to_pylist() if (row["phase"], row["round"]) == evaluation]
     values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
     return {user: value for user, value in values.items() if value is not None}
-
-
-def _rows(run: Run, table: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(run.folder / f"{table}.parquet").to_pylist()
-    return rows

@@ -1,40 +1,40 @@
 """The cost curves of a comparison as a figure."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from simulations.display.plots import BASE, logarithmic, save_figure
 from simulations.display.style import colour, marker
+from simulations.experiments.comparison.schema import Comparison
 
 
-def draw_curves(report: dict[str, Any], curves: pd.DataFrame, folder: Path) -> None:
+def draw_curves(report: Comparison, curves: pd.DataFrame, folder: Path) -> None:
     """Draw a comparison's cost curves as `curves`, PNG, SVG and PDF: quality against bytes, one line per method.
 
     A method that sends no tensors is a dashed horizontal line, since a logarithmic axis has no zero.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    free = {row["method"] for row in report["methods"] if not row["params"]["shared"]}
+    free = {row.method for row in report.methods if not row.params.shared}
     for method, frame in curves.groupby("method", sort=False):
         own = colour(str(method))
         grouped = frame.groupby("round")
         x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
         deviation = grouped.value.std().fillna(0)
         if method in free:
-            axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method} (no bytes)")
+            axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method!s} (no bytes)")
             continue
         axes.plot(x, mean, marker=marker(str(method)), markersize=4, color=own, label=method)
         axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
-    axes.axhline(report["base"]["mean"], color=BASE, linestyle=":", label="bare backbone")
+    axes.axhline(report.base.mean, color=BASE, linestyle=":", label="bare backbone")
     logarithmic(axes)
     axes.set_xlabel("cumulative bytes, all clients, up and down, MB")
-    lower = ", lower is better" if report["lower_is_better"] else ""
-    axes.set_ylabel(f"{report['metric']} of target users after personalisation{lower}")
-    seeds = len(report["seeds"])
+    lower = ", lower is better" if report.lower_is_better else ""
+    axes.set_ylabel(f"{report.metric} of target users after personalisation{lower}")
+    seeds = len(report.seeds)
     band = "s (band: ± one standard deviation)" if seeds > 1 else ""
-    axes.set_title(f"{report['task']}, {report['backbone']}, {seeds} seed{band}")
+    axes.set_title(f"{report.task}, {report.backbone}, {seeds} seed{band}")
     axes.legend(fontsize=8)
     save_figure(figure, folder, "curves")

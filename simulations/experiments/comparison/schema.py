@@ -1,9 +1,11 @@
 """`compare.json`: what a comparison found. Figures are means over seeds unless they say otherwise."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import InputError
@@ -14,7 +16,7 @@ SCHEMA: Literal[4] = 4
 class Part(BaseModel):
     """A part of a results file: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Spread(Part):
@@ -24,6 +26,12 @@ class Spread(Part):
     std: float | None
     """Standard deviation over seeds; None with one seed."""
     per_seed: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Return the mean, the standard deviation and the values, one per seed."""
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(mean=float(np.mean(values)), std=deviation, per_seed=list(values))
 
 
 class PairedTest(Part):
@@ -130,7 +138,7 @@ class UserCounts(Part):
 class Comparison(Part):
     """The content of `compare.json`."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str
     schema_version: Literal[4] = Field(SCHEMA, alias="schema")
@@ -178,12 +186,12 @@ def read_report(path: Path, model: type[Report], schema: int, command: str) -> R
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
     if version != schema:
-        raise InputError(
-            f"{path}: has schema {version}, expected {schema}; the same `fedperfit {command}` writes it again"
-        )
+        raise InputError(f"{path}: schema {version}, expected {schema}; the same `fedperfit {command}` rewrites it")
     try:
         return model.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "missing":
+            raise InputError(f"{path}: {key!r} is missing") from None
         raise InputError(f"{path}: {key}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None

@@ -1,13 +1,13 @@
 """Whether a difference between methods is more than noise: paired tests over users, bootstrap intervals."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.curves import per_user
+from simulations.experiments.comparison.schema import PairedTest
 
 SIGNIFICANCE = 0.05
 
@@ -19,7 +19,7 @@ def paired_test(
     reference: Sequence[Run],
     rounds: Mapping[int, int] | None = None,
     reference_rounds: Mapping[int, int] | None = None,
-) -> dict[str, Any]:
+) -> PairedTest:
     """Compare two lists of runs user by user: a two-sided paired sign-flip permutation test of the mean difference.
 
     `interval` is a 95 % bootstrap interval of that mean over users; None for fewer than two users.
@@ -56,20 +56,20 @@ def paired_test(
             (values,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
         )
         p_value = float(test.pvalue)
-    return {
-        "difference": float(values.mean()),
-        "per_seed": [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)],
-        "interval": _interval(values),
-        "p_value": p_value,
-        "users": len(values),
-        "within_noise": p_value >= SIGNIFICANCE,
-    }
+    return PairedTest(
+        difference=float(values.mean()),
+        per_seed=[float(np.mean(by_seed[seed])) for seed in sorted(by_seed)],
+        interval=_interval(values),
+        p_value=p_value,
+        users=len(values),
+        within_noise=p_value >= SIGNIFICANCE,
+    )
 
 
-def _interval(values: np.ndarray) -> list[float] | None:
+def _interval(values: np.ndarray) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     found = stats.bootstrap(
         (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return [float(found.low), float(found.high)]
+    return float(found.low), float(found.high)

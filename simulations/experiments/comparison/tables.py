@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from simulations.display.tables import human_bytes, with_arrow
+from simulations.experiments.comparison.schema import BytesToReach, Comparison, PairedTest, Spread
 
 OVER_USERS = "users of one seed share its training runs, whose randomness the tests do not cover"
 """A limit of the tests over users, stated in the tables' captions."""
@@ -13,29 +14,29 @@ OVER_USERS = "users of one seed share its training runs, whose randomness the te
 UNCOMMITTED = "run from a checkout with uncommitted changes"
 
 
-def comparison_tables(report: dict[str, Any]) -> list[Table]:
+def comparison_tables(report: Comparison) -> list[Table]:
     """Return the tables of quality, of bytes, and of what a client sends, trains and keeps."""
     return [_comparison_quality(report), _comparison_bytes(report), _comparison_cost(report)]
 
 
-def _comparison_quality(report: dict[str, Any]) -> Table:
-    seeds = ", ".join(map(str, report["seeds"]))
-    table = Table(title=f"{report['name']}: {report['task']}, {report['backbone']}, seeds {seeds}")
-    titles = ("", with_arrow(report["metric"]), "before stage 2", f"against {report['reference']}", "95 % CI", "p")
+def _comparison_quality(report: Comparison) -> Table:
+    seeds = ", ".join(map(str, report.seeds))
+    table = Table(title=f"{report.name}: {report.task}, {report.backbone}, seeds {seeds}")
+    titles = ("", with_arrow(report.metric), "before stage 2", f"against {report.reference}", "95 % CI", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
-    table.add_row("bare backbone", mean(report["base"]), end_section=True)
-    for row in report["methods"]:
-        cells = [mean(row["quality"]), mean(row["quality_collective"])]
-        if against := row["against"]:
-            cells += [f"{against['difference']:+.3f}{_noise(against)}", interval(against), significance(against)]
-        table.add_row(row["method"], *cells)
+    table.add_row("bare backbone", mean(report.base), end_section=True)
+    for row in report.methods:
+        cells = [mean(row.quality), mean(row.quality_collective)]
+        if against := row.against:
+            cells += [f"{against.difference:+.3f}{_noise(against)}", interval(against), significance(against)]
+        table.add_row(row.method, *cells)
     table.caption = (
         "mean ± standard deviation over seeds; 95 % CI: of the difference, bootstrap over users; ≈: within noise "
         f"(paired test over users, p ≥ 0.05, not corrected for multiple testing); {OVER_USERS}"
-        + differing(report["other_settings"])
+        + differing(report.other_settings)
     )
-    if unclean := [f"{run['method']}, seed {run['seed']}" for run in report["runs"] if run["dirty"]]:
+    if unclean := [f"{run.method}, seed {run.seed}" for run in report.runs if run.dirty]:
         table.caption += f"; {UNCOMMITTED}: {'; '.join(unclean)}"
     return table
 
@@ -48,66 +49,68 @@ def differing(other_settings: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def _noise(test: dict[str, Any] | None) -> str:
-    return " ≈" if test and test["within_noise"] else ""
+def _noise(test: PairedTest | None) -> str:
+    return " ≈" if test and test.within_noise else ""
 
 
-def significance(test: dict[str, Any]) -> str:
+def significance(test: PairedTest) -> str:
     """Format a paired test's p-value; resampling gives no more digits."""
-    return "< 0.001" if test["p_value"] < 0.001 else f"{test['p_value']:.3f}"
+    return "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
 
 
-def interval(test: dict[str, Any]) -> str:
+def interval(test: PairedTest) -> str:
     """Format the confidence interval of a paired test's difference."""
-    return "–" if test["interval"] is None else f"{test['interval'][0]:+.3f} to {test['interval'][1]:+.3f}"
+    return "–" if test.interval is None else f"{test.interval[0]:+.3f} to {test.interval[1]:+.3f}"
 
 
-def _comparison_bytes(report: dict[str, Any]) -> Table:
+def _comparison_bytes(report: Comparison) -> Table:
     table = Table(title="bytes of all clients, up and down")
-    budgets = [human_bytes(each) for each in report["equal_bytes"]]
-    titles = ["", "total", *(f"to {share}" for share in report["methods"][0]["bytes_to_reach"])]
-    for title in (*titles, *(f"{report['metric']} at {budget}" for budget in budgets)):
+    budgets = [human_bytes(each) for each in report.equal_bytes]
+    titles = ["", "total", *(f"to {share}" for share in report.methods[0].bytes_to_reach)]
+    for title in (*titles, *(f"{report.metric} at {budget}" for budget in budgets)):
         table.add_column(title, justify="right" if title else "left")
-    for row in report["methods"]:
-        reach = [bytes_reached(each) for each in row["bytes_to_reach"].values()]
-        qualities = row["quality_at_equal_bytes"]
-        equal = ["–" if each is None else mean(each) + _noise(each["against"]) for each in qualities]
-        total = human_bytes(row["bytes"]["in_all"])
-        table.add_row(row["method"], total, *reach, *equal)
+    for row in report.methods:
+        reach = [bytes_reached(each) for each in row.bytes_to_reach.values()]
+        qualities = row.quality_at_equal_bytes
+        equal = ["–" if each is None else mean(each) + _noise(each.against) for each in qualities]
+        total = human_bytes(row.bytes.in_all)
+        table.add_row(row.method, total, *reach, *equal)
     table.caption = (
-        f"to x %: bytes until an evaluation first shows x % of {report['best']}'s final quality, in brackets the range "
-        f"over seeds, each relative to {report['best']} with that seed, not tested for noise; {report['metric']} at n "
-        f"bytes ({report['reference']}'s total, and the fewest within which every method was evaluated): the last "
-        f"quality within that budget, ≈: within noise of {report['reference']}; –: not reached or not evaluated"
+        f"to x %: bytes until an evaluation first shows x % of {report.best}'s final quality, in brackets the range "
+        f"over seeds, each relative to {report.best} with that seed, not tested for noise; {report.metric} at n "
+        f"bytes ({report.reference}'s total, and the fewest within which every method was evaluated): the last "
+        f"quality within that budget, ≈: within noise of {report.reference}; –: not reached or not evaluated"
     )
     return table
 
 
-def bytes_reached(found: dict[str, Any]) -> str:
+def bytes_reached(found: BytesToReach) -> str:
     """Format the bytes at which the mean curve reaches a quality, with the range over seeds if they differ."""
-    by_seed = sorted(math.inf if each is None else each for each in found["per_seed"])
+    by_seed = sorted(math.inf if each is None else each for each in found.per_seed)
     least, most = ("–" if math.isinf(each) else human_bytes(each) for each in (by_seed[0], by_seed[-1]))
-    mean = "–" if found["mean_curve"] is None else human_bytes(found["mean_curve"])
+    mean = "–" if found.mean_curve is None else human_bytes(found.mean_curve)
     return mean if least == most else f"{mean} ({least} to {most})"
 
 
-def _comparison_cost(report: dict[str, Any]) -> Table:
+def _comparison_cost(report: Comparison) -> Table:
     table = Table(title="what a client sends, trains and keeps")
-    opening = any(row["seconds"]["opening"] is not None for row in report["methods"])
+    opening = any(row.seconds.opening is not None for row in report.methods)
     titles = ["", "up, per round", "down, per round", "shared", "private", "learning rates"]
     titles += ["s, opening"] if opening else []
     for title in (*titles, "s, per round", "s, personalisation"):
         table.add_column(title, justify="right" if title else "left")
-    for row in report["methods"]:
-        shown = [value for part, value in row["seconds"].items() if opening or part != "opening"]
+    for row in report.methods:
+        shown = [value for part, value in row.seconds if opening or part != "opening"]
         seconds = ("–" if value is None else f"{value:.1f}" for value in shown)
         table.add_row(
-            row["method"],
-            human_bytes(row["bytes"]["per_client_round_up"]),
-            human_bytes(row["bytes"]["per_client_round_down"]),
-            f"{row['params']['shared']:,}",
-            f"{row['params']['private']:,}",
-            ", ".join("–" if rate is None else f"{rate:g}" for rate in row["learning_rates"].values()),
+            row.method,
+            human_bytes(row.bytes.per_client_round_up),
+            human_bytes(row.bytes.per_client_round_down),
+            f"{row.params.shared:,}",
+            f"{row.params.private:,}",
+            ", ".join(
+                "–" if rate is None else f"{rate:g}" for rate in (row.learning_rates.local, row.learning_rates.personal)
+            ),
             *seconds,
         )
     table.caption = (
@@ -117,7 +120,13 @@ def _comparison_cost(report: dict[str, Any]) -> Table:
     return table
 
 
-def mean(spread: dict[str, Any]) -> str:
-    """Format a mean, with its standard deviation over seeds if there are several (`analysis.spread`)."""
-    deviation = spread["std"]
-    return f"{spread['mean']:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")
+def mean(spread: Spread) -> str:
+    """Format a mean, with its standard deviation over seeds if there are several."""
+    return format_mean(spread.mean, spread.std)
+
+
+def format_mean(value: float | None, deviation: float | None) -> str:
+    """Format a mean with its standard deviation, if there is one; a dash for no value."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")

@@ -176,7 +176,7 @@ def test_method_name_wins_over_a_folder_of_that_name(
     (tmp_path / "lora-c").mkdir()
     folder = str(compared[0] / "perfit-seed0")
     words = [[*TINY, "lora-c", "rounds=9.5"], [folder, "lora-c"], [folder, "lora-c-sed0"]]
-    messages = ["rounds=9.5", "lora-c is no run record under", "lora-c-sed0 is no run record under"]
+    messages = ["rounds=9.5", "lora-c is not a run record under", "lora-c-sed0 is not a run record under"]
     for given, message in zip(words, messages, strict=True):
         with pytest.raises(InputError, match=message):
             CliRunner().invoke(app, ["compare", *given, "--results", str(tmp_path)], catch_exceptions=False)
@@ -239,7 +239,7 @@ def test_user_defined_methods_are_compared_with_their_settings(tmp_path: Path) -
     # q in 4 blocks, 2·(16 + 16) per block.
     assert runs[1].record.params.shared == 4 * 2 * 32
     report = write_comparison(runs, "perfit", tmp_path / "x")
-    assert [row["method"] for row in report["methods"]] == ["perfit", "small"]
+    assert [row.method for row in report.methods] == ["perfit", "small"]
 
     shutil.copy(tmp_path / "small.toml", tmp_path / "other" / "small.toml")
     with pytest.raises(InputError, match="would both be called small; rename"):

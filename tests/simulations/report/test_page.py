@@ -20,12 +20,14 @@ from simulations.cli.main import app
 from simulations.display.style import colour, symbol
 from simulations.experiments.cold_start.findings import transfer_matrix
 from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.spec import ColdStartSpec
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.cold_start.write import write_report
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete, write_comparison
 from simulations.experiments.comparison.curves import curve
+from simulations.experiments.comparison.schema import Comparison
 from simulations.experiments.comparison.tables import comparison_tables
 from simulations.experiments.plan import plan
 from simulations.report import cold_start_figures as figures
@@ -142,7 +144,9 @@ def check_tables_are_shown(page: str, tables: list[Table]) -> None:
 
 def test_comparison_shows_its_tables(results: Path) -> None:
     page = write_page([results / "three"], results / "three.html").read_text()
-    check_tables_are_shown(page, comparison_tables(json.loads((results / "three" / "compare.json").read_text())))
+    check_tables_are_shown(
+        page, comparison_tables(Comparison.model_validate_json((results / "three" / "compare.json").read_bytes()))
+    )
 
 
 def test_cold_start_shows_its_tables(results: Path) -> None:
@@ -154,7 +158,7 @@ def test_cold_start_shows_its_tables(results: Path) -> None:
     assert list(report["transfer"]["methods"]["perfit"]["value"]) == ["movie_tagging", "product_rating"]
     for title in ("Few collective users against many", "Newcomers: cost and history", "Composition of the collective"):
         assert title in page
-    check_tables_are_shown(page, cold_start_tables(report))
+    check_tables_are_shown(page, cold_start_tables(ColdStart.model_validate(report)))
     assert "product_rating, mae ↓" in page
 
 

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from fl_server.record.folder import RunFolder
 from fl_server.record.schema import append_line, read_run, write_run
 from simulations.cli.main import app
 from simulations.run.catalogue import find_run, find_runs
-from simulations.run.folders import record_lock
 from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
@@ -96,7 +96,7 @@ def test_a_run_is_followed_to_its_end(results: Path, capsys: pytest.CaptureFixtu
 
     timer = threading.Timer(1.0, finish)
     follow = ["runs", "follow", "going", "--results", str(results)]
-    with record_lock(folder):
+    with RunFolder(folder).lock():
         timer.start()
         done = CliRunner().invoke(app, follow, catch_exceptions=False)
     timer.join()

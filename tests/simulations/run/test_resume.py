@@ -251,7 +251,7 @@ def full(results: str, cache: str, limit: int) -> None:
         os._exit(3)
 
 
-@pytest.mark.parametrize("limit", [2500, 5000, 7000])
+@pytest.mark.parametrize("limit", [2500, 4000, 5000])
 def test_a_full_disk_loses_nothing(limit: int, cache: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.simulations.run.test_resume"])

@@ -18,8 +18,10 @@ from simulations.experiments.cold_start.findings import (
     quality_by_number,
     transfer_matrix,
 )
+from simulations.experiments.cold_start.schema import NearFinal, Side
 from simulations.experiments.cold_start.write import write_report
 from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.schema import PairedTest
 from tests.conftest import tiny_config
 
 _PLAIN: dict[str, Any] = {
@@ -83,11 +85,10 @@ def test_main_table_averages_main_runs_over_seeds() -> None:
             later(value=9.0, epochs=1),
         )
     )
-    figures = [found[key] for key in ("value", "worst_decile", "bytes_total", "q4")]
-    assert figures == pytest.approx([0.6, 0.3, 1500, 0.6])
-    assert found["value_deviation"] == pytest.approx(0.02**0.5)
-    assert found["value_collective_deviation"] == 0
-    assert (found["task"], found["collective"], found["method"], found["newcomer_bytes"]) == ("a", 10, "perfit", 50)
+    assert [found.value, found.worst_decile, found.bytes_total, found.q4] == pytest.approx([0.6, 0.3, 1500, 0.6])
+    assert found.value_deviation == pytest.approx(0.02**0.5)
+    assert found.value_collective_deviation == 0
+    assert (found.task, found.collective, found.method, found.newcomer_bytes) == ("a", 10, "perfit", 50)
 
 
 @pytest.mark.parametrize(
@@ -116,18 +117,18 @@ def test_epochs_until_a_newcomer_is_near_its_final_quality(
         *STRAYS,
     ).assign(metric=metric)
     (found,) = newcomers(frame)
-    assert found["near_final"] == near
-    assert found["near_final_per_seed"] == [near and near["epochs"]]
-    assert found["epochs_tried"] == [0, 1, 2, 4]
-    assert found["download_bytes"] == 50
-    assert [(items, level["mean"]) for items, level in found["by_history"].items()] == [
+    assert (found.near_final and found.near_final.model_dump()) == near
+    assert found.near_final_per_seed == [near and near["epochs"]]
+    assert found.epochs_tried == [0, 1, 2, 4]
+    assert found.download_bytes == 50
+    assert [(items, level.mean) for items, level in found.by_history.items()] == [
         ("0", before),
         ("5", 0.3),
         ("all", final),
     ]
-    assert [level["worst_decile"] for level in found["by_history"].values()] == [0.15, 0.05, 0.2]
-    assert [level["items"] for level in found["by_history"].values()] == [0, 4.5, 6]
-    assert [level["steps"] for level in found["by_history"].values()] == [0, 3, 8]
+    assert [level.worst_decile for level in found.by_history.values()] == [0.15, 0.05, 0.2]
+    assert [level.items for level in found.by_history.values()] == [0, 4.5, 6]
+    assert [level.steps for level in found.by_history.values()] == [0, 3, 8]
 
 
 def test_near_final_quality_is_also_given_per_seed() -> None:
@@ -137,12 +138,12 @@ def test_near_final_quality_is_also_given_per_seed() -> None:
         *(later(value=value, epochs=1, seed=seed) for seed, value in ((0, 0.9), (1, 0.7))),
     )
     (found,) = newcomers(frame)
-    assert (found["near_final"]["epochs"], found["near_final_per_seed"]) == (1, [1, 4])
+    assert (found.near_final and found.near_final.epochs, found.near_final_per_seed) == (1, [1, 4])
 
 
 def test_without_a_stage_2_only_zero_epochs_are_tried() -> None:
     (found,) = newcomers(rows({"newcomer_steps": 0.0, "value_collective": 0.5}, later(newcomer_steps=0.0, epochs=1)))
-    assert (found["epochs_tried"], found["near_final"]) == ([0], {"epochs": 0, "steps": 0.0, "seconds": None})
+    assert (found.epochs_tried, found.near_final) == ([0], NearFinal(epochs=0, steps=0.0, seconds=None))
 
 
 def test_compositions_vary_within_a_seed() -> None:
@@ -158,11 +159,11 @@ def test_compositions_vary_within_a_seed() -> None:
     # LoRA-P has no stage 1, so no other groups.
     strays.append({"method": "lora-p", "shared_parameters": 0})
     found, second = compositions(pd.concat([frame, rows(*strays)]))
-    assert (found["method"], found["collective"], found["metric"]) == ("perfit", 10, "accuracy")
-    assert (second["metric"], second["variance"], second["worst_decile"]) == ("f1", pytest.approx(0.0025), None)
-    assert found["groups"] == pytest.approx([0.65, 0.6, 0.7])
-    assert (found["variance"], found["range"], found["mean"]) == pytest.approx((0.01, 0.2, 0.65))
-    assert found["worst_decile"] == pytest.approx(0.2)
+    assert (found.method, found.collective, found.metric) == ("perfit", 10, "accuracy")
+    assert (second.metric, second.variance, second.worst_decile) == ("f1", pytest.approx(0.0025), None)
+    assert found.groups == pytest.approx([0.65, 0.6, 0.7])
+    assert (found.variance, found.range, found.mean) == pytest.approx((0.01, 0.2, 0.65))
+    assert found.worst_decile == pytest.approx(0.2)
 
 
 def test_transfer_matrix_is_of_the_largest_number_of_users() -> None:
@@ -199,10 +200,10 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         config = tiny_config(*words, f"evaluate.every={count}")
         return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
 
-    def test(one: list[Run], other: list[Run]) -> dict[str, Any]:
+    def test(one: list[Run], other: list[Run]) -> PairedTest:
         tested.append((one[0].folder.name, other[0].folder.name))
-        return {"difference": -0.1, "interval": [-0.2, 0.1], "p_value": 0.0006, "users": 7, "within_noise": True,
-                "per_seed": seeds}  # fmt: skip
+        figures = {"difference": -0.1, "interval": (-0.2, 0.1), "p_value": 0.0006, "users": 7, "within_noise": True}
+        return PairedTest(**figures, per_seed=seeds)
 
     seeds = [-0.1]
     tested: list[tuple[str, str]] = []
@@ -216,9 +217,9 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("perfit-3", "perfit-30"), ("perfit-3", "oppu-30"), ("perfit-10", "perfit-30"), ("perfit-10", "oppu-30"),
         ("oppu-3", "oppu-30"), ("perfit-3", "oppu-3"),
     ]  # fmt: skip
-    assert found[1]["one"] == {"method": "perfit", "collective": 3, "worst_decile": 0.3}
-    assert found[1]["other"] == {"method": "oppu", "collective": 30, "worst_decile": 3.0}
-    assert (found[1]["p_value"], found[1]["users"], found[1]["metric"]) == (0.0006, 7, "mae")
+    assert found[1].one == Side(method="perfit", collective=3, worst_decile=0.3)
+    assert found[1].other == Side(method="oppu", collective=30, worst_decile=3.0)
+    assert (found[1].p_value, found[1].users, found[1].metric) == (0.0006, 7, "mae")
     quality, table = write_report(frame, runs, tmp_path)[:2]
     assert str(quality.title).startswith("movie_tagging, tiny, seeds 0: ")
     assert rows_of(quality)[0] == ["", "", "bare backbone", "2.000", *[""] * 5]

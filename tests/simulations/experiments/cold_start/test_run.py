@@ -120,10 +120,9 @@ def test_real_users_of_several_tasks_with_history_quarters(tmp_path: Path) -> No
     # Only a method with a stage 1 has other groups and transfers; LoRA-P has one run per task.
     assert rows.groupby("method").size().to_dict() == {"perfit": 2 + 2 + 2, "lora-p": 2}
     assert {run.record.users.source for run in runs} == {"lamp"}
-    report = findings(rows, runs)
-    assert {row["method"] for row in report["compositions"]} == {"perfit"}
-    json.dumps(report, default=float, allow_nan=False)
-    assert [what["cohorts"] for what in report["settings"]] == [{"2": 2}, {"2": 2}]
+    report = findings(rows, runs, "x")
+    assert {row.method for row in report.compositions} == {"perfit"}
+    assert [what.cohorts for what in report.settings] == [{"2": 2}, {"2": 2}]
 
     first = rows.iloc[0]
     users = pd.read_parquet(tmp_path / "x" / first.folder / "users.parquet").set_index("partition")

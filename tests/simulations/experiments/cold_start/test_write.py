@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from simulations.display.tables import rows_of
+from simulations.experiments.cold_start.schema import TaskSettings
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.cold_start.write import findings, left_out
 from tests.simulations.experiments.cold_start.test_findings import later, rows
@@ -22,8 +23,9 @@ def test_all_cells_of_the_tables() -> None:
         later(value=0.3, trained_on="b", worst_decile=0.05),
     )
     common = {"backbone": "x", "seeds": [0, 1], "target_users": 2, "rounds": 3, "cohorts": {"10": 4}}
-    base = {"base": {"mean": 0.1, "std": 0.05}, "other_settings": {}}
-    report = {**findings(frame, []), "settings": [{"task": task, **common, **base} for task in ("a", "b")]}
+    base = {"base": {"mean": 0.1, "std": 0.05, "per_seed": [0.05, 0.15]}, "other_settings": {}}
+    report = findings(frame, [], "x")
+    report.settings = [TaskSettings.model_validate({"task": task, **common, **base}) for task in ("a", "b")]
     numbers, errors, newcomers, groups, matrix = cold_start_tables(report)
     quality = ["0.600 ± 0.141", "0.300 ± 0.000", "0.450 ± 0.071", "0.200", "1.00 kB", "0.10/0.20/0.30/0.40"]
     bare = ["", "", "bare backbone", "0.100 ± 0.050"]

@@ -17,6 +17,7 @@ from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.analysis import compare_runs
 from simulations.experiments.comparison.curves import curve
 from simulations.experiments.comparison.plots import draw_curves
+from simulations.experiments.comparison.schema import BytesToReach, Comparison
 from simulations.experiments.comparison.significance import paired_test
 from simulations.experiments.comparison.tables import bytes_reached, comparison_tables
 from tests.conftest import tiny_config
@@ -85,6 +86,12 @@ def made_up(
     return Run(method, folder, tiny_config("rounds=2"), record)
 
 
+def analysed(runs: list[Run], reference: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Analyse runs and return the comparison as `compare.json` has it."""
+    comparison, curves = compare_runs(runs, reference)
+    return comparison.model_dump(mode="json", by_alias=True), curves
+
+
 def test_curve_counts_the_opening_but_not_measurements(tmp_path: Path) -> None:
     line = curve(made_up(tmp_path / "x", "dear", "accuracy", 100, 20, [0.6, 1.0], [1.0, 1.0]))
     assert line["round"].tolist() == [1, 2]
@@ -116,7 +123,7 @@ def test_all_figures_of_a_comparison(
         made_up(tmp_path / "cheap", "cheap", metric, 0, 10, cheap, difference),
         made_up(tmp_path / "dear", "dear", metric, 100, 20, dear, [1.0, 1.0]),
     ]
-    report, curves = compare_runs(runs, "cheap")
+    report, curves = analysed(runs, "cheap")
     ours, theirs = report["methods"]
     assert (report["best"], report["metric"], report["lower_is_better"]) == ("dear", metric, metric == "mae")
     assert ours["quality"] == {"mean": cheap[1], "std": None, "per_seed": [cheap[1]]}
@@ -134,7 +141,7 @@ def test_all_figures_of_a_comparison(
     assert at_equal_bytes["difference"] == pytest.approx((0.2 + dear[0] - sum(difference)) / 2)
     assert (at_equal_bytes["users"], at_equal_bytes["within_noise"]) == (2, True)
     assert [each["against"] for each in ours["quality_at_equal_bytes"]] == [None, None]
-    assert rows_of(comparison_tables({"name": "x", **report})[1])[1][-2:] == ["–", f"{dear[0]:.3f} ≈"]
+    assert rows_of(comparison_tables(Comparison.model_validate(report))[1])[1][-2:] == ["–", f"{dear[0]:.3f} ≈"]
     assert theirs["against"]["difference"] == pytest.approx(1 - sum(difference) / 2)
     assert theirs["against"]["users"] == 2
     assert ours["against"] is None
@@ -147,14 +154,14 @@ def test_seeds_are_averaged_by_round(tmp_path: Path) -> None:
     first = made_up(tmp_path / "a", "cheap", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
     second = made_up(tmp_path / "b", "cheap", "accuracy", 0, 10, [0.95, 1.0], [1.0, 1.0])
     second.record.seed = 1
-    report, curves = compare_runs([second, first], "cheap")
+    report, curves = analysed([second, first], "cheap")
     (row,) = report["methods"]
     assert row["quality"]["mean"] == pytest.approx(0.9)
     assert row["quality"]["std"] == pytest.approx(0.02**0.5)
     # 0.9 · 90 % = 0.81 is reached at the end, where the mean is 0.9; seed 1 reached 90 % of its 1.0 after a round.
     assert row["bytes_to_reach"]["90%"] == {"mean_curve": 50, "per_seed": [50, 30]}
-    assert bytes_reached(row["bytes_to_reach"]["90%"]) == "50 B (30 B to 50 B)"
-    assert bytes_reached({"mean_curve": None, "per_seed": [30, None]}) == "– (30 B to –)"
+    assert bytes_reached(BytesToReach(**row["bytes_to_reach"]["90%"])) == "50 B (30 B to 50 B)"
+    assert bytes_reached(BytesToReach(mean_curve=None, per_seed=[30, None])) == "– (30 B to –)"
     assert isinstance(curves, pd.DataFrame)
     assert report["equal_bytes"] == [30, 50]
     assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.95]
@@ -166,7 +173,7 @@ def test_equal_bytes_are_computed_per_seed(tmp_path: Path) -> None:
     for seed, each_way in enumerate((10, 12)):
         runs.append(made_up(tmp_path / str(seed), "cheap", "accuracy", 0, each_way, [0.2, 0.9], [1.0, 1.0]))
         runs[-1].record.seed = seed
-    report, _ = compare_runs(runs, "cheap")
+    report, _ = analysed(runs, "cheap")
     (row,) = report["methods"]
     assert report["equal_bytes"] == [33, 55]
     assert [each["per_seed"] for each in row["quality_at_equal_bytes"]] == [[0.2, 0.2], [0.9, 0.9]]
@@ -176,9 +183,9 @@ def test_caption_lists_settings_in_which_methods_differ(tmp_path: Path) -> None:
     ours = made_up(tmp_path / "a", "perfit", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
     theirs = made_up(tmp_path / "b", "fdlora", "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0])
     other = tiny_config("rounds=2", "method=fdlora", "local.epochs=3", "local.lr=0.5", "users.source=x")
-    report, _ = compare_runs([ours, replace(theirs, config=other)], "perfit")
+    report, _ = analysed([ours, replace(theirs, config=other)], "perfit")
     assert report["other_settings"] == {"local.epochs": {"perfit": 1, "fdlora": 3}}
-    quality, _, cost = comparison_tables({"name": "x", **report})
+    quality, _, cost = comparison_tables(Comparison.model_validate(report))
     assert str(quality.caption).endswith("; local.epochs is 1 (perfit), 3 (fdlora)")
     assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, per round", "s, personalisation"]
     assert rows_of(cost)[0][-3:] == ["8.0", "3.0", "5.5"]
@@ -189,13 +196,13 @@ def test_caption_lists_settings_in_which_methods_differ(tmp_path: Path) -> None:
 def test_caption_lists_runs_with_uncommitted_changes(tmp_path: Path) -> None:
     runs = [made_up(tmp_path / name, name, "accuracy", 0, 10, [0.5, 0.8], [1.0, 1.0]) for name in ("a", "b")]
     runs[1].record.git = {"commit": "0" * 40, "dirty": True}
-    report, _ = compare_runs(runs, "a")
-    quality, *_ = comparison_tables({"name": "x", **report})
+    report, _ = analysed(runs, "a")
+    quality, *_ = comparison_tables(Comparison.model_validate(report))
     assert str(quality.caption).endswith("; run from a checkout with uncommitted changes: b, seed 0")
 
 
 def test_no_share_is_reached_if_the_best_quality_is_zero(tmp_path: Path) -> None:
-    report, _ = compare_runs([made_up(tmp_path / "a", "a", "accuracy", 0, 10, [0.0, 0.0], [0.0, 0.0])], "a")
+    report, _ = analysed([made_up(tmp_path / "a", "a", "accuracy", 0, 10, [0.0, 0.0], [0.0, 0.0])], "a")
     assert [each["mean_curve"] for each in report["methods"][0]["bytes_to_reach"].values()] == [None] * 3
 
 
@@ -206,14 +213,14 @@ def test_interval_of_a_difference_covers_95_percent(tmp_path: Path, monkeypatch:
         "simulations.experiments.comparison.significance.per_user",
         lambda run, _number: {str(user): gain[run.method] * (user % 2) for user in range(100)},
     )
-    low, high = paired_test([runs[1]], [runs[0]])["interval"]
+    low, high = paired_test([runs[1]], [runs[0]]).interval
     # Half of 100 users gain 1: the mean has a standard deviation of 0.05, and 95 % are within 1.96 of these.
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.011)
     # A single user gives no estimate of noise.
     where = "simulations.experiments.comparison.significance.per_user"
     monkeypatch.setattr(where, lambda run, _number: {"ann": gain[run.method]})
     single = paired_test([runs[1]], [runs[0]])
-    assert (single["p_value"], single["interval"], single["within_noise"]) == (1.0, None, True)
+    assert (single.p_value, single.interval, single.within_noise) == (1.0, None, True)
 
 
 def test_curves_are_drawn_on_a_logarithmic_axis_with_a_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,15 +264,15 @@ def test_paired_test_agrees_with_scipy(tmp_path: Path, monkeypatch: pytest.Monke
     )
     found = paired_test(ours, theirs)
     # Six pairs, all in favour: 2 of 2⁶ sign patterns are as extreme.
-    assert found["difference"] == pytest.approx(2.5 / 6)
-    assert found["p_value"] == pytest.approx(2 / 64)
-    assert (found["users"], found["within_noise"]) == (6, False)
+    assert found.difference == pytest.approx(2.5 / 6)
+    assert found.p_value == pytest.approx(2 / 64)
+    assert (found.users, found.within_noise) == (6, False)
     assert stats.wilcoxon([0.25, 0.5, 0.5, 0.5, 0.25, 0.5]).pvalue < 0.05
-    assert paired_test(theirs, theirs)["p_value"] == 1.0
-    assert paired_test([theirs[1], ours[0]], theirs)["per_seed"] == pytest.approx(
+    assert paired_test(theirs, theirs).p_value == 1.0
+    assert paired_test([theirs[1], ours[0]], theirs).per_seed == pytest.approx(
         [1.25 / 3, 0]
     )  # in increasing order of seeds
     # If the users are real, those of both seeds are the same three users: 2 of 2³ patterns are as extreme.
     for each in (*ours, *theirs):
         each.record.users.source = "lamp"
-    assert paired_test(ours, theirs)["p_value"] == pytest.approx(2 / 8)
+    assert paired_test(ours, theirs).p_value == pytest.approx(2 / 8)
