@@ -11,7 +11,7 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint types format bench lock clean
+.PHONY: help install demo check test unit lint types format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,7 +33,11 @@ demo: $(RUN) ## simulate federated PerFit on synthetic movie-tagging users
 	$(BIN)/fedperfit backbone fetch smollm2-135m
 	$(BIN)/fedperfit simulate configs/experiments/demo.toml --name demo --overwrite
 
-check: lint types ## style, layers, types and unit tests: no Ray, no download, under 90 seconds
+check: install ## style, layers, types and unit tests: no Ray, no download, under 90 seconds
+	@# The type checker uses one core, so the tests run beside it.
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
+
+unit: install ## run the tests without a whole run
 	$(PYTEST) -m 'not integration and not slow'
 
 test: check ## everything: check, then whole federations in one process, then real SuperLinks and Ray

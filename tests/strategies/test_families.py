@@ -33,6 +33,8 @@ from fl_clients.predict import generate, score_labels
 from strategies.method import TrainRequest
 from strategies.perfit import PerFit
 
+# Thirty small models take a while.
+pytestmark = pytest.mark.integration
 VOCABULARY = 257
 LLAMA: dict[str, Any] = {
     "vocab_size": VOCABULARY,

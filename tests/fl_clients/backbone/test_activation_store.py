@@ -101,6 +101,7 @@ def _write_often(folder: Path) -> None:
         store.write(key_of(number % 7), ENTRY)
 
 
+@pytest.mark.integration
 def test_concurrent_writers_leave_whole_entries(tmp_path: Path) -> None:
     processes = [multiprocessing.get_context("spawn").Process(target=_write_often, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
