@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,18 @@ TINY = (
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A separate cache folder for tests, with a link to the fetched backbone, which is 93 MB."""
+    """A cache folder of the tests' own, shared by their processes, with a link to the backbone if it was fetched."""
     import os
 
     from configs.paths import cache_dir
 
     fetched = cache_dir() / "backbones" / "smollm2-135m"
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / "backbones").mkdir()
-    if fetched.is_dir():
-        (folder / "backbones" / "smollm2-135m").symlink_to(fetched)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    (folder / "backbones").mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        if fetched.is_dir():
+            (folder / "backbones" / "smollm2-135m").symlink_to(fetched)
     os.environ["FEDPERFIT_CACHE"] = str(folder)
     return folder
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from fl_clients.backbone.load import fetch
+from fl_clients.backbone.builtin import fetch
 from simulations.cli.main import app
 from tests.conftest import write_lamp
 

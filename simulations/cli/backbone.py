@@ -13,13 +13,13 @@ backbone_app = typer.Typer(no_args_is_help=True, help="Built-in frozen language 
 @backbone_app.command("list")
 def backbone_list(as_json: Json = False) -> None:
     """List the built-in backbones and whether they are in the cache."""
-    from fl_clients.backbone import load as backbones
+    from fl_clients.backbone import builtin
 
     table = Table("name", "what it is", "fetched")
-    fetched = {name: backbones.is_fetched(name) for name in backbones.BUILT_IN}
-    for name, text in backbones.BUILT_IN.items():
+    fetched = {name: builtin.is_fetched(name) for name in builtin.BUILT_IN}
+    for name, text in builtin.BUILT_IN.items():
         table.add_row(name, text, "yes" if fetched[name] else "no")
-    rows = [{"name": name, "what": text, "fetched": fetched[name]} for name, text in backbones.BUILT_IN.items()]
+    rows = [{"name": name, "what": text, "fetched": fetched[name]} for name, text in builtin.BUILT_IN.items()]
     show(as_json, rows, [table])
 
 
@@ -28,6 +28,6 @@ def backbone_fetch(
     name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
 ) -> None:
     """Fetch a built-in backbone into the cache folder."""
-    from fl_clients.backbone.load import fetch
+    from fl_clients.backbone.builtin import fetch
 
     print(fetch(name))

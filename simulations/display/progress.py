@@ -104,7 +104,7 @@ class Follower:
         try:
             yield
         except Exception as error:  # an error in a tracker must not stop the run
-            self._live = [each for each in self._live if each != name]
+            self._live = [live_name for live_name in self._live if live_name != name]
             self._tracked.pop(name, None)
             print(f"tracker {name} failed and is not used any more: {error}", file=sys.stderr)
 

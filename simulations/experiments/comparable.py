@@ -90,7 +90,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 f"{same.folder} and {run.folder} are both {run.method}, but differ in more than the seed: {other}"
             )
         same_seed = by_seed.setdefault(seed, run)
-        ours, theirs = (each.record.users.data_sha256[:12] for each in (same_seed, run))
+        ours, theirs = (side.record.users.data_sha256[:12] for side in (same_seed, run))
         _refuse_difference(same_seed, run, "users (data_sha256)", ours, theirs)
     seeds = {method: sorted(run.record.seed for run in runs if run.method == method) for method, _ in seen}
     for method, method_seeds in seeds.items():

@@ -81,18 +81,20 @@ def complete(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            completed = {} if overwrite else {each.name: find(each, folder) for each in planned}
+            completed = {} if overwrite else {planned_run.name: find(planned_run, folder) for planned_run in planned}
             resumable = {
-                each.name
-                for each in planned
-                if not overwrite and not completed[each.name] and interrupted(each, folder / each.name, log)
+                planned_run.name
+                for planned_run in planned
+                if not overwrite
+                and not completed[planned_run.name]
+                and interrupted(planned_run, folder / planned_run.name, log)
             }
             runs = []
-            for number, each in enumerate(planned, 1):
-                place = completed.get(each.name)
-                log(f"{number} of {len(planned)}: {each.name}" + (f", reused from {place}" if place else ""))
-                place = place or _run(each, folder, each.name in resumable, log, on_progress)
-                runs.append(Run.read(place, each.method))
+            for number, planned_run in enumerate(planned, 1):
+                place = completed.get(planned_run.name)
+                log(f"{number} of {len(planned)}: {planned_run.name}" + (f", reused from {place}" if place else ""))
+                place = place or _run(planned_run, folder, planned_run.name in resumable, log, on_progress)
+                runs.append(Run.read(place, planned_run.method))
             return runs
     except Timeout:
         raise InputError(f"{folder}: another command is using it; wait, or choose another --name") from None

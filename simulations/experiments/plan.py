@@ -108,14 +108,14 @@ def _check_config(config: RunConfig) -> None:
 def _check_alike(planned: Sequence[Planned]) -> None:
     """Refuse methods that would not be evaluated alike on the same users."""
     users: dict[int, str] = {}
-    for each in planned:
-        difference = difference_in_evaluation(planned[0].config, each.config)
-        ours, theirs = users.setdefault(each.config.seed, each.data_sha256), each.data_sha256
+    for planned_run in planned:
+        difference = difference_in_evaluation(planned[0].config, planned_run.config)
+        ours, theirs = users.setdefault(planned_run.config.seed, planned_run.data_sha256), planned_run.data_sha256
         if ours != theirs:
             difference = difference or ("users (data_sha256)", ours[:12], theirs[:12])
         if difference:
             key, one, other = difference
-            pair = f"{planned[0].method} and {each.method}"
+            pair = f"{planned[0].method} and {planned_run.method}"
             raise InputError(f"{pair} cannot be compared: {key} is {one!r} in one and {other!r} in the other")
 
 

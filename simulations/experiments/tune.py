@@ -10,7 +10,7 @@ held out of training. The config's target users are not used.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -76,59 +76,82 @@ def tune(
         RunFailed: A run failed for another reason than a non-finite loss.
     """
     folder = Path(folder)
+    planned = plan([method], toml, overrides, seeds)
+    _check(planned[0].config, overrides, held_out)
+    shape = read_shape(planned[0].config.backbone)
+    built = build_method(planned[0].config, shape, planned[0].import_path)
+    keys = ["local.lr"] if built.first_round is not None else []
+    keys += ["personal.lr"] if built.private_parameters(shape) else []
+    held_out_users = [*overrides, *_hold_out(planned[0].config, held_out)]
+    search = _Search(method, toml, held_out_users, seeds, folder, log, built.first_round == 1)
+    search.rates = dict.fromkeys(keys[1:], _PERSONAL)
+    for key in keys:
+        search.rates[key] = _best(partial(search.quality, key))
+    columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
+    table = pd.DataFrame([(*setting, *found) for setting, found in search.tried.items()], columns=columns)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
+    return Tuned(search.rates, [key for key, rate in search.rates.items() if rate in (RATES[0], RATES[-1])], table)
+
+
+def _check(config: RunConfig, overrides: Sequence[str], held_out: int) -> None:
     for override in overrides:
         if override.partition("=")[0].strip() in ("local.lr", "personal.lr"):
             raise InputError(f"{override}: tune searches this rate")
-    planned = plan([method], toml, overrides, seeds)
-    first = planned[0].config
-    users = first.users
-    if users.select == "listed":
+    if config.users.select == "listed":
         raise InputError("users.select='listed': tune draws the held-out users itself; use random or paper")
-    if not 0 < held_out < users.collective:
-        raise InputError(
-            f"expected 1 to {users.collective - 1} of the collective users", field="held_out", value=held_out
-        )
-    fixed = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
+    most = config.users.collective - 1
+    if not 0 < held_out <= most:
+        raise InputError(f"expected 1 to {most} of the collective users", field="held_out", value=held_out)
+
+
+def _hold_out(config: RunConfig, held_out: int) -> list[str]:
+    """Return overrides that evaluate held-out collective users in place of the target users."""
+    users, left = config.users, config.users.collective - held_out
+    overrides = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
     # Evaluated only after the last round, by the personalisation.
-    fixed += [f"users.collective={users.collective - held_out}", f"evaluate.every={first.rounds}"]
-    fixed.append(f"cohort={min(first.cohort, users.collective - held_out)}")
-    shape = read_shape(first.backbone)
-    built = build_method(first, shape, planned[0].import_path)
-    keys = ["local.lr"] if built.first_round is not None else []
-    keys += ["personal.lr"] if built.private_parameters(shape) else []
-    rates = dict.fromkeys(keys[1:], _PERSONAL)
-    tried: dict[tuple[float, float, int], tuple[str, float, float, int]] = {}
+    overrides += [f"users.collective={left}", f"evaluate.every={config.rounds}", f"cohort={min(config.cohort, left)}"]
+    return overrides
 
-    def quality(key: str, rate: float, more: int) -> tuple[float, float]:
-        chosen = [*seeds, *(max(seeds) + number for number in range(1, more + 1))]
 
-        def planned_with(own: float) -> list[Planned]:
-            searched = [f"{name}={value!r}" for name, value in {**rates, key: own}.items()]
-            return [_named(each) for each in plan([method], toml, [*overrides, *fixed, *searched], chosen)]
+@dataclass
+class _Search:
+    """Runs settings and remembers what they scored."""
 
-        runs = planned_with(rate)
+    method: str
+    toml: Path | str | None
+    overrides: Sequence[str]
+    seeds: Sequence[int]
+    folder: Path
+    log: Callable[[str], None]
+    stage_1_is_shared: bool
+    """Stage 2's rate does not change stage 1: only an opening trains with it."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """The rates that are fixed so far, by config key."""
+    tried: dict[tuple[float, float, int], tuple[str, float, float, int]] = field(default_factory=dict)
+    """Metric, value, standard error and users, by the two rates and the number of seeds."""
+
+    def quality(self, key: str, rate: float, more: int) -> tuple[float, float]:
+        """Return the quality of a rate and its standard error, with `more` additional seeds."""
+        seeds = [*self.seeds, *(max(self.seeds) + number for number in range(1, more + 1))]
+        runs = self._planned(key, rate, seeds)
         try:
-            if key == "personal.lr" and built.first_round == 1 and rate != _PERSONAL:
-                # Only an opening trains with stage 2's rate; without one, the runs of stage 1 are reused.
-                first = [replace(each, starts_others=True) for each in planned_with(_PERSONAL)]
-                places = [run.folder for run in complete(first, folder, False, log)]
-                runs = [started_from(each, place) for each, place in zip(runs, places, strict=True)]
-            metric, value, error, count = _score(complete(runs, folder, False, log))
+            if key == "personal.lr" and self.stage_1_is_shared and rate != _PERSONAL:
+                first = [replace(run, starts_others=True) for run in self._planned(key, _PERSONAL, seeds)]
+                places = [run.folder for run in complete(first, self.folder, False, self.log)]
+                runs = [started_from(run, place) for run, place in zip(runs, places, strict=True)]
+            metric, value, error, count = _score(complete(runs, self.folder, False, self.log))
         except RunFailed as failure:
-            if not _diverged(folder, runs):
+            if not _diverged(self.folder, runs):
                 raise
-            log(f"{failure}: the rate is too high")
+            self.log(f"{failure}: the rate is too high")
             metric, value, error, count = "", math.nan, math.nan, 0
-        tried[runs[0].config.local.lr, runs[0].config.personal.lr, len(chosen)] = metric, value, error, count
+        self.tried[runs[0].config.local.lr, runs[0].config.personal.lr, len(seeds)] = metric, value, error, count
         return -math.inf if math.isnan(value) else value * (-1 if metric in LOWER_IS_BETTER else 1), error
 
-    for key in keys:
-        rates[key] = _best(partial(quality, key))
-    columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
-    table = pd.DataFrame([(*setting, *found) for setting, found in tried.items()], columns=columns)
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
-    return Tuned(rates, [key for key, rate in rates.items() if rate in (RATES[0], RATES[-1])], table)
+    def _planned(self, key: str, rate: float, seeds: Sequence[int]) -> list[Planned]:
+        searched = [f"{name}={value!r}" for name, value in {**self.rates, key: rate}.items()]
+        return [_named(run) for run in plan([self.method], self.toml, [*self.overrides, *searched], seeds)]
 
 
 def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
@@ -172,10 +195,10 @@ def _named(planned: Planned) -> Planned:
 def _diverged(folder: Path, planned: Sequence[Planned]) -> bool:
     """Tell whether clients failed only because their loss was not finite."""
     tracebacks = []
-    for path in (folder / each.name / "errors.jsonl" for each in planned):
+    for path in (folder / planned_run.name / "errors.jsonl" for planned_run in planned):
         if path.is_file():
             tracebacks += [json.loads(line)["traceback"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return bool(tracebacks) and all("FloatingPointError" in each for each in tracebacks)
+    return bool(tracebacks) and all("FloatingPointError" in planned_run for planned_run in tracebacks)
 
 
 def _score(runs: Sequence[Run]) -> tuple[str, float, float, int]:

@@ -9,7 +9,7 @@ import jinja2
 import pyarrow.compute as pc
 
 from configs.errors import InputError
-from fl_clients.backbone.load import BUILT_IN
+from fl_clients.backbone.builtin import BUILT_IN
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
 from simulations.display.tables import human_bytes

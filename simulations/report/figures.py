@@ -32,33 +32,33 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
     """
     figure = go.Figure()
     choices: dict[str, list[list[float]]] = {f"{way}-{scope}": [] for way in _DIRECTIONS for scope in ("all", "client")}
-    for each in series(runs):
-        frames = [curve(Run(each.method, run.folder, run.config, run.record)) for run in each.runs]
+    for item in series(runs):
+        frames = [curve(Run(item.method, run.folder, run.config, run.record)) for run in item.runs]
         grouped = pd.concat(frames).groupby("round")
         mean, deviation = grouped.value.mean(), grouped.value.std().fillna(0)
-        if not any(run.record.params.shared for run in each.runs):
+        if not any(run.record.params.shared for run in item.runs):
             # It sends nothing and a logarithmic axis has no zero, so draw a horizontal line.
-            line = {"color": colour(each.method), "dash": "dash", "width": 1}
-            text = f"{safe(each.label)} (sends no tensors)"
+            line = {"color": colour(item.method), "dash": "dash", "width": 1}
+            text = f"{safe(item.label)} (sends no tensors)"
             figure.add_hline(y=float(mean.iloc[-1]), line=line, annotation={"text": text, "xanchor": "right"})
             continue
         point = "round %{customdata[0]}<br>%{x:.4g} MB<br>%{y:.3f} ± %{customdata[1]:.3f}<extra></extra>"
         figure.add_scatter(
             y=mean,
             customdata=np.stack([mean.index, deviation], axis=1),
-            name=safe(each.label),
-            legendgroup=each.label,
+            name=safe(item.label),
+            legendgroup=item.label,
             mode="lines+markers",
-            hovertemplate=f"<b>{safe(each.label)}</b><br>{point}",
-            **each.style,
+            hovertemplate=f"<b>{safe(item.label)}</b><br>{point}",
+            **item.style,
         )
         figure.add_scatter(
             y=[*(mean + deviation), *(mean - deviation)[::-1]],
-            legendgroup=each.label,
+            legendgroup=item.label,
             showlegend=False,
             fill="toself",
             mode="none",
-            fillcolor=colour(each.method),
+            fillcolor=colour(item.method),
             opacity=0.15 if deviation.gt(0).any() else 0,
             hoverinfo="skip",
         )
@@ -78,10 +78,10 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
 def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw quality during stage 1 and at the end; None if nothing was evaluated during stage 1."""
     figure = go.Figure()
-    for each in series(runs):
+    for item in series(runs):
         for point, last in (("collective", "metrics_collective"), ("personalised", "metrics")):
             frames = []
-            for run in each.runs:
+            for run in item.runs:
                 midway = run.rounds.reindex(columns=["round", f"{point}.{run.metric}"]).dropna()
                 midway.columns = pd.Index(["round", "value"])
                 if len(midway):
@@ -89,8 +89,8 @@ def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
                     frames += [midway, pd.DataFrame(end)]
             if frames:
                 mean = pd.concat(frames).groupby("round").value.mean()
-                style = each.style | ({"line": {**each.style["line"], "dash": "dot"}} if point == "collective" else {})
-                name = f"{safe(each.label)}, {point}"
+                style = item.style | ({"line": {**item.style["line"], "dash": "dot"}} if point == "collective" else {})
+                name = f"{safe(item.label)}, {point}"
                 figure.add_scatter(x=list(mean.index), y=mean, name=name, mode="lines+markers", **style)
     if not figure.data:
         return None
@@ -102,10 +102,10 @@ def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
 def loss_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw the cohorts' mean loss after training, by round; None if there is no stage 1."""
     figure = go.Figure()
-    for each in series(runs):
-        mean = pd.concat([run.rounds for run in each.runs]).groupby("round").loss.mean().dropna()
+    for item in series(runs):
+        mean = pd.concat([run.rounds for run in item.runs]).groupby("round").loss.mean().dropna()
         if len(mean):
-            figure.add_scatter(x=list(mean.index), y=mean, name=safe(each.label), mode="lines+markers", **each.style)
+            figure.add_scatter(x=list(mean.index), y=mean, name=safe(item.label), mode="lines+markers", **item.style)
     if not figure.data:
         return None
     figure.update_xaxes(title="round")
@@ -117,8 +117,8 @@ def per_user(runs: Sequence[ReportRun]) -> go.Figure:
     """Draw each target user's quality before and after personalisation; on the diagonal it is unchanged."""
     figure = go.Figure()
     values = [0.0]
-    for each in series(runs):
-        frame = pd.concat([users_of(run) for run in each.runs])
+    for item in series(runs):
+        frame = pd.concat([users_of(run) for run in item.runs])
         values += [*frame.before, *frame.after]
         frame["name"] = frame.user_id.astype(str).map(safe)
         # Few questions give few distinct values: users at one point share a marker, sized by their number.
@@ -128,10 +128,10 @@ def per_user(runs: Sequence[ReportRun]) -> go.Figure:
             x=positions.before,
             y=positions.after,
             text=positions["join"],
-            name=safe(each.label),
+            name=safe(item.label),
             mode="markers",
-            marker={**each.style["marker"], "size": 7 * np.sqrt(positions["size"]), "opacity": 0.6},
-            hovertemplate=f"{point}{safe(each.label)}</extra>",
+            marker={**item.style["marker"], "size": 7 * np.sqrt(positions["size"]), "opacity": 0.6},
+            hovertemplate=f"{point}{safe(item.label)}</extra>",
         )
     ends = [min(values), max(values)]
     grey = {"dash": "dash", "color": "#999999"}
@@ -144,12 +144,12 @@ def per_user(runs: Sequence[ReportRun]) -> go.Figure:
 def distribution(runs: Sequence[ReportRun]) -> go.Figure:
     """Draw the distribution over target users of quality after personalisation."""
     figure = go.Figure()
-    for each in series(runs):
-        frame = pd.concat([users_of(run) for run in each.runs])
+    for item in series(runs):
+        frame = pd.concat([users_of(run) for run in item.runs])
         figure.add_box(
             y=frame.after,
-            name=safe(each.label),
-            marker={"color": colour(each.method)},
+            name=safe(item.label),
+            marker={"color": colour(item.method)},
             boxpoints="all",
             jitter=0.4,
             pointpos=0,

@@ -126,7 +126,7 @@ def _read(folder: Path, label: str) -> ReportRun:
     files = RunFolder(folder)
     record = files.record
     figures = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
-    if any(record.metrics.keys() - each.keys() for each in figures):
+    if any(record.metrics.keys() - item.keys() for item in figures):
         raise InputError(f"{folder / 'run.json'}: expected the same metrics at every evaluation point and per user")
     try:
         tables = {

@@ -61,7 +61,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     environment.filters |= {"bytes": human_bytes, "rows": rows_of, "number": _number}
     plots = _Plots()
     completed = [run for run in gathered.runs if run.completed]
-    tasks = {run.config.task: [each for each in completed if each.config.task == run.config.task] for run in completed}
+    tasks = {run.config.task: [one for one in completed if one.config.task == run.config.task] for run in completed}
     context = {
         "title": gathered.title,
         "runs": gathered.runs,

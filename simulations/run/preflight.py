@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from configs.errors import InputError
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
-from fl_clients.backbone.load import BUILT_IN, resolve_precision
+from fl_clients.backbone.builtin import BUILT_IN
+from fl_clients.backbone.load import resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder

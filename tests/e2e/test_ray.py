@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from fl_clients.backbone.load import fetch
+from fl_clients.backbone.builtin import fetch
 from fl_server.record.schema import read_run
 from simulations.engines.processes import MARK
 from simulations.run.simulate import simulate

@@ -25,9 +25,10 @@ from configs.errors import InputError
 from configs.schema import FitConfig
 from fl_clients.backbone.activation_store import ActivationStore
 from fl_clients.backbone.batches import Example
+from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.frozen_prefix import FrozenPrefix
-from fl_clients.backbone.load import Backbone, fetch, load, read_shape
+from fl_clients.backbone.load import Backbone, load, read_shape
 from fl_clients.fit import LocalFit, answer_loss
 from fl_clients.predict import generate, score_labels
 from strategies.method import TrainRequest

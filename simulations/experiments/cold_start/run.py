@@ -66,45 +66,19 @@ def cold_start(
         InputError: A setting is invalid, or there are too few users.
         RunFailed: A run failed.
     """
-    spec.check()
     folder = Path(folder)
     if (folder / "compare.json").is_file():
         raise InputError(f"{folder} is a comparison; choose another --name")
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key in _OPTIONS and (key != "task" or spec.tasks):
-            raise InputError(f"{override}: {_OPTIONS[key]}")
+    _check_spec(spec, overrides)
     log(f"checking configs and users (up to {max(spec.collective):,} collective users)")
-    overrides = [*overrides, f"users.collective={_MANY}"]
-    tasks = spec.tasks or [load_config(toml, overrides).task]
-    spec = replace(spec, tasks=tasks)
-    cohorts = {task: _cohort(spec, toml, [*overrides, f"task={task}"]) for task in tasks}
-    # Everything is planned before anything runs, so that mistakes are found before work is spent.
-    digest = users_digests()
-    planned = [
-        each
-        for task, count in product(tasks, sorted(spec.collective))
-        for each in _plan(spec, toml, overrides, task, count, cohorts[task], digest)
-    ]
-    if (spec.transfer or spec.compositions) and not any(map(_has_stage_1, planned)):
-        field = "transfer" if spec.transfer else "compositions"
-        raise InputError(f"none of {', '.join(spec.methods)} has a stage 1", field=field)
-    if any(spec.history) and not any(map(_has_stage_2, planned)):
-        raise InputError(f"none of {', '.join(spec.methods)} has a stage 2", field="history")
-    groups = [
-        each
-        for task, group in product(tasks, range(1, spec.compositions))
-        for each in _plan(spec, toml, overrides, task, min(spec.collective), cohorts[task], digest, group)
-        if _has_stage_1(each)
-    ]
-    follow_ups = [_later(spec, each, toml, overrides, digest) for each in planned]
+    planned, groups, follow_ups = _plan_all(spec, toml, [*overrides, f"users.collective={_MANY}"])
     log(
         f"{len(planned)} main runs, {len(groups)} with other groups of collective users, "
         f"{sum(map(len, follow_ups))} that start from a main run"
     )
     planned = [
-        replace(each, starts_others=_starts_others(each, laters, folder))
-        for each, laters in zip(planned, follow_ups, strict=True)
+        replace(planned_run, starts_others=_starts_others(planned_run, laters, folder))
+        for planned_run, laters in zip(planned, follow_ups, strict=True)
     ]
     runs = complete(planned, folder, False, log, on_progress)
     starting = [
@@ -115,6 +89,45 @@ def cold_start(
     started = complete(starting, folder, False, log, on_progress)
     rows += [tabulate(run, folder, task) for run, task in zip(started, sources, strict=True)]
     return pd.DataFrame(rows), runs
+
+
+def _check_spec(spec: ColdStartSpec, overrides: Sequence[str]) -> None:
+    spec.check()
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in _OPTIONS and (key != "task" or spec.tasks):
+            raise InputError(f"{override}: {_OPTIONS[key]}")
+
+
+def _plan_all(
+    spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[str]
+) -> tuple[list[Planned], list[Planned], list[list[Planned]]]:
+    """Plan everything before anything runs, so that mistakes are found before work is spent.
+
+    Returns:
+        The main runs; those of other groups of collective users; for each main run, those that start from it.
+    """
+    tasks = spec.tasks or [load_config(toml, overrides).task]
+    spec = replace(spec, tasks=tasks)
+    cohorts = {task: _cohort(spec, toml, [*overrides, f"task={task}"]) for task in tasks}
+    digest = users_digests()
+    planned = [
+        planned_run
+        for task, count in product(tasks, sorted(spec.collective))
+        for planned_run in _plan(spec, toml, overrides, task, count, cohorts[task], digest)
+    ]
+    if (spec.transfer or spec.compositions) and not any(map(_has_stage_1, planned)):
+        field = "transfer" if spec.transfer else "compositions"
+        raise InputError(f"none of {', '.join(spec.methods)} has a stage 1", field=field)
+    if any(spec.history) and not any(map(_has_stage_2, planned)):
+        raise InputError(f"none of {', '.join(spec.methods)} has a stage 2", field="history")
+    groups = [
+        planned_run
+        for task, group in product(tasks, range(1, spec.compositions))
+        for planned_run in _plan(spec, toml, overrides, task, min(spec.collective), cohorts[task], digest, group)
+        if _has_stage_1(planned_run)
+    ]
+    return planned, groups, [_later(spec, planned_run, toml, overrides, digest) for planned_run in planned]
 
 
 def _cohort(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[str]) -> int:
@@ -185,14 +198,14 @@ def _plan(
     # same final result.
     return [
         replace(
-            each,
-            name=f"{task}-{each.method}-{count}{suffix}-seed{each.config.seed}",
-            config=each.config.model_copy(
-                update={"evaluate": each.config.evaluate.model_copy(update={"every": each.config.rounds})}
+            planned_run,
+            name=f"{task}-{planned_run.method}-{count}{suffix}-seed{planned_run.config.seed}",
+            config=planned_run.config.model_copy(
+                update={"evaluate": planned_run.config.evaluate.model_copy(update={"every": planned_run.config.rounds})}
             ),
             needs_midway=False,
         )
-        for each in planned
+        for planned_run in planned
     ]
 
 

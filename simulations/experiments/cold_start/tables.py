@@ -89,7 +89,7 @@ def _differences_table(found: list[Difference]) -> Table:
             f"{row.task}, {with_arrow(row.metric)}",
             *sides,
             f"{row.difference:+.3f}{noise}",
-            *([" ".join(f"{each:+.3f}" for each in row.per_seed)] if seeds > 1 else []),
+            *([" ".join(f"{item:+.3f}" for item in row.per_seed)] if seeds > 1 else []),
             interval(row),
             significance(row),
             f"{row.one.worst_decile:.3f} / {row.other.worst_decile:.3f}",

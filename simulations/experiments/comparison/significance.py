@@ -48,7 +48,7 @@ def paired_test(
             person = (seed, user) if run.record.users.source == "synthetic" else (user,)
             differences.setdefault(person, []).append(value - theirs[seed][user])
             by_seed.setdefault(seed, []).append(value - theirs[seed][user])
-    values = np.array([np.mean(each) for each in differences.values()])
+    values = np.array([np.mean(of_user) for of_user in differences.values()])
     if not values.any() or len(values) < 2:
         p_value = 1.0
     else:

@@ -65,14 +65,14 @@ def interval(test: PairedTest) -> str:
 
 def _comparison_bytes(report: Comparison) -> Table:
     table = Table(title="bytes of all clients, up and down")
-    budgets = [human_bytes(each) for each in report.equal_bytes]
+    budgets = [human_bytes(item) for item in report.equal_bytes]
     titles = ["", "total", *(f"to {share}" for share in report.methods[0].bytes_to_reach)]
     for title in (*titles, *(f"{report.metric} at {budget}" for budget in budgets)):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
-        reach = [bytes_reached(each) for each in row.bytes_to_reach.values()]
+        reach = [bytes_reached(item) for item in row.bytes_to_reach.values()]
         qualities = row.quality_at_equal_bytes
-        equal = ["–" if each is None else mean(each) + _noise(each.against) for each in qualities]
+        equal = ["–" if item is None else mean(item) + _noise(item.against) for item in qualities]
         total = human_bytes(row.bytes.in_all)
         table.add_row(row.method, total, *reach, *equal)
     table.caption = (
@@ -86,8 +86,8 @@ def _comparison_bytes(report: Comparison) -> Table:
 
 def bytes_reached(found: BytesToReach) -> str:
     """Format the bytes at which the mean curve reaches a quality, with the range over seeds if they differ."""
-    by_seed = sorted(math.inf if each is None else each for each in found.per_seed)
-    least, most = ("–" if math.isinf(each) else human_bytes(each) for each in (by_seed[0], by_seed[-1]))
+    by_seed = sorted(math.inf if item is None else item for item in found.per_seed)
+    least, most = ("–" if math.isinf(item) else human_bytes(item) for item in (by_seed[0], by_seed[-1]))
     mean = "–" if found.mean_curve is None else human_bytes(found.mean_curve)
     return mean if least == most else f"{mean} ({least} to {most})"
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fl_clients.backbone.activation_store import ActivationStore, fingerprint, key_of
+from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.frozen_prefix import FrozenPrefix
-from fl_clients.backbone.load import Backbone, fetch, load
+from fl_clients.backbone.load import Backbone, load
 
 ENTRY = {"hidden": torch.arange(1000.0).reshape(10, 100), "keys": torch.ones(2, 3, dtype=torch.bfloat16)}
 SIZE = 4012

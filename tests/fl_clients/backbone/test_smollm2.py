@@ -9,8 +9,9 @@ import torch
 
 from configs.load import load_config
 from fl_clients.backbone.batches import Encoder
+from fl_clients.backbone.builtin import backbone_folder, fetch
 from fl_clients.backbone.forward import Forward
-from fl_clients.backbone.load import backbone_folder, fetch, load
+from fl_clients.backbone.load import load
 from fl_clients.fit import LocalFit
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
