@@ -34,6 +34,19 @@ TINY = (
 )
 
 
+_LONGEST = ("tests/test_documents.py", "tests/test_result_pages.py", "cold_start/test_run.py", "tests/test_reference.py")
+    "tests/test_documents.py",
+    "cold_start/test_run.py",
+    "tests/test_result_pages.py",
+    "tests/test_reference.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder of the tests' own, shared by their processes, with a link to the backbone if it was fetched."""

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXPERIMENTS = ("cold-start", "reference", "speed")
+"""Pages with long commands; another file runs them, so that two workers share the work."""
 TINY = ["backbone=tiny", "sites=[1,2]", "rank.shared=4", "rank.private=2", "rounds=1", "personal.epochs=1"]
 SMALL = [*TINY, "engine=inline", "users.synthetic.history=4", "users.synthetic.queries=2"]
 FEW = ["users.collective=12", "users.target=3", "cohort=3"]
@@ -77,8 +79,13 @@ def smaller(words: list[str]) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in EXPERIMENTS], ids=lambda page: page.stem)
 def test_a_pages_commands_and_code_run(page: Path, checkout: Path) -> None:
+    run_page(page, checkout)
+
+
+def run_page(page: Path, checkout: Path) -> None:
+    """Run every command and code block of a page."""
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for block in [*blocks(page, "python"), *blocks(page, "toml")]:
         if named := re.match(r"# file: (\S+)\n", block):

@@ -15,7 +15,7 @@ def backbone_list(as_json: Json = False) -> None:
     """List the built-in backbones and whether they are in the cache."""
     from fl_clients.backbone import builtin
 
-    table = Table("name", "what it is", "fetched")
+    table = Table("name", "description", "fetched")
     fetched = {name: builtin.is_fetched(name) for name in builtin.BUILT_IN}
     for name, text in builtin.BUILT_IN.items():
         table.add_row(name, text, "yes" if fetched[name] else "no")

@@ -69,7 +69,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
             raise InputError(f"ray.address={address}: node {node['node']}: {problem}")
 
 
-def look(backbone: str, probes: list[str]) -> dict[str, Any]:
+def inspect_machine(backbone: str, probes: list[str]) -> dict[str, Any]:
     """Return what a run requires of a node, as found on this machine.
 
     Args:
@@ -125,9 +125,9 @@ def _ask_nodes(address: str, backbone: str, probes: list[str]) -> list[dict[str,
     @ray.remote(num_cpus=0, max_retries=0)
     def answer() -> dict[str, Any]:
         try:
-            from simulations.engines.ray_cluster import look as look_here
+            from simulations.engines.ray_cluster import inspect_machine
 
-            return look_here(backbone, probes)
+            return inspect_machine(backbone, probes)
         except ImportError as error:
             return {"error": str(error)}
 

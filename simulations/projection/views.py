@@ -20,11 +20,11 @@ def projection_table(rows: Sequence[dict[str, Any]], scale: Scale) -> Table:
     """Return the rows of `project` as a table."""
     table = Table(title=f"{scale.users:,} users, {scale.cohort:,} in a round, {scale.rounds:,} rounds")
     titles = (
-        "in, a round",
-        "out, a round",
-        "a client, a round",
-        "in all",
-        "server, s a round",
+        "in, per round",
+        "out, per round",
+        "per client and round",
+        "total",
+        "server, s per round",
         "server memory",
         "hours",
     )
