@@ -34,12 +34,7 @@ TINY = (
 )
 
 
-_LONGEST = ("tests/test_documents.py", "tests/test_result_pages.py", "cold_start/test_run.py", "tests/test_reference.py")
-    "tests/test_documents.py",
-    "cold_start/test_run.py",
-    "tests/test_result_pages.py",
-    "tests/test_reference.py",
-)
+_LONGEST = ("test_documents.py", "test_result_pages.py", "cold_start/test_run.py", "test_reference.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
