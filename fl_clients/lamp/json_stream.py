@@ -16,6 +16,7 @@ def stream_array(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: The file cannot be read or is not an array of objects; the message gives the line.
     """
+    # More than 50 lines in one function, because all steps share the buffer and the position in it.
     decoder = json.JSONDecoder()
     try:
         with path.open(encoding="utf-8-sig") as file:

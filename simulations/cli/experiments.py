@@ -142,6 +142,7 @@ def cold_start(
 
     Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
     """
+    # More than 50 lines, because every option is a parameter.
     from simulations.experiments.cold_start.run import cold_start as run_cold_start
     from simulations.experiments.cold_start.spec import ColdStartSpec
     from simulations.experiments.cold_start.write import left_out, write_report

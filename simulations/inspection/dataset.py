@@ -2,16 +2,19 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from configs.errors import InputError
 from configs.load import load_config
 from fl_clients.backbone.batches import Encoder
 from fl_clients.backbone.load import read_tokenizer
 from fl_clients.lamp.readers import Pair, Source
+from fl_clients.lamp.tasks import Task
 
 _SAMPLE = 5000
 """Maximum number of texts whose tokens are counted, sampled uniformly: enough for percentiles, quick on large files."""
@@ -33,9 +36,8 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     pools: Counter[str] = Counter()
     tokenizer = read_tokenizer(backbone) if backbone else None
-    sample: list[Pair] = []
-    seen = skipped = 0
-    draw = random.Random(0)
+    sample = _Sample()
+    skipped = 0
     for user in source.users():
         histories.append(len(user.history))
         questions += len(user.queries)
@@ -44,13 +46,8 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         golds.update(query.target for query in user.queries)
         labels.update(pair.target for pair in user.history)
         skipped += user.skipped
-        for pair in user.history + user.queries if tokenizer else []:
-            # Reservoir sampling: every text so far is in the sample with the same probability.
-            seen += 1
-            if len(sample) < _SAMPLE:
-                sample.append(pair)
-            elif (place := draw.randrange(seen)) < _SAMPLE:
-                sample[place] = pair
+        if tokenizer:
+            sample.add(user.history + user.queries)
     if not histories:
         raise InputError(f"{source.path}: no users")
     found: dict[str, Any] = {
@@ -67,17 +64,38 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         "labels": {label: {"histories": labels[label], "golds": golds[label]} for label in source.task.labels},
     }
     if tokenizer:
-        examples = Encoder(source.task, tokenizer).examples(sample, 1 << 30)
-        limit = load_config(None, [f"task={source.task.name}"]).personal.max_tokens
-        found["tokens"] = {
-            "texts": seen,
-            "counted": len(sample),
-            "prompt": _lengths([len(example.prompt) for example in examples]),
-            "answer": _lengths([len(example.answer) for example in examples]),
-            "max_tokens": limit,
-            "longer": sum(len(example) > limit for example in examples),
-        }
+        found["tokens"] = _count_tokens(source.task, tokenizer, sample)
     return found
+
+
+class _Sample:
+    """An even sample of texts, drawn while they pass (reservoir sampling)."""
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+        self.seen = 0
+        self._draw = random.Random(0)
+
+    def add(self, pairs: Sequence[Pair]) -> None:
+        for pair in pairs:
+            self.seen += 1
+            if len(self.pairs) < _SAMPLE:
+                self.pairs.append(pair)
+            elif (place := self._draw.randrange(self.seen)) < _SAMPLE:
+                self.pairs[place] = pair
+
+
+def _count_tokens(task: Task, tokenizer: PreTrainedTokenizerBase, sample: _Sample) -> dict[str, Any]:
+    examples = Encoder(task, tokenizer).examples(sample.pairs, 1 << 30)
+    limit = load_config(None, [f"task={task.name}"]).personal.max_tokens
+    return {
+        "texts": sample.seen,
+        "counted": len(sample.pairs),
+        "prompt": _lengths([len(example.prompt) for example in examples]),
+        "answer": _lengths([len(example.answer) for example in examples]),
+        "max_tokens": limit,
+        "longer": sum(len(example) > limit for example in examples),
+    }
 
 
 def inspection_table(found: dict[str, Any]) -> Table:
