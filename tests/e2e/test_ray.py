@@ -61,6 +61,15 @@ def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, 
     # The command runs in another folder than this process, so relative paths must be resolved.
     shutil.copytree(fetch("tiny"), tmp_path / "model")
     words.append("backbone=./model")
+    # Beside a method of one's own, and in the working folder, lie files with the names of fedperfit's packages.
+    (tmp_path / "strategies").mkdir()
+    for intruder in ("configs.py", "fl_clients.py", "strategies/__init__.py"):
+        (tmp_path / intruder).write_text("raise RuntimeError('the wrong one')")
+    if method == "perfit":
+        (tmp_path / "mine_method.py").write_text("from strategies.perfit import PerFit\n\nclass Mine(PerFit): ...\n")
+        preset = (ROOT / "configs" / "methods" / "perfit.toml").read_text()
+        (tmp_path / "mine.toml").write_text(preset.replace("strategies.perfit:PerFit", "mine_method:Mine"))
+        words.append("method=mine.toml")
     done = subprocess.run(
         command("simulate", *words, "--name", "ray", "--results", str(tmp_path)),
         env={**environment, "PYTHONPATH": str(ROOT)},
