@@ -12,9 +12,12 @@ import importlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -220,8 +223,8 @@ def load_method(
     """
     module_name, _, class_name = reference.partition(":")
     try:
-        with IMPORTING, _searched_first(import_path):
-            factory = getattr(importlib.import_module(module_name), class_name)
+        with IMPORTING:
+            factory = getattr(_import(module_name, import_path), class_name)
     except Exception as error:  # an imported file may raise anything
         problem = f"{type(error).__name__}: {error}{moved_hint(error)}"
         raise ValueError(f"method '{reference}' cannot be imported: {problem}") from error
@@ -248,19 +251,49 @@ def load_method(
         raise ValueError(f"method '{reference}' needs {', '.join(missing)}")
     chosen = {key: value for key, value in values.items() if key in parameters}
     method = factory(**{**chosen, **settings})
+    if missing_members := _missing(method):
+        lacks = ", ".join(missing_members)
+        raise ValueError(f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}")
     if not isinstance(method, Method):
         raise ValueError(f"method '{reference}' does not implement strategies.method.Method")
     return method
 
 
-@contextmanager
-def _searched_first(import_path: Sequence[str]) -> Iterator[None]:
-    sys.path[:0] = import_path
-    try:
-        yield
-    finally:
-        del sys.path[: len(import_path)]
-        sys.path += [folder for folder in import_path if folder not in sys.path]
+def _import(module_name: str, import_path: Sequence[str]) -> ModuleType:
+    """Import a module, from `import_path` before anything that is not imported yet.
+
+    The folders only ever join the end of `sys.path`: other threads and processes copy it, and a folder `configs` in one
+    of them must not hide fedperfit's own.
+    """
+    sys.path += [folder for folder in import_path if folder not in sys.path]
+    top = module_name.partition(".")[0]
+    spec = None if top in sys.modules else PathFinder.find_spec(top, list(import_path))
+    if spec is not None and spec.loader is not None:
+        sys.modules[top] = module = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[top]
+            raise
+    return importlib.import_module(module_name)
+
+
+_NO_DEFAULT = (
+    *("name", "first_round", "server_init", "server_aggregator"),
+    *("client_attach", "client_train", "client_load"),
+)
+"""What every method must have itself."""
+
+
+def _missing(method: object) -> list[str]:
+    """Return the members that a method lacks, or has only as `Method` declares them."""
+    declared = vars(Method)
+    return [
+        member
+        for member in _NO_DEFAULT
+        if not hasattr(method, member)
+        or (member in declared and getattr(type(method), member, None) is declared[member])
+    ]
 
 
 def _check_type(key: str, value: Any, expected: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import fedperfit
 from configs.errors import InputError
 from configs.import_path import PACKAGES, find_intruder, read_import_path, write_import_path
+from configs.load import load_config
 from simulations.run.simulate import simulate
 from strategies.method import load_method
 from tests.conftest import tiny_config
@@ -91,3 +92,25 @@ def test_a_method_written_for_version_0_1_is_told_what_has_moved(line: str, hint
 def test_programs_are_told_where_to_import_from() -> None:
     with pytest.raises(ImportError, match="programs import simulate from fedperfit, not from simulations"):
         exec("from simulations import simulate")
+
+
+def test_a_method_that_forgets_a_function_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "half_method.py").write_text(
+        "from strategies.method import Method\n"
+        "class Half(Method):\n"
+        "    name, first_round = 'half', 1\n"
+        "    def server_init(self, backbone): return {}\n"
+        "    def client_train(self, adapter, request): ...\n"
+    )
+    with pytest.raises(ValueError, match=r"it lacks server_aggregator, client_attach, client_load$"):
+        load_method("half_method:Half", {}, {}, [str(tmp_path)])
+
+
+def test_the_folder_of_a_method_never_comes_before_ours(intruded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = "import sys\nfrom strategies.perfit import PerFit\nFIRST = sys.path[0]\nclass Mine(PerFit): ...\n"
+    (intruded / "first_method.py").write_text(code)
+    values = load_config().method_values()
+    load_method("first_method:Mine", values, {}, [str(intruded)])
+    assert str(intruded) != sys.modules["first_method"].FIRST
+    assert sys.path[-1] == str(intruded)
