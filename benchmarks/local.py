@@ -28,8 +28,9 @@ from fl_clients.backbone.load import Backbone, load
 from fl_clients.fit import answer_loss
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import score_labels
+from strategies.loading import load_method
 from strategies.lora.common import COLLECTIVE
-from strategies.method import Adapter, load_method
+from strategies.method import Adapter
 from strategies.perfit import PerFit
 from strategies.shifts.sites import find_blocks
 

@@ -26,7 +26,7 @@ from ray.exceptions import RayActorError
 from configs.load import read_resolved
 from configs.paths import DRIVER, NODE, run_dir
 from fl_clients.process.time_limit import limited_to
-from strategies.method import IMPORTING
+from strategies.loading import IMPORTING
 
 with IMPORTING:
     from fl_clients.app import app

@@ -16,7 +16,8 @@ from fl_clients.backbone.load import Backbone, load, resolve_precision
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.predict import stop_tokens
 from fl_clients.process.partition import Partition
-from strategies.method import Adapter, Method, load_method
+from strategies.loading import load_method
+from strategies.method import Adapter, Method
 
 
 def open_session(run_dir: Path) -> "Session":

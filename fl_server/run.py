@@ -26,7 +26,8 @@ from fl_server.roll_call import check_versions, write_users_table
 from fl_server.simulated_devices import DeviceTask, device_model
 from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
-from strategies.method import Method, Tensors, load_method
+from strategies.loading import load_method
+from strategies.method import Method, Tensors
 from strategies.metrics.statistics import Statistics, metrics, pool
 from strategies.wire import EvaluationPoint, Phase
 

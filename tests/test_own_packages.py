@@ -11,7 +11,7 @@ from configs.errors import InputError
 from configs.import_path import PACKAGES, find_intruder, read_import_path, write_import_path
 from configs.load import load_config
 from simulations.run.simulate import simulate
-from strategies.method import load_method
+from strategies.loading import load_method
 from tests.conftest import tiny_config
 
 

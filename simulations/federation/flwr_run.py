@@ -12,7 +12,7 @@ from configs.load import CONFIGS, import_folders, load_config
 from configs.paths import run_dir
 from fl_server.app import complete
 from fl_server.record.schema import read_run
-from strategies.method import IMPORTING
+from strategies.loading import IMPORTING
 
 with IMPORTING:
     from simulations.run.new_record import new_record

@@ -10,7 +10,8 @@ from configs.load import CONFIGS, load_config
 from configs.schema import RunConfig
 from fl_clients.backbone.load import on_meta, shape_of
 from simulations.display.tables import human_bytes
-from strategies.method import BackboneShape, Method, load_method
+from strategies.loading import load_method
+from strategies.method import BackboneShape, Method
 
 LLAMA_2_7B = LlamaConfig(
     vocab_size=32_000,

@@ -19,7 +19,8 @@ from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
-from strategies.method import BackboneShape, Method, Tensors, load_method
+from strategies.loading import load_method
+from strategies.method import BackboneShape, Method, Tensors
 
 
 def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
