@@ -50,7 +50,7 @@ def compare(
     """
     folder = claim_folder(results, name)
     if (folder / "cold_start.json").is_file():
-        raise InputError(f"{folder} is a cold-start experiment; choose another --name")
+        raise InputError(f"{folder} is a cold-start experiment; choose another name")
     planned = plan(methods, toml, overrides, seeds)
     runs = complete(planned, folder, overwrite, log, on_progress)
     return write_comparison(runs, planned[0].method, folder)
@@ -77,7 +77,7 @@ def complete(
         RunFailed: A run failed; completed runs are kept and reused next time.
     """
     if (folder / "run.json").is_file():
-        raise InputError(f"{folder} is a run record; choose another --name")
+        raise InputError(f"{folder} is a run record; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -97,7 +97,7 @@ def complete(
                 runs.append(Run.read(place, planned_run.method))
             return runs
     except Timeout:
-        raise InputError(f"{folder}: another command is using it; wait, or choose another --name") from None
+        raise InputError(f"{folder}: another command is using it; wait, or choose another name") from None
 
 
 def _run(
@@ -113,7 +113,7 @@ def _run(
     except RunFailed as error:
         raise RunFailed(f"{planned.name}: {error}") from None
     except KeyboardInterrupt:
-        log("interrupted; the same command continues from here (for `compare`, without --overwrite)")
+        log("interrupted; the same command continues from here (a comparison: without `overwrite`)")
         raise
     return place
 

@@ -43,7 +43,7 @@ def find(planned: Planned, folder: Path) -> Path | None:
         if record.status != "completed":
             continue
         if place == own and other:
-            raise InputError(f"{own} has a different config ({other}); choose another --name, or delete it")
+            raise InputError(f"{own} has a different config ({other}); choose another name, or delete it")
         if other:
             continue
         if planned.starts_others and not RunFolder(place).shared.is_file():
@@ -57,7 +57,7 @@ def find(planned: Planned, folder: Path) -> Path | None:
             continue
         return place
     if tensors_missing:
-        raise InputError(f"{own}: other runs start from its shared tensors, which were not kept; choose another --name")
+        raise InputError(f"{own}: other runs start from its shared tensors, which were not kept; choose another name")
     return None
 
 
@@ -103,7 +103,7 @@ def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bo
         return False
     if other and checkpoint.round is not None:
         reason = f"was interrupted and has a different config ({other})"
-        raise InputError(f"{place} {reason}; choose another --name, or delete it")
+        raise InputError(f"{place} {reason}; choose another name, or delete it")
     if planned.config.start_from and not other:
         start = load_file(Path(planned.config.start_from) / "shared.safetensors")
         return start.keys() == state.keys() and all(torch.equal(start[key], state[key]) for key in start)

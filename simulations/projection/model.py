@@ -273,7 +273,7 @@ def _assumptions(
             f"devices as in configs/devices/{scale.devices}.toml{played}; the server works after the last reply"
         )
     else:
-        lines.append("no --devices, so no wall-clock time")
+        lines.append("no device profile, so no wall-clock time")
     return lines
 
 

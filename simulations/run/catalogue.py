@@ -20,7 +20,7 @@ class RunEntry:
     """A run record in a folder of results."""
 
     name: str
-    """The path below the results folder, as `--resume` and the other commands take it."""
+    """The path below the results folder, as `resume` and the commands take it."""
     folder: Path
     record: RunRecord
 

@@ -68,7 +68,7 @@ def cold_start(
     """
     folder = Path(folder)
     if (folder / "compare.json").is_file():
-        raise InputError(f"{folder} is a comparison; choose another --name")
+        raise InputError(f"{folder} is a comparison; choose another name")
     _check_spec(spec, overrides)
     log(f"checking configs and users (up to {max(spec.collective):,} collective users)")
     planned, groups, follow_ups = _plan_all(spec, toml, [*overrides, f"users.collective={_MANY}"])
