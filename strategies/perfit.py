@@ -64,8 +64,8 @@ class PerFit(Method):
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return a random orthonormal R, W = R and b = 0: every φ is the identity."""
         state: Tensors = {}
-        for stage in self._travelling():
-            state |= self._start(stage, backbone.hidden, f"shared_{stage}")
+        for name in self._travelling():
+            state |= self._start(name, backbone.hidden, f"shared_{name}")
         return state
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
@@ -81,8 +81,8 @@ class PerFit(Method):
         self.client_load(adapter, request.shared, None)
         result = shifts.train(adapter, self._travelling(), request.fit)
         state: Tensors = {}
-        for stage in self._travelling():
-            state |= shifts.state(adapter, stage, f"shared_{stage}")
+        for name in self._travelling():
+            state |= shifts.state(adapter, name, f"shared_{name}")
         return TrainResult(state, result)
 
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
@@ -103,7 +103,7 @@ class PerFit(Method):
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
         """Return L(2r⁽¹⁾d + r⁽¹⁾), plus L(2r⁽²⁾d + r⁽²⁾) if the start of φ⁽²⁾ is sent."""
-        return sum(shifts.parameters(self.sites, self.ranks[stage], backbone.hidden) for stage in self._travelling())
+        return sum(shifts.parameters(self.sites, self.ranks[name], backbone.hidden) for name in self._travelling())
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return L(2r⁽²⁾d + r⁽²⁾)."""
@@ -112,9 +112,9 @@ class PerFit(Method):
     def _travelling(self) -> list[str]:
         return [COLLECTIVE, PERSONAL] if self.joint_private_init else [COLLECTIVE]
 
-    def _start(self, stage: str, hidden: int, prefix: str) -> Tensors:
+    def _start(self, shift_name: str, hidden: int, prefix: str) -> Tensors:
         tensors: Tensors = {}
         for site in self.sites:
-            begin = shifts.identity(self.ranks[stage], hidden, self.seed, stage, site)
+            begin = shifts.identity(self.ranks[shift_name], hidden, self.seed, shift_name, site)
             tensors |= shifts.named(f"{prefix}.{site}", begin)
         return tensors

@@ -53,7 +53,7 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
         raise InputError("not empty", field="out", value=out)
     served = load_served_model(folder, user)
     if user is None and served.method.first_round is None:
-        raise InputError(f"{folder}: {served.record.method} has no collective part; expected a --user")
+        raise InputError(f"{folder}: {served.record.method} has no collective part; expected a user")
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -40,12 +40,12 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
         about = {
             "blocks": name_of_blocks(served.backbone.model),
             "sites": json.dumps([int(site) for site in adapter.sites()]),
-            "stages": json.dumps(list(adapter.stages)),
+            "stages": json.dumps(list(adapter.shifts)),
             "first": str(_EVERYWHERE if everywhere else positions.first),
             "last": str(0 if everywhere else positions.last),
         }
-        stages = [shifts.state(adapter, stage, stage) for stage in adapter.stages]
-        tensors = {name: value for stage in stages for name, value in stage.items()}
+        states = [shifts.state(adapter, name, name) for name in adapter.shifts]
+        tensors = {name: value for state in states for name, value in state.items()}
         save_file(tensors, out / "shift.safetensors", about)
         shutil.copyfile(_LOADER, out / _LOADER.name)
         return f"""\
@@ -97,10 +97,10 @@ def write_pyreft(served: ServedModel, out: Path) -> str:
     """
     adapter = served.adapter
     if not isinstance(adapter, SiteShifts):
-        raise InputError(f"{served.record.method} has no interventions: --format pyreft is for shifts; use peft")
+        raise InputError(f"{served.record.method} has no interventions: the format pyreft is for shifts; use peft")
     keys, representations = [], []
     for site in adapter.sites():
-        chain = [adapter.shift(stage, site) for stage in adapter.stages]
+        chain = [adapter.shift(name, site) for name in adapter.shifts]
         R, W, b = reduce(compose, [(shift.R.detach(), shift.W.detach(), shift.b.detach()) for shift in chain])
         keys.append(f"layer_{site}_comp_block_output_unit_pos_nunit_1#0")
         representations.append([int(site), "block_output", "pos", 1, len(R), *[None] * 9])
@@ -150,5 +150,5 @@ def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) 
 def _lora(served: ServedModel, chosen: str) -> LoraAdapters:
     if not isinstance(served.adapter, LoraAdapters):
         instead = "; use pyreft or safetensors" if isinstance(served.adapter, SiteShifts) else ""
-        raise InputError(f"{served.record.method}: --format {chosen} is for LoRA adapters{instead}")
+        raise InputError(f"{served.record.method}: the format {chosen} is for LoRA adapters{instead}")
     return served.adapter

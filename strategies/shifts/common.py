@@ -68,25 +68,25 @@ def triple(tensors: Tensors, prefix: str) -> Triple:
     return tensors[f"{prefix}.R"], tensors[f"{prefix}.W"], tensors[f"{prefix}.b"]
 
 
-def state(adapter: SiteShifts, stage: str, prefix: str) -> Tensors:
-    """Return one stage's shifts as `<prefix>.<site>.R` and so on."""
+def state(adapter: SiteShifts, shift_name: str, prefix: str) -> Tensors:
+    """Return one shift's tensors at all sites as `<prefix>.<site>.R` and so on."""
     tensors: Tensors = {}
     for site in adapter.sites():
-        shift = adapter.shift(stage, site)
+        shift = adapter.shift(shift_name, site)
         values = [value.detach().cpu().clone() for value in (shift.R, shift.W, shift.b)]
         tensors |= named(f"{prefix}.{site}", values)
     return tensors
 
 
-def load(adapter: SiteShifts, stage: str, tensors: Tensors, prefix: str) -> None:
-    """Set one stage's shifts from the tensors that `state` returned."""
+def load(adapter: SiteShifts, shift_name: str, tensors: Tensors, prefix: str) -> None:
+    """Set one shift at all sites from the tensors that `state` returned."""
     for site in adapter.sites():
-        adapter.shift(stage, site).load(*triple(tensors, f"{prefix}.{site}"))
+        adapter.shift(shift_name, site).load(*triple(tensors, f"{prefix}.{site}"))
 
 
-def train(adapter: SiteShifts, stages: Iterable[str], fit: Fit) -> FitResult:
-    """Train the shifts of some stages; after every step, R is retracted to orthonormal rows."""
-    shifts = [adapter.shift(stage, site) for stage in stages for site in adapter.sites()]
+def train(adapter: SiteShifts, shift_names: Iterable[str], fit: Fit) -> FitResult:
+    """Train the named shifts; after every step, R is retracted to orthonormal rows."""
+    shifts = [adapter.shift(shift_name, site) for shift_name in shift_names for site in adapter.sites()]
 
     def retract_all() -> None:
         for shift in shifts:

@@ -49,11 +49,11 @@ class SiteShifts(nn.Module):
             sites: Decoder blocks, counted from 0.
             positions: Prompt tokens to act on.
             hidden: d, the width of the residual stream.
-            ranks: Rank by stage name, in the order of composition (innermost first).
+            ranks: Rank by shift name, in the order of composition (innermost first).
         """
         super().__init__()
-        self.stages = nn.ModuleDict(
-            {stage: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites}) for stage, rank in ranks.items()}
+        self.shifts = nn.ModuleDict(
+            {name: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites}) for name, rank in ranks.items()}
         )
         self.hidden = hidden
         self.positions = positions
@@ -66,9 +66,9 @@ class SiteShifts(nn.Module):
         for site in sites:
             blocks[site].register_forward_hook(self._hook(str(site)))
 
-    def shift(self, stage: str, site: str) -> Shift:
+    def shift(self, shift_name: str, site: str) -> Shift:
         """Return one shift."""
-        chain = self.stages[stage]
+        chain = self.shifts[shift_name]
         assert isinstance(chain, nn.ModuleDict)
         shift = chain[site]
         assert isinstance(shift, Shift)
@@ -76,7 +76,7 @@ class SiteShifts(nn.Module):
 
     def sites(self) -> list[str]:
         """Return the names of the sites, in order."""
-        first = next(iter(self.stages.values()))
+        first = next(iter(self.shifts.values()))
         assert isinstance(first, nn.ModuleDict)
         return list(first.keys())
 
@@ -98,8 +98,8 @@ class SiteShifts(nn.Module):
             if self._selected is None:
                 return output
             shifted = hidden
-            for stage in self.stages:
-                shifted = self.shift(stage, site)(shifted)
+            for shift_name in self.shifts:
+                shifted = self.shift(shift_name, site)(shifted)
             shifted = torch.where(self._selected, shifted, hidden)
             return shifted if isinstance(output, torch.Tensor) else (shifted, *output[1:])
 

@@ -135,7 +135,7 @@ def test_sampling_depends_only_on_the_querys_seed(tiny: Backbone) -> None:
 
 def test_fit_trains_only_the_given_parameters(tiny: Backbone, attached: SiteShifts) -> None:
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
-    collective = {name: value.clone() for name, value in attached.stages["collective"].state_dict().items()}
+    collective = {name: value.clone() for name, value in attached.shifts["collective"].state_dict().items()}
     personal = [parameter for site in ("1", "2") for parameter in attached.shift("personal", site).parameters()]
     start = personal[1].clone()
     calls: list[int] = []
@@ -144,7 +144,7 @@ def test_fit_trains_only_the_given_parameters(tiny: Backbone, attached: SiteShif
     assert (result.examples, result.steps, len(calls)) == (3, 6, 6)
     assert not torch.equal(personal[1], start)
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
-    assert all(torch.equal(v, collective[name]) for name, v in attached.stages["collective"].state_dict().items())
+    assert all(torch.equal(v, collective[name]) for name, v in attached.shifts["collective"].state_dict().items())
 
 
 def test_a_nonfinite_loss_stops_the_client(tiny: Backbone, attached: SiteShifts) -> None:
