@@ -1,6 +1,7 @@
 """Where a run's processes find a method that is not installed, and what may hide fedperfit's own packages from them."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def read_import_path(run_dir: Path) -> list[str]:
     """Return the folders that `write_import_path` wrote; none on a real device, whose methods are installed."""
     path = run_dir / IMPORT_PATH_FILE
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def python_path_folders() -> list[str]:
+    """Return the folders of `PYTHONPATH`; Python reads an empty entry as the current folder."""
+    path = os.environ.get("PYTHONPATH", "")
+    return [folder or str(Path.cwd()) for folder in path.split(os.pathsep)] if path else []
 
 
 def find_intruder(folders: Iterable[str]) -> Path | None:

@@ -16,7 +16,9 @@ def bench(context: typer.Context) -> None:
     Needs a checkout of the repository. `fedperfit bench --help` lists the options.
     """
     if not (ROOT / "benchmarks" / "__main__.py").is_file():
-        raise InputError("bench: the benchmarks are not part of the installed package; run it from a checkout")
+        raise InputError(
+            "`fedperfit bench` needs a checkout of the repository; the installed package has no benchmarks"
+        )
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     # -P: do not import a folder called benchmarks from the current folder.
     command = [sys.executable, "-P", "-m", "benchmarks", *context.args]

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from simulations.cli.options import Words, read_words
+from simulations.cli.options import ConfigArguments, read_arguments
 from simulations.display.console import console
 
 
 def deploy(
     folder: Annotated[Path, typer.Argument(help="The folder to write; new or empty.")],
-    arguments: Words = None,
+    arguments: ConfigArguments = None,
     host: Annotated[str, typer.Option(help="Name or address at which devices reach the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 9092,
 ) -> None:
@@ -22,7 +22,7 @@ def deploy(
     from simulations.federation.deploy import DAYS
     from simulations.federation.deploy import deploy as write_deployment
 
-    config, _ = read_words(arguments)
+    config, _ = read_arguments(arguments)
     written = write_deployment(config, folder, host, port)
     users = config.users.collective + config.users.target
     lines = [

@@ -18,6 +18,7 @@ from simulations.cli.options import (
     Results,
     Seeds,
     Track,
+    overrides_of,
     read_list,
     read_numbers,
     show,
@@ -53,14 +54,16 @@ def compare(
     from simulations.experiments.compare import compare as run_compare
     from simulations.experiments.compare import write_comparison
 
-    methods = [word for word in arguments if "=" not in word]
-    overrides = [word for word in arguments if "=" in word]
+    methods = [argument for argument in arguments if "=" not in argument]
+    overrides = overrides_of(arguments)
     folder = claim_folder(results, name)
     records = [_record(method, results) for method in methods]
     if any(records):
         if not all(records):
-            word = methods[records.index(None)]
-            raise InputError(f"{word} is not a run record under {results}; expected only run records, or only methods")
+            method = methods[records.index(None)]
+            raise InputError(
+                f"{method} is not a run record under {results}; expected only run records, or only methods"
+            )
         if config or overrides or seeds is not None or track:
             raise InputError("run records are compared as they are; leave out --config, --seeds, --track and overrides")
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
@@ -171,17 +174,17 @@ def cold_start(
     show(as_json, content, tables, f"{folder} (quality_by_number.csv, cold_start.csv, cold_start.json, plots)")
 
 
-def _record(word: str, results: Path) -> Path | None:
-    """Return the run record that a word names: a folder, or a name in the results; methods' names take precedence.
+def _record(name: str, results: Path) -> Path | None:
+    """Return the run record called `name`: a folder, or a name in the results; methods' names take precedence.
 
     A folder without a run record is refused with the nearest name that has one.
     """
-    if (CONFIGS / "methods" / f"{word}.toml").is_file() or word.endswith(".toml") or ":" in word:
+    if (CONFIGS / "methods" / f"{name}.toml").is_file() or name.endswith(".toml") or ":" in name:
         return None
-    names_record = "/" in word or any(
-        (place / "run.json").is_file() or place.is_dir() for place in (Path(word), results / word)
+    names_record = "/" in name or any(
+        (place / "run.json").is_file() or place.is_dir() for place in (Path(name), results / name)
     )
-    return find_run(results, word).folder if names_record else None
+    return find_run(results, name).folder if names_record else None
 
 
 def _log(as_json: bool, text: str) -> None:

@@ -14,7 +14,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from simulations.display.console import console
 
-Words = Annotated[
+ConfigArguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.toml] [key=value]…", help="An experiment file, then dotted overrides."),
 ]
@@ -28,26 +28,31 @@ Track = Annotated[
 ]
 
 
-def read_words(arguments: list[str] | None) -> tuple[RunConfig, Path | None]:
+def read_arguments(arguments: list[str] | None) -> tuple[RunConfig, Path | None]:
     """Return the config given by an experiment file and overrides, and the file's path.
 
     Raises:
         InputError: More than one file is given, or `load_config` refuses the config.
     """
-    files = [word for word in arguments or [] if "=" not in word]
+    files = [argument for argument in arguments or [] if "=" not in argument]
     if len(files) > 1:
         raise InputError(f"expected at most one config file, got {' and '.join(files)}")
     toml = Path(files[0]) if files else None
-    return load_config(toml, [word for word in arguments or [] if "=" in word]), toml
+    return load_config(toml, overrides_of(arguments)), toml
+
+
+def overrides_of(arguments: list[str] | None) -> list[str]:
+    """Return the arguments that are overrides: `key=value`."""
+    return [argument for argument in arguments or [] if "=" in argument]
 
 
 def read_list(text: str) -> list[str]:
     """Split a comma-separated list."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def read_numbers(field: str, text: str, or_all: bool = False) -> list[int]:
-    """Parse an option's whole numbers; with `or_all`, the word `all` is accepted and adds no number.
+    """Parse an option's whole numbers; with `or_all`, `all` is accepted and adds no number.
 
     Raises:
         InputError: The text holds anything else, or `all` twice.
@@ -55,8 +60,8 @@ def read_numbers(field: str, text: str, or_all: bool = False) -> list[int]:
     given = read_list(text)
     if or_all and given.count("all") > 1:
         raise InputError("given twice", field=field, value="all")
-    numbers = [word for word in given if not (or_all and word == "all")]
-    if not all(re.fullmatch("-?[0-9]+", word) for word in numbers):  # int() also accepts 1_0
+    numbers = [item for item in given if not (or_all and item == "all")]
+    if not all(re.fullmatch("-?[0-9]+", item) for item in numbers):  # int() also accepts 1_0
         expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
         raise InputError(f"expected {expected}", field=field, value=text)
     return list(map(int, numbers))

@@ -6,11 +6,11 @@ import typer
 
 from configs.errors import InputError
 from configs.load import import_folders
-from simulations.cli.options import Json, Words, read_words, show
+from simulations.cli.options import ConfigArguments, Json, overrides_of, read_arguments, show
 
 
 def params(
-    arguments: Words = None,
+    arguments: ConfigArguments = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, for Llama-2-7B.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -33,9 +33,9 @@ def params(
         parity = paper_parity()
         show(as_json, parity_content(parity), [parity_table(parity)])
         return
-    config, toml = read_words(arguments)
+    config, toml = read_arguments(arguments)
     shape = backbones.read_shape(config.backbone, usable=False)
-    method = build_method(config, shape, import_folders(toml, [word for word in arguments or [] if "=" in word]))
+    method = build_method(config, shape, import_folders(toml, overrides_of(arguments)))
     rows = parameter_rows(method, shape)
     title = f"{method.name}, {config.task}, {config.backbone} ({shape.parameters:,} parameters)"
     show(as_json, rows, [parameter_table(rows, title)])

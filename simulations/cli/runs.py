@@ -62,7 +62,7 @@ def list_runs(
     if context.invoked_subcommand:
         return
     wanted = {"status": status.value if status else None, "method": method, "task": task}
-    rows = [run.summary() for run in find_runs(results, _pass_over, with_shipped)]
+    rows = [run.summary() for run in find_runs(results, _report_skipped, with_shipped)]
     for key, value in wanted.items():
         known = sorted({row[key] for row in rows})
         # An empty list is a valid answer, but a near miss of a known value is probably a typo.
@@ -72,7 +72,8 @@ def list_runs(
     rows.sort(key=lambda row: _order(row, sort))
     # Qualities are compared run by run.
     lines = list(map(_line, rows)) if sort is Sort.quality else _fold(rows, sort)
-    nothing = f"no matching run records in {results}"
+    hint = "" if with_shipped else "; `--all` adds the repository's own"
+    nothing = f"no matching run records in {results}{hint}"
     show(as_json, rows, [_runs_table(lines)] if rows else [], *([] if rows else [nothing]))
 
 
@@ -115,7 +116,7 @@ def follow_run(
     console().print(f"{name}: {status}{hint}", soft_wrap=True)
 
 
-def _pass_over(error: str) -> None:
+def _report_skipped(error: str) -> None:
     print(f"skipped: {error.splitlines()[0]}", file=sys.stderr)
 
 

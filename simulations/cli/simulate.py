@@ -9,14 +9,16 @@ import typer
 
 from configs.errors import InputError
 from configs.load import import_folders
-from simulations.cli.options import Json, Results, Track, Words, read_words, show
+from fl_server.record.schema import RunRecord
+from simulations.cli.options import ConfigArguments, Json, Results, Track, overrides_of, read_arguments, show
 from simulations.display.console import console
 from simulations.display.progress import Follower
 from simulations.display.tables import bytes_table, quality_table
+from simulations.run.catalogue import find_run
 
 
 def simulate(
-    arguments: Words = None,
+    arguments: ConfigArguments = None,
     name: Annotated[str | None, typer.Option(help="The run record's name; default: method, task, seed, time.")] = None,
     results: Results = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing record of that name.")] = False,
@@ -35,17 +37,30 @@ def simulate(
         raise InputError(
             "a resumed run keeps its config and name; leave out everything else", field="resume", value=resume
         )
-    config, toml = read_words(arguments)
-    import_path = import_folders(toml, [word for word in arguments or [] if "=" in word])
+    config, toml = read_arguments(arguments)
+    import_path = import_folders(toml, overrides_of(arguments))
     from simulations.run import simulate as simulation
 
     with Follower(console(), quiet or as_json, track or (), time.time()) as follower:
         if resume is not None:
-            record = simulation.resume(resume, results, follower)
+            record, folder = _resume(resume, results, follower)
         else:
             record = simulation.simulate(config, name, results, overwrite, import_path, follower)
-    folder = results.expanduser().resolve() / record.name
+            folder = results.expanduser().resolve() / record.name
     if not quiet:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         where = f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s"
         show(as_json, content, [quality_table(record), bytes_table(record)], where)
+
+
+def _resume(name: str, results: Path, follower: Follower) -> tuple[RunRecord, Path]:
+    """Resume a run; return its record and folder. On the command line its name is the value of `--resume`."""
+    from simulations.run.simulate import resume
+
+    try:
+        folder = find_run(results.expanduser(), name).folder.resolve()
+        return resume(name, results, follower), folder
+    except InputError as error:
+        if error.field != "name":
+            raise
+        raise InputError(error.message, field="resume", value=name) from None

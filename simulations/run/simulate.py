@@ -1,6 +1,5 @@
 """One simulation, from a config to a finished run record."""
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Literal
 import torch
 
 from configs.errors import InputError, RunFailed
-from configs.import_path import find_intruder
+from configs.import_path import find_intruder, python_path_folders
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from fl_clients.lamp.select_users import build_table
@@ -22,6 +21,7 @@ from simulations.display import plots
 from simulations.engines.launch import launch
 from simulations.engines.ray_cluster import check_cluster, cluster_address
 from simulations.engines.superlink import end_leftovers
+from simulations.run.catalogue import find_run
 from simulations.run.new_record import link_users, new_record
 from simulations.run.preflight import build_method, find_changed_method, method_digest
 
@@ -63,7 +63,7 @@ def resume(
     """Resume a run that did not complete from its last checkpoint; the result equals that of an uninterrupted run.
 
     Args:
-        name: The record's name, or its path below `results`.
+        name: The record's name, its path below `results`, or its path.
         results: The folder of run records.
         on_progress: As in `simulate`.
 
@@ -73,28 +73,27 @@ def resume(
         KeyboardInterrupt: As in `simulate`.
     """
     results = Path(results).expanduser()
-    folder = (results / name).resolve()
-    read_run(folder)
+    folder = find_run(results, name).folder.resolve()
     with RunFolder(folder).lock():
         # Leftover processes may still write to the record, and even complete the run.
         end_leftovers(folder)
         record = read_run(folder)
         if record.status == "completed" and (folder / "plots").is_dir():
-            raise InputError("this run has completed", field="resume", value=name)
+            raise InputError("this run has completed", field="name", value=name)
         if record.status == "completed":
             return finish(folder, on_progress)
         if record.users.source == "devices":
-            raise InputError("a run of a real federation cannot be resumed", field="resume", value=name)
+            raise InputError("a run of a real federation cannot be resumed", field="name", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = RunFolder(folder).config
         _check_engine(config, results)
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
         if changed := find_changed_method(method_digest(method), record):
-            raise InputError(f"{changed} the run began", field="resume", value=name)
+            raise InputError(f"{changed} the run began", field="name", value=name)
         users = build_table(config, Path(checkpoint.started_in))
         if users.sha256 != record.users.data_sha256:
             raise InputError(
-                f"the data of {config.users.source} have changed since the run began", field="resume", value=name
+                f"the data of {config.users.source} have changed since the run began", field="name", value=name
             )
         for file in ("events.jsonl", "errors.jsonl"):
             finish_partial_line(folder / file)
@@ -107,7 +106,7 @@ def _check_engine(config: RunConfig, results: Path) -> None:
     """Refuse what would break a run's processes: another package of our name, a cluster that cannot be used."""
     if config.engine != "ray":
         return
-    if intruder := find_intruder(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))):
+    if intruder := find_intruder(python_path_folders()):
         name = intruder.parent.name if intruder.stem == "__init__" else intruder.stem
         raise InputError(
             f"PYTHONPATH: {intruder} would be imported in place of fedperfit's own {name}; "
@@ -129,7 +128,7 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
         raise
     except OSError as error:
         _end(folder, "failed", str(error))
-        raise RunFailed(f"{error}; fix this and continue with `--resume {folder.name}`") from None
+        raise RunFailed(f"{error}; fix this, then resume `{folder.name}`") from None
     except BaseException as error:
         if (folder / "run.json").is_file():
             _end(folder, "failed", str(error) or repr(error))

@@ -87,6 +87,7 @@ def test_quiet_prints_nothing(
         (["simulate", "a.toml", "b.toml"], "expected at most one config file"),
         (["simulate", "missing.toml"], "missing.toml: no such config file"),
         (["simulate", "--nonsense"], "No such option"),
+        (["simulate", "--resume", "nope", "--results", "."], "nope: no run record of that name in ."),
         (["simulate", *TINY, "sites=[9]"], "blocks 0 to 3"),
         (["simulate", *TINY, "--results", "/proc/nowhere"], "--results"),
         (["backbone", "fetch", "gpt-5"], "'gpt-5' is not built in"),
@@ -107,6 +108,20 @@ def test_mistakes_are_one_sentence_and_status_2(
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_a_completed_run_of_an_experiment_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--results", str(tmp_path / "mine"))
+    assert run(monkeypatch, "simulate", *TINY, "rounds=1", "--name", "one", "--quiet", *where) == 0
+    where = ("--results", str(tmp_path))
+    # Without its plots, a completed run is only finished.
+    (tmp_path / "mine" / "one" / "plots").rmdir()
+    assert run(monkeypatch, "simulate", "--resume", "mine/one", *where) == 0
+    assert f"run record: {tmp_path / 'mine' / 'one'} " in capsys.readouterr().out
+    assert run(monkeypatch, "simulate", "--resume", "mine/one", *where) == 2
+    assert capsys.readouterr().err == "fedperfit: --resume mine/one: this run has completed\n"
 
 
 def test_data_synth_writes_what_inspect_and_simulate_read(

@@ -115,7 +115,7 @@ def test_run_is_not_resumed_after_its_method_has_changed(
     with pytest.raises(KeyboardInterrupt):
         complete(planned(), tmp_path / "x", False, print, stop)
     code.write_text(code.read_text() + "# Another version.\n")
-    with pytest.raises(InputError, match=r"resume=Own-seed0: user_method\.py has changed since the run began"):
+    with pytest.raises(InputError, match=r"name=Own-seed0: user_method\.py has changed since the run began"):
         resume("Own-seed0", tmp_path / "x")
     (run,) = complete(planned(), tmp_path / "x", False, print)
     assert "cannot be resumed (user_method.py has changed" in capsys.readouterr().out
