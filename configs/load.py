@@ -167,6 +167,8 @@ def _with_current_keys(table: Table) -> Table:
     evaluate = table.get("evaluate")
     if not isinstance(evaluate, dict) or "stage" not in evaluate:
         return table
+    if "point" in evaluate:
+        raise InputError("evaluate.stage: this is the old name of evaluate.point, which is given too; leave it out")
     renamed = {"point" if key == "stage" else key: value for key, value in evaluate.items()}
     return {**table, "evaluate": renamed}
 

@@ -6,12 +6,16 @@ Programs import from `fedperfit`.
 from typing import Any
 
 _IN_FEDPERFIT = (
-    *("InputError", "RunFailed", "RunRecord", "Scale", "cold_start", "compare", "deploy", "export", "find_runs"),
-    *("import_folders", "load_config", "project", "read_run", "resume", "simulate", "tune", "write_page"),
+    *("ColdStartSpec", "InputError", "RunFailed", "RunRecord", "Scale", "cold_start", "compare", "deploy", "export"),
+    *("find_runs", "import_folders", "load_config", "project", "read_run", "resume", "simulate", "tune"),
+    *("write_page", "write_report"),
 )
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Question":
+        name = "ColdStartSpec"
     if name in _IN_FEDPERFIT:
-        raise ImportError(f"since version 0.2 programs import {name} from fedperfit, not from simulations")
+        # `from simulations import …` would hide the message of an AttributeError.
+        raise ImportError(f"since version 0.2 it is `from fedperfit import {name}`")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

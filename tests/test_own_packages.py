@@ -8,7 +8,7 @@ import pytest
 
 import fedperfit
 from configs.errors import InputError
-from configs.import_path import PACKAGES, find_intruder, read_import_path, write_import_path
+from configs.import_path import PACKAGES, find_intruder, python_path_folders, read_import_path, write_import_path
 from configs.load import load_config
 from simulations.run.simulate import simulate
 from strategies.loading import load_method
@@ -58,6 +58,13 @@ def test_one_on_pythonpath_is_named_before_a_run_on_ray(intruded: Path, monkeypa
     assert not (intruded / "results").exists()
 
 
+def test_an_empty_entry_of_the_path_is_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path, folders in (("", []), ("/a:/b", ["/a", "/b"]), (":/b", [str(tmp_path), "/b"])):
+        monkeypatch.setenv("PYTHONPATH", path)
+        assert python_path_folders() == folders
+
+
 def test_our_own_folder_is_no_intruder() -> None:
     assert find_intruder([str(Path(fedperfit.__file__).parents[1])]) is None
 
@@ -71,13 +78,18 @@ def test_a_runs_processes_are_told_where_its_method_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("from strategies.method import Visit", "it is now TrainRequest, and its `kept` is `client_state`"),
-        ("from strategies.method import Trained", "it is now TrainResult"),
+        ("from strategies.method import Visit", "Visit is now TrainRequest, and its `kept` is `client_state`"),
+        ("from strategies.method import Trained", "Trained is now TrainResult"),
         (
             "from strategies.adapters.lora import LoraAdapters",
             "strategies.adapters.lora is now strategies.lora.adapters",
         ),
-        ("from strategies.averaging import TensorMean", "it is now strategies.aggregation.mean"),
+        ("from strategies.averaging import TensorMean", "strategies.averaging is now strategies.aggregation.mean"),
+        ("from strategies import averaging", "strategies.averaging is now strategies.aggregation.mean"),
+        ("from strategies import robust", "strategies.robust is now strategies.aggregation.robust"),
+        ("from strategies.lora import LoraAdapters", "LoRA's adapters are now in strategies.lora.adapters"),
+        ("import strategies.method as m; m.Visit", "Visit is now TrainRequest"),
+        ("from fl_clients.backbone import find_blocks", "is in fl_clients.backbone.load"),
         ("from strategies.aggregation import ShiftAggregator", "are now in strategies.shifts.averages"),
         ("from strategies.metrics import pool", "it is now in strategies.metrics.statistics"),
     ],
@@ -90,7 +102,7 @@ def test_a_method_written_for_version_0_1_is_told_what_has_moved(line: str, hint
 
 
 def test_programs_are_told_where_to_import_from() -> None:
-    with pytest.raises(ImportError, match="programs import simulate from fedperfit, not from simulations"):
+    with pytest.raises(ImportError, match="from fedperfit import simulate"):
         exec("from simulations import simulate")
 
 

@@ -98,3 +98,12 @@ def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
 
 def test_setting_one_key_of_a_group_keeps_the_other_defaults() -> None:
     assert load_config(None, ["personal.batch_size=8"]).personal.epochs == load_config().personal.epochs == 6
+
+
+def test_the_old_name_of_the_evaluation_point_still_works_but_not_beside_the_new_one(tmp_path: Path) -> None:
+    experiment = tmp_path / "old.toml"
+    experiment.write_text('[evaluate]\nstage = "collective"\n')
+    assert load_config(experiment).evaluate.point == "collective"
+    experiment.write_text('[evaluate]\nstage = "collective"\npoint = "collective"\n')
+    with pytest.raises(InputError, match=r"evaluate\.stage: this is the old name of evaluate\.point"):
+        load_config(experiment)
