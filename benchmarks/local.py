@@ -140,24 +140,28 @@ def _rows(
     for kind, variants in work.items():
         for name in forwards:
             variants[name]()  # fills the stores
-        gflop = {variant: _gflop(run) for variant, run in variants.items()}
-        share = {variant: _share_in_products(run) for variant, run in variants.items()}
-        seconds, values = _take_turns(variants, repeats)
-        rows += [
-            {
-                "work": f"{kind}, {title}",
-                "precision": "bf16" if "bf16" in title else "fp32",
-                "variant": variant,
-                "seconds": seconds[variant],
-                "times_faster": seconds[PLAIN] / seconds[variant],
-                "gflop": gflop[variant],
-                "times_fewer_flop": gflop[PLAIN] / gflop[variant],
-                "in_matrix_products": share[variant],
-                "value": values[variant],
-            }
-            for variant in variants
-        ]
+        rows += _measure(f"{kind}, {title}", variants, repeats)
     return rows
+
+
+def _measure(title: str, variants: dict[str, Callable[[], float]], repeats: int) -> list[Row]:
+    gflop = {variant: _gflop(run) for variant, run in variants.items()}
+    share = {variant: _share_in_products(run) for variant, run in variants.items()}
+    seconds, values = _take_turns(variants, repeats)
+    return [
+        {
+            "work": title,
+            "precision": "bf16" if "bf16" in title else "fp32",
+            "variant": variant,
+            "seconds": seconds[variant],
+            "times_faster": seconds[PLAIN] / seconds[variant],
+            "gflop": gflop[variant],
+            "times_fewer_flop": gflop[PLAIN] / gflop[variant],
+            "in_matrix_products": share[variant],
+            "value": values[variant],
+        }
+        for variant in variants
+    ]
 
 
 def _gflop(run: Callable[[], float]) -> float:

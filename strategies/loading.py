@@ -48,6 +48,24 @@ def load_method(
         problem = f"{type(error).__name__}: {error}{moved_hint(error)}"
         raise ValueError(f"method '{reference}' cannot be imported: {problem}") from error
     parameters = inspect.signature(factory).parameters
+    _check_settings(reference, parameters, values, settings)
+    chosen = {key: value for key, value in values.items() if key in parameters}
+    method = factory(**{**chosen, **settings})
+    if missing_members := _missing(method):
+        lacks = ", ".join(missing_members)
+        raise ValueError(f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}")
+    if not isinstance(method, Method):
+        raise ValueError(f"method '{reference}' does not implement strategies.method.Method")
+    return method
+
+
+def _check_settings(
+    reference: str,
+    parameters: Mapping[str, inspect.Parameter],
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Refuse settings that the constructor does not take or that have another type, and missing ones."""
     for key in settings:
         if key in values:
             raise ValueError(f"settings.{key}: this key belongs at the top level of the config, not under settings")
@@ -68,14 +86,6 @@ def load_method(
     ]
     if missing:
         raise ValueError(f"method '{reference}' needs {', '.join(missing)}")
-    chosen = {key: value for key, value in values.items() if key in parameters}
-    method = factory(**{**chosen, **settings})
-    if missing_members := _missing(method):
-        lacks = ", ".join(missing_members)
-        raise ValueError(f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}")
-    if not isinstance(method, Method):
-        raise ValueError(f"method '{reference}' does not implement strategies.method.Method")
-    return method
 
 
 def _import(module_name: str, import_path: Sequence[str]) -> ModuleType:

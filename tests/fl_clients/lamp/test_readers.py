@@ -10,7 +10,7 @@ import pytest
 from configs.errors import InputError
 from fl_clients.lamp import readers
 from fl_clients.lamp.readers import find_source
-from fl_clients.lamp.tasks import content_words, find_task
+from fl_clients.lamp.tasks import find_task
 from tests.conftest import movie, write_lamp
 
 MOVIES, TWEETS = find_task("movie_tagging"), find_task("tweet_paraphrase")
@@ -270,15 +270,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     write_lamp(tmp_path / "above" / "dev", [movie("1")], GOLD)
     with pytest.raises(InputError, match="its subfolder 'dev' has some"):
         find_source(tmp_path / "above", MOVIES)
-
-
-def test_the_error_for_an_unknown_task_suggests_the_nearest_name() -> None:
-    with pytest.raises(InputError, match="did you mean 'movie_tagging'"):
-        find_task("movie_taging")
-
-
-def test_content_words_leave_out_the_style() -> None:
-    assert content_words("@Bob SOOO happyyyy!! omg http://x.y &amp; that's over the Bridge") == "happy that's bridge"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real histories are not on this machine")

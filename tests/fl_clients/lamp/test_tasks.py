@@ -11,7 +11,7 @@ from configs.schema import SyntheticConfig
 from fl_clients.lamp.readers import User, find_source
 from fl_clients.lamp.synthetic.authors import TWEETS
 from fl_clients.lamp.synthetic.generate import GENERATORS, write_synthetic
-from fl_clients.lamp.tasks import TASKS, Task, content_words
+from fl_clients.lamp.tasks import TASKS, Task, content_words, find_task
 
 QUIET = SyntheticConfig(history=6, queries=3, noise=0)
 # r⁽¹⁾, r⁽²⁾, sites, positions and epochs; then appendix D.5's batch sizes.
@@ -112,3 +112,12 @@ def test_a_rating_outside_the_scale_is_refused(rating: object, tmp_path: Path) -
 
 def test_a_rating_may_be_a_number(tmp_path: Path) -> None:
     assert TASKS["product_rating"].history_pair({"text": "Good.", "score": 4}) == ("Good.", "4")
+
+
+def test_the_error_for_an_unknown_task_suggests_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="did you mean 'movie_tagging'"):
+        find_task("movie_taging")
+
+
+def test_content_words_leave_out_the_style() -> None:
+    assert content_words("@Bob SOOO happyyyy!! omg http://x.y &amp; that's over the Bridge") == "happy that's bridge"

@@ -190,16 +190,18 @@ def test_transfer_matrix_is_of_the_largest_number_of_users() -> None:
     assert brightness(transfer_matrix(frame, "perfit"), frame).to_numpy().tolist() == [[0, 1], [1, 0]]
 
 
+class Record:
+    main_metric, seed, metrics_base = "mae", 0, {"mae": 2.0}
+    users = SimpleNamespace(target=3)
+
+
+def run(method: str, count: int) -> Run:
+    words = [f"users.collective={count}", "cohort=2", "local.epochs=3" if method == "oppu" else "local.epochs=1"]
+    config = tiny_config(*words, f"evaluate.every={count}")
+    return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
+
+
 def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Record:
-        main_metric, seed, metrics_base = "mae", 0, {"mae": 2.0}
-        users = SimpleNamespace(target=3)
-
-    def run(method: str, count: int) -> Run:
-        words = [f"users.collective={count}", "cohort=2", "local.epochs=3" if method == "oppu" else "local.epochs=1"]
-        config = tiny_config(*words, f"evaluate.every={count}")
-        return Run(method, Path(f"{method}-{count}"), config, Record())  # type: ignore[arg-type]
-
     def test(one: list[Run], other: list[Run]) -> PairedTest:
         tested.append((one[0].folder.name, other[0].folder.name))
         figures = {"difference": -0.1, "interval": (-0.2, 0.1), "p_value": 0.0006, "users": 7, "within_noise": True}

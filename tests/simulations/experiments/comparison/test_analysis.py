@@ -26,24 +26,25 @@ _METRICS = pa.map_(pa.string(), pa.float64())
 PERSONS = ["ann", "ben"]
 
 
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    fields = [
+        pa.field(key, _METRICS) if key == "metrics" else pa.field(key, pa.array([value]).type)
+        for key, value in rows[0].items()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)
+
+
+def message(phase: str, number: int, direction: str, size: int) -> dict[str, Any]:
+    return {"phase": phase, "round": number, "direction": direction, "message_bytes": size}
+
+
 def made_up(
     folder: Path, method: str, metric: str, opening: int, each_way: int, values: list[float], users: list[float]
 ) -> Run:
     """A run of two rounds, evaluated after both, whose two target users download `each_way` bytes together."""
     folder.mkdir()
-
-    def write(name: str, rows: list[dict[str, Any]]) -> None:
-        fields = [
-            pa.field(key, _METRICS) if key == "metrics" else pa.field(key, pa.array([value]).type)
-            for key, value in rows[0].items()
-        ]
-        pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), folder / f"{name}.parquet")
-
-    def message(phase: str, number: int, direction: str, size: int) -> dict[str, Any]:
-        return {"phase": phase, "round": number, "direction": direction, "message_bytes": size}
-
     write(
-        "ledger",
+        folder / "ledger.parquet",
         [
             message("roll_call", 0, "up", 7),
             message("train", 0, "up", opening),
@@ -55,8 +56,10 @@ def made_up(
         ],
     )
     seen = {f"personalised.{metric}": values[0], f"collective.{metric}": 0.1}
-    write("rounds", [{"round": 1, "metrics": list(seen.items())}, {"round": 2, "metrics": []}])
-    write("users", [{"partition": 4 + place, "user_id": person} for place, person in enumerate(PERSONS)])
+    write(folder / "rounds.parquet", [{"round": 1, "metrics": list(seen.items())}, {"round": 2, "metrics": []}])
+    write(
+        folder / "users.parquet", [{"partition": 4 + place, "user_id": person} for place, person in enumerate(PERSONS)]
+    )
     tasks = [
         {"phase": "train", "round": 0, "user": 0, "wall_s": 8.0, "metrics": []},
         {"phase": "train", "round": 1, "user": 0, "wall_s": 3.0, "metrics": []},
@@ -68,7 +71,7 @@ def made_up(
     for place, value in enumerate(users):
         own = [(f"personalised.{metric}", value), (f"collective.{metric}", 0.3)]
         tasks.append({"phase": "personalize", "round": 2, "user": 4 + place, "wall_s": 5.0 + place, "metrics": own})
-    write("clients", tasks)
+    write(folder / "clients.parquet", tasks)
     record = RunRecord(
         name=folder.name,
         status="completed",
