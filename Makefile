@@ -60,7 +60,7 @@ bench: install ## measure local work against a plain baseline, and the engine's 
 	$(BIN)/fedperfit bench
 	$(BIN)/python -m benchmarks.engine
 
-lock: ## write constraints.txt anew from the newest versions that pyproject.toml allows
+lock: ## update constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
 	.venv-lock/bin/python -m pip install --quiet --editable '.[dev]'
