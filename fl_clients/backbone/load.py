@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,20 @@ def read_shape(name: str, usable: bool = True) -> BackboneShape:
         InputError: The backbone cannot be reached, is incomplete, or is not a decoder with blocks to intervene on.
     """
     where = _reach(name)
+    return _read_shape(name, where, usable, _state_of(where))
+
+
+def _state_of(folder: Path | str) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of a folder's files; a hub id has none."""
+    if not isinstance(folder, Path):
+        return ()
+    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+    return tuple((name, about.st_size, about.st_mtime_ns) for name, about in files)
+
+
+@lru_cache(maxsize=8)
+def _read_shape(name: str, where: Path | str, usable: bool, _state: tuple[tuple[str, int, int], ...]) -> BackboneShape:
+    """Read the shape again only if a file has changed: a comparison checks hundreds of runs of one backbone."""
     try:
         config = AutoConfig.from_pretrained(where)
         if usable and AutoTokenizer.from_pretrained(where).eos_token_id is None:
