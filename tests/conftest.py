@@ -29,8 +29,8 @@ TINY = (
     "cohort=3",
     "rounds=2",
     "personal.epochs=2",
-    "local.batch_size=4",
-    "personal.batch_size=4",
+    "local.batch_size=6",
+    "personal.batch_size=8",
 )
 
 
@@ -44,18 +44,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of the tests' own, shared by their processes, with a link to the backbone if it was fetched."""
+    """A cache folder of the tests' own, shared by their processes; only the fetched backbones are the user's own."""
     import os
 
     from configs.paths import cache_dir
 
-    fetched = cache_dir() / "backbones" / "smollm2-135m"
+    backbones = cache_dir() / "backbones"
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
-    (folder / "backbones").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with suppress(FileExistsError):
-        if fetched.is_dir():
-            (folder / "backbones" / "smollm2-135m").symlink_to(fetched)
+        try:
+            backbones.mkdir(parents=True, exist_ok=True)
+            (folder / "backbones").symlink_to(backbones)
+        except PermissionError:
+            (folder / "backbones").mkdir()
     os.environ["FEDPERFIT_CACHE"] = str(folder)
     return folder
 

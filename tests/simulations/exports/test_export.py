@@ -214,9 +214,9 @@ def test_an_export_that_is_not_possible_is_refused(run: Callable[..., Path], tmp
     perfit, lora_p = run("perfit"), run("lora-p")
     for folder, user, chosen, message in (
         (perfit, None, "onnx", "format=onnx: expected one of peft, pyreft, safetensors"),
-        (perfit, None, "peft", "--format peft is for LoRA adapters; use pyreft or safetensors"),
+        (perfit, None, "peft", "the format peft is for LoRA adapters; use pyreft or safetensors"),
         (lora_p, first_target(lora_p), "pyreft", "has no interventions"),
-        (lora_p, None, "peft", "lora-p has no collective part; expected a --user"),
+        (lora_p, None, "peft", "lora-p has no collective part; expected a user"),
         (perfit, "nobody", "safetensors", "user=nobody: no target user"),
         (perfit, user_at(perfit, 0), "safetensors", "only target users are personalised"),
     ):

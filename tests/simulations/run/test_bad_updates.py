@@ -200,7 +200,7 @@ def test_a_fifth_of_attackers_hurts_the_mean_but_not_the_robust_rules(
     def learned(name: str, attackers: set[int], rule: str) -> float:
         """Return how far the honest users' loss before training fell from the first round to the last."""
         tamper(attackers, attack)
-        words = ["users.collective=10", "cohort=10", "rounds=5", "local.lr=0.03", "personal.epochs=1"]
+        words = ["users.collective=10", "users.target=1", "cohort=10", "rounds=5", "local.lr=0.03"]
         config = tiny_config(*words, "faults.max_norm_ratio=1e6", f"robust.rule={rule}")
         simulate(config, name, tmp_path)
         rows = pq.read_table(tmp_path / name / "clients.parquet").to_pylist()

@@ -206,7 +206,7 @@ def test_a_relative_source_is_recorded_as_given_and_found_from_another_folder(
 
 
 def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a run record"):
+    with pytest.raises(InputError, match="no run record of that name"):
         resume("nothing", tmp_path)
     films = [movie(str(number)) for number in range(9)]
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
@@ -235,7 +235,7 @@ def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["simulate", "--resume", "stopped", "seed=1"])
     assert "leave out everything else" in str(refused.exception)
     # An empty name, as from an unset shell variable, starts no new run.
-    assert "not a run record" in str(CliRunner().invoke(app, ["simulate", "--resume", ""]).exception)
+    assert "no run record of that name" in str(CliRunner().invoke(app, ["simulate", "--resume", ""]).exception)
 
 
 def full(results: str, cache: str, limit: int) -> None:

@@ -141,11 +141,11 @@ def test_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 0, False)
     (tmp_path / "compared-before").mkdir()
     (tmp_path / "compared-before" / "compare.json").write_text("{}")
-    with pytest.raises(InputError, match="is a comparison; choose another --name"):
+    with pytest.raises(InputError, match="is a comparison; choose another name"):
         cold_start(spec, None, WORDS, tmp_path / "compared-before", print)
     (tmp_path / "cold-before").mkdir()
     (tmp_path / "cold-before" / "cold_start.json").write_text("{}")
-    with pytest.raises(InputError, match="is a cold-start experiment; choose another --name"):
+    with pytest.raises(InputError, match="is a cold-start experiment; choose another name"):
         comparison_runs.compare(["perfit"], None, WORDS, [0], "cold-before", tmp_path)
 
 

@@ -23,7 +23,8 @@ from simulations.run.preflight import _fitting
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
-WORDS = [word for word in TINY if not word.startswith(("users.collective", "users.target"))] + ["users.target=4"]
+WORDS = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
+WORDS += ["users.target=4", "cohort=4", "rounds=1"]
 ASKED = ColdStartSpec(
     collective=[4, 2],
     methods=["perfit", "lora-c"],
@@ -84,8 +85,8 @@ def test_row_agrees_with_its_run_record(folder: Path, rows: pd.DataFrame) -> Non
     ledger = pd.read_parquet(folder / "movie_tagging-perfit-4-seed1" / "ledger.parquet")
     down = ledger[(ledger.phase == "personalize") & (ledger.direction == "down")]
     assert row.newcomer_bytes == pytest.approx(down.message_bytes.sum() / 4)
-    # 8 items in batches of 4, 2 epochs.
-    assert (row.newcomer_items, row.newcomer_steps) == (8, 4)
+    # 8 items in one batch, 2 epochs.
+    assert (row.newcomer_items, row.newcomer_steps) == (8, 2)
     train = ledger[(ledger.phase == "train") & (ledger.direction == "up")]
     assert row.trained == train.user.nunique() == 4
     assert (
