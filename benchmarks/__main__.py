@@ -24,6 +24,7 @@ def bench(
     sites: Annotated[str, typer.Option(help="Decoder blocks of the shifts, comma-separated.")] = "14,15",
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each step and evaluation.")] = 3,
     users: Annotated[int, typer.Option(min=0, help="Users of the whole simulation, at least 10; 0 skips it.")] = 100,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of training for each split of the cores.")] = 10.0,
     pyreft: Annotated[
         Path | None, typer.Option(help="Python of an environment with pyreft, to measure its step too.")
     ] = None,
@@ -40,7 +41,8 @@ def bench(
     shape = read_shape(backbone)
     build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
     # It prints each table once measured.
-    measured = run_bench(backbone, blocks, repeats, users, pyreft, out, Console(quiet=True) if as_json else console())
+    screen = Console(quiet=True) if as_json else console()
+    measured = run_bench(backbone, blocks, repeats, users, seconds, pyreft, out, screen)
     if as_json:
         print(json.dumps(measured, indent=1, ensure_ascii=False))
 

@@ -25,7 +25,14 @@ matplotlib.use("Agg")
 
 
 def bench(
-    backbone: str, sites: list[int], repeats: int, users: int, pyreft: Path | None, out: Path, console: Console
+    backbone: str,
+    sites: list[int],
+    repeats: int,
+    users: int,
+    seconds: float,
+    pyreft: Path | None,
+    out: Path,
+    console: Console,
 ) -> dict[str, Any]:
     """Run all benchmarks one after the other, print their tables and write the results.
 
@@ -34,6 +41,7 @@ def bench(
         sites: Decoder blocks of the shifts.
         repeats: Repetitions of each step and evaluation.
         users: Users of the whole simulation; 0 skips it.
+        seconds: Duration of the training for each way to split the cores.
         pyreft: The Python of an environment with pyreft, to measure its step too.
         out: Folder for `bench.json` and `bench.png`; created if missing.
         console: The console that tables are printed to.
@@ -61,7 +69,7 @@ def bench(
         console.print(
             f"a step of pyreft (f7+l7, one rank-36 shift per site): {theirs:.3f} s, {theirs / ours:.2f} × fedperfit's"
         )
-    report["splits"] = splits(backbone, sites[0], threads, 10.0)
+    report["splits"] = splits(backbone, sites[0], threads, seconds)
     _write(report, out)
     console.print(_splits_table(report["splits"]))
     if users:
