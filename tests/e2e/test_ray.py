@@ -55,7 +55,7 @@ def listening(pid: int) -> set[str]:
 @pytest.mark.parametrize("method", ["perfit", "oppu"])  # the server's process loads different libraries
 def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, tmp_path: Path) -> None:
     # With simulated devices, the order of replies must not depend on the length of Flower's random ids.
-    world = [f"method={method}", "devices.preset=silos", "devices.over_selection=1", "rounds=4"]
+    world = [f"method={method}", "devices.preset=silos", "devices.over_selection=1"]
     words = [*RAY, *world, "partitions.gpus=2", "partitions.per_client=0.5", "partitions.cpus=2"]
     environment = {**os.environ, "FEDPERFIT_TEST": str(os.getpid())}
     # The command runs in another folder than this process, so relative paths must be resolved.
@@ -92,12 +92,14 @@ def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, 
     assert not (tmp_path / "ray" / "engine.log").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_every_process_and_is_recorded_as_cancelled(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "engine"), [(signal.SIGINT, "ray"), (signal.SIGTERM, "inline")])
+def test_an_interrupt_ends_every_process_and_is_recorded_as_cancelled(
+    number: signal.Signals, engine: str, tmp_path: Path
+) -> None:
     mark = f"{os.getpid()}{int(number)}"
     environment = {**os.environ, "FEDPERFIT_TEST": mark}
     process = subprocess.Popen(
-        command("simulate", *RAY, "rounds=100000", "--name", "long", "--results", str(tmp_path)),
+        command("simulate", *RAY, f"engine={engine}", "rounds=100000", "--name", "long", "--results", str(tmp_path)),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

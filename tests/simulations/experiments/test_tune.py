@@ -83,7 +83,7 @@ def test_search_of_stage_2_reuses_stage_1_with_the_result_of_a_whole_run(
 ) -> None:
     monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 3e-3))
     monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 3e-3))
-    words = [*TINY, *(["settings.rank=2", "settings.fusion_trials=3"] if method == "fdlora" else [])]
+    words = [*TINY, "rounds=1", *(["settings.rank=2", "settings.fusion_trials=3"] if method == "fdlora" else [])]
     tuned = tune(method, None, words, [0], 2, tmp_path, quiet)
     best = tuned.rates["local.lr"]
     started = Run.read(tmp_path / f"{best:g}-0.001-seed0")
