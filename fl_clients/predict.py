@@ -82,9 +82,9 @@ def generate(
             break
         mask = torch.cat([mask, torch.ones_like(position)], dim=1)
         with continuing(adapter, chosen[:, None]):
-            last = backbone.model(
-                input_ids=chosen[:, None], attention_mask=mask, position_ids=position, past_key_values=cache
-            ).logits[:, -1]
+            last = backbone.run(cache, input_ids=chosen[:, None], attention_mask=mask, position_ids=position).logits[
+                :, -1
+            ]
         position = position + 1
     return [str(backbone.tokenizer.decode(answer)).strip() for answer in answers]
 

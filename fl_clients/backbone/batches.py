@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import Task
+from fl_clients.lamp.user import Pair
 
 IGNORED = -100
 """Label of a token that carries no loss."""

@@ -71,11 +71,11 @@ class Forward:
             adapter.active(batch.prompt) if adapter else nullcontext(),
             prefix.resumed(self._place(states, batch.input_ids.shape[1])) if prefix else nullcontext(),
         ):
-            logits = self.backbone.model(
+            logits = self.backbone.run(
+                cache,
                 input_ids=batch.input_ids,
                 attention_mask=mask,
                 position_ids=batch.position_ids,
-                past_key_values=cache,
                 logits_to_keep=logits_to_keep,
                 use_cache=cache is not None,
             ).logits
@@ -106,11 +106,11 @@ class Forward:
             continuing(adapter, inputs),
             self._prefix.resumed(hidden.to(device)) if self._prefix and hidden is not None else nullcontext(),
         ):
-            logits = self.backbone.model(
+            logits = self.backbone.run(
+                output.cache,
                 input_ids=inputs,
                 attention_mask=torch.cat([mask, real], dim=1),
                 position_ids=first + torch.arange(inputs.shape[1], device=device),
-                past_key_values=output.cache,
             ).logits
         chosen = log_softmax(logits.float(), dim=-1).gather(2, targets[..., None])[..., 0]
         return (chosen * real).sum(dim=1).view(rows, len(labels))

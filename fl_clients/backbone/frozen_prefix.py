@@ -114,7 +114,7 @@ class FrozenPrefix:
 
     def _pass(self, input_ids: torch.Tensor, start: int, cache: DynamicCache) -> None:
         positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        self._backbone.model(input_ids=input_ids, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+        self._backbone.run(cache, input_ids=input_ids, position_ids=positions, logits_to_keep=1)
 
     @contextmanager
     def resumed(self, hidden: torch.Tensor) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """The frozen language model: how it is fetched and loaded."""
 
 import contextlib
+import inspect
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -40,6 +42,14 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase
     shape: BackboneShape
     device: torch.device
+
+    def run(self, cache: Cache | None, **inputs: Any) -> Any:
+        """Run the model with a cache of keys and values, which some versions of transformers name otherwise."""
+        return self.model(**inputs, **{self._cache_argument: cache})
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
 
 def find(name: str) -> Path | str:
