@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.seeds import derive_seed
-from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import Task
+from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import OpenedUser
 from fl_clients.predict import generate, score_labels
 from fl_clients.session import Session

@@ -15,7 +15,7 @@ from configs.seeds import derive_seed
 from fl_clients.backbone.batches import Example
 from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers
 from fl_clients.fit import LocalFit
-from fl_clients.lamp.readers import Pair
+from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import read_client_state, write_client_state, write_private
 from fl_clients.process.paths import ClientPaths

@@ -99,7 +99,10 @@ def movie(question_id: str, text: str = "A fight.", history: int = 2) -> dict[st
     return {
         "id": question_id,
         "input": f"Which tag does this movie relate to? tags: [comedy] description: {text}",
-        "profile": [{"id": f"{question_id}{n}", "tag": "comedy", "description": f"Joke {n}."} for n in range(history)],
+        "profile": [
+            {"id": f"{question_id}{n}", "tag": "comedy", "description": f"Joke {n} of {question_id}."}
+            for n in range(history)
+        ],
     }
 
 

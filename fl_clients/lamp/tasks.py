@@ -1,12 +1,14 @@
 """The LaMP tasks: label sets, prompts, and how questions and history items are read.
 
-A task is data and two small functions; adding one only changes this file (its synthetic users are a file in
+A task is data and a small function; adding one only changes this file (its synthetic users are a file in
 `synthetic/`, its paper settings a TOML file in `configs/tasks/`). The label sets and the markers are LaMP's (arXiv
 2304.11406, appendix A); the prompts are our own.
 """
 
+import html
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,12 +33,42 @@ class Task:
     """The beginning of a LaMP question of this task."""
     marker: str
     """The text right before the source text of a question."""
-    history_pair: Callable[[dict[str, Any]], tuple[str, str]]
-    """Turns a history item into (source, target); raises KeyError on a missing field."""
+    history_fields: tuple[str, str]
+    """The fields of a history item that hold the source text and the target."""
     official_path: str
     """Folder of the official files, below the download address of a split."""
     max_new_tokens: int
     """Maximum length of a generated answer, in tokens."""
+    source_of: Callable[[str], str] = str
+    """Turns the source field of a history item into the source text."""
+
+    def history_pair(self, item: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Return (source, target) of a history item, or None if one of its texts is empty.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field is not a text.
+            ValueError: The target is not a label of this task.
+        """
+        source, target = (read_text(item[field]) for field in self.history_fields)
+        source = self.source_of(source)
+        return (source, self.read_target(target)) if source and target else None
+
+    def read_target(self, text: str) -> str:
+        """Return a target without surrounding white space; a label in the task's own spelling.
+
+        Raises:
+            ValueError: It is not a label of this task.
+        """
+        text = text.strip()
+        if not self.labels or text in self.labels:
+            return text
+        spelling = html.unescape(text).casefold()
+        if self.kind == "ratings":
+            spelling = re.sub(r"\.0+$", "", spelling)
+        if spelling not in self.labels:
+            raise ValueError(f"{text!r} is not a label of {self.name}")
+        return spelling
 
     def question_source(self, text: str) -> str:
         """Return the source text of a LaMP question.
@@ -48,6 +80,20 @@ class Task:
         if not text.lstrip().startswith(self.opening) or not marker or not source.strip():
             raise ValueError(f"expected '{self.opening} … {self.marker.strip()} …': not a question of {self.name}")
         return source.strip()
+
+
+def read_text(value: Any) -> str:
+    """Return a value of a JSON file as text; `null`, NaN and texts without a visible character are the empty text.
+
+    Raises:
+        TypeError: It is neither a text nor a number.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"expected a text, not {value!r}")
+    text = str(value)
+    return text if any(letter.isprintable() and not letter.isspace() for letter in text) else ""
 
 
 MOVIE_TAGS = (
@@ -122,7 +168,7 @@ TASKS = {
             prompt="Movie: {source}\nTag:",
             opening="Which tag does this movie relate to",
             marker="description:",
-            history_pair=lambda item: (item["description"], item["tag"]),
+            history_fields=("description", "tag"),
             official_path="LaMP_2/new",
             max_new_tokens=12,
         ),
@@ -134,7 +180,7 @@ TASKS = {
             prompt="Article: {source}\nCategory:",
             opening="Which category does this article relate to",
             marker="] article:",
-            history_pair=lambda item: (item["text"], item["category"]),
+            history_fields=("text", "category"),
             official_path="LaMP_2",
             max_new_tokens=12,
         ),
@@ -146,7 +192,7 @@ TASKS = {
             prompt="Review: {source}\nStars, from 1 to 5:",
             opening="What is the score of the following review",
             marker="review:",
-            history_pair=lambda item: (item["text"], str(item["score"])),
+            history_fields=("text", "score"),
             official_path="LaMP_3",
             max_new_tokens=4,
         ),
@@ -158,7 +204,7 @@ TASKS = {
             prompt="Article: {source}\nHeadline:",
             opening="Generate a headline for the following article",
             marker="article:",
-            history_pair=lambda item: (item["text"], item["title"].strip()),
+            history_fields=("text", "title"),
             official_path="LaMP_4",
             max_new_tokens=40,
         ),
@@ -170,7 +216,7 @@ TASKS = {
             prompt="Abstract: {source}\nTitle:",
             opening="Generate a title for the following abstract of a paper",
             marker="paper:",
-            history_pair=lambda item: (item["abstract"], item["title"].strip()),
+            history_fields=("abstract", "title"),
             official_path="LaMP_5",
             max_new_tokens=40,
         ),
@@ -182,7 +228,8 @@ TASKS = {
             prompt="Say it the way this person tweets: {source}\nTweet:",
             opening="Paraphrase the following tweet",
             marker="before or after it:",
-            history_pair=lambda item: (content_words(item["text"]), item["text"].strip()),
+            history_fields=("text", "text"),
+            source_of=content_words,
             official_path="LaMP_7",
             max_new_tokens=56,
         ),

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
-from fl_clients.lamp.readers import Pair, User
+from fl_clients.lamp.user import Pair, User
 
 ROWS = pa.schema([(name, pa.string()) for name in ("user_id", "kind", "item_id", "source", "target")])
 _INDEX = ("partition", "user_id", "batch", "history", "queries", "leaks", "skipped")

@@ -14,8 +14,8 @@ from fl_clients.backbone.batches import IGNORED, Encoder, Example, collate, epoc
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.load import Backbone
 from fl_clients.fit import LocalFit, answer_loss, rate
-from fl_clients.lamp.readers import Pair
 from fl_clients.lamp.tasks import find_task
+from fl_clients.lamp.user import Pair
 from fl_clients.predict import generate, score_labels
 from strategies.perfit import PerFit
 from strategies.shifts.sites import SiteShifts

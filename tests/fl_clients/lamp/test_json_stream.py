@@ -8,7 +8,7 @@ import pytest
 
 from configs.errors import InputError
 from fl_clients.lamp import json_stream
-from fl_clients.lamp.json_stream import stream_array
+from fl_clients.lamp.json_stream import stream_objects
 
 
 def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,10 +16,10 @@ def test_streaming_crosses_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     objects = [{"n": n, "text": "é🙂 \n" * n, "deep": [{"a": [n]}]} for n in range(30)]
     path = tmp_path / "big.json"
     path.write_text(" \n" + json.dumps(objects, indent=2, ensure_ascii=False) + "\n ", encoding="utf-8")
-    assert list(stream_array(path)) == objects
+    assert list(stream_objects(path)) == objects
     path.write_text(json.dumps(objects, indent=2)[:-30])
     with pytest.raises(InputError, match=r"big\.json, line \d+: broken JSON"):
-        list(stream_array(path))
+        list(stream_objects(path))
 
 
 def test_a_syntax_error_is_found_without_reading_the_rest_of_the_file(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_syntax_error_is_found_without_reading_the_rest_of_the_file(tmp_path: 
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"big.json, line 1: broken JSON: Expecting ',' delimiter"):
-            list(stream_array(path))
+            list(stream_objects(path))
         assert tracemalloc.get_traced_memory()[1] < 12e6
     finally:
         tracemalloc.stop()

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from fl_clients.lamp import readers
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.tasks import find_task
+from fl_clients.lamp.user import User
 from tests.conftest import movie, write_lamp
 
 MOVIES, TWEETS = find_task("movie_tagging"), find_task("tweet_paraphrase")
+OPPU = ("user_others.json", "user_top_100_history.json", "user_top_100_history_label.json")
 GOLD = [{"id": "1", "output": "comedy"}]
 SHARED = Path(__file__).parents[4] / "shared" / "lamp"
 
 
-def read(folder: Path) -> list[readers.User]:
+def read(folder: Path) -> list[User]:
     return list(find_source(folder, MOVIES).users())
 
 
@@ -26,8 +27,8 @@ def test_in_official_files_every_question_is_a_user(tmp_path: Path) -> None:
     (user,) = read(write_lamp(tmp_path, [movie("1", "A fight.")], GOLD))
     assert user.user_id == "1"
     assert [(pair.source, pair.target) for pair in user.history] == [
-        ("Joke 0.", "comedy"),
-        ("Joke 1.", "comedy"),
+        ("Joke 0 of 1.", "comedy"),
+        ("Joke 1 of 1.", "comedy"),
     ]
     assert [(pair.item_id, pair.source, pair.target) for pair in user.queries] == [("1", "A fight.", "comedy")]
 
@@ -43,13 +44,28 @@ def test_records_with_the_same_user_id_are_joined(tmp_path: Path) -> None:
 
 
 def test_a_leak_is_dropped_from_the_history_and_counted(tmp_path: Path) -> None:
-    (user,) = read(write_lamp(tmp_path, [movie("1", "Joke 1.")], GOLD))
-    assert ([pair.source for pair in user.history], user.leaks) == (["Joke 0."], 1)
+    (user,) = read(write_lamp(tmp_path, [movie("1", "Joke 1 of 1.")], GOLD))
+    assert ([pair.source for pair in user.history], user.leaks) == (["Joke 0 of 1."], 1)
 
 
-def test_an_empty_history_is_kept(tmp_path: Path) -> None:
-    (user,) = read(write_lamp(tmp_path, [movie("1", history=0)], GOLD))
+@pytest.mark.parametrize("profile", [[], None])
+def test_an_empty_history_is_kept(profile: list[Any] | None, tmp_path: Path) -> None:
+    (user,) = read(write_lamp(tmp_path, [{**movie("1"), "profile": profile}], GOLD))
     assert user.history == []
+
+
+EMPTY = ["", "  ", "\u200b", None, float("nan")]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("field", ["description", "tag", "input", "output"])
+def test_empty_texts_are_skipped_and_counted_alike(field: str, empty: Any, tmp_path: Path) -> None:
+    question, gold = movie("1"), dict(GOLD[0])
+    for part in (question["profile"][0], question, gold):
+        part.update({field: empty} if field in part else {})
+    (user,) = read(write_lamp(tmp_path, [question], [gold]))
+    history = field in ("description", "tag")
+    assert (len(user.history), len(user.queries), user.skipped) == ((1, 1, 1) if history else (2, 0, 1))
 
 
 def test_oppu_files_give_roles(tmp_path: Path) -> None:
@@ -72,10 +88,14 @@ def broken(**change: Any) -> list[dict[str, Any]]:
 
 BAD: dict[str, tuple[Any, Any, str]] = {
     "broken json": ('[{"id": "1",\n "input": }]', GOLD, r"dev_questions.json, line 2: broken JSON"),
-    "not a list": ('{"id": 1}', GOLD, r"line 1: broken JSON: expected a list"),
+    "not objects per line": (
+        "id,input",
+        GOLD,
+        r"line 1: broken JSON: expected a list of objects, or an object per line",
+    ),
     "not objects": ("[1]", GOLD, r"expected an object"),
     "cut short": ('[{"id": "1"}', GOLD, r"expected ',' or '\]'|needs 'id'"),
-    "broken golds": ([movie("1")], '{"task": "LaMP_2", ', r"dev_outputs.json: broken JSON.*line 1"),
+    "broken golds": ([movie("1")], '{"task": "LaMP_2", ', r"dev_outputs.json, line 1: broken JSON"),
     "golds of another task": (
         [movie("1")],
         json.dumps({"task": "LaMP_7", "golds": []}),
@@ -100,8 +120,8 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         GOLD,
         r"not a question of movie_tagging",
     ),
-    "question without text": (broken(input=None), GOLD, r"needs 'id' and a text 'input'"),
-    "no profile": (broken(profile=None), GOLD, r"user '1': 'profile' must be a list"),
+    "question without text": (broken(input=["x"]), GOLD, r"needs 'id' and a text 'input'"),
+    "no profile": (broken(profile="x"), GOLD, r"user '1': 'profile' must be a list"),
     "history of another task": (
         broken(profile=[{"id": "5", "text": "x"}]),
         GOLD,
@@ -143,7 +163,7 @@ def oppu_folder(path: Path, others: Any, targets: Any, golds: Any) -> Path:
     """Write OPPU's three files."""
     path.mkdir(exist_ok=True)
     outputs = {"task": "LaMP_2", "golds": golds}
-    for name, content in zip(readers._OPPU, (others, targets, outputs), strict=True):
+    for name, content in zip(OPPU, (others, targets, outputs), strict=True):
         (path / name).write_text(json.dumps(content))
     return path
 
@@ -173,7 +193,7 @@ def test_a_collective_users_answered_questions_are_read(tmp_path: Path) -> None:
     ("others", "golds", "message"),
     [
         ([oppu_user("a", gold="thriller")], [], r"user_others.json: user 'a': gold 'a-q' is 'thriller', not a label"),
-        ([oppu_user("a", gold=3.5)], [], r"user_others.json: user 'a': gold 'a-q' is 3.5, expected a text"),
+        ([oppu_user("a", gold=3.5)], [], r"user_others.json: user 'a': gold 'a-q' is 3.5, not a label"),
         ([], [{"id": "x", "output": "comedy"}], r"_label.json: gold for 'x', but .*history.json has no such question"),
         ([], [{"id": "t-q", "output": "horror"}], r"_label.json: gold 't-q' is 'horror', not a label"),
         ([oppu_user("t", gold="comedy")], [], r"user 't': this id occurs twice"),
@@ -183,7 +203,7 @@ def test_a_collective_users_answered_questions_are_read(tmp_path: Path) -> None:
             [],
             r"user_others.json: user 'b', question 'a-q': this id occurs twice",
         ),
-        ([oppu_user("a", gold="  ")], [], r"user 'a': gold 'a-q' is '  ', expected a text"),
+        ([oppu_user("a", gold=["x"])], [], r"user 'a': gold 'a-q' is \['x'\], expected a text"),
         ([{"user_id": "a", "profile": "none"}], [], r"user_others.json: user 'a': 'profile' must be a list"),
         ([{"profile": []}], [], r"user_others.json: user 'number 1': no user_id"),
     ],
@@ -199,10 +219,10 @@ def test_dated_histories_are_read_oldest_first(tmp_path: Path) -> None:
     for item, date in zip(question["profile"], ("2019-05-01", "2018-01-31", "2020-02-02"), strict=True):
         item["date"] = date
     (user,) = read(write_lamp(tmp_path, [question], GOLD))
-    assert [pair.source for pair in user.history] == ["Joke 1.", "Joke 0.", "Joke 2."]
+    assert [pair.source for pair in user.history] == ["Joke 1 of 1.", "Joke 0 of 1.", "Joke 2 of 1."]
     del question["profile"][0]["date"]
     (user,) = read(write_lamp(tmp_path, [question], GOLD))
-    assert [pair.source for pair in user.history] == ["Joke 0.", "Joke 1.", "Joke 2."]
+    assert [pair.source for pair in user.history] == ["Joke 0 of 1.", "Joke 1 of 1.", "Joke 2 of 1."]
 
 
 def test_reading_holds_one_user_in_memory(tmp_path: Path) -> None:
@@ -211,7 +231,7 @@ def test_reading_holds_one_user_in_memory(tmp_path: Path) -> None:
     with path.open("w") as file:
         for number in range(200):
             record = movie(str(number), history=0)
-            record["profile"] = [{"id": "h", "tag": "comedy", "description": "joke " * 40_000}]
+            record["profile"] = [{"id": "h", "tag": "comedy", "description": f"{number} joke " * 30_000}]
             file.write(("[" if number == 0 else ",") + json.dumps(record))
         file.write("]")
     golds = [{"id": str(number), "output": "comedy"} for number in range(200)]
@@ -262,7 +282,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dev_outputs.json: missing; it holds the golds of dev_questions.json"):
         find_source(tmp_path, MOVIES)
     (tmp_path / "dev_questions.json").unlink()
-    for name in readers._OPPU[:2]:
+    for name in OPPU[:2]:
         (tmp_path / name).write_text("[]")
     with pytest.raises(InputError, match=r"user_top_100_history_label.json missing, only user_others.json and"):
         find_source(tmp_path, MOVIES)

@@ -8,10 +8,11 @@ import pytest
 from configs.errors import InputError
 from configs.load import load_config
 from configs.schema import SyntheticConfig
-from fl_clients.lamp.readers import User, find_source
+from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.synthetic.authors import TWEETS
 from fl_clients.lamp.synthetic.generate import GENERATORS, write_synthetic
 from fl_clients.lamp.tasks import TASKS, Task, content_words, find_task
+from fl_clients.lamp.user import User
 
 QUIET = SyntheticConfig(history=6, queries=3, noise=0)
 # r⁽¹⁾, r⁽²⁾, sites, positions and epochs; then appendix D.5's batch sizes.
@@ -94,7 +95,7 @@ def test_the_content_words_of_a_synthetic_tweet_do_not_contain_its_style(tmp_pat
     assert content_words(TWEETS.question) != ""
 
 
-@pytest.mark.parametrize("rating", ["0", "6", "five", 3.5, None])
+@pytest.mark.parametrize("rating", ["0", "6", "five", 3.5])
 def test_a_rating_outside_the_scale_is_refused(rating: object, tmp_path: Path) -> None:
     task = TASKS["product_rating"]
     question = GENERATORS[task.name].question.format(source="Fine.")
@@ -111,7 +112,7 @@ def test_a_rating_outside_the_scale_is_refused(rating: object, tmp_path: Path) -
 
 
 def test_a_rating_may_be_a_number(tmp_path: Path) -> None:
-    assert TASKS["product_rating"].history_pair({"text": "Good.", "score": 4}) == ("Good.", "4")
+    assert TASKS["product_rating"].history_pair({"text": "Good.", "score": 4.0}) == ("Good.", "4")
 
 
 def test_the_error_for_an_unknown_task_suggests_the_nearest_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import dump_resolved
-from fl_clients.lamp.readers import Pair
+from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import OpenedUser, open_user, write_one_user
 from fl_clients.process.paths import ClientPaths, client_paths
 from tests.conftest import tiny_config

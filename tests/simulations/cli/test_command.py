@@ -145,7 +145,7 @@ def test_inspect_counts_tokens_with_a_backbone(
     words = ("data", "inspect", str(tmp_path), "--task", "movie_tagging", "--backbone", "tiny")
     assert run(monkeypatch, *words) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    # One byte per token: "Movie: Joke 0.\nTag: " is 20, "comedy" with the end token 7.
+    # One byte per token: "Movie: Joke 0 of 1.\nTag: " is 25, "comedy" with the end token 7.
     assert "answer tokens of 3 of 5 texts" in printed
     assert "min 7, median 7, p90 7, max 7" in printed
     assert "longer than max_tokens=256" in printed
@@ -154,7 +154,7 @@ def test_inspect_counts_tokens_with_a_backbone(
 def test_inspect_counts_leaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_lamp(tmp_path, [movie("1", "Joke 0.")], [{"id": "1", "output": "comedy"}])
+    write_lamp(tmp_path, [movie("1", "Joke 0 of 1.")], [{"id": "1", "output": "comedy"}])
     assert run(monkeypatch, "data", "inspect", str(tmp_path), "--task", "movie_tagging") == 0
     assert "leaks dropped" in capsys.readouterr().out
 

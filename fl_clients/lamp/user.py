@@ -1,0 +1,58 @@
+"""A LaMP user and the texts of its history and questions."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from fl_clients.lamp.tasks import Task
+
+Pool = Literal["any", "collective", "target"]
+
+_ROUGE_WORD = re.compile("[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source text with its target: one history item or one question with its gold."""
+
+    item_id: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class User:
+    """One LaMP user."""
+
+    user_id: str
+    history: list[Pair]
+    """Oldest first if every item has a date that can be read, else in the file's order."""
+    queries: list[Pair]
+    pool: Pool
+    """The user's role in the files; `any` if they assign none."""
+    leaks: int
+    """Number of history items left out because they reveal a question's answer."""
+    skipped: int
+    """Number of history items and questions left out because a text or a gold is empty, plus a collective user's
+    questions without a gold."""
+    joined: int = 0
+    """Number of questions that are this user's because of their profiles; 0 if the files name the user."""
+    unread_dates: bool = False
+    """Items have dates, but not all can be read, so the history is in the file's order."""
+
+
+def text_key(text: str) -> bytes:
+    """Return the same 16 bytes for texts that ROUGE cannot tell apart: capitals and punctuation do not count.
+
+    ROUGE knows only Latin letters and digits; a text with few of them is compared by its space-separated parts.
+    """
+    words = _ROUGE_WORD.findall(text.lower())
+    letters = sum(letter.isalnum() for letter in text)
+    compared = words if sum(map(len, words)) > letters / 2 else text.lower().split()
+    return hashlib.blake2b(" ".join(compared).encode(), digest_size=16).digest()
+
+
+def revealing_keys(pair: Pair, task: Task) -> set[bytes]:
+    """Return the keys of a pair's source and, if answers are texts, of its target: who has one knows the pair."""
+    return {text_key(text) for text in ((pair.source,) if task.labels else (pair.source, pair.target))}
