@@ -20,7 +20,8 @@ from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
 from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
-from fl_clients.lamp.tasks import find_task
+from fl_clients.lamp.tasks import Task, find_task
+from fl_clients.lamp.user import User, revealing_keys
 from fl_clients.lamp.user_table import ROWS, batch_of, write_index
 
 
@@ -46,7 +47,13 @@ class UserTable:
     """None if the source has no oracle."""
     empty_histories: int
     leaks: int
+    """Examples left out because they reveal a question's answer: history items of the question's user, and examples of
+    collective users that hold a target user's question or gold."""
     skipped: int
+    joined: int
+    """Questions that are their users' because of the profiles (see `find_people`)."""
+    notes: tuple[str, ...]
+    """Sentences about what was left out, joined or could not be read."""
 
 
 def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
@@ -67,7 +74,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     root = cache_dir() / "users"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        index = _write(source, roles, config.users, Path(scratch))
+        index, found = _write(source, roles, config.users, Path(scratch))
         digests = []
         for name in ("users.arrow", "users.parquet"):
             with (Path(scratch) / name).open("rb") as file:
@@ -83,6 +90,8 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
         empty_histories=sum(count == 0 for count in index["history"].to_pylist()),
         leaks=sum(index["leaks"].to_pylist()),
         skipped=sum(index["skipped"].to_pylist()),
+        joined=found.joined,
+        notes=found.notes(),
     )
 
 
@@ -110,6 +119,33 @@ def _publish(made: Path, home: Path) -> None:
             shutil.rmtree(copy)
             if not home.is_dir():
                 raise
+
+
+@dataclass
+class _Found:
+    """What was found in the selected users' data."""
+
+    joined: int = 0
+    people: int = 0
+    """Users whom `joined` questions belong to."""
+    shared: int = 0
+    """Examples of collective users that hold a target user's question or gold."""
+    unread_dates: int = 0
+    """Users whose dates cannot all be read."""
+
+    def notes(self) -> tuple[str, ...]:
+        notes = (
+            (self.joined, f"{self.joined} questions belong to {self.people} users, by their profiles"),
+            (
+                self.shared,
+                f"{self.shared} examples of collective users were left out: they hold a target's question or gold",
+            ),
+            (
+                self.unread_dates,
+                f"{self.unread_dates} users' dates cannot all be read: their histories keep the file's order",
+            ),
+        )
+        return tuple(text for count, text in notes if count)
 
 
 @dataclass(frozen=True)
@@ -192,16 +228,27 @@ def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -
     return wanted.collective_ids[: wanted.collective], wanted.target_ids[: wanted.target]
 
 
-def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, folder: Path) -> pa.Table:
+def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, folder: Path) -> tuple[pa.Table, _Found]:
+    """Write the selected users; return their index and what was found in their data."""
     rows: list[tuple[int, str, int, int, int, int, int]] = []
+    found = _Found()
+    # Synthetic texts are drawn from so few phrases that two users may have the same one by chance.
+    real = {} if users.source == "synthetic" else roles
+    asked = _asked(source, {name for name, places in real.items() if max(places) >= users.collective})
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         for user in source.users():
+            found.joined += user.joined if user.user_id in roles else 0
+            found.people += bool(user.joined and user.user_id in roles)
+            found.unread_dates += user.unread_dates and user.user_id in roles
             for partition in roles.get(user.user_id, []):
                 # A target's questions are never trained on, even if it is also a collective user.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective
                 selected = replace(user, queries=[]) if both else user
                 limit = users.target_history if partition >= users.collective else users.collective_history
                 selected = replace(selected, history=selected.history[:limit])
+                if partition < users.collective and asked:
+                    selected, shared = _without(selected, asked, source.task)
+                    found.shared += shared
                 writer.write_batch(batch_of(selected))
                 sizes = (len(selected.history), len(selected.queries), selected.leaks, selected.skipped)
                 rows.append((partition, selected.user_id, len(rows), *sizes))
@@ -215,7 +262,25 @@ def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, fold
         longest = max(history for _, _, _, history, *_ in of_role)
         if limit is not None and longest < limit:
             raise InputError(f"users.{role}_history={limit}: no {role} user has more than {longest} items")
-    return write_index(rows, folder)
+    return write_index(rows, folder), found
+
+
+def _asked(source: Source, targets: set[str]) -> set[bytes]:
+    """Return the keys of all target users' questions and, if answers are texts, of their golds."""
+    asked: set[bytes] = set()
+    for user in source.users() if targets else ():
+        for query in user.queries if user.user_id in targets else []:
+            asked |= revealing_keys(query, source.task)
+    return asked
+
+
+def _without(user: User, asked: set[bytes], task: Task) -> tuple[User, int]:
+    """Leave out a collective user's examples that hold a target user's question or gold, and count them."""
+    history, queries = (
+        [pair for pair in pairs if not asked & revealing_keys(pair, task)] for pairs in (user.history, user.queries)
+    )
+    count = len(user.history) + len(user.queries) - len(history) - len(queries)
+    return replace(user, history=history, queries=queries, leaks=user.leaks + count), count
 
 
 def _oracle(source: Path, targets: list[str]) -> Oracle | None:

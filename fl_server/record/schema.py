@@ -33,7 +33,11 @@ class UsersPart(_Part):
     """`devices`: users of a real federation, whose data are on their devices."""
     empty_histories: int = 0
     leaks: int = 0
+    """Examples left out because they reveal a question's answer."""
     skipped: int = 0
+    """History items and questions without a text or a gold."""
+    joined: int = 0
+    """Questions that are their users' because of the profiles."""
 
 
 class BytesPart(_Part):

@@ -13,8 +13,9 @@ from configs.errors import InputError
 from configs.load import load_config
 from fl_clients.backbone.batches import Encoder
 from fl_clients.backbone.load import read_tokenizer
-from fl_clients.lamp.readers import Pair, Source
+from fl_clients.lamp.readers import Source
 from fl_clients.lamp.tasks import Task
+from fl_clients.lamp.user import Pair, User, revealing_keys
 
 _SAMPLE = 5000
 """Maximum number of texts whose tokens are counted, sampled uniformly: enough for percentiles, quick on large files."""
@@ -31,7 +32,8 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         InputError: The files are malformed or empty, or the backbone's tokenizer cannot be loaded.
     """
     histories: list[int] = []
-    questions = leaks = 0
+    questions = leaks = joined = people = unread = 0
+    held = _Held(source.task)
     golds: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     pools: Counter[str] = Counter()
@@ -46,6 +48,10 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         golds.update(query.target for query in user.queries)
         labels.update(pair.target for pair in user.history)
         skipped += user.skipped
+        joined += user.joined
+        people += bool(user.joined)
+        unread += user.unread_dates
+        held.add(user)
         if tokenizer:
             sample.add(user.history + user.queries)
     if not histories:
@@ -60,12 +66,36 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         "history_length": _lengths(histories),
         "empty_histories": sum(length == 0 for length in histories),
         "leaks": leaks,
+        "leaks_between_users": held.count(),
+        "joined_questions": joined,
+        "joined_users": people,
+        "unread_dates": unread,
         "skipped": skipped,
         "labels": {label: {"histories": labels[label], "golds": golds[label]} for label in source.task.labels},
     }
     if tokenizer:
         found["tokens"] = _count_tokens(source.task, tokenizer, sample)
     return found
+
+
+class _Held:
+    """Counts questions that another user's examples hold, or, if answers are texts, the golds of."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._holders: dict[bytes, set[str]] = {}
+        self._asked: list[tuple[str, set[bytes]]] = []
+
+    def add(self, user: User) -> None:
+        for pair in user.history + user.queries:
+            for words in revealing_keys(pair, self._task):
+                holders = self._holders.setdefault(words, set())
+                if len(holders) < 2:  # another one than the asker is enough
+                    holders.add(user.user_id)
+        self._asked += [(user.user_id, revealing_keys(query, self._task)) for query in user.queries]
+
+    def count(self) -> int:
+        return sum(any(self._holders[each] - {user_id} for each in words) for user_id, words in self._asked)
 
 
 class _Sample:
@@ -108,8 +138,15 @@ def inspection_table(found: dict[str, Any]) -> Table:
     table.add_row("history items", f"{found['history_items']:,}")
     table.add_row("history length", _spread(found["history_length"]))
     table.add_row("empty histories", f"{found['empty_histories']:,}")
-    table.add_row("leaks dropped", f"{found['leaks']:,}")
+    table.add_row("history items left out: they reveal a gold of their user", f"{found['leaks']:,}")
+    table.add_row("questions that other users' examples hold, or the golds of", f"{found['leaks_between_users']:,}")
     table.add_row("skipped (no text or no gold answer)", f"{found['skipped']:,}")
+    if found["joined_questions"]:
+        table.add_row(
+            "questions joined by their profiles", f"{found['joined_questions']:,} of {found['joined_users']:,} users"
+        )
+    if found["unread_dates"]:
+        table.add_row("users whose dates cannot all be read (file's order)", f"{found['unread_dates']:,}")
     if found["labels"]:
         table.add_section()
         for label, counts in found["labels"].items():

@@ -84,6 +84,8 @@ def new_record(
             text = f"{cache_dir()} is not writable: hidden states are recomputed each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})
         if users:
+            for text in users.notes:
+                append_line(folder / "events.jsonl", {"event": "note", "text": text})
             link_users(folder, users)
         yield NewRecord(folder, config)
 
@@ -116,7 +118,7 @@ def _start_record(
         collective=config.users.collective, target=config.users.target, data_sha256="", source="devices"
     )
     if users:
-        sizes = {key: getattr(users, key) for key in ("source", "empty_histories", "leaks", "skipped")}
+        sizes = {key: getattr(users, key) for key in ("source", "empty_histories", "leaks", "skipped", "joined")}
         users_part = users_part.model_copy(update={"data_sha256": users.sha256, **sizes})
     record = RunRecord(
         name=folder.name,
