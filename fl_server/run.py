@@ -78,7 +78,8 @@ class FederatedRun:
         if self._real:
             check_versions(answers)
             write_users_table(self.folder, read_run(self.folder), answers)
-        trainable = [user for user in range(users.collective) if answers[user].history + answers[user].queries]
+        self.examples = {user: answers[user].history + answers[user].queries for user in range(users.collective)}
+        trainable = [user for user, count in self.examples.items() if count]
         if len(trainable) < self.config.cohort:
             raise RunFailed(
                 f"cohort={self.config.cohort}: only {len(trainable)} collective users have an example to train on"
@@ -123,7 +124,7 @@ class FederatedRun:
         """Send the shared tensors to the cohort and fold its updates into the aggregator."""
         started, bytes_before = time.monotonic(), self.writer.ledger.so_far.copy()
         aggregator = self.method.server_aggregator(self.state, number)
-        updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust)
+        updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust, self.examples)
         this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
         last_turns = self.writer.checkpoint.last_turns
         send = partial(self.method.server_send, self.state) if number else None

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from statistics import median_low
 
@@ -17,7 +17,14 @@ from strategies.method import Aggregator
 class Updates:
     """Keeps a round's updates on disk until all have arrived, because outliers only show by comparison."""
 
-    def __init__(self, folder: Path, aggregator: Aggregator, faults: FaultsConfig, robust: RobustConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        aggregator: Aggregator,
+        faults: FaultsConfig,
+        robust: RobustConfig,
+        examples: Mapping[int, int],
+    ) -> None:
         """Start a round.
 
         Args:
@@ -25,6 +32,7 @@ class Updates:
             aggregator: The round's aggregator.
             faults: The limits beyond which updates are rejected.
             robust: The aggregation rule for the other updates.
+            examples: What each client said at the roll call; an update that claims more is rejected.
         """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -32,6 +40,7 @@ class Updates:
         self._aggregator = aggregator
         self._ratio, self._min_replies = faults.max_norm_ratio, faults.min_replies
         self._robust = robust
+        self._at_roll_call = examples
         self._norms: dict[int, float] = {}
         self._examples: dict[int, int] = {}
         self.failed: list[int] = []
@@ -49,7 +58,7 @@ class Updates:
         examples = reply.report.examples if reply.report else 0
         if reply.error is not None:
             self.failed.append(reply.user)
-        elif fault := _fault_in_report(reply) or find_fault(reply.shared, self._aggregator.expected, examples):
+        elif fault := self._fault_in_report(reply) or find_fault(reply.shared, self._aggregator.expected, examples):
             self.rejected[reply.user] = fault
         else:
             save_file({name: value.contiguous() for name, value in reply.shared.items()}, self._path(reply.user))
@@ -125,10 +134,13 @@ class Updates:
     def _path(self, user: int) -> Path:
         return self._folder / f"{user}.safetensors"
 
-
-def _fault_in_report(reply: ClientReply) -> str | None:
-    """Return what is wrong with a training report; None if it is valid."""
-    if reply.report is None:
-        return reply.fault
-    missing = [key for key in ("loss_first", "loss_last") if getattr(reply.report, key) is None]
-    return f"{missing[0]} is missing" if missing else None
+    def _fault_in_report(self, reply: ClientReply) -> str | None:
+        """Return what is wrong with a training report; None if it is valid."""
+        if reply.report is None:
+            return reply.fault
+        missing = [key for key in ("loss_first", "loss_last") if getattr(reply.report, key) is None]
+        if missing:
+            return f"{missing[0]} is missing"
+        expected = self._at_roll_call[reply.user]
+        claimed = reply.report.examples
+        return f"examples={claimed}, but {expected} at the roll call" if claimed > expected else None

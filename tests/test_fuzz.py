@@ -186,6 +186,7 @@ def test_no_malformed_message_corrupts_the_average(
         aggregator := ShiftAggregator(state(), MeanAverage),
         FaultsConfig(),
         RobustConfig(rule=rule),  # type: ignore[arg-type]
+        dict.fromkeys(range(5), 2**31),
     )
     sizes = (MessageSize(), MessageSize())
     updates.add(ClientReply(0, state(), ClientReport(**VALUES), {}))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from fl_server.record.schema import read_run
 from fl_server.run import FederatedRun
 from simulations.run.simulate import simulate
 from strategies.method import Tensors
+from strategies.wire import ClientReport
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -46,6 +48,27 @@ def poison(shared: Tensors, _received: Tensors, _number: int) -> None:
 def explode(shared: Tensors, received: Tensors, _number: int) -> None:
     for name in ("shared_collective.1.W", "shared_collective.1.b"):
         shared[name] = received[name] + 1e4 * (shared[name] - received[name])
+
+
+def test_a_client_cannot_claim_more_examples_than_at_the_roll_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    honest = handlers.train
+
+    def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
+        reply = honest(paths, shared, number, last)
+        assert isinstance(reply.report, ClientReport)
+        claim = {"examples": 2**31 - 1} if paths.partition == 2 else {}
+        return replace(reply, report=reply.report.model_copy(update=claim))
+
+    monkeypatch.setattr(handlers, "train", train)
+    record = simulate(tiny_config("cohort=6", "rounds=1", "faults.min_replies=5"), "run", tmp_path)
+    assert record.left_out == 1
+    (rejected,) = [
+        row for row in pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist() if "rej" in row["status"]
+    ]
+    # 8 history items and 4 questions.
+    assert (rejected["user"], rejected["status"]) == (2, "rejected: examples=2147483647, but 12 at the roll call")
 
 
 def test_a_poisoned_update_fails_the_run_and_names_the_user(
