@@ -233,10 +233,20 @@ def device_seconds(scale: Scale, tensors: dict[str, float], steps: float) -> flo
     sampled = devices.cohort_size(cohort)
     seconds = []
     for number in range(1, _PLAYED + 1):
-        # Different users in each round, since a cohort is a small part of all users.
-        present = devices.available(number, range(number * 4 * sampled, (number + 1) * 4 * sampled))[:sampled]
+        present = _present(devices, number, sampled, scale.users)
         seconds.append(devices.close(number, (DeviceTask(user, **task) for user in present), cohort).seconds or 0.0)
     return float(np.mean(seconds))
+
+
+def _present(devices: SimulatedDevices, number: int, wanted: int, users: int) -> list[int]:
+    """Return the first `wanted` available users of a round, other users than in other rounds, or all there are."""
+    present: list[int] = []
+    # Different users in each round, since a cohort is a small part of all users.
+    for start in range(number * users, (number + 1) * users, wanted):
+        present += devices.available(number, range(start, min(start + wanted, (number + 1) * users)))
+        if len(present) >= wanted:
+            break
+    return present[:wanted]
 
 
 def _assumptions(

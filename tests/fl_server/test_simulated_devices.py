@@ -44,6 +44,13 @@ def test_the_deadline_closes_a_round() -> None:
     assert world(least_share=0.5).quorum(5) == 3
 
 
+def test_a_round_with_nobody_there_takes_its_deadline() -> None:
+    assert world(deadline_s=10).close(1, [], 3).seconds == 10
+    assert world().close(1, [], 3).seconds == 0
+    # Everybody who was asked has replied: nothing is left to wait for.
+    assert world(deadline_s=10).close(1, tasks(4), 3).seconds == 7
+
+
 def test_devices_are_drawn_by_share_and_do_not_change() -> None:
     classes = [PLAIN, DeviceClass(name="other", share=3, steps_per_second=1, up_mbit=1, down_mbit=1)]
     devices = SimulatedDevices(DevicesConfig(classes=classes), 0)

@@ -90,6 +90,15 @@ def test_time_is_links_and_steps_of_the_slowest_client_waited_for() -> None:
     assert seconds == pytest.approx(10.16, abs=0.05)
 
 
+def test_rarely_available_devices_are_found_among_all_users(tmp_path: Path) -> None:
+    preset = tmp_path / "rare.toml"
+    device = '[[classes]]\nname = "d"\nshare = 1\nsteps_per_second = 1.0\nup_mbit = 8\ndown_mbit = 8\n'
+    preset.write_text(f"deadline_s = 1000\n{device}available = 0.02\n")
+    scale = Scale(users=10**5, participation=1e-4, rounds=1, bytes_per_element=4, devices=str(preset))
+    # 1 s each way and 10 steps, as if all were available; a round without its ten clients would last to the deadline.
+    assert device_seconds(scale, {"up": 1e6, "down": 1e6}, steps=10) == pytest.approx(12, abs=0.01)
+
+
 def test_the_command_prints_every_assumption_and_refuses_invalid_values(results: Path, tmp_path: Path) -> None:
     words = ["project", "three", "six", "--results", str(results)]
     shown = CliRunner().invoke(app, [*words, "--plot", str(tmp_path / "p.svg")], catch_exceptions=False).output
