@@ -41,6 +41,8 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     if isinstance(devices := given.get("devices"), dict) and devices.get("preset"):
         presets.append({"devices": _devices_preset(str(devices["preset"]))})
     papers = [preset.pop("paper", {}) for preset in presets]
+    if ":" not in method:
+        papers = papers[1:] + papers[:1]  # the method's table takes precedence over the task's
     merged: Table = {}
     if given.get("preset") == "paper":
         presets += [read_toml(CONFIGS / "paper.toml"), *papers]

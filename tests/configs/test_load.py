@@ -72,6 +72,13 @@ def test_a_methods_keys_for_one_task_override_the_task_preset(tmp_path: Path) ->
     assert (paper.personal.lr, paper.personal.epochs) == (1e-4, 4)
 
 
+@pytest.mark.parametrize(("method", "epochs"), [("perfit", 6), ("reft-c", 6), ("oppu", 2), ("lora-p", 2)])
+def test_methods_with_lora_have_the_papers_two_personal_epochs(method: str, epochs: int) -> None:
+    # Table 9 has the epochs of PerFit and ReFT; appendix D.5 those of the others.
+    config = load_config(None, [f"method={method}", "task=news_categorization", "preset=paper"])
+    assert (config.personal.epochs, config.personal.lr, config.personal.batch_size) == (epochs, 1e-4, 16)
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
