@@ -125,6 +125,9 @@ class EvaluateConfig(_Group):
     kept."""
     batch_size: int = Field(8, ge=1)
     """Queries scored together."""
+    words: Literal["latin", "unicode"] = "latin"
+    """What ROUGE counts as a word. `latin`: a to z and digits, as LaMP does; a perfect answer in another script scores
+    0. `unicode`: letters and digits of every script; Chinese, Japanese and Thai by character."""
     predictions: bool = True
     """Write `predictions.jsonl` (query id, gold, prediction) into the run record."""
 

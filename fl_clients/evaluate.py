@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from configs.seeds import derive_seed
 from fl_clients.lamp.tasks import Task
@@ -74,7 +75,8 @@ def score_answers(
     queries = user.queries
     if not queries:
         return {}
-    statistics = _score(session.task, answers, [query.target for query in queries])
+    golds = [query.target for query in queries]
+    statistics = _score(session.task, answers, golds, session.config.evaluate.words)
     if predictions_dir is not None and session.config.evaluate.predictions:
         predictions_dir.mkdir(exist_ok=True)
         rows = [
@@ -91,9 +93,11 @@ def count_cut_questions(session: Session, queries: Sequence[Pair]) -> int:
     return sum(cut for _, cut in _prompts(session, queries))
 
 
-def _score(task: Task, predictions: Sequence[str], golds: Sequence[str]) -> Statistics:
+def _score(
+    task: Task, predictions: Sequence[str], golds: Sequence[str], words: Literal["latin", "unicode"]
+) -> Statistics:
     if task.kind == "texts":
-        return generation_statistics(predictions, golds)
+        return generation_statistics(predictions, golds, words)
     if task.kind == "ratings":
         return rating_statistics(predictions, golds)
     number = {label: index for index, label in enumerate(task.labels)}

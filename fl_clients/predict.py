@@ -86,7 +86,7 @@ def generate(
                 :, -1
             ]
         position = position + 1
-    return [str(backbone.tokenizer.decode(answer)).strip() for answer in answers]
+    return [str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
 
 
 def _sample(logits: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:

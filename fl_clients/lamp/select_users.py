@@ -18,6 +18,7 @@ from configs.errors import InputError, TooFewUsers, nearest
 from configs.paths import cache_dir
 from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
+from fl_clients.lamp.notes import DataNotes
 from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
 from fl_clients.lamp.tasks import Task, find_task
@@ -74,7 +75,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     root = cache_dir() / "users"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        index, found = _write(source, roles, config.users, Path(scratch))
+        index, found = _write(source, roles, config, Path(scratch))
         digests = []
         for name in ("users.arrow", "users.parquet"):
             with (Path(scratch) / name).open("rb") as file:
@@ -91,7 +92,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
         leaks=sum(index["leaks"].to_pylist()),
         skipped=sum(index["skipped"].to_pylist()),
         joined=found.joined,
-        notes=found.notes(),
+        notes=found.sentences(config.evaluate.words),
     )
 
 
@@ -119,33 +120,6 @@ def _publish(made: Path, home: Path) -> None:
             shutil.rmtree(copy)
             if not home.is_dir():
                 raise
-
-
-@dataclass
-class _Found:
-    """What was found in the selected users' data."""
-
-    joined: int = 0
-    people: int = 0
-    """Users whom `joined` questions belong to."""
-    shared: int = 0
-    """Examples of collective users that hold a target user's question or gold."""
-    unread_dates: int = 0
-    """Users whose dates cannot all be read."""
-
-    def notes(self) -> tuple[str, ...]:
-        notes = (
-            (self.joined, f"{self.joined} questions belong to {self.people} users, by their profiles"),
-            (
-                self.shared,
-                f"{self.shared} examples of collective users were left out: they hold a target's question or gold",
-            ),
-            (
-                self.unread_dates,
-                f"{self.unread_dates} users' dates cannot all be read: their histories keep the file's order",
-            ),
-        )
-        return tuple(text for count, text in notes if count)
 
 
 @dataclass(frozen=True)
@@ -228,18 +202,17 @@ def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -
     return wanted.collective_ids[: wanted.collective], wanted.target_ids[: wanted.target]
 
 
-def _write(source: Source, roles: dict[str, list[int]], users: UsersConfig, folder: Path) -> tuple[pa.Table, _Found]:
+def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folder: Path) -> tuple[pa.Table, DataNotes]:
     """Write the selected users; return their index and what was found in their data."""
     rows: list[tuple[int, str, int, int, int, int, int]] = []
-    found = _Found()
+    users, found = config.users, DataNotes()
     # Synthetic texts are drawn from so few phrases that two users may have the same one by chance.
     real = {} if users.source == "synthetic" else roles
     asked = _asked(source, {name for name, places in real.items() if max(places) >= users.collective})
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         for user in source.users():
-            found.joined += user.joined if user.user_id in roles else 0
-            found.people += bool(user.joined and user.user_id in roles)
-            found.unread_dates += user.unread_dates and user.user_id in roles
+            if user.user_id in roles:
+                found.add(user, source.task, target=max(roles[user.user_id]) >= users.collective)
             for partition in roles.get(user.user_id, []):
                 # A target's questions are never trained on, even if it is also a collective user.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective

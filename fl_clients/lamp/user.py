@@ -1,15 +1,13 @@
 """A LaMP user and the texts of its history and questions."""
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from fl_clients.lamp.tasks import Task
+from strategies.metrics.words import is_latin, latin_words
 
 Pool = Literal["any", "collective", "target"]
-
-_ROUGE_WORD = re.compile("[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,8 @@ def text_key(text: str) -> bytes:
 
     ROUGE knows only Latin letters and digits; a text with few of them is compared by its space-separated parts.
     """
-    words = _ROUGE_WORD.findall(text.lower())
-    letters = sum(letter.isalnum() for letter in text)
-    compared = words if sum(map(len, words)) > letters / 2 else text.lower().split()
+    words = latin_words(text)
+    compared = words if words and is_latin(text) else text.lower().split()
     return hashlib.blake2b(" ".join(compared).encode(), digest_size=16).digest()
 
 

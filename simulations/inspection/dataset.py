@@ -13,6 +13,7 @@ from configs.errors import InputError
 from configs.load import load_config
 from fl_clients.backbone.batches import Encoder
 from fl_clients.backbone.load import read_tokenizer
+from fl_clients.lamp.notes import DataNotes
 from fl_clients.lamp.readers import Source
 from fl_clients.lamp.tasks import Task
 from fl_clients.lamp.user import Pair, User, revealing_keys
@@ -32,14 +33,14 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         InputError: The files are malformed or empty, or the backbone's tokenizer cannot be loaded.
     """
     histories: list[int] = []
-    questions = leaks = joined = people = unread = 0
+    questions = leaks = skipped = 0
+    notes = DataNotes()
     held = _Held(source.task)
     golds: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     pools: Counter[str] = Counter()
     tokenizer = read_tokenizer(backbone) if backbone else None
     sample = _Sample()
-    skipped = 0
     for user in source.users():
         histories.append(len(user.history))
         questions += len(user.queries)
@@ -48,9 +49,7 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         golds.update(query.target for query in user.queries)
         labels.update(pair.target for pair in user.history)
         skipped += user.skipped
-        joined += user.joined
-        people += bool(user.joined)
-        unread += user.unread_dates
+        notes.add(user, source.task, target=user.pool != "collective")
         held.add(user)
         if tokenizer:
             sample.add(user.history + user.queries)
@@ -67,9 +66,10 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         "empty_histories": sum(length == 0 for length in histories),
         "leaks": leaks,
         "leaks_between_users": held.count(),
-        "joined_questions": joined,
-        "joined_users": people,
-        "unread_dates": unread,
+        "joined_questions": notes.joined,
+        "joined_users": notes.people,
+        "unread_dates": notes.unread_dates,
+        "golds_in_other_scripts": notes.other_scripts,
         "skipped": skipped,
         "labels": {label: {"histories": labels[label], "golds": golds[label]} for label in source.task.labels},
     }
@@ -138,8 +138,8 @@ def inspection_table(found: dict[str, Any]) -> Table:
     table.add_row("history items", f"{found['history_items']:,}")
     table.add_row("history length", _spread(found["history_length"]))
     table.add_row("empty histories", f"{found['empty_histories']:,}")
-    table.add_row("history items left out: they reveal a gold of their user", f"{found['leaks']:,}")
-    table.add_row("questions that other users' examples hold, or the golds of", f"{found['leaks_between_users']:,}")
+    table.add_row("leaks dropped (items with a gold of their user)", f"{found['leaks']:,}")
+    table.add_row("questions whose text or gold others have", f"{found['leaks_between_users']:,}")
     table.add_row("skipped (no text or no gold answer)", f"{found['skipped']:,}")
     if found["joined_questions"]:
         table.add_row(
@@ -147,6 +147,9 @@ def inspection_table(found: dict[str, Any]) -> Table:
         )
     if found["unread_dates"]:
         table.add_row("users whose dates cannot all be read (file's order)", f"{found['unread_dates']:,}")
+    if found["golds_in_other_scripts"]:
+        title = "golds that LaMP's ROUGE does not see (set evaluate.words=unicode)"
+        table.add_row(title, f"{found['golds_in_other_scripts']:,}")
     if found["labels"]:
         table.add_section()
         for label, counts in found["labels"].items():

@@ -7,8 +7,11 @@ rouge-score on the pooled predictions.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
+
+from strategies.metrics.words import UnicodeTokenizer
 
 Statistics = dict[str, list[float]]
 
@@ -59,15 +62,24 @@ def rating_statistics(predictions: Iterable[str], references: Iterable[str]) -> 
     return {key: [float(value)] for key, value in sums.items()}
 
 
-def generation_statistics(predictions: Iterable[str], references: Iterable[str]) -> Statistics:
+def generation_statistics(
+    predictions: Iterable[str], references: Iterable[str], words: Literal["latin", "unicode"] = "latin"
+) -> Statistics:
     """Sum ROUGE-1 and ROUGE-L F-measures (no stemming, as in LaMP) over pairs of texts.
+
+    Args:
+        predictions: Answers.
+        references: Golds.
+        words: What counts as a word. `latin`: a to z and digits, as in LaMP; a text in another script has none.
+            `unicode`: see `UnicodeTokenizer`.
 
     Returns:
         `rouge1` and `rougeL`: sum over pairs; `count`: number of pairs.
     """
     from rouge_score.rouge_scorer import RougeScorer  # takes a second (nltk); only text generation needs it
 
-    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
+    tokenizer = UnicodeTokenizer() if words == "unicode" else None
+    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False, tokenizer=tokenizer)
     scores = [scorer.score(gold, text) for text, gold in zip(predictions, references, strict=True)]
     sums = {key: [sum(float(score[key].fmeasure) for score in scores)] for key in ("rouge1", "rougeL")}
     return {**sums, "count": [float(len(scores))]}

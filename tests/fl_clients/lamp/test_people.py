@@ -102,7 +102,7 @@ def test_examples_of_collective_users_that_hold_a_targets_question_or_gold_are_l
     assert [pair.source for pair in open_user(made.folder, 0).history] == ["Kept."]
     assert [pair.source for pair in open_user(made.folder, 1).history] == ["Old."]
     assert made.leaks == 2
-    assert made.notes == ("2 examples of collective users were left out: they hold a target's question or gold",)
+    assert made.notes == ("2 examples of collective users are left out: they hold a target's question or gold",)
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not on this machine")

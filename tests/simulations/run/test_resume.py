@@ -221,7 +221,7 @@ def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     write_lamp(tmp_path / "lamp", films, golds)
     with pytest.raises(InputError, match="have changed since the run began"):
         resume("stopped", tmp_path)
-    films[0]["profile"][0]["description"] = "Joke 0."
+    films[0]["profile"][0]["description"] = "Joke 0 of 0."
     write_lamp(tmp_path / "lamp", films, golds)
     checkpoint = folder / ".checkpoint" / "checkpoint.json"
     saved = checkpoint.read_text()
