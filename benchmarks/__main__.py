@@ -35,9 +35,9 @@ def bench(
     try:
         blocks = [int(site) for site in sites.split(",")]
     except ValueError:
-        raise InputError(f"--sites {sites}: expected block numbers such as 14,15") from None
+        raise InputError("expected block numbers such as 14,15", field="sites", value=sites) from None
     if 0 < users < 10:
-        raise InputError(f"--users {users}: expected at least 10, or 0")
+        raise InputError("expected at least 10, or 0", field="users", value=users)
     shape = read_shape(backbone)
     build_method(load_config(None, [f"backbone={backbone}", f"sites={blocks}", "rank.shared=4"]), shape)
     # It prints each table once measured.

@@ -49,7 +49,8 @@ def bench(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be created: {error.strerror}") from None
+        raise InputError(f"cannot be created: {error.strerror}", field="out", value=out) from None
+    # More than 50 lines, because each result is printed and written as soon as it is measured.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

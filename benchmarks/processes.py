@@ -95,7 +95,7 @@ def pyreft_step(python: Path, backbone: str, sites: list[int], repeats: int) -> 
     done = subprocess.run(command, input=json.dumps(work), capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
-        raise InputError(f"--pyreft {python}: pyreft's step failed: {reason}")
+        raise InputError(f"pyreft's step failed: {reason}", field="pyreft", value=python)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 

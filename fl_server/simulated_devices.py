@@ -149,7 +149,7 @@ class SimulatedDevices:
         ordered = sorted(arrivals, key=lambda user: (arrivals[user], user))
         in_time = {user: arrivals[user] for user in ordered[:needed] if arrivals[user] <= deadline}
         lost |= {user: "late" for user in ordered if user not in in_time}
-        # With nobody there, nobody tells the server that it waits in vain.
+        # If no client is there, the server only learns it at the deadline.
         closed_early = len(in_time) == needed or (arrivals and not lost) or deadline == math.inf
         seconds = max(in_time.values(), default=0.0) if closed_early else deadline
         return RoundOutcome(seconds, in_time, lost)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import nearest
+from configs.import_path import PACKAGES
 from strategies.method import Method
 from strategies.moved import moved_hint
 
@@ -45,7 +46,7 @@ def load_method(
         with IMPORTING:
             factory = getattr(_import(module_name, import_path), class_name)
     except Exception as error:  # an imported file may raise anything
-        problem = f"{type(error).__name__}: {error}{moved_hint(error)}"
+        problem = f"{type(error).__name__}: {error}{moved_hint(error) or _own_folder_hint(module_name, error)}"
         raise ValueError(f"method '{reference}' cannot be imported: {problem}") from error
     parameters = inspect.signature(factory).parameters
     _check_settings(reference, parameters, values, settings)
@@ -57,6 +58,13 @@ def load_method(
     if not isinstance(method, Method):
         raise ValueError(f"method '{reference}' does not implement strategies.method.Method")
     return method
+
+
+def _own_folder_hint(module_name: str, error: Exception) -> str:
+    top = module_name.partition(".")[0]
+    if top not in PACKAGES or not isinstance(error, ModuleNotFoundError):
+        return ""
+    return f"; '{top}' is fedperfit's own package, so a folder of that name is not searched: rename yours"
 
 
 def _check_settings(

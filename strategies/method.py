@@ -71,6 +71,11 @@ class TrainRequest:
     fit: Fit
     """In the opening round a full training with stage 2's settings, else this round's part of stage 1's schedule."""
 
+    def __getattr__(self, name: str) -> Any:
+        """Tell a method of version 0.1 the new name of what it asks for."""
+        hint = "; since version 0.2 it is `client_state`" if name == "kept" else ""
+        raise AttributeError(f"a TrainRequest has no {name!r}{hint}")
+
 
 @dataclass(frozen=True)
 class TrainResult:

@@ -5,6 +5,7 @@ _MOVED = {
         "strategies.adapters.lora is now strategies.lora.adapters; "
         "strategies.adapters.shift, .sites and .positions are in strategies.shifts"
     ),
+    "'adapters'": "LoRA's adapters are now in strategies.lora.adapters, shifts and sites in strategies.shifts",
     "averaging'": "strategies.averaging is now strategies.aggregation.mean",
     "robust'": "strategies.robust is now strategies.aggregation.robust",
     "stacking'": "strategies.stacking is now strategies.lora.merging",

@@ -101,11 +101,11 @@ def run_page(page: Path, checkout: Path) -> None:
             continue
         assert program in (".venv/bin/fedperfit", "fedperfit")
         if words[:2] == ["data", "fetch"]:
-            continue  # needs LaMP's server; tests/fl_clients/test_fetch.py uses a local one
+            continue  # needs LaMP's server; tests/fl_clients/lamp/test_fetch.py uses a local one
         if words == ["bench"] and page.stem != "speed":
             continue  # once is enough
         if "--resume" in words:
-            with pytest.raises(InputError, match=r"this run has completed"):  # tests/simulations/test_resume.py
+            with pytest.raises(InputError, match=r"this run has completed"):  # tests/simulations/run/test_resume.py
                 CliRunner().invoke(app, words, catch_exceptions=False)
             continue
         run(words, page)

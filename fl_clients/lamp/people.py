@@ -17,6 +17,9 @@ from fl_clients.lamp.tasks import Task
 _ALIKE = 0.5
 """Profiles belong to one person if they share this part of all their items, and at least two."""
 
+_TELLING = 8
+"""Words of an item that tells who has it, if it is a profile's only one."""
+
 _Items = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -66,14 +69,16 @@ def _name(value: Any, number: int) -> str:
 
 def _items(profile: Any, task: Task) -> _Items:
     """Return the different items of a profile as sorted hashes."""
-    hashes = set()
+    words: dict[int, int] = {}
     for item in profile if isinstance(profile, list) else []:
         try:
             if pair := task.history_pair(item):
-                hashes.add(_hash(*pair, task))
+                words[_hash(*pair, task)] = len(" ".join(pair).split())
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
-    return np.array(sorted(hashes), np.int64)
+    # Several people may have the same few words as their only item.
+    alone = len(words) == 1 and max(words.values()) < _TELLING
+    return np.array([] if alone else sorted(words), np.int64)
 
 
 def _hash(source: str, target: str, task: Task) -> int:

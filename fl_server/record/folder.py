@@ -131,6 +131,10 @@ class RunFolder:
 
     def _table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
         table = read_rows(self.path, name)
+        # Older records lack the columns that were added later.
+        for field in TABLES[name]:
+            if field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
         return table.select(columns) if columns is not None else table
 
     def _has_table(self, name: str) -> bool:

@@ -50,9 +50,8 @@ def compare(
 
     Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
     """
+    from simulations.experiments import compare as experiment
     from simulations.experiments.comparable import Run
-    from simulations.experiments.compare import compare as run_compare
-    from simulations.experiments.compare import write_comparison
 
     methods = [argument for argument in arguments if "=" not in argument]
     overrides = overrides_of(arguments)
@@ -73,12 +72,12 @@ def compare(
                 value=name,
             )
         runs = [Run.read(record) for record in records if record]
-        report = write_comparison(runs, runs[0].method, folder)
+        report = experiment.write_comparison(runs, runs[0].method, folder)
     else:
         given = read_numbers("seeds", "0,1,2" if seeds is None else seeds)
         log = partial(_log, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
-            report = run_compare(methods, config, overrides, given, name, results, overwrite, log, follower)
+            report = experiment.compare(methods, config, overrides, given, name, results, overwrite, log, follower)
     where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
     show(as_json, report.model_dump(mode="json", by_alias=True), comparison_tables(report), where)
 
@@ -151,7 +150,7 @@ def cold_start(
     from simulations.experiments.cold_start.write import left_out, write_report
 
     folder = claim_folder(results, name)
-    question = ColdStartSpec(
+    spec = ColdStartSpec(
         collective=read_numbers("collective", collective),
         methods=read_list(methods),
         tasks=read_list(tasks),
@@ -162,7 +161,7 @@ def cold_start(
         transfer=transfer,
     )
     with Follower(console(), as_json, (), time.time()) as follower:
-        rows, runs = run_cold_start(question, config, arguments or [], folder, partial(_log, as_json), follower)
+        rows, runs = run_cold_start(spec, config, arguments or [], folder, partial(_log, as_json), follower)
     if count := left_out(rows, folder):
         _log(
             as_json,

@@ -1,13 +1,16 @@
 """`fedperfit project`: estimates the cost of far more users from measured runs."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from configs.errors import InputError
+from fl_server.record.folder import RunFolder
 from simulations.cli.options import Json, Results, show
+from simulations.experiments.comparison.schema import SCHEMA, Comparison, read_report
 from simulations.run.catalogue import find_folder
 
 
@@ -35,7 +38,7 @@ def project(
 
     Example: `fedperfit project reference --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
     """
-    from simulations.projection.model import Scale, read_folders
+    from simulations.projection.model import Scale
     from simulations.projection.model import project as project_runs
     from simulations.projection.views import draw_projection, projection_table
 
@@ -43,7 +46,7 @@ def project(
         raise InputError("expected a whole number", field="users", value=users)
     scale = Scale(int(users), participation, rounds, bytes_per_element, devices)
     paths = [find_folder(results, name) for name in runs]
-    folders = read_folders(paths)
+    folders = _read_folders(paths)
     rows = project_runs(folders, scale)
     if plot:
         draw_projection(folders, scale, plot)
@@ -57,3 +60,21 @@ def project(
         for line, methods in methods_by_line.items()
     ]
     show(as_json, rows, [projection_table(rows, scale)], *lines, *([str(plot)] if plot else []))
+
+
+def _read_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the given run records, and those of the given comparisons.
+
+    Raises:
+        InputError: A folder is neither, or a comparison cannot be read.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        if (path / "compare.json").is_file():
+            comparison = read_report(path / "compare.json", Comparison, SCHEMA, "compare")
+            folders += [(path / run.folder).resolve() for run in comparison.runs]
+        elif RunFolder(path).is_record:
+            folders.append(path)
+        else:
+            raise InputError(f"{path}: neither a run record nor a comparison")
+    return folders

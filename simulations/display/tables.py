@@ -5,7 +5,7 @@ from rich.table import Table
 from fl_server.record.schema import RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
-WORST = "worst 10th percentile"
+WORST = "10th percentile"
 """Column header for p10 over users, or p90 for an error."""
 
 

@@ -195,10 +195,10 @@ def _named(planned: Planned) -> Planned:
 def _diverged(folder: Path, planned: Sequence[Planned]) -> bool:
     """Tell whether clients failed only because their loss was not finite."""
     tracebacks = []
-    for path in (folder / planned_run.name / "errors.jsonl" for planned_run in planned):
+    for path in (folder / run.name / "errors.jsonl" for run in planned):
         if path.is_file():
             tracebacks += [json.loads(line)["traceback"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return bool(tracebacks) and all("FloatingPointError" in planned_run for planned_run in tracebacks)
+    return bool(tracebacks) and all("FloatingPointError" in text for text in tracebacks)
 
 
 def _score(runs: Sequence[Run]) -> tuple[str, float, float, int]:

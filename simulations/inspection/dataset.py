@@ -36,9 +36,7 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
     questions = leaks = skipped = 0
     notes = DataNotes()
     held = _Held(source.task)
-    golds: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    pools: Counter[str] = Counter()
+    golds, labels, pools = Counter[str](), Counter[str](), Counter[str]()
     tokenizer = read_tokenizer(backbone) if backbone else None
     sample = _Sample()
     for user in source.users():
@@ -55,7 +53,7 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
             sample.add(user.history + user.queries)
     if not histories:
         raise InputError(f"{source.path}: no users")
-    found: dict[str, Any] = {
+    found = {
         "path": str(source.path),
         "layout": source.layout,
         "users": len(histories),
@@ -66,16 +64,22 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         "empty_histories": sum(length == 0 for length in histories),
         "leaks": leaks,
         "leaks_between_users": held.count(),
-        "joined_questions": notes.joined,
-        "joined_users": notes.people,
-        "unread_dates": notes.unread_dates,
-        "golds_in_other_scripts": notes.other_scripts,
+        **_noted(notes),
         "skipped": skipped,
         "labels": {label: {"histories": labels[label], "golds": golds[label]} for label in source.task.labels},
     }
     if tokenizer:
         found["tokens"] = _count_tokens(source.task, tokenizer, sample)
     return found
+
+
+def _noted(notes: DataNotes) -> dict[str, int]:
+    return {
+        "joined_questions": notes.joined,
+        "joined_users": notes.people,
+        "unread_dates": notes.unread_dates,
+        "golds_in_other_scripts": notes.other_scripts,
+    }
 
 
 class _Held:

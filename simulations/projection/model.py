@@ -285,21 +285,3 @@ def _assumptions(
     else:
         lines.append("no device profile, so no wall-clock time")
     return lines
-
-
-def read_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return the given run records, and those of the given comparisons.
-
-    Raises:
-        InputError: A folder is neither.
-    """
-    folders: list[Path] = []
-    for path in paths:
-        if (path / "compare.json").is_file():
-            content = json.loads((path / "compare.json").read_text(encoding="utf-8"))
-            folders += [(path / run["folder"]).resolve() for run in content["runs"]]
-        elif RunFolder(path).is_record:
-            folders.append(path)
-        else:
-            raise InputError(f"{path}: neither a run record nor a comparison")
-    return folders

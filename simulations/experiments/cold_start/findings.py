@@ -19,7 +19,7 @@ from simulations.experiments.cold_start.schema import (
 )
 from simulations.experiments.comparable import Run, other_settings
 from simulations.experiments.comparison.schema import Spread
-from simulations.experiments.comparison.significance import paired_test
+from simulations.experiments.comparison.significance import holm, paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 NEAR = 0.95
@@ -134,7 +134,7 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[Difference]:
                 test = paired_test(sides[0], sides[1]).model_dump()
                 metric = of_task[0].record.main_metric
                 found.append(Difference(task=task, metric=metric, one=labels[0], other=labels[1], **test))
-    return found
+    return [Difference.model_validate(test.model_dump()) for test in holm(found)]
 
 
 def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:

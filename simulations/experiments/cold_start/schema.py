@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from simulations.experiments.comparison.schema import PairedTest, Part, Spread
 
-SCHEMA: Literal[6] = 6
+SCHEMA: Literal[7] = 7
 
 
 class TaskSettings(Part):
@@ -152,7 +152,7 @@ class ColdStart(Part):
     model_config = ConfigDict(populate_by_name=True)
 
     name: str
-    schema_version: Literal[6] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[7] = Field(SCHEMA, alias="schema")
     settings: list[TaskSettings]
     uncommitted: list[str]
     """Runs from a checkout with uncommitted changes."""

@@ -16,7 +16,8 @@ from simulations.experiments.cold_start.schema import (
     Transfer,
 )
 from simulations.experiments.comparison.tables import (
-    OVER_USERS,
+    ONE_SEED,
+    OVER_BOTH,
     UNCOMMITTED,
     differing,
     format_mean,
@@ -95,9 +96,8 @@ def _differences_table(found: list[Difference]) -> Table:
             f"{row.one.worst_decile:.3f} / {row.other.worst_decile:.3f}",
             str(row.users),
         )
-    table.caption = (
-        "difference: A minus B, mean over users; ≈: within noise (paired test over users, p ≥ 0.05, not corrected for "
-        f"multiple testing); {OVER_USERS}"
+    table.caption = f"difference: A minus B, mean over users; {OVER_BOTH}" + (
+        ONE_SEED if any(row.p_seeds is None for row in found) else ""
     )
     return table
 

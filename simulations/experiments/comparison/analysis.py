@@ -23,7 +23,7 @@ from simulations.experiments.comparison.schema import (
     Spread,
     UserCounts,
 )
-from simulations.experiments.comparison.significance import paired_test
+from simulations.experiments.comparison.significance import holm, paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 SHARES = (0.90, 0.95, 0.99)
@@ -65,7 +65,9 @@ def compare_runs(runs: Sequence[Run], reference: str, folder: Path = Path()) -> 
         equal_bytes=[float(budget.mean()) for budget in budgets],
         other_settings=other_settings(runs),
         base=Spread.of([run.record.metrics_base[metric] for run in by_method[reference]]),
-        methods=[_method(own, by_method[reference], by_method[best], curves, budgets) for own in by_method.values()],
+        methods=_corrected(
+            [_method(own, by_method[reference], by_method[best], curves, budgets) for own in by_method.values()]
+        ),
         runs=[_entry(run, folder) for run in runs],
     )
     return comparison, curves
@@ -101,6 +103,19 @@ def _method(
         seconds=_seconds(own),
         against=None if method == reference[0].method else paired_test(own, reference),
     )
+
+
+def _corrected(methods: list[ComparedMethod]) -> list[ComparedMethod]:
+    """Correct the tests against the reference for the number of methods: at the end, and at each number of bytes."""
+    methods = [method.model_copy(deep=True) for method in methods]
+    columns: list[list[ComparedMethod | QualityAtBytes]] = [list(methods)]
+    budgets = zip(*(method.quality_at_equal_bytes for method in methods), strict=True)
+    columns += [[quality for quality in qualities if quality] for qualities in budgets]
+    for column in columns:
+        tested = [cell for cell in column if cell.against]
+        for cell, against in zip(tested, holm([cell.against for cell in tested if cell.against]), strict=True):
+            cell.against = against
+    return methods
 
 
 def _entry(run: Run, folder: Path) -> ComparedRunEntry:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import InputError
 
-SCHEMA: Literal[4] = 4
+SCHEMA: Literal[5] = 5
 
 
 class Part(BaseModel):
@@ -40,14 +40,21 @@ class PairedTest(Part):
     difference: float
     """Mean over users, one minus the other."""
     per_seed: list[float]
-    """The same, seed by seed: it hints at the variation between trainings, which the test does not count."""
+    """The same, seed by seed."""
     interval: tuple[float, float] | None
-    """95 % interval of the difference, by resampling users; None with fewer than two."""
+    """95 % interval of the difference; it covers the bootstrap interval over users and Student's over seeds. None with
+    fewer than two of both."""
+    p_users: float
+    """Of a two-sided sign-flip permutation test over users."""
+    p_seeds: float | None
+    """Of Student's t over seeds; None with one seed, which says nothing about the variation between trainings."""
     p_value: float
-    """Of a two-sided sign-flip permutation test."""
+    """The larger of the two."""
+    p_adjusted: float
+    """The same by Holm's correction for all tests of the table."""
     users: int
     within_noise: bool
-    """p ≥ 0.05."""
+    """p_adjusted ≥ 0.05."""
 
 
 class QualityAtBytes(Spread):
@@ -141,7 +148,7 @@ class Comparison(Part):
     model_config = ConfigDict(populate_by_name=True)
 
     name: str
-    schema_version: Literal[4] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[5] = Field(SCHEMA, alias="schema")
     task: str
     backbone: str
     metric: str

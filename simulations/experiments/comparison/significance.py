@@ -1,4 +1,9 @@
-"""Whether a difference between methods is more than noise: paired tests over users, bootstrap intervals."""
+"""Whether a difference between methods is more than noise, over users and over seeds.
+
+A difference could come from the users who happen to be evaluated, or from the trainings, which users of a seed share.
+Both are tested, and the weaker of the two results counts (an intersection-union test: Berger, Technometrics 1982), so
+that the error rate holds for both.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,15 +25,16 @@ def paired_test(
     rounds: Mapping[int, int] | None = None,
     reference_rounds: Mapping[int, int] | None = None,
 ) -> PairedTest:
-    """Compare two lists of runs user by user: a two-sided paired sign-flip permutation test of the mean difference.
+    """Compare two lists of runs user by user.
 
-    `interval` is a 95 % bootstrap interval of that mean over users; None for fewer than two users.
+    Over users: a two-sided sign-flip permutation test of the mean difference and a bootstrap interval. A user of real
+    data who occurs with several seeds counts once, with the mean of the differences; synthetic users of different seeds
+    are different users. Users have equal weight, however many questions they have.
 
-    A user of real data who occurs with several seeds counts once, with the mean of the differences; synthetic users of
-    different seeds are different users. Users have equal weight, however many questions they have. Randomness in
-    training is not covered, since users of one seed share its training runs; `per_seed`, the difference for each seed,
-    gives an idea of it.
+    Over seeds: Student's t of the differences of the seeds, which vary with trainings, cohorts and users. One seed
+    says nothing about that variation.
 
+    The p-value is the larger of the two, the interval covers both; `holm` adjusts `p_adjusted` later.
     Args:
         own: One run per seed.
         reference: The reference's runs, with the same seeds and target users.
@@ -49,24 +55,70 @@ def paired_test(
             differences.setdefault(person, []).append(value - theirs[seed][user])
             by_seed.setdefault(seed, []).append(value - theirs[seed][user])
     values = np.array([np.mean(of_user) for of_user in differences.values()])
-    if not values.any() or len(values) < 2:
-        p_value = 1.0
-    else:
-        test = stats.permutation_test(
-            (values,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
-        )
-        p_value = float(test.pvalue)
+    per_seed = np.array([np.mean(by_seed[seed]) for seed in sorted(by_seed)])
+    p_users, p_seeds = _p_over_users(values), _p_over_seeds(per_seed)
+    p_value = max(p_users, p_seeds or 0.0)
     return PairedTest(
         difference=float(values.mean()),
-        per_seed=[float(np.mean(by_seed[seed])) for seed in sorted(by_seed)],
-        interval=_interval(values),
+        per_seed=per_seed.tolist(),
+        interval=_hull(_interval_over_users(values), _interval_over_seeds(per_seed)),
+        p_users=p_users,
+        p_seeds=p_seeds,
         p_value=p_value,
+        p_adjusted=p_value,
         users=len(values),
         within_noise=p_value >= SIGNIFICANCE,
     )
 
 
-def _interval(values: np.ndarray) -> tuple[float, float] | None:
+def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    """Adjust the p-values of one table's tests, so that a false difference anywhere in it has probability ≤ 0.05.
+
+    The k-th smallest of n p-values is multiplied by n − k + 1, and none becomes smaller than one before it (Holm,
+    Scandinavian Journal of Statistics 1979).
+    """
+    order = sorted(range(len(tests)), key=lambda place: tests[place].p_value)
+    adjusted = list(tests)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(tests) - rank) * tests[place].p_value))
+        update = {"p_adjusted": largest, "within_noise": largest >= SIGNIFICANCE}
+        adjusted[place] = tests[place].model_copy(update=update)
+    return adjusted
+
+
+def _p_over_users(values: np.ndarray) -> float:
+    if not values.any() or len(values) < 2:
+        return 1.0
+    test = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
+    )
+    return float(test.pvalue)
+
+
+def _p_over_seeds(per_seed: np.ndarray) -> float | None:
+    if len(per_seed) < 2:
+        return None
+    if np.ptp(per_seed) == 0:
+        return 0.0 if per_seed.any() else 1.0
+    return float(stats.ttest_1samp(per_seed, 0).pvalue)
+
+
+def _interval_over_seeds(per_seed: np.ndarray) -> tuple[float, float] | None:
+    if len(per_seed) < 2:
+        return None
+    error = float(stats.sem(per_seed) * stats.t.ppf(0.975, len(per_seed) - 1))
+    return float(per_seed.mean()) - error, float(per_seed.mean()) + error
+
+
+def _hull(one: tuple[float, float] | None, other: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the smallest interval that covers both."""
+    if one is None or other is None:
+        return one or other
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _interval_over_users(values: np.ndarray) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     found = stats.bootstrap(

@@ -8,8 +8,12 @@ from rich.table import Table
 from simulations.display.tables import human_bytes, with_arrow
 from simulations.experiments.comparison.schema import BytesToReach, Comparison, PairedTest, Spread
 
-OVER_USERS = "users of one seed share its training runs, whose randomness the tests do not cover"
-"""A limit of the tests over users, stated in the tables' captions."""
+OVER_BOTH = (
+    "95 % CI and p cover users (bootstrap, paired permutation test) and seeds (Student's t), p with Holm's correction "
+    "for the tests of the table; ≈: within noise, p ≥ 0.05"
+)
+"""What the intervals and tests count, stated in the tables' captions."""
+ONE_SEED = "; with one seed, the variation between trainings is not covered"
 
 UNCOMMITTED = "run from a checkout with uncommitted changes"
 
@@ -32,8 +36,7 @@ def _comparison_quality(report: Comparison) -> Table:
             cells += [f"{against.difference:+.3f}{_noise(against)}", interval(against), significance(against)]
         table.add_row(row.method, *cells)
     table.caption = (
-        "mean ± standard deviation over seeds; 95 % CI: of the difference, bootstrap over users; ≈: within noise "
-        f"(paired test over users, p ≥ 0.05, not corrected for multiple testing); {OVER_USERS}"
+        f"mean ± standard deviation over seeds; {OVER_BOTH}{ONE_SEED if len(report.seeds) == 1 else ''}"
         + differing(report.other_settings)
     )
     if unclean := [f"{run.method}, seed {run.seed}" for run in report.runs if run.dirty]:
@@ -54,8 +57,8 @@ def _noise(test: PairedTest | None) -> str:
 
 
 def significance(test: PairedTest) -> str:
-    """Format a paired test's p-value; resampling gives no more digits."""
-    return "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+    """Format a paired test's corrected p-value; resampling gives no more digits."""
+    return "< 0.001" if test.p_adjusted < 0.001 else f"{test.p_adjusted:.3f}"
 
 
 def interval(test: PairedTest) -> str:

@@ -48,26 +48,6 @@ def test_a_leak_is_dropped_from_the_history_and_counted(tmp_path: Path) -> None:
     assert ([pair.source for pair in user.history], user.leaks) == (["Joke 0 of 1."], 1)
 
 
-@pytest.mark.parametrize("profile", [[], None])
-def test_an_empty_history_is_kept(profile: list[Any] | None, tmp_path: Path) -> None:
-    (user,) = read(write_lamp(tmp_path, [{**movie("1"), "profile": profile}], GOLD))
-    assert user.history == []
-
-
-EMPTY = ["", "  ", "\u200b", None, float("nan")]
-
-
-@pytest.mark.parametrize("empty", EMPTY)
-@pytest.mark.parametrize("field", ["description", "tag", "input", "output"])
-def test_empty_texts_are_skipped_and_counted_alike(field: str, empty: Any, tmp_path: Path) -> None:
-    question, gold = movie("1"), dict(GOLD[0])
-    for part in (question["profile"][0], question, gold):
-        part.update({field: empty} if field in part else {})
-    (user,) = read(write_lamp(tmp_path, [question], [gold]))
-    history = field in ("description", "tag")
-    assert (len(user.history), len(user.queries), user.skipped) == ((1, 1, 1) if history else (2, 0, 1))
-
-
 def test_oppu_files_give_roles(tmp_path: Path) -> None:
     item = {"id": "a", "tag": "comedy", "description": "x"}
     question = {"id": "1", "input": "Which tag does this movie relate to? description: y"}

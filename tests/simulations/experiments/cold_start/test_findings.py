@@ -205,6 +205,7 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     def test(one: list[Run], other: list[Run]) -> PairedTest:
         tested.append((one[0].folder.name, other[0].folder.name))
         figures = {"difference": -0.1, "interval": (-0.2, 0.1), "p_value": 0.0006, "users": 7, "within_noise": True}
+        figures |= {"p_users": 0.0006, "p_seeds": None, "p_adjusted": 0.0006}
         return PairedTest(**figures, per_seed=seeds)
 
     seeds = [-0.1]
@@ -221,7 +222,9 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ]  # fmt: skip
     assert found[1].one == Side(method="perfit", collective=3, worst_decile=0.3)
     assert found[1].other == Side(method="oppu", collective=30, worst_decile=3.0)
-    assert (found[1].p_value, found[1].users, found[1].metric) == (0.0006, 7, "mae")
+    # Six tests in one table.
+    assert (found[1].p_value, found[1].p_adjusted) == (0.0006, pytest.approx(0.0036))
+    assert (found[1].users, found[1].metric) == (7, "mae")
     quality, table = write_report(frame, runs, tmp_path)[:2]
     assert str(quality.title).startswith("movie_tagging, tiny, seeds 0: ")
     assert rows_of(quality)[0] == ["", "", "bare backbone", "2.000", *[""] * 5]
@@ -230,12 +233,12 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     )
     assert settings in str(quality.caption)
     assert rows_of(table)[1][1:] == [
-        "perfit with 3", "oppu with 30", "-0.100 ≈", "-0.200 to +0.100", "< 0.001", "0.300 / 3.000", "7",
+        "perfit with 3", "oppu with 30", "-0.100", "-0.200 to +0.100", "0.004", "0.300 / 3.000", "7",
     ]  # fmt: skip
     assert str(table.title) == "few collective users against many"
     seeds = [-0.3, 0.1]
     table = write_report(frame, runs, tmp_path)[1]
-    assert rows_of(table)[1][3:5] == ["-0.100 ≈", "-0.300 +0.100"]
+    assert rows_of(table)[1][3:5] == ["-0.100", "-0.300 +0.100"]
     assert str(table.columns[4].header) == "per seed"
     table = write_report(
         frame[frame.collective == 3], [each for each in runs if each.folder.name.endswith("-3")], tmp_path
