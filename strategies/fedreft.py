@@ -19,7 +19,7 @@ from strategies.shifts.shift import retract
 from strategies.shifts.sites import SiteShifts
 
 _STAGE, _SENT, _KEPT, _OWN = "personal", "shared_median", "kept_own", "private_own"
-_START, _USER = "server_start", "server_user"
+_START, _USER, _ROUND = "server_start", "server_user", "server_round"
 _ITERATIONS, _TOLERANCE = 100, 1e-9
 
 
@@ -77,9 +77,9 @@ class FedReft(Method):
             sent |= shifts.named(f"{_SENT}.{site}", [value.float() for value in retract(*map(torch.as_tensor, mean))])
         return sent
 
-    def server_aggregator(self, state: Tensors, _round_number: int) -> "LastShifts":
+    def server_aggregator(self, state: Tensors, round_number: int) -> "LastShifts":
         """Return the aggregator that keeps every client's last shift."""
-        return LastShifts(state)
+        return LastShifts(state, round_number)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ to every site."""
@@ -138,9 +138,10 @@ class LastShifts:
 
     per_user = True
 
-    def __init__(self, state: Tensors) -> None:
+    def __init__(self, state: Tensors, round_number: int) -> None:
         """Start a round."""
         self._state = dict(state)
+        self._round = round_number
         self._replies = 0
         self.expected = {
             name.replace(_START, "shared_own"): value for name, value in state.items() if name.startswith(_START)
@@ -148,6 +149,7 @@ class LastShifts:
 
     def add(self, user: int, shared: Tensors, _num_examples: int) -> None:
         """Replace one client's last shift."""
+        self._state[f"{_ROUND}.{user}"] = torch.tensor(float(self._round))
         for name in [name for name in shared if name.endswith(".R")]:
             site = name.split(".")[1]
             R, W, b = (value.double() for value in shifts.triple(shared, f"shared_own.{site}"))
@@ -156,14 +158,15 @@ class LastShifts:
         self._replies += 1
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the state.
+        """Return the state, and how many rounds old the shifts are that the median is taken over.
 
         Raises:
             ValueError: No client replied.
         """
         if not self._replies:
             raise ValueError("a round without a single reply cannot be aggregated")
-        return self._state, {}
+        ages = [self._round - float(value) for name, value in self._state.items() if name.startswith(f"{_ROUND}.")]
+        return self._state, {"mean_age": sum(ages) / len(ages), "largest_age": max(ages)}
 
 
 def geometric_median_weights(points: torch.Tensor) -> torch.Tensor:

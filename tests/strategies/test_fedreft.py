@@ -151,3 +151,17 @@ def test_fedreft_sends_each_client_the_median_of_all_others() -> None:
         assert method.server_send(state, user)["shared_median.0.b"].tolist() == pytest.approx([b, b], abs=1e-5)
     # For a newcomer it is over both: every point between two points is a median; here it is their mean.
     assert method.server_send(state, None)["shared_median.0.b"].tolist() == pytest.approx([1.5, 1.5], abs=1e-5)
+
+
+def test_fedreft_records_how_old_the_shifts_of_its_median_are() -> None:
+    method = FedReft([0], "all", 1, 1, 1, 0)
+    state = method.server_init(SHAPE)
+    own = {name.replace("shared_median", "shared_own"): value for name, value in method.server_send(state, 0).items()}
+    for number, users in ((1, (0, 1)), (2, (1, 2)), (5, (2,))):
+        aggregator = method.server_aggregator(state, number)
+        for user in users:
+            aggregator.add(user, own, 1)
+        state, figures = aggregator.result()
+    # After round 5: user 0 is of round 1, user 1 of round 2, user 2 of this round.
+    assert figures == {"mean_age": pytest.approx((4 + 3 + 0) / 3), "largest_age": 4.0}
+    assert set(method.server_send(state, 3)) == {"shared_median.0.R", "shared_median.0.W", "shared_median.0.b"}
