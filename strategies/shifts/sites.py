@@ -10,22 +10,25 @@ from torch import nn
 from strategies.shifts.positions import Positions
 from strategies.shifts.shift import Shift
 
-_BLOCK_PATHS = ("model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers", "layers")
 
-
-def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the decoder blocks of a causal language model.
+def find_blocks(model: Any) -> nn.ModuleList:
+    """Return the decoder blocks of a causal language model: the outermost list of as many modules as it has blocks.
 
     Raises:
-        ValueError: No list of modules at any of the paths that `transformers` uses.
+        ValueError: There is no such list.
     """
-    for path in _BLOCK_PATHS:
-        module: Any = model
-        for part in path.split("."):
-            module = getattr(module, part, None)
-        if isinstance(module, nn.ModuleList) and len(module):
-            return module
-    raise ValueError(f"{type(model).__name__}: no decoder blocks found (looked for {', '.join(_BLOCK_PATHS)})")
+    config = getattr(model, "config", None)
+    count = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
+    # In a model of several modalities, the text decoder only.
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    lists = [
+        (name.count("."), module)
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and count in (None, len(module))
+    ]
+    if not lists:
+        raise ValueError(f"{type(model).__name__}: no decoder blocks found (a list of {count or 'some'} modules)")
+    return min(lists, key=lambda found: found[0])[1]
 
 
 def name_of_blocks(model: nn.Module) -> str:

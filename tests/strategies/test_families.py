@@ -51,7 +51,8 @@ LLAMA: dict[str, Any] = {
 }
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**LLAMA),
-    "qwen2": Qwen2Config(**LLAMA),
+    # Its tokenizer adds a token of its own.
+    "qwen2": Qwen2Config(**LLAMA | {"vocab_size": 258}),
     "qwen3": Qwen3Config(**LLAMA, head_dim=8),
     # The window is shorter than the prompts: tokens outside it must not be needed.
     "mistral": MistralConfig(**LLAMA, sliding_window=6),

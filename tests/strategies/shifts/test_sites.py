@@ -100,8 +100,8 @@ def test_a_shift_acts_only_from_its_position_on(config: PretrainedConfig) -> Non
     torch.testing.assert_close(after, bare, rtol=0, atol=0)
 
 
-def test_unknown_architecture_error_lists_the_paths_tried() -> None:
-    with pytest.raises(ValueError, match=r"Linear: no decoder blocks found \(looked for model\.layers"):
+def test_a_model_without_a_list_of_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Linear: no decoder blocks found \(a list of some modules\)"):
         find_blocks(torch.nn.Linear(1, 1))
 
 
