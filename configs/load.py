@@ -190,11 +190,33 @@ def _parse_overrides(overrides: Sequence[str]) -> Table:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise InputError(f"'{text}': an override must be key=value, such as users.collective=100")
-        nested: Table = {parts[-1]: _parse_value(value.strip())}
+        nested: Table = {parts[-1]: _as_text(_parse_value(value.strip()), value.strip(), _type_of(parts))}
         for part in reversed(parts[:-1]):
             nested = {part: nested}
         table = _merge(table, _with_current_keys(nested))
     return table
+
+
+def _type_of(parts: Sequence[str]) -> Any:
+    """Return the type of a key of the config; None if there is no such key."""
+    model: Any = RunConfig
+    for part in parts[:-1]:
+        field = model.model_fields.get(part)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return None
+    field = model.model_fields.get(parts[-1])
+    return field.annotation if field else None
+
+
+def _as_text(value: Any, typed: str, expected: Any) -> Any:
+    """Return what was typed if the key is a text: a folder may be called 2024-01-01, a user 007."""
+    if expected is str and not isinstance(value, str):
+        return typed
+    if expected == list[str] and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        inside = typed.removeprefix("[").removesuffix("]")
+        return [item.strip().strip("'\"") for item in inside.split(",") if item.strip()]
+    return value
 
 
 def _parse_value(text: str) -> Any:

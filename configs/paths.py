@@ -1,8 +1,11 @@
 """The cache folder, the folders of run records, and the environment variables that a run's processes inherit."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from configs.errors import InputError
 
 USERS_LINK = ".users"
 """The link to the user table in the record of a run in progress."""
@@ -17,6 +20,23 @@ def cache_dir() -> Path:
     if explicit := os.environ.get("FEDPERFIT_CACHE"):
         return Path(explicit).expanduser().resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser().resolve() / "fedperfit"
+
+
+def make_cache(*names: str) -> Path:
+    """Create a folder in the cache, unless it is there, and return it.
+
+    Raises:
+        InputError: It cannot be written to.
+    """
+    folder = cache_dir().joinpath(*names)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {folder} cannot be written to ({error.strerror}); set FEDPERFIT_CACHE to one that can"
+        ) from None
 
 
 def run_dir(run_config: Mapping[str, object], run_id: int) -> Path:

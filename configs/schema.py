@@ -51,6 +51,12 @@ class UsersConfig(_Group):
     """Target users may also be collective users, with their histories but never their questions."""
     synthetic: SyntheticConfig = SyntheticConfig()
 
+    @field_validator("collective_ids", "target_ids", mode="before")
+    @classmethod
+    def _as_texts(cls, given: Any) -> Any:
+        """Accept ids that a file gives as numbers."""
+        return [str(item) if type(item) is int else item for item in given] if isinstance(given, list) else given
+
     @model_validator(mode="before")
     @classmethod
     def _count_listed(cls, given: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import InputError, TooFewUsers, nearest
-from configs.paths import cache_dir
+from configs.paths import cache_dir, make_cache
 from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
 from fl_clients.lamp.notes import DataNotes
@@ -72,8 +72,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     folder = _synthetic_users(config) if synthetic else (within / Path(config.users.source).expanduser()).resolve()
     source = find_source(folder, task)
     roles = _choose(source, config)
-    root = cache_dir() / "users"
-    root.mkdir(parents=True, exist_ok=True)
+    root = make_cache("users")
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         index, found = _write(source, roles, config, Path(scratch))
         digests = []
@@ -102,8 +101,7 @@ def _synthetic_users(config: RunConfig) -> Path:
     key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])
     folder = cache_dir() / "synthetic" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        with tempfile.TemporaryDirectory(dir=make_cache("synthetic")) as scratch:
             write_synthetic(task, count, config.seed, users.synthetic, Path(scratch))
             _publish(Path(scratch), folder)
     return folder

@@ -52,12 +52,11 @@ class Partition:
         except (OSError, IndexError):
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def _gpu(self) -> int:
-        """Return the logical GPU that Ray assigned to this actor; 0 outside Ray."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return int(visible.split(",")[0]) if visible.split(",")[0].isdigit() else 0
+    def _gpu(self) -> str:
+        """Return the GPU that Ray assigned to this actor, by number or by its own name; 0 outside Ray."""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip().replace("/", "-") or "0"
 
-    def _claim(self, locks: Path, gpu: int) -> int:
+    def _claim(self, locks: Path, gpu: str) -> int:
         """Claim the lowest free slot of a GPU. The kernel frees it when the process ends, even if it is killed."""
         locks.mkdir(parents=True, exist_ok=True)
         slot = 0

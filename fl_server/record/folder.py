@@ -13,7 +13,7 @@ from configs.errors import InputError
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_server.record.schema import RunRecord, read_run
-from fl_server.record.tables import TABLES, read_rows
+from fl_server.record.tables import ADDED, TABLES, read_rows
 
 
 class RunFolder:
@@ -131,9 +131,8 @@ class RunFolder:
 
     def _table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
         table = read_rows(self.path, name)
-        # Older records lack the columns that were added later.
         for field in TABLES[name]:
-            if field.name not in table.column_names:
+            if field.name in ADDED and field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(len(table), field.type))
         return table.select(columns) if columns is not None else table
 

@@ -71,6 +71,8 @@ LEDGER = pa.schema(
 )
 
 TABLES = {"rounds": ROUNDS, "clients": CLIENTS, "ledger": LEDGER}
+ADDED = {"server_s", "server_rss_bytes"}
+"""Columns that older records lack; their readers get nulls."""
 
 
 class TableWriter:

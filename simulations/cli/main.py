@@ -18,6 +18,7 @@ from simulations.cli.project import project
 from simulations.cli.report import report
 from simulations.cli.runs import runs_app
 from simulations.cli.simulate import simulate
+from simulations.display.output import forgiving_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +59,11 @@ def run_app(app: typer.Typer) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     # A shell starts background jobs with SIGINT ignored; a simulation must still end on it.
     signal.signal(signal.SIGINT, _interrupt)
+    with forgiving_output():
+        _run(app)
+
+
+def _run(app: typer.Typer) -> NoReturn:
     try:
         # For an interrupt or `--help`, Typer returns the exit status.
         status = app(standalone_mode=False)

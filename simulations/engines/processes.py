@@ -146,6 +146,17 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+def without_proxy(cluster: str | None = None) -> dict[str, str]:
+    """Return environment variables with which no message on this machine, or to a cluster, goes through a proxy.
+
+    Args:
+        cluster: The cluster's `host:port`.
+    """
+    host = cluster.rpartition(":")[0].rpartition("/")[2] if cluster else ""
+    hosts = ["127.0.0.1", "localhost", "::1", host]
+    return {key: ",".join(filter(None, [os.environ.get(key, ""), *hosts])) for key in ("no_proxy", "NO_PROXY")}
+
+
 def free_port() -> int:
     """Return an unused port of 127.0.0.1."""
     with socket.socket() as probe:

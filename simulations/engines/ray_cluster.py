@@ -20,6 +20,7 @@ from configs.import_path import ROOT
 from configs.paths import cache_dir
 from configs.versions import difference, versions_here
 from fl_clients.backbone.load import find
+from simulations.engines.processes import without_proxy
 
 _CONNECT_S, _ANSWER_S = 5.0, 120.0
 
@@ -53,7 +54,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
                 raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
             probes.callback(files[-1].unlink)
         command = [sys.executable, "-P", "-m", "simulations.engines.ray_cluster", address, backbone, *map(str, files)]
-        environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"} | without_proxy(address)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
         try:
             done = subprocess.run(

@@ -18,6 +18,7 @@ import tomli_w
 from configs.errors import RunFailed
 from configs.paths import DRIVER, cache_dir
 from configs.schema import PartitionsConfig
+from fl_server.record.schema import append_line
 from simulations.engines.processes import (
     MARK,
     ProcessTree,
@@ -27,6 +28,7 @@ from simulations.engines.processes import (
     free_port,
     ignore_signals,
     is_alive,
+    without_proxy,
 )
 
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -34,6 +36,10 @@ _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_D
 _HEALTH_S, _GRACE_S, _PORT_TRIES = 60.0, 5.0, 5
 
 _MARK_FILE = ".mark"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Ignores proxies, since it only asks this machine."""
+_PATIENCE_S = 20.0
+"""A start that takes longer says what it waits for."""
 
 
 def end_leftovers(run_dir: Path) -> None:
@@ -85,6 +91,7 @@ class Simulation:
             "RAY_ADDRESS": cluster or "local",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
+        self._environment |= without_proxy(cluster)
         if not cluster:
             # Keep Ray on loopback, separate from any other cluster on this machine.
             self._environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(self._home)}
@@ -165,8 +172,12 @@ class Simulation:
         """Wait for the log stream to end; its exit status is 0 even if the app raised, so only the record counts."""
         simulation: psutil.Process | None = None
         gone = 0.0
+        slow = time.monotonic() + _PATIENCE_S
         while stream.poll() is None:
             self._processes.reap()
+            if slow and time.monotonic() > slow:
+                slow = 0.0
+                self._say_what_is_awaited(simulation)
             if link.poll() is not None:
                 raise RunFailed(f"Flower's SuperLink ended with status {link.returncode}; see {self._log}")
             simulation = simulation or find_simulation()
@@ -178,6 +189,15 @@ class Simulation:
             tick()
             time.sleep(0.2)
         tick()
+
+    def _say_what_is_awaited(self, simulation: psutil.Process | None) -> None:
+        """Write a note if no client has answered yet."""
+        events = self._log.with_name("events.jsonl")
+        if events.is_file() and '"event": "phase"' in events.read_text(encoding="utf-8"):
+            return
+        awaited = "Ray and the clients" if simulation else "Flower to start the simulation"
+        text = f"still waiting for {awaited} after {_PATIENCE_S:.0f} s; {self._log} has their messages"
+        append_line(events, {"event": "note", "text": text})
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -199,7 +219,7 @@ def _is_healthy(link: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + _HEALTH_S
     while time.monotonic() < deadline and link.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+            with _DIRECT.open(f"http://127.0.0.1:{port}/health", timeout=1):
                 return link.poll() is None
         except OSError:
             time.sleep(0.05)

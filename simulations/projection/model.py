@@ -93,7 +93,7 @@ def measure(folder: Path) -> MeasuredRun:
     train = ledger[(ledger.phase == "train") & (ledger["round"] > 0)]
     if train.empty:
         raise InputError(f"{folder}: {record.method} sends nothing in stage 1, so there is nothing to project")
-    rounds = files.rounds().to_pandas().reindex(columns=["round", "cohort", "server_s", "server_rss_bytes"])
+    rounds = files.rounds(["round", "cohort", "server_s", "server_rss_bytes"]).to_pandas()
     rounds = rounds[rounds["round"] > 0]
     per_message: dict[str, float] = {}
     for direction, sent in train.groupby("direction"):

@@ -6,6 +6,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import CONFIGS, load_config, read_resolved, write_config
+from configs.paths import make_cache
 
 
 def test_overrides_take_precedence_over_the_file_and_the_file_over_presets(tmp_path: Path) -> None:
@@ -114,3 +115,29 @@ def test_the_old_name_of_the_evaluation_point_still_works_but_not_beside_the_new
     experiment.write_text('[evaluate]\nstage = "collective"\npoint = "collective"\n')
     with pytest.raises(InputError, match=r"evaluate\.stage: this is the old name of evaluate\.point"):
         load_config(experiment)
+
+
+@pytest.mark.parametrize(
+    ("typed", "source"), [("2024-01-01", "2024-01-01"), ("007", "007"), ("true", "true"), ('"x"', "x")]
+)
+def test_a_text_key_takes_what_was_typed(typed: str, source: str) -> None:
+    assert load_config(None, [f"users.source={typed}"]).users.source == source
+
+
+@pytest.mark.parametrize("typed", ["[007,12]", "['007', '12']", '["007","12"]', "007, 12"])
+def test_ids_may_look_like_numbers(typed: str, tmp_path: Path) -> None:
+    words = ['users.select="listed"', "users.collective_ids=[1]", "cohort=1"]
+    assert load_config(None, [*words, f"users.target_ids={typed}"]).users.target_ids == ["007", "12"]
+    (tmp_path / "own.toml").write_text(
+        'cohort = 1\n[users]\nselect = "listed"\ncollective_ids = [1]\ntarget_ids = [12]\n'
+    )
+    assert load_config(tmp_path / "own.toml").users.target_ids == ["12"]
+
+
+@pytest.mark.parametrize("variable", ["FEDPERFIT_CACHE", "XDG_CACHE_HOME", "HOME"])
+def test_a_cache_that_cannot_be_written_is_named(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEDPERFIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "/proc/nowhere")
+    with pytest.raises(InputError, match=r"the cache folder /proc/nowhere\S*/users cannot be .*; set FEDPERFIT_CACHE"):
+        make_cache("users")

@@ -136,7 +136,7 @@ def test_damaged_record_is_named(name: str, damage: Callable[[Path], None], mess
 
 
 def test_comparison_without_its_runs_is_named(tmp_path: Path) -> None:
-    (tmp_path / "compare.json").write_text('{"schema": 4, "name": "half"}')
+    (tmp_path / "compare.json").write_text('{"schema": 5, "name": "half"}')
     with pytest.raises(InputError, match=r"compare.json: 'task' is missing"):
         gather_report([tmp_path])
 

@@ -119,7 +119,7 @@ def test_command_writes_into_the_run_folder_and_refuses_other_folders(results: P
 def test_comparison_of_another_schema_is_refused_with_the_command_to_rewrite_it(results: Path, tmp_path: Path) -> None:
     content = json.loads((results / "three" / "compare.json").read_text())
     (tmp_path / "compare.json").write_text(json.dumps(content | {"schema": 1}))
-    with pytest.raises(InputError, match=r"schema 1, expected 4; the same `fedperfit compare` rewrites it"):
+    with pytest.raises(InputError, match=r"schema 1, expected 5; the same `fedperfit compare` rewrites it"):
         gather_report([tmp_path])
 
 
@@ -201,7 +201,7 @@ def test_cold_start_figures_are_of_one_task_and_follow_from_the_rows(results: Pa
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cold_start.json", "{}", "schema None, expected 6; the same `fedperfit cold-start` rewrites it"),
+        ("cold_start.json", "{}", "schema None, expected 7; the same `fedperfit cold-start` rewrites it"),
         ("cold_start.json", "[]", "not readable"),
         ("cold_start.csv", "", "not readable"),
         ("cold_start.csv", "task,method\n", "column 'trained_on' is missing"),

@@ -1,0 +1,29 @@
+"""The names of a machine's slices."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.schema import PartitionsConfig
+from fl_clients.process.partition import Partition
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [
+        ("", "gpu0:0"),
+        ("1", "gpu1:0"),
+        ("3,4", "gpu3:0"),
+        ("GPU-8932f937-d72c", "gpuGPU-8932f937-d72c:0"),
+        ("MIG-GPU-8932f937/1/0", "gpuMIG-GPU-8932f937-1-0:0"),
+    ],
+)
+def test_every_gpu_has_a_name_of_its_own(
+    visible: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = PartitionsConfig(gpus=2, per_client=0.5, cpus=1, cpus_per_client=1)
+    first, second = Partition(config, tmp_path), Partition(config, tmp_path)
+    assert first.name == name
+    # Two clients on one GPU have two slots.
+    assert second.name == f"{name.rpartition(':')[0]}:1"
