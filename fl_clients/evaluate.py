@@ -1,6 +1,7 @@
 """Answers and scores a user's held-out questions with the adapter's current parameters."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,9 @@ from strategies.metrics.statistics import (
     generation_statistics,
     rating_statistics,
 )
-from strategies.wire import EvaluationPoint
+from strategies.wire import Baseline, EvaluationPoint
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 def answer_questions(session: Session, user: OpenedUser, point: EvaluationPoint) -> list[str]:
@@ -86,6 +89,19 @@ def score_answers(
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (predictions_dir / f"{partition}-{point}.jsonl").write_text(text, encoding="utf-8")
     return {f"{point}.{key}": values for key, values in statistics.items()}
+
+
+def score_baselines(session: Session, user: OpenedUser) -> Statistics:
+    """Return the sufficient statistics of the task's trivial answers, with keys prefixed by the baseline's name."""
+    golds = [query.target for query in user.queries]
+    found: Statistics = {}
+    for baseline in session.task.baselines if golds else ():
+        answers = [query.source for query in user.queries]
+        if baseline == Baseline.FIRST_SENTENCE:
+            answers = [_SENTENCE_END.split(text, maxsplit=1)[0] for text in answers]
+        statistics = _score(session.task, answers, golds, session.config.evaluate.words)
+        found |= {f"{baseline}.{key}": values for key, values in statistics.items()}
+    return found
 
 
 def count_cut_questions(session: Session, queries: Sequence[Pair]) -> int:

@@ -13,7 +13,7 @@ from configs.files import write_atomic
 from configs.schema import FitConfig
 from configs.seeds import derive_seed
 from fl_clients.backbone.batches import Example
-from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers
+from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers, score_baselines
 from fl_clients.fit import LocalFit
 from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import open_user
@@ -136,6 +136,8 @@ def evaluate(paths: ClientPaths, shared: Tensors, point: EvaluationPoint) -> Rep
     answers = answer_questions(session, user, point)
     predictions_dir = paths.predictions_dir if base else None
     statistics = score_answers(session, predictions_dir, paths.partition, user, answers, point)
+    if base:
+        statistics |= score_baselines(session, user)
     cut = count_cut_questions(session, user.queries)
     report = ClientReport(examples=len(user.queries), steps=0, questions_cut=cut, **_finish(session, started))
     return Reply(None, report, statistics)

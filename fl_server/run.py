@@ -1,9 +1,11 @@
 """One federated run: base evaluation, the rounds of stage 1, stage 2. Its core is `FederatedRun._train_round`."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -29,7 +31,9 @@ from fl_server.updates import Updates
 from strategies.loading import load_method
 from strategies.method import Method, Tensors
 from strategies.metrics.statistics import Statistics, metrics, pool
-from strategies.wire import EvaluationPoint, Phase
+from strategies.wire import Baseline, EvaluationPoint, Phase
+
+Point = TypeVar("Point", bound=StrEnum)
 
 
 class FederatedRun:
@@ -89,8 +93,12 @@ class FederatedRun:
     def _evaluate_base(self) -> None:
         """Evaluate the bare backbone, unless the checkpoint has its metrics."""
         if self.writer.checkpoint.metrics_base is None:
-            base = self._evaluate(0, [EvaluationPoint.BASE])[EvaluationPoint.BASE]
-            self.writer.commit(self.state, metrics_base=metrics(pool(base)))
+            task = ClientTask(0, Phase.EVALUATE, None, lambda _user: {"point": str(EvaluationPoint.BASE)})
+            found = self._ask_targets(task, [EvaluationPoint.BASE, *Baseline])
+            scores = {str(point): metrics(pool(users)) for point, users in found.items()}
+            base = scores.pop(EvaluationPoint.BASE)
+            baselines = {name: values for name, values in scores.items() if values}
+            self.writer.commit(self.state, metrics_base=base, baselines=baselines)
 
     def _train_collective(self, trainable_users: list[int]) -> None:
         """Stage 1: run the remaining rounds, unless the shared tensors come from another run."""
@@ -216,18 +224,19 @@ class FederatedRun:
 
     def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
         """Evaluate the target users at the given points; private tensors trained for this are not kept."""
-        last = points[-1]
-        send = None if last == EvaluationPoint.BASE else self._send_newcomers()
-        return self._ask_targets(ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(last)}), points)
+        last = str(points[-1])
+        return self._ask_targets(
+            ClientTask(number, Phase.EVALUATE, self._send_newcomers(), lambda _user: {"point": last}), points
+        )
 
     def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
         """Stage 2: every target user trains its private tensors and is evaluated before and after."""
         task = ClientTask(self.config.rounds, Phase.PERSONALIZE, self._send_newcomers())
         return self._ask_targets(task, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
 
-    def _ask_targets(self, task: ClientTask, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
+    def _ask_targets(self, task: ClientTask, points: Sequence[Point]) -> dict[Point, list[Statistics]]:
         """Send a task to the target users, record their replies, and return their statistics in the users' order."""
-        collected: dict[EvaluationPoint, list[Statistics]] = {point: [] for point in points}
+        collected: dict[Point, list[Statistics]] = {point: [] for point in points}
         failed: list[int] = []
         for reply in self._ask(task, self.targets):
             self.clients.record_message(task.round, task.phase, reply)
@@ -238,8 +247,9 @@ class FederatedRun:
             for point, users in collected.items():
                 users.append(reply.statistics_at(point))
         if failed:
+            evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
             raise RunFailed(
-                f"{task.phase} ({', '.join(points)}): {len(failed)} of {len(self.targets)} clients failed; "
+                f"{task.phase} ({evaluated}): {len(failed)} of {len(self.targets)} clients failed; "
                 f"their tracebacks are in {self.folder / 'errors.jsonl'}"
             )
         return collected

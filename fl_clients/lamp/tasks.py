@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from configs.errors import InputError, nearest
+from strategies.wire import Baseline
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Task:
     """Maximum length of a generated answer, in tokens."""
     source_of: Callable[[str], str] = str
     """Turns the source field of a history item into the source text."""
+    baselines: tuple[Baseline, ...] = ()
+    """Trivial answers to compare with."""
 
     def history_pair(self, item: Mapping[str, Any]) -> tuple[str, str] | None:
         """Return (source, target) of a history item, or None if one of its texts is empty.
@@ -207,6 +210,7 @@ TASKS = {
             history_fields=("text", "title"),
             official_path="LaMP_4",
             max_new_tokens=40,
+            baselines=(Baseline.COPY, Baseline.FIRST_SENTENCE),
         ),
         Task(
             name="scholarly_title",
@@ -219,6 +223,7 @@ TASKS = {
             history_fields=("abstract", "title"),
             official_path="LaMP_5",
             max_new_tokens=40,
+            baselines=(Baseline.COPY, Baseline.FIRST_SENTENCE),
         ),
         Task(
             name="tweet_paraphrase",
@@ -232,6 +237,7 @@ TASKS = {
             source_of=content_words,
             official_path="LaMP_7",
             max_new_tokens=56,
+            baselines=(Baseline.COPY,),
         ),
     )
 }

@@ -35,6 +35,8 @@ class Checkpoint(BaseModel):
     """The last round in which a collective user's update was averaged, by user: its state of that round is valid."""
     metrics_base: dict[str, float] | None = None
     """The bare backbone's metrics, once it has been evaluated."""
+    baselines: dict[str, dict[str, float]] = {}
+    """The metrics of trivial answers, by baseline."""
     wall_s: float = 0.0
     """Seconds that the run has taken so far."""
 

@@ -29,6 +29,7 @@ def complete_record(
     keep_last_private(folder / "private", checkpoint.last_turns)
     record = read_run(folder)
     record.metrics_base = checkpoint.metrics_base or {}
+    record.baselines = checkpoint.baselines
     record.metrics_collective = metrics(pool(per_user[EvaluationPoint.COLLECTIVE]))
     record.metrics = metrics(pool(per_user[EvaluationPoint.PERSONALISED]))
     record.per_user = spread_over_users([metrics(statistics) for statistics in per_user[EvaluationPoint.PERSONALISED]])

@@ -1,6 +1,7 @@
 """One client's reply to one task, as the server holds it."""
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from flwr.app import Message, RecordDict
 
@@ -9,7 +10,6 @@ from strategies.metrics.statistics import Statistics
 from strategies.wire import (
     ArraySize,
     ClientReport,
-    EvaluationPoint,
     array_sizes,
     message_bytes,
     read_statistics,
@@ -77,8 +77,8 @@ class ClientReply:
         """How often the client was retried."""
         return len(self.attempts) - (self.error is not None)
 
-    def statistics_at(self, point: EvaluationPoint) -> Statistics:
-        """Return the sums of one evaluation point; empty if it was not evaluated there."""
+    def statistics_at(self, point: StrEnum) -> Statistics:
+        """Return the sums of one evaluation point or baseline; empty if it was not evaluated there."""
         prefix = f"{point}."
         return {key.removeprefix(prefix): values for key, values in self.statistics.items() if key.startswith(prefix)}
 

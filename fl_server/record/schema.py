@@ -85,6 +85,8 @@ class RunRecord(_Part):
     metrics: dict[str, float] = {}
     metrics_collective: dict[str, float] = {}
     metrics_base: dict[str, float] = {}
+    baselines: dict[str, dict[str, float]] = {}
+    """Metrics of answers that need no model (`strategies.wire.Baseline`), for tasks whose answers are texts."""
     oracle: OraclePart | None = None
     per_user: dict[str, dict[str, float]] = {}
     bytes: BytesPart = BytesPart()

@@ -6,6 +6,8 @@ from fl_server.record.schema import RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 WORST = "10th percentile"
+BASELINES = {"copy": "copying the question", "first_sentence": "its first sentence"}
+"""What trivial answers are called."""
 """Column header for p10 over users, or p90 for an error."""
 
 
@@ -17,6 +19,7 @@ def quality_table(record: RunRecord) -> Table:
     for key in metrics:
         table.add_column(with_arrow(key), justify="right")
     points = (
+        *((BASELINES[name], values) for name, values in record.baselines.items()),
         ("bare backbone", record.metrics_base),
         ("collective shift", record.metrics_collective),
         ("personalised shift", record.metrics),
@@ -31,8 +34,15 @@ def quality_table(record: RunRecord) -> Table:
         oracle = record.oracle
         for title, score in (("oracle, user known", oracle.personalised), ("oracle, user unknown", oracle.collective)):
             table.add_row(title, *(f"{score:.3f}" if name == oracle.metric else "" for name in metrics))
+    captions = []
     if record.metrics.get("outside"):
-        table.caption = f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task"
+        captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
+    captions += [
+        f"the personalised answers score below {BASELINES[name]}, which needs no model"
+        for name, values in record.baselines.items()
+        if record.metrics and record.metrics[record.main_metric] < values[record.main_metric]
+    ]
+    table.caption = "; ".join(captions) or None
     return table
 
 

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
 from configs.load import flatten
-from simulations.display.tables import human_bytes, rows_of
+from simulations.display.tables import BASELINES, human_bytes, rows_of
 from simulations.experiments.cold_start.findings import main_rows, transfers
 from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
@@ -83,6 +83,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     page = template.render(
         **context,
         plots=plots.all,
+        baselines=BASELINES,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),

@@ -18,6 +18,7 @@ from simulations.experiments.cold_start.schema import (
     TransferMatrices,
 )
 from simulations.experiments.comparable import Run, other_settings
+from simulations.experiments.comparison.analysis import spread_of_baselines
 from simulations.experiments.comparison.schema import Spread
 from simulations.experiments.comparison.significance import holm, paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
@@ -61,6 +62,7 @@ def settings(runs: Sequence[Run]) -> list[TaskSettings]:
                 rounds=first.config.rounds,
                 cohorts={str(run.config.users.collective): run.config.cohort for run in task_runs},
                 base=Spread.of([base[seed] for seed in sorted(base)]),
+                baselines=spread_of_baselines([run for run in largest if run.method == first.method]),
                 other_settings=differing,
             )
         )

@@ -22,6 +22,8 @@ class TaskSettings(Part):
     """Cohort by number of collective users."""
     base: Spread
     """The bare backbone."""
+    baselines: dict[str, Spread] = Field({})
+    """Answers that need no model (`strategies.wire.Baseline`)."""
     other_settings: dict[str, dict[str, Any]]
     """Config keys in which methods differ beyond what they are, with each method's value."""
 

@@ -4,7 +4,7 @@ from itertools import groupby
 
 from rich.table import Table
 
-from simulations.display.tables import WORST, human_bytes, with_arrow
+from simulations.display.tables import BASELINES, WORST, human_bytes, with_arrow
 from simulations.experiments.cold_start.findings import NEAR
 from simulations.experiments.cold_start.schema import (
     ColdStart,
@@ -52,10 +52,14 @@ def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
     seeds = ", ".join(map(str, what.seeds))
     title = f"{what.task}, {what.backbone}, seeds {seeds}: newcomers by the number of collective users"
     table = _table(title, *titles, *(["by history quarter"] if quarters else []))
+    for name, spread in what.baselines.items():
+        table.add_row("", "", BASELINES[name], mean(spread))
     table.add_row("", "", "bare backbone", mean(what.base), end_section=True)
+    best = max((spread.mean for spread in what.baselines.values()), default=None)
+    below = [row for row in found if best is not None and row.value < best]
     for _, together in groupby(found, lambda row: row.collective):
         for row in together:
-            values = [format_mean(row.value, row.value_deviation)]
+            values = [format_mean(row.value, row.value_deviation) + " †" * (row in below)]
             if row.second_value is not None:
                 values.append(format_mean(row.second_value, row.second_value_deviation))
             values.append(format_mean(row.value_collective, row.value_collective_deviation))
@@ -72,6 +76,8 @@ def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
         + ", ".join(f"{cohort} (of {count})" for count, cohort in what.cohorts.items())
         + differing(what.other_settings)
     )
+    if below:
+        table.caption += "; †: below the best answer that needs no model"
     if quarters:
         table.caption += "; by history quarter: means over users, the shortest histories first"
     return table

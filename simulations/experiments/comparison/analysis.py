@@ -65,12 +65,20 @@ def compare_runs(runs: Sequence[Run], reference: str, folder: Path = Path()) -> 
         equal_bytes=[float(budget.mean()) for budget in budgets],
         other_settings=other_settings(runs),
         base=Spread.of([run.record.metrics_base[metric] for run in by_method[reference]]),
+        baselines=spread_of_baselines(by_method[reference]),
         methods=_corrected(
             [_method(own, by_method[reference], by_method[best], curves, budgets) for own in by_method.values()]
         ),
         runs=[_entry(run, folder) for run in runs],
     )
     return comparison, curves
+
+
+def spread_of_baselines(runs: Sequence[Run]) -> dict[str, Spread]:
+    """Return the scores of trivial answers over seeds; none if a record lacks them."""
+    metric = runs[0].record.main_metric
+    names = [name for name in runs[0].record.baselines if all(name in run.record.baselines for run in runs)]
+    return {name: Spread.of([run.record.baselines[name][metric] for run in runs]) for name in names}
 
 
 def _method(

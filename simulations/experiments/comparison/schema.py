@@ -164,8 +164,15 @@ class Comparison(Part):
     """Config keys in which methods differ beyond what they are, with each method's value."""
     base: Spread
     """The bare backbone."""
+    baselines: dict[str, Spread] = Field({})
+    """Answers that need no model (`strategies.wire.Baseline`); none in older records and for labels and ratings."""
     methods: list[ComparedMethod]
     runs: list[ComparedRunEntry]
+
+    def below_baseline(self, quality: float) -> str | None:
+        """Return the best baseline if a quality is below it, else None."""
+        best = max(self.baselines, key=lambda name: self.baselines[name].mean, default=None)
+        return best if best is not None and quality < self.baselines[best].mean else None
 
     def to_json(self) -> str:
         """Return the text of `compare.json`."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from simulations.display.tables import human_bytes, with_arrow
+from simulations.display.tables import BASELINES, human_bytes, with_arrow
 from simulations.experiments.comparison.schema import BytesToReach, Comparison, PairedTest, Spread
 
 OVER_BOTH = (
@@ -29,9 +29,14 @@ def _comparison_quality(report: Comparison) -> Table:
     titles = ("", with_arrow(report.metric), "before stage 2", f"against {report.reference}", "95 % CI", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
+    for name, spread in report.baselines.items():
+        table.add_row(BASELINES[name], mean(spread))
     table.add_row("bare backbone", mean(report.base), end_section=True)
+    below: dict[str, str] = {}
     for row in report.methods:
-        cells = [mean(row.quality), mean(row.quality_collective)]
+        if baseline := report.below_baseline(row.quality.mean):
+            below[row.method] = baseline
+        cells = [mean(row.quality) + " †" * (row.method in below), mean(row.quality_collective)]
         if against := row.against:
             cells += [f"{against.difference:+.3f}{_noise(against)}", interval(against), significance(against)]
         table.add_row(row.method, *cells)
@@ -39,6 +44,9 @@ def _comparison_quality(report: Comparison) -> Table:
         f"mean ± standard deviation over seeds; {OVER_BOTH}{ONE_SEED if len(report.seeds) == 1 else ''}"
         + differing(report.other_settings)
     )
+    if below:
+        name = next(iter(below.values()))
+        table.caption += f"; †: below {BASELINES[name]}, which needs no model"
     if unclean := [f"{run.method}, seed {run.seed}" for run in report.runs if run.dirty]:
         table.caption += f"; {UNCOMMITTED}: {'; '.join(unclean)}"
     return table
