@@ -47,6 +47,9 @@ class UsersConfig(_Group):
     """Collective users use only this many first items of their histories; None: all."""
     target_history: int | None = Field(None, ge=0)
     """Target users use only this many first items of their histories; None: all."""
+    exchange_histories: bool = False
+    """A control: every target user trains on the next target user's history. What stage 2 still gains is not
+    personal."""
     overlap: bool = False
     """Target users may also be collective users, with their histories but never their questions."""
     synthetic: SyntheticConfig = SyntheticConfig()

@@ -79,7 +79,7 @@ def score_answers(
     if not queries:
         return {}
     golds = [query.target for query in queries]
-    statistics = _score(session.task, answers, golds, session.config.evaluate.words)
+    statistics = score(session.task, answers, golds, session.config.evaluate.words)
     if predictions_dir is not None and session.config.evaluate.predictions:
         predictions_dir.mkdir(exist_ok=True)
         rows = [
@@ -99,7 +99,7 @@ def score_baselines(session: Session, user: OpenedUser) -> Statistics:
         answers = [query.source for query in user.queries]
         if baseline == Baseline.FIRST_SENTENCE:
             answers = [_SENTENCE_END.split(text, maxsplit=1)[0] for text in answers]
-        statistics = _score(session.task, answers, golds, session.config.evaluate.words)
+        statistics = score(session.task, answers, golds, session.config.evaluate.words)
         found |= {f"{baseline}.{key}": values for key, values in statistics.items()}
     return found
 
@@ -109,9 +109,17 @@ def count_cut_questions(session: Session, queries: Sequence[Pair]) -> int:
     return sum(cut for _, cut in _prompts(session, queries))
 
 
-def _score(
+def score(
     task: Task, predictions: Sequence[str], golds: Sequence[str], words: Literal["latin", "unicode"]
 ) -> Statistics:
+    """Return the sufficient statistics of a task's answers.
+
+    Args:
+        task: Decides the metrics.
+        predictions: One answer per gold.
+        golds: Labels, ratings or texts.
+        words: What ROUGE counts (`evaluate.words`).
+    """
     if task.kind == "texts":
         return generation_statistics(predictions, golds, words)
     if task.kind == "ratings":

@@ -22,7 +22,7 @@ from fl_clients.lamp.notes import DataNotes
 from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
 from fl_clients.lamp.tasks import Task, find_task
-from fl_clients.lamp.user import User, revealing_keys
+from fl_clients.lamp.user import Pair, User, revealing_keys
 from fl_clients.lamp.user_table import ROWS, batch_of, write_index
 
 
@@ -93,6 +93,12 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
         joined=found.joined,
         notes=found.sentences(config.evaluate.words),
     )
+
+
+def differing_questions(config: RunConfig) -> set[str]:
+    """Return the ids of synthetic questions whose best answer is another with the user known than unknown."""
+    content = json.loads((_synthetic_users(config) / "oracle.json").read_text(encoding="utf-8"))
+    return {question for user in content["users"].values() for question in user["differing"]}
 
 
 def _synthetic_users(config: RunConfig) -> Path:
@@ -207,6 +213,7 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
     # Synthetic texts are drawn from so few phrases that two users may have the same one by chance.
     real = {} if users.source == "synthetic" else roles
     asked = _asked(source, {name for name, places in real.items() if max(places) >= users.collective})
+    exchanged = _next_histories(source, roles, users) if users.exchange_histories else {}
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         for user in source.users():
             if user.user_id in roles:
@@ -215,6 +222,8 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
                 # A target's questions are never trained on, even if it is also a collective user.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective
                 selected = replace(user, queries=[]) if both else user
+                if partition in exchanged:
+                    selected = _with_history(user, exchanged[partition], source.task)
                 limit = users.target_history if partition >= users.collective else users.collective_history
                 selected = replace(selected, history=selected.history[:limit])
                 if partition < users.collective and asked:
@@ -234,6 +243,24 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
         if limit is not None and longest < limit:
             raise InputError(f"users.{role}_history={limit}: no {role} user has more than {longest} items")
     return write_index(rows, folder), found
+
+
+def _next_histories(source: Source, roles: dict[str, list[int]], users: UsersConfig) -> dict[int, list[Pair]]:
+    """Return for every target user's partition the history of the next target user; the last one's is the first's."""
+    histories = {
+        max(roles[user.user_id]): user.history
+        for user in source.users()
+        if max(roles.get(user.user_id, [-1])) >= users.collective
+    }
+    partitions = sorted(histories)
+    return {one: histories[other] for one, other in zip(partitions, partitions[1:] + partitions[:1], strict=True)}
+
+
+def _with_history(user: User, history: list[Pair], task: Task) -> User:
+    """Give a user another one's history, without the items that reveal the user's golds."""
+    golds = {key for query in user.queries for key in revealing_keys(query, task)}
+    kept = [pair for pair in history if not golds & revealing_keys(pair, task)]
+    return replace(user, history=kept, leaks=len(history) - len(kept))
 
 
 def _asked(source: Source, targets: set[str]) -> set[bytes]:

@@ -68,6 +68,14 @@ class OraclePart(_Part):
     collective: float
 
 
+class AgreementPart(_Part):
+    """Quality on the questions on which a synthetic user and the crowd agree, or on those on which they differ."""
+
+    questions: int
+    metrics: dict[str, dict[str, float]]
+    """By evaluation point."""
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
@@ -88,6 +96,8 @@ class RunRecord(_Part):
     baselines: dict[str, dict[str, float]] = {}
     """Metrics of answers that need no model (`strategies.wire.Baseline`), for tasks whose answers are texts."""
     oracle: OraclePart | None = None
+    agreement: dict[str, AgreementPart] = {}
+    """`agree` and `differ`, for synthetic users."""
     per_user: dict[str, dict[str, float]] = {}
     bytes: BytesPart = BytesPart()
     params: ParamsPart

@@ -2,8 +2,9 @@
 
 from rich.table import Table
 
-from fl_server.record.schema import RunRecord
+from fl_server.record.schema import AgreementPart, RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER
+from strategies.wire import EvaluationPoint
 
 WORST = "10th percentile"
 BASELINES = {"copy": "copying the question", "first_sentence": "its first sentence"}
@@ -34,6 +35,9 @@ def quality_table(record: RunRecord) -> Table:
         oracle = record.oracle
         for title, score in (("oracle, user known", oracle.personalised), ("oracle, user unknown", oracle.collective)):
             table.add_row(title, *(f"{score:.3f}" if name == oracle.metric else "" for name in metrics))
+    for name, part in record.agreement.items():
+        title = f"where user and crowd {name} ({part.questions} questions), before and after stage 2"
+        table.add_row(title, *(_before_and_after(part, key) for key in metrics))
     captions = []
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
@@ -44,6 +48,11 @@ def quality_table(record: RunRecord) -> Table:
     ]
     table.caption = "; ".join(captions) or None
     return table
+
+
+def _before_and_after(part: AgreementPart, metric: str) -> str:
+    values = [part.metrics[point].get(metric) for point in (EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED)]
+    return " → ".join("–" if value is None else f"{value:.3f}" for value in values)
 
 
 def _spread(metric: str, key: str) -> str:

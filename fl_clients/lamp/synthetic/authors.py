@@ -156,7 +156,7 @@ def _written(
         def score(guess: Style) -> float:
             return generation_statistics([write(drawn, guess)], [target])["rouge1"][0]
 
-        return Item(text[:1].upper() + text[1:], target, score(known), score(unknown))
+        return Item(text[:1].upper() + text[1:], target, score(known), score(unknown), known == unknown)
 
     return item
 

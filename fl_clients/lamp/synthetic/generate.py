@@ -13,8 +13,8 @@ from fl_clients.lamp.synthetic import authors, reviews, themes
 from fl_clients.lamp.synthetic.taste import Generator, Taste, collective_taste, personal_taste
 from fl_clients.lamp.tasks import Task
 
-GENERATOR_VERSION = 4
-"""Part of the cache key of generated users; increased when the same arguments would give different texts."""
+GENERATOR_VERSION = 5
+"""Part of the cache key of generated users; increased when the same arguments would give other files."""
 
 GENERATORS: dict[str, Generator] = {
     "movie_tagging": themes.MOVIES,
@@ -50,7 +50,7 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
     taste = collective_taste(generator.slots, np.random.default_rng(derive_seed(seed, "synthetic", "collective")))
     folder.mkdir(parents=True, exist_ok=True)
     golds: list[dict[str, str]] = []
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     with (folder / "synthetic_questions.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for number in range(users):
@@ -69,7 +69,7 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
 
 def _user(
     user_id: str, generator: Generator, taste: Taste, settings: SyntheticConfig, draws: np.random.Generator
-) -> tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, float]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, Any]]:
     personal = personal_taste(taste, settings.deviation, draws)
     history = [generator.item(personal, taste, settings.noise, draws) for _ in range(settings.history)]
     asked = [generator.item(personal, taste, settings.noise, draws) for _ in range(settings.queries)]
@@ -88,5 +88,6 @@ def _user(
         "personalised": sum(item.personalised for item in asked),
         "collective": sum(item.collective for item in asked),
         "count": float(len(asked)),
+        "differing": [f"{user_id}-q{index}" for index, item in enumerate(asked) if not item.agrees],
     }
     return records, golds, scores

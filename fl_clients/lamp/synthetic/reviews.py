@@ -49,7 +49,7 @@ def _item(personal: Taste, collective: Taste, noise: float, generator: np.random
     phrases = [_ASPECTS[aspect][1 if verdict > 0 else 2] for aspect, verdict in zip(aspects, verdicts, strict=True)]
     phrases.append(_SUMMARIES[int(verdicts.sum())])
     text = ". ".join(phrase[int(generator.integers(len(phrase)))] for phrase in phrases) + "."
-    return Item(text, str(rating), abs(known - rating), abs(unknown - rating))
+    return Item(text, str(rating), abs(known - rating), abs(unknown - rating), known == unknown)
 
 
 PRODUCTS = Generator(

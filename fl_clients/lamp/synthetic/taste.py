@@ -26,6 +26,8 @@ class Item:
     """Score against `target` of the best answer to `source`, user known."""
     collective: float
     """Score of the best answer, user unknown."""
+    agrees: bool
+    """The best answers with the user known and unknown are the same."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _labelled(
             label = int(generator.choice(themes[themes != label]))
         chosen = [phrases[labels[theme]][generator.integers(3)] for theme in themes]
         text = frames[int(generator.integers(len(frames)))].format(*chosen)
-        return Item(text, labels[label], float(known == label), float(unknown == label))
+        return Item(text, labels[label], float(known == label), float(unknown == label), known == unknown)
 
     return item
 
