@@ -1,8 +1,13 @@
-"""Atomic file writes: readers see either the complete new file or the previous one, even if the writer is killed."""
+"""File writes: atomic ones, of which readers see the complete new file or the previous one; and `.gitignore`."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+
+def keep_out_of_git(folder: Path) -> None:
+    """Write a `.gitignore` that keeps a folder with keys or users' data from being committed."""
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def write_atomic(path: Path, content: str | bytes | Callable[[Path], None], private: bool = False) -> None:

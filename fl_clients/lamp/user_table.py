@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
+from configs.files import keep_out_of_git
 from fl_clients.lamp.user import Pair, User
 
 ROWS = pa.schema([(name, pa.string()) for name in ("user_id", "kind", "item_id", "source", "target")])
@@ -87,6 +88,7 @@ def write_one_user(user: OpenedUser, partition: int, task: str, folder: Path) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
+        keep_out_of_git(folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot be created: {error.strerror}") from None
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:

@@ -9,6 +9,7 @@ import jinja2
 import pyarrow.compute as pc
 
 from configs.errors import InputError
+from configs.files import keep_out_of_git
 from fl_clients.backbone.builtin import BUILT_IN
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
@@ -57,6 +58,7 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        keep_out_of_git(out)
     except OSError as error:
         raise InputError(f"cannot be created: {error.strerror}", field="out", value=out) from None
     try:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from configs.errors import InputError
+from configs.files import keep_out_of_git
 from configs.load import dump_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
@@ -39,7 +40,7 @@ _CA_USAGE = x509.KeyUsage(
 _TEMPLATES = Path(__file__).parent / "scripts"
 
 
-def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
+def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | None = None) -> Path:
     """Write a folder for the server and one for each user's device.
 
     Args:
@@ -47,6 +48,7 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         folder: The folder to write; new or empty.
         host: Name or address at which devices reach the server; the certificate is issued for it.
         port: The server's port.
+        bind: Address of the server's machine on which it listens; by default `host`. Behind a router they differ.
 
     Raises:
         InputError: The config, host or port is invalid, or the folder is not empty or cannot be created.
@@ -54,6 +56,8 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
     if not _HOST.fullmatch(host):
         raise InputError("expected a name or an IPv4 address", field="host", value=host)
     total_users = config.users.collective + config.users.target
+    if bind is not None and not _HOST.fullmatch(bind):
+        raise InputError("expected a name or an IPv4 address", field="bind", value=bind)
     if port + total_users > _LAST_PORT:
         raise InputError(
             f"nodes use the {total_users} ports after it, and {_LAST_PORT} is the last", field="port", value=port
@@ -71,10 +75,10 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         (server / "keys").mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be created: {error.strerror}") from None
+    keep_out_of_git(folder)
     write_certificates(server, host)
     _write_app(server, config)
-    bind = host if host in ("127.0.0.1", "localhost") else "0.0.0.0"
-    _write_script(server, "start.sh", bind=bind, port=port)
+    _write_script(server, "start.sh", bind=bind or host, port=port)
     _write_script(server, "run.sh", address=f"{host}:{port}")
     for partition in range(total_users):
         node = folder / "nodes" / str(partition)
@@ -88,6 +92,14 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int) -> Path:
         node_port = port + 1 + partition
         _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=node_port)
     return folder
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _write_app(server: Path, config: RunConfig) -> None:

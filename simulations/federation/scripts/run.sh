@@ -7,8 +7,21 @@ printf '[superlink]\ndefault = "server"\n[superlink.server]\naddress = "%s"\nroo
     "{{ address }}" "$PWD/ca.crt" > flwr/config.toml
 for key in keys/*.pub; do
     [ -e "$key.registered" ] && continue
-    flwr supernode register "$key" server && touch "$key.registered"
+    if ! said=$(flwr supernode register "$key" server 2>&1) && ! echo "$said" | grep -qi "already in use"; then
+        echo "run.sh: $key cannot be registered: $said" >&2
+        exit 1
+    fi
+    touch "$key.registered"
 done
+before=" $(ls -d results/run-*/ 2>/dev/null | tr '\n' ' ')"
 flwr run app server --stream || exit 1
 # Flower's exit status only says that the run was submitted.
-grep -q '"status": "completed"' "$(ls -td results/run-*/ | head -n 1)run.json"
+new=""
+for record in results/run-*/; do
+    case "$before" in *" $record "*) ;; *) new="$record" ;; esac
+done
+if [ ! -f "${new}run.json" ]; then
+    echo "run.sh: this run left no record in results/" >&2
+    exit 1
+fi
+grep -q '"status": "completed"' "${new}run.json"

@@ -1,5 +1,7 @@
 """What `fedperfit deploy` writes and refuses; tests/e2e/test_deployment.py starts a deployment."""
 
+import os
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -61,6 +63,7 @@ def test_the_deployed_config_is_the_runs(tmp_path: Path, cache: Path) -> None:
         (["--host", "a b; touch x"], "expected a name or an IPv4 address"),
         (["--host", "::1"], "expected a name or an IPv4 address"),
         (["--host", "münchen.de"], "expected a name or an IPv4 address"),
+        (["--bind", "0.0.0.0; x"], "expected a name or an IPv4 address"),
         (["--port", "65530"], "nodes use the 9 ports after it"),
         (["devices.preset=phones"], "a real federation has no simulated devices"),
         (["users.collective=1"], "cohort=3 is more than users.collective=1"),
@@ -70,6 +73,65 @@ def test_invalid_arguments_are_refused_and_write_nothing(words: list[str], messa
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(app, ["deploy", str(tmp_path / "out"), *TINY, *words], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "listens", "warned"),
+    [
+        ([], "127.0.0.1", False),
+        (["--host", "127.0.0.2"], "127.0.0.2", False),
+        (["--host", "LOCALHOST"], "LOCALHOST", False),
+        (["--host", "10.0.0.5"], "10.0.0.5", True),
+        (["--host", "fed.example.org", "--bind", "127.0.0.1"], "127.0.0.1", False),
+        (["--host", "fed.example.org", "--bind", "0.0.0.0"], "0.0.0.0", True),
+    ],
+)
+def test_the_server_listens_where_it_was_told_to(
+    words: list[str], listens: str, warned: bool, tmp_path: Path, cache: Path
+) -> None:
+    done = CliRunner().invoke(app, ["deploy", str(tmp_path / "out"), *TINY, *words], catch_exceptions=False)
+    assert f"--host {listens} --port 9092" in (tmp_path / "out" / "server" / "start.sh").read_text()
+    assert (f"warning: the server listens on {listens}" in done.output) == warned
+
+
+def test_keys_and_users_data_stay_out_of_git(tmp_path: Path, cache: Path) -> None:
+    folder = deploy(tiny_config(), tmp_path / "out", "localhost", 9092)
+    assert (folder / ".gitignore").read_text() == "*\n"
+    assert (folder / "nodes" / "0" / "user" / ".gitignore").read_text() == "*\n"
+
+
+FLWR = """#!/bin/sh
+case "$1" in
+supernode) {register} ;;
+run) {run} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("register", "run", "status", "message"),
+    [
+        ("exit 0", 'mkdir -p results/run-2; echo \'{ "status": "completed" }\' > results/run-2/run.json', 0, ""),
+        ("exit 0", 'mkdir -p results/run-2; echo \'{ "status": "failed" }\' > results/run-2/run.json', 1, ""),
+        ("exit 0", "exit 0", 1, "this run left no record"),
+        ("echo no such server; exit 1", "exit 0", 1, "0.pub cannot be registered: no such server"),
+        ("echo Public key already in use; exit 1", "exit 0", 1, "this run left no record"),
+    ],
+)
+def test_the_script_of_a_run_fails_unless_this_run_completed(
+    register: str, run: str, status: int, message: str, tmp_path: Path, cache: Path
+) -> None:
+    server = deploy(tiny_config(), tmp_path / "out", "localhost", 9092) / "server"
+    (server / "results" / "run-1").mkdir(parents=True)
+    (server / "results" / "run-1" / "run.json").write_text('{ "status": "completed" }')
+    flwr = tmp_path / "bin" / "flwr"
+    flwr.parent.mkdir()
+    flwr.write_text(FLWR.format(register=register, run=run))
+    flwr.chmod(0o755)
+    path = os.pathsep.join([str(flwr.parent), os.environ["PATH"]])
+    done = subprocess.run([server / "run.sh"], env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert message in done.stderr
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
