@@ -111,7 +111,10 @@ class ProcessTree:
             if process.pid in found or process.pid == os.getpid():
                 continue
             with contextlib.suppress(OSError, psutil.Error):
-                marked = self._needle in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                place = Path(f"/proc/{process.pid}")
+                if place.stat().st_uid != os.geteuid():
+                    continue
+                marked = self._needle in (place / "environ").read_bytes().split(b"\0")
                 if marked or os.getsid(process.pid) in self._sessions:
                     found[process.pid] = process
         alive = [process for pid, process in found.items() if pid not in strangers and is_alive(process)]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_D
 _HEALTH_S, _GRACE_S, _PORT_TRIES = 60.0, 5.0, 5
 
 _MARK_FILE = ".mark"
+_PREFIX = "fpf-"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Ignores proxies, since it only asks this machine."""
 _PATIENCE_S = 20.0
@@ -43,18 +46,36 @@ _PATIENCE_S = 20.0
 
 
 def end_leftovers(run_dir: Path) -> None:
-    """End the processes that a killed run left running.
+    """End the processes that a killed run left running, and remove their temporary folder.
+
+    A record may come from somebody else. So only this user's processes with the run's mark are ended, and only this
+    user's own folder of the kind that a run makes is removed.
 
     Raises:
         RunFailed: A process could not be ended.
     """
     if not (file := run_dir / _MARK_FILE).is_file():
         return
-    mark, _, home = file.read_text().partition("\n")
-    if left := ProcessTree(mark).end():
+    mark, _, home = file.read_text(encoding="utf-8", errors="replace").partition("\n")
+    if re.fullmatch("[0-9a-f]{32}", mark) and (left := ProcessTree(mark).end()):
         raise RunFailed(f"processes {left} of the killed run could not be ended")
-    shutil.rmtree(home, ignore_errors=True)
+    if _is_a_runs_home(Path(home)):
+        shutil.rmtree(home, ignore_errors=True)
     file.unlink()
+
+
+def _is_a_runs_home(folder: Path) -> bool:
+    """Tell whether a folder is one that `Simulation` makes for this user: not a link, directly under its parent."""
+    try:
+        about = folder.lstat()
+    except (OSError, ValueError):
+        return False
+    ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+    return ours and folder.is_absolute() and folder.parent == _temporary() and folder.name.startswith(_PREFIX)
+
+
+def _temporary() -> Path:
+    return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 
 
 class Simulation:
@@ -72,7 +93,7 @@ class Simulation:
         mark = uuid.uuid4().hex
         self._processes = ProcessTree(mark)
         # Ray keeps sockets here, and a socket's path is limited to 107 bytes, so this is not in the run record.
-        self._home = Path(tempfile.mkdtemp(prefix="fpf-", dir="/tmp" if Path("/tmp").is_dir() else None))
+        self._home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temporary()))
         self._mark_file = run_dir / _MARK_FILE
         self._mark_file.write_text(f"{mark}\n{self._home}")
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
