@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -193,6 +193,7 @@ def test_transfer_matrix_is_of_the_largest_number_of_users() -> None:
 class Record:
     main_metric, seed, metrics_base = "mae", 0, {"mae": 2.0}
     users = SimpleNamespace(target=3)
+    baselines: ClassVar[dict[str, dict[str, float]]] = {}
 
 
 def run(method: str, count: int) -> Run:
