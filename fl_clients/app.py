@@ -8,7 +8,8 @@ from flwr.clientapp import ClientApp
 from configs.versions import versions_here
 from fl_clients import handlers
 from fl_clients.process.paths import ClientPaths, client_paths
-from strategies.wire import EvaluationPoint, pack, unpack, write_statistics
+from strategies.metrics.points import EvaluationPoint
+from strategies.wire import pack, unpack, write_statistics
 
 app = ClientApp()
 

@@ -12,13 +12,13 @@ from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import OpenedUser
 from fl_clients.predict import generate, score_labels
 from fl_clients.session import Session
+from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import (
     Statistics,
     classification_statistics,
     generation_statistics,
     rating_statistics,
 )
-from strategies.wire import Baseline, EvaluationPoint
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 

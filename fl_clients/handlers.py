@@ -21,8 +21,9 @@ from fl_clients.private_store import read_client_state, write_client_state, writ
 from fl_clients.process.paths import ClientPaths
 from fl_clients.session import Session, open_session
 from strategies.method import FitResult, Tensors, TrainRequest
+from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics
-from strategies.wire import ClientReport, EvaluationPoint, RollCallAnswer
+from strategies.wire import ClientReport, RollCallAnswer
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
 from strategies.loading import load_method
 from strategies.method import Method, Tensors
+from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool
-from strategies.wire import Baseline, EvaluationPoint, Phase
+from strategies.wire import Phase
 
 Point = TypeVar("Point", bound=StrEnum)
 

@@ -24,26 +24,6 @@ class Phase(StrEnum):
     EVALUATE = "evaluate"
 
 
-class EvaluationPoint(StrEnum):
-    """The tensors with which a user's questions are answered."""
-
-    BASE = "base"
-    """The bare backbone."""
-    COLLECTIVE = "collective"
-    """The shared tensors (stage 1)."""
-    PERSONALISED = "personalised"
-    """The shared and the user's private tensors (stage 2)."""
-
-
-class Baseline(StrEnum):
-    """Answers that need no model; a method that scores below them has learned nothing useful."""
-
-    COPY = "copy"
-    """The question's text."""
-    FIRST_SENTENCE = "first_sentence"
-    """Its first sentence: news articles and abstracts often begin with what their title says."""
-
-
 class PrivateTensorError(ValueError):
     """A tensor that is not named `shared_*` was about to be sent."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from configs.errors import InputError, nearest
-from strategies.wire import Baseline
+from strategies.metrics.points import Baseline
 
 
 @dataclass(frozen=True)

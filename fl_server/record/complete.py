@@ -10,8 +10,8 @@ from fl_server.record.checkpoint import Checkpoint, load_checkpoint
 from fl_server.record.ledger import count_faults, simulated_seconds, total_bytes
 from fl_server.record.schema import RunRecord, read_run, write_run
 from fl_server.record.tables import clean, gather, keep_last_private
+from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool, spread_over_users
-from strategies.wire import EvaluationPoint
 
 
 def complete_record(

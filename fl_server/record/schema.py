@@ -94,7 +94,7 @@ class RunRecord(_Part):
     metrics_collective: dict[str, float] = {}
     metrics_base: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}
-    """Metrics of answers that need no model (`strategies.wire.Baseline`), for tasks whose answers are texts."""
+    """Metrics of answers that need no model (`Baseline`), for tasks whose answers are texts."""
     oracle: OraclePart | None = None
     agreement: dict[str, AgreementPart] = {}
     """`agree` and `differ`, for synthetic users."""

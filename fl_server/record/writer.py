@@ -11,8 +11,9 @@ from fl_server.record.reply import ClientReply
 from fl_server.record.schema import append_line
 from fl_server.record.tables import CLIENTS, ROUNDS, TableWriter
 from strategies.method import Tensors
+from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import metrics
-from strategies.wire import EvaluationPoint, Phase
+from strategies.wire import Phase
 
 _REPORTED = (
     *("examples", "examples_cut", "questions_cut", "steps", "loss_first", "loss_last"),

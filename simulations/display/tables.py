@@ -4,7 +4,6 @@ from rich.table import Table
 
 from fl_server.record.schema import AgreementPart, RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER
-from strategies.wire import EvaluationPoint
 
 WORST = "10th percentile"
 BASELINES = {"copy": "copying the question", "first_sentence": "its first sentence"}
@@ -51,7 +50,7 @@ def quality_table(record: RunRecord) -> Table:
 
 
 def _before_and_after(part: AgreementPart, metric: str) -> str:
-    values = [part.metrics[point].get(metric) for point in (EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED)]
+    values = [part.metrics[point].get(metric) for point in ("collective", "personalised")]
     return " → ".join("–" if value is None else f"{value:.3f}" for value in values)
 
 

@@ -12,8 +12,8 @@ from fl_clients.lamp.select_users import differing_questions
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import AgreementPart, read_run, write_run
+from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import metrics
-from strategies.wire import EvaluationPoint
 
 
 def record_agreement(folder: Path) -> None:

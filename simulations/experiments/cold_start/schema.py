@@ -23,7 +23,7 @@ class TaskSettings(Part):
     base: Spread
     """The bare backbone."""
     baselines: dict[str, Spread] = Field({})
-    """Answers that need no model (`strategies.wire.Baseline`)."""
+    """Answers that need no model (`strategies.metrics.points.Baseline`)."""
     other_settings: dict[str, dict[str, Any]]
     """Config keys in which methods differ beyond what they are, with each method's value."""
 

@@ -165,7 +165,7 @@ class Comparison(Part):
     base: Spread
     """The bare backbone."""
     baselines: dict[str, Spread] = Field({})
-    """Answers that need no model (`strategies.wire.Baseline`); none in older records and for labels and ratings."""
+    """Answers that need no model (`Baseline`); none in older records and for labels and ratings."""
     methods: list[ComparedMethod]
     runs: list[ComparedRunEntry]
 
