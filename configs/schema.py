@@ -71,6 +71,8 @@ class UsersConfig(_Group):
 
     @model_validator(mode="after")
     def _lists_fit(self) -> "UsersConfig":
+        if self.exchange_histories and self.target < 2:
+            raise ValueError("exchange_histories needs at least two target users")
         if self.select == "listed" and (self.group or self.reserved):
             raise ValueError("group and reserved apply to drawn users, not to select='listed'")
         for key, ids, count in (

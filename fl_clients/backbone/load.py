@@ -84,7 +84,7 @@ def _state_of(folder: Path | str) -> tuple[tuple[str, int, int], ...]:
     """Return names, sizes and times of a folder's files; a hub id has none."""
     if not isinstance(folder, Path):
         return ()
-    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.exists())
     return tuple((name, about.st_size, about.st_mtime_ns) for name, about in files)
 
 

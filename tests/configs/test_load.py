@@ -141,3 +141,8 @@ def test_a_cache_that_cannot_be_written_is_named(variable: str, monkeypatch: pyt
     monkeypatch.setenv(variable, "/proc/nowhere")
     with pytest.raises(InputError, match=r"the cache folder /proc/nowhere\S*/users cannot be .*; set FEDPERFIT_CACHE"):
         make_cache("users")
+
+
+def test_histories_are_exchanged_between_at_least_two_users() -> None:
+    with pytest.raises(InputError, match="exchange_histories needs at least two target users"):
+        load_config(None, ["users.target=1", "users.exchange_histories=true"])

@@ -75,6 +75,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "a pointer for a tokenizer": (write("tokenizer.json", POINTER), "cannot be loaded"),
     "a truncated file": (cut, "incomplete metadata, file not fully covered"),
     "a missing shard": (lose_a_shard, "model-00002-of-00002.safetensors"),
+    "a link to nothing": (lambda folder: (folder / "other.safetensors").symlink_to("gone"), "gone|other.safetensors"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "it has no weights"),
     "quantised": (config(quantization_config={"quant_method": "gptq", "bits": 4}), "requires optimum"),
     "an adapter": (write("adapter_config.json", "{}"), "it holds a peft adapter"),
