@@ -48,8 +48,8 @@ _PATIENCE_S = 20.0
 def end_leftovers(run_dir: Path) -> None:
     """End the processes that a killed run left running, and remove their temporary folder.
 
-    A record may come from somebody else. So only this user's processes with the run's mark are ended, and only this
-    user's own folder of the kind that a run makes is removed.
+    The record may come from an untrusted source, so this ends only processes of the current user that carry the run's
+    mark, and removes only a temporary run folder that the current user owns.
 
     Raises:
         RunFailed: A process could not be ended.

@@ -1,4 +1,4 @@
-"""What a record that somebody handed over may not do: remove folders or end processes that are not its run's."""
+"""An untrusted run record cannot remove other folders or end other processes."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def test_no_other_folder_is_removed(kind: str, home: Path, tmp_path: Path) -> No
 
 
 def orphan(mark: str, **options: Any) -> psutil.Process:
-    """Start a sleeper with a mark that is nobody's child any more."""
+    """Start a sleeping process with a mark; its parent has ended."""
     script = "sleep 600 >/dev/null 2>&1 & echo $!"
     started = subprocess.run(
         ["sh", "-c", script], env={**os.environ, MARK: mark}, capture_output=True, text=True, check=True, **options

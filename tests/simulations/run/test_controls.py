@@ -1,4 +1,4 @@
-"""What of a gain is personal: questions on which user and crowd differ, and training on somebody else's history."""
+"""Controls for personalisation: questions on which user and crowd differ, and training on another user's history."""
 
 import json
 from pathlib import Path
