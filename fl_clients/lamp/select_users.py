@@ -80,7 +80,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
             with (Path(scratch) / name).open("rb") as file:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
         sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
-        home = root / sha256[:32]
+        home = table_folder(sha256)
         _publish(Path(scratch), home)
     return UserTable(
         folder=home,
@@ -93,6 +93,11 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
         joined=found.joined,
         notes=found.sentences(config.evaluate.words),
     )
+
+
+def table_folder(sha256: str) -> Path:
+    """Return the cache folder of the table with this digest, which may be missing."""
+    return cache_dir() / "users" / sha256[:32]
 
 
 def differing_questions(config: RunConfig) -> set[str]:

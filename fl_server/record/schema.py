@@ -61,11 +61,16 @@ class ParamsPart(_Part):
 
 
 class OraclePart(_Part):
-    """The best reachable score of `metric` on the target users: user known (personalised) and unknown (collective)."""
+    """The best reachable scores of `metric` on the target users of a synthetic run."""
 
     metric: str
     personalised: float
+    """The user's preferences are known."""
     collective: float
+    """Only the crowd's are known."""
+    learner: float | None = None
+    """The user's are learned from the user's items as well as can be (`ideal_learner`); None for texts, whose authors'
+    styles a few items show, and for a run with exchanged histories."""
 
 
 class AgreementPart(_Part):

@@ -40,6 +40,9 @@ def compare(
     name: Annotated[str, typer.Option(help="The comparison's folder under --results.")] = "comparison",
     results: Results = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Rerun everything; reuse no runs.")] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="Also repeat every stage 2 with another target user's history.")
+    ] = False,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +66,10 @@ def compare(
             raise InputError(
                 f"{method} is not a run record under {results}; expected only run records, or only methods"
             )
-        if config or overrides or seeds is not None or track:
-            raise InputError("run records are compared as they are; leave out --config, --seeds, --track and overrides")
+        if config or overrides or seeds is not None or track or control:
+            raise InputError(
+                "run records are compared as they are; leave out --config, --seeds, --track, --control and overrides"
+            )
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
                 f"{folder} already holds results; choose another name, or --overwrite a comparison",
@@ -77,7 +82,9 @@ def compare(
         given = read_numbers("seeds", "0,1,2" if seeds is None else seeds)
         log = partial(_log, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
-            report = experiment.compare(methods, config, overrides, given, name, results, overwrite, log, follower)
+            report = experiment.compare(
+                methods, config, overrides, given, name, results, overwrite, log, follower, control
+            )
     where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
     show(as_json, report.model_dump(mode="json", by_alias=True), comparison_tables(report), where)
 

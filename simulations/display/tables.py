@@ -8,6 +8,12 @@ from strategies.metrics.statistics import LOWER_IS_BETTER
 WORST = "10th percentile"
 BASELINES = {"copy": "copying the question", "first_sentence": "its first sentence"}
 """What trivial answers are called."""
+BOUNDS = {
+    "personalised": "oracle, user known",
+    "learner": "ideal learner of the user's items",
+    "collective": "oracle, user unknown",
+}
+"""What the best reachable scores of synthetic users are called."""
 """Column header for p10 over users, or p90 for an error."""
 
 
@@ -32,8 +38,10 @@ def quality_table(record: RunRecord) -> Table:
     if record.oracle:
         table.add_section()
         oracle = record.oracle
-        for title, score in (("oracle, user known", oracle.personalised), ("oracle, user unknown", oracle.collective)):
-            table.add_row(title, *(f"{score:.3f}" if name == oracle.metric else "" for name in metrics))
+        for bound, title in BOUNDS.items():
+            score = getattr(oracle, bound)
+            if score is not None:
+                table.add_row(title, *(f"{score:.3f}" if name == oracle.metric else "" for name in metrics))
     for name, part in record.agreement.items():
         title = f"where user and crowd {name} ({part.questions} questions), before and after stage 2"
         table.add_row(title, *(_before_and_after(part, key) for key in metrics))

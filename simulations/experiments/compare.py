@@ -1,6 +1,7 @@
 """`fedperfit compare`: several methods on the same users, seeds and evaluation; only missing runs are run."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,8 +12,8 @@ from simulations.experiments.comparable import Run, check_comparable
 from simulations.experiments.comparison.analysis import compare_runs
 from simulations.experiments.comparison.plots import draw_curves
 from simulations.experiments.comparison.schema import Comparison
-from simulations.experiments.plan import Planned, plan
-from simulations.experiments.reuse import find, interrupted
+from simulations.experiments.plan import Planned, plan, plan_exchanged
+from simulations.experiments.reuse import find, interrupted, started_from
 from simulations.run.folders import claim_folder
 from simulations.run.simulate import resume, simulate
 
@@ -27,6 +28,7 @@ def compare(
     overwrite: bool = False,
     log: Callable[[str], None] = print,
     on_progress: Callable[[Path], None] = lambda _folder: None,
+    control: bool = False,
 ) -> Comparison:
     """Compare methods on the same users, seeds and evaluation: run missing runs, test all against the first method.
 
@@ -40,6 +42,7 @@ def compare(
         overwrite: Reuse nothing and run everything again.
         log: Called with progress messages.
         on_progress: As in `simulate`.
+        control: Also repeat every stage 2 with another target user's history.
 
     Returns:
         The contents of `compare.json`.
@@ -52,8 +55,14 @@ def compare(
     if (folder / "cold_start.json").is_file():
         raise InputError(f"{folder} is a cold-start experiment; choose another name")
     planned = plan(methods, toml, overrides, seeds)
+    exchanged = plan_exchanged(planned) if control else []
+    starts = {origin for origin, _ in exchanged}
+    planned = [replace(planned_run, starts_others=planned_run.name in starts) for planned_run in planned]
     runs = complete(planned, folder, overwrite, log, on_progress)
-    return write_comparison(runs, planned[0].method, folder)
+    places = {planned_run.name: run.folder for planned_run, run in zip(planned, runs, strict=True)}
+    later = [started_from(planned_run, places[origin]) for origin, planned_run in exchanged]
+    controls = complete(later, folder, overwrite, log, on_progress) if later else []
+    return write_comparison(runs, planned[0].method, folder, controls)
 
 
 def complete(
@@ -118,14 +127,14 @@ def _run(
     return place
 
 
-def write_comparison(runs: Sequence[Run], reference: str, folder: Path) -> Comparison:
+def write_comparison(runs: Sequence[Run], reference: str, folder: Path, controls: Sequence[Run] = ()) -> Comparison:
     """Analyse completed runs and write `compare.json`, `curves.parquet` and the plots.
 
     Raises:
         InputError: The runs cannot be compared.
     """
     check_comparable(runs)
-    comparison, curves = compare_runs(runs, reference, folder)
+    comparison, curves = compare_runs(runs, reference, folder, controls)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "compare.json", comparison.to_json())
     curves.to_parquet(folder / "curves.parquet", index=False)

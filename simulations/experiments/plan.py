@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.errors import InputError
@@ -77,6 +77,34 @@ def plan(
             planned.append(Planned(label, method, name, config, digest(config), import_path, digests))
     _check_alike(planned)
     return planned
+
+
+def plan_exchanged(planned: Sequence[Planned]) -> list[tuple[str, Planned]]:
+    """Plan the control runs: stage 2 on another target user's history, from the shared tensors of a planned run.
+
+    Returns:
+        For each planned run whose method has a stage 2: its name, and the control, whose `start_from` is set later.
+
+    Raises:
+        InputError: There are fewer than two target users, or no method has a stage 2.
+    """
+    digest = users_digests()
+    found = []
+    for origin in planned:
+        shape = read_shape(origin.config.backbone)
+        if not build_method(origin.config, shape, origin.import_path).private_parameters(shape):
+            continue
+        if origin.config.users.target < 2:
+            raise InputError("the control with exchanged histories needs at least two target users")
+        users = origin.config.users.model_copy(update={"exchange_histories": True})
+        evaluate = origin.config.evaluate.model_copy(update={"every": origin.config.rounds})
+        config = origin.config.model_copy(update={"users": users, "evaluate": evaluate})
+        name = f"{origin.name}-exchanged"
+        control = replace(origin, name=name, config=config, data_sha256=digest(config), needs_midway=False)
+        found.append((origin.name, control))
+    if not found:
+        raise InputError("none of the methods has a stage 2 to control")
+    return found
 
 
 def _check_arguments(methods: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> None:

@@ -21,10 +21,10 @@ from simulations.display import plots
 from simulations.engines.launch import launch
 from simulations.engines.ray_cluster import check_cluster, cluster_address
 from simulations.engines.superlink import end_leftovers
-from simulations.run.agreement import record_agreement
 from simulations.run.catalogue import find_run
 from simulations.run.new_record import link_users, new_record
 from simulations.run.preflight import build_method, find_changed_method, method_digest
+from simulations.run.synthetic_users import record_oracles
 
 
 def simulate(
@@ -147,9 +147,9 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
 
 
 def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: None) -> RunRecord:
-    """Clean up a completed record, split its quality by agreement, and draw its plots."""
+    """Add what synthetic users tell to a completed record, clean it up, and draw its plots."""
+    record_oracles(folder)
     clean(folder)
-    record_agreement(folder)
     on_progress(folder)
     record = read_run(folder)
     (folder / "engine.log").unlink(missing_ok=True)

@@ -47,7 +47,7 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
             f"task={task.name}: synthetic users exist only for {', '.join(GENERATORS)}; set users.source to a folder"
         )
     generator = GENERATORS[task.name]
-    taste = collective_taste(generator.slots, np.random.default_rng(derive_seed(seed, "synthetic", "collective")))
+    taste = crowd(generator, seed)
     folder.mkdir(parents=True, exist_ok=True)
     golds: list[dict[str, str]] = []
     scores: dict[str, dict[str, Any]] = {}
@@ -65,6 +65,11 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
     (folder / "synthetic_outputs.json").write_text(outputs, encoding="utf-8")
     oracle = json.dumps({"metric": generator.metric, "users": scores})
     (folder / "oracle.json").write_text(oracle, encoding="utf-8")
+
+
+def crowd(generator: Generator, seed: int) -> Taste:
+    """Return the collective taste of a seed's users."""
+    return collective_taste(generator.slots, np.random.default_rng(derive_seed(seed, "synthetic", "collective")))
 
 
 def _user(

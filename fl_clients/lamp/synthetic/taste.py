@@ -6,7 +6,7 @@ its tag, or which word opens a headline. There are two oracles: the best score w
 worths c, the best score with the user known from the user's worths.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,19 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """Reads generated items again, for a learner that knows how they were drawn."""
+
+    read: Callable[[Sequence[str]], np.ndarray]
+    """Returns what the texts say; shape [items, …]."""
+    best: Callable[[Taste, np.ndarray], np.ndarray]
+    """Returns the indices of the best answers to read items for tastes of shape [tastes, options];
+    shape [tastes, items]."""
+    likelihood: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    """Returns p(answer | best answer, noise), elementwise."""
+
+
+@dataclass(frozen=True)
 class Generator:
     """Generates one task's synthetic users."""
 
@@ -44,6 +57,8 @@ class Generator:
     """A question's text in LaMP's wording, with `{source}`."""
     metric: Literal["accuracy", "mae", "rouge1"]
     """The metric of `Item.personalised` and `Item.collective`."""
+    reader: Reader | None = None
+    """None for texts, of which a few show their author's whole style."""
 
 
 def collective_taste(slots: Mapping[str, int], generator: np.random.Generator) -> Taste:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fl_clients.lamp.synthetic.taste import Generator, Item, Taste
+from fl_clients.lamp.synthetic.taste import Generator, Item, Reader, Taste
 from fl_clients.lamp.tasks import MOVIE_TAGS, NEWS_CATEGORIES
 
 _MOVIES: dict[str, tuple[str, ...]] = {
@@ -91,6 +91,22 @@ def _labelled(
     return item
 
 
+def _reader(labels: Sequence[str], phrases: dict[str, tuple[str, ...]]) -> Reader:
+    def read(texts: Sequence[str]) -> np.ndarray:
+        return np.array(
+            [[i for i, name in enumerate(labels) if any(part in text for part in phrases[name])] for text in texts]
+        )
+
+    def best(taste: Taste, themes: np.ndarray) -> np.ndarray:
+        chosen = taste["themes"][:, themes].argmax(axis=-1)
+        return np.asarray(np.take_along_axis(themes[None], chosen[..., None], axis=-1)[..., 0])
+
+    def likelihood(answers: np.ndarray, best: np.ndarray, noise: float) -> np.ndarray:
+        return np.where(answers == best, 1 - noise, noise / 2)
+
+    return Reader(read, best, likelihood)
+
+
 def _question(kind: str, plural: str, thing: str, labels: Sequence[str], field: str) -> str:
     return (
         f"Which {kind} does this {thing} relate to among the following {plural}? Just answer with the {kind} name "
@@ -104,6 +120,7 @@ MOVIES = Generator(
     fields=lambda item: {"description": item.source, "tag": item.target},
     question=_question("tag", "tags", "movie", MOVIE_TAGS, "description"),
     metric="accuracy",
+    reader=_reader(MOVIE_TAGS, _MOVIES),
 )
 NEWS = Generator(
     slots={"themes": len(NEWS_CATEGORIES)},
@@ -111,4 +128,5 @@ NEWS = Generator(
     fields=lambda item: {"text": item.source, "title": item.source.split(",")[0], "category": item.target},
     question=_question("category", "categories", "article", NEWS_CATEGORIES, "article"),
     metric="accuracy",
+    reader=_reader(NEWS_CATEGORIES, _NEWS),
 )

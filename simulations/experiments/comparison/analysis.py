@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from simulations.display.tables import BOUNDS
 from simulations.experiments.comparable import Run, other_settings
 from simulations.experiments.comparison.curves import curve
 from simulations.experiments.comparison.schema import (
@@ -32,13 +33,16 @@ _IDS = 1e-3
 """Relative difference in message bytes that Flower's random ids may cause."""
 
 
-def compare_runs(runs: Sequence[Run], reference: str, folder: Path = Path()) -> tuple[Comparison, pd.DataFrame]:
+def compare_runs(
+    runs: Sequence[Run], reference: str, folder: Path = Path(), controls: Sequence[Run] = ()
+) -> tuple[Comparison, pd.DataFrame]:
     """Analyse a comparison.
 
     Args:
         runs: Comparable runs; every method has the same seeds.
         reference: The method that all others are tested against.
         folder: The comparison's folder; the paths of its runs are relative to it.
+        controls: Runs of the same methods with exchanged histories.
 
     Returns:
         The content of `compare.json`, with per-seed values in increasing order of seeds, and all curves in one frame.
@@ -66,11 +70,15 @@ def compare_runs(runs: Sequence[Run], reference: str, folder: Path = Path()) -> 
         other_settings=other_settings(runs),
         base=Spread.of([run.record.metrics_base[metric] for run in by_method[reference]]),
         baselines=spread_of_baselines(by_method[reference]),
+        bounds=_bounds(by_method[reference]),
         methods=_corrected(
             [_method(own, by_method[reference], by_method[best], curves, budgets) for own in by_method.values()]
         ),
         runs=[_entry(run, folder) for run in runs],
     )
+    for row in comparison.methods:
+        values = [run.record.metrics[metric] for run in controls if run.method == row.method]
+        row.exchanged = Spread.of(values) if values else None
     return comparison, curves
 
 
@@ -79,6 +87,26 @@ def spread_of_baselines(runs: Sequence[Run]) -> dict[str, Spread]:
     metric = runs[0].record.main_metric
     names = [name for name in runs[0].record.baselines if all(name in run.record.baselines for run in runs)]
     return {name: Spread.of([run.record.baselines[name][metric] for run in runs]) for name in names}
+
+
+def _bounds(runs: Sequence[Run]) -> dict[str, Spread]:
+    oracles = [run.record.oracle for run in runs]
+    return {
+        name: Spread.of([getattr(oracle, name) for oracle in oracles])
+        for name in BOUNDS
+        if all(oracle and getattr(oracle, name) is not None for oracle in oracles)
+    }
+
+
+def _agreement(runs: Sequence[Run]) -> dict[str, dict[str, Spread]]:
+    metric = runs[0].record.main_metric
+    parts = [run.record.agreement for run in runs]
+    if not all(part and all(of.questions for of in part.values()) for part in parts):
+        return {}
+    return {
+        name: {point: Spread.of([part[name].metrics[point][metric] for part in parts]) for point in of.metrics}
+        for name, of in parts[0].items()
+    }
 
 
 def _method(
@@ -110,6 +138,7 @@ def _method(
         params=MethodParameters(shared=params.shared, private=params.private),
         seconds=_seconds(own),
         against=None if method == reference[0].method else paired_test(own, reference),
+        agreement=_agreement(own),
     )
 
 

@@ -121,6 +121,10 @@ class ComparedMethod(Part):
     seconds: Seconds
     against: PairedTest | None
     """The test against the reference; None for the reference itself."""
+    agreement: dict[str, dict[str, Spread]] = Field({})
+    """By `agree` and `differ` and by evaluation point, for synthetic users."""
+    exchanged: Spread | None = Field(None)
+    """After a stage 2 on another target user's history, from the same shared tensors."""
 
 
 class ComparedRunEntry(Part):
@@ -166,6 +170,8 @@ class Comparison(Part):
     """The bare backbone."""
     baselines: dict[str, Spread] = Field({})
     """Answers that need no model (`Baseline`); none in older records and for labels and ratings."""
+    bounds: dict[str, Spread] = Field({})
+    """The best reachable scores on synthetic users (`OraclePart`)."""
     methods: list[ComparedMethod]
     runs: list[ComparedRunEntry]
 

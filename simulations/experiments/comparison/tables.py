@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from simulations.display.tables import BASELINES, human_bytes, with_arrow
+from simulations.display.tables import BASELINES, BOUNDS, human_bytes, with_arrow
 from simulations.experiments.comparison.schema import BytesToReach, Comparison, PairedTest, Spread
 
 OVER_BOTH = (
@@ -20,7 +20,10 @@ UNCOMMITTED = "run from a checkout with uncommitted changes"
 
 def comparison_tables(report: Comparison) -> list[Table]:
     """Return the tables of quality, of bytes, and of what a client sends, trains and keeps."""
-    return [_comparison_quality(report), _comparison_bytes(report), _comparison_cost(report)]
+    tables = [_comparison_quality(report), _comparison_bytes(report), _comparison_cost(report)]
+    if any(row.agreement or row.exchanged for row in report.methods):
+        tables.append(_comparison_controls(report))
+    return tables
 
 
 def _comparison_quality(report: Comparison) -> Table:
@@ -31,6 +34,8 @@ def _comparison_quality(report: Comparison) -> Table:
         table.add_column(title, justify="right" if title else "left")
     for name, spread in report.baselines.items():
         table.add_row(BASELINES[name], mean(spread))
+    for name, spread in report.bounds.items():
+        table.add_row(BOUNDS[name], mean(spread))
     table.add_row("bare backbone", mean(report.base), end_section=True)
     below: dict[str, str] = {}
     for row in report.methods:
@@ -50,6 +55,28 @@ def _comparison_quality(report: Comparison) -> Table:
     if unclean := [f"{run.method}, seed {run.seed}" for run in report.runs if run.dirty]:
         table.caption += f"; {UNCOMMITTED}: {'; '.join(unclean)}"
     return table
+
+
+def _comparison_controls(report: Comparison) -> Table:
+    """Show whether stage 2 personalises: what it gains where only that helps, and what another's history gains."""
+    table = Table(title="does stage 2 personalise?")
+    parts = [name for name in ("agree", "differ") if any(name in row.agreement for row in report.methods)]
+    controlled = any(row.exchanged for row in report.methods)
+    titles = ["", *(f"where user and crowd {name}" for name in parts), "all questions"]
+    for title in [*titles, *(["another's history"] if controlled else [])]:
+        table.add_column(title, justify="right" if title else "left")
+    for row in report.methods:
+        cells = [_before_and_after(row.agreement[name]) if name in row.agreement else "–" for name in parts]
+        cells.append(f"{mean(row.quality_collective)} → {mean(row.quality)}")
+        table.add_row(row.method, *cells, *([mean(row.exchanged) if row.exchanged else "–"] if controlled else []))
+    table.caption = f"{report.metric} before → after stage 2"
+    if controlled:
+        table.caption += "; another's history: after a stage 2 on the next target user's items, from the same stage 1"
+    return table
+
+
+def _before_and_after(values: dict[str, Spread]) -> str:
+    return f"{mean(values['collective'])} → {mean(values['personalised'])}"
 
 
 def differing(other_settings: dict[str, dict[str, Any]]) -> str:

@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 
 from fl_clients.lamp.select_users import build_table, differing_questions
+from fl_clients.lamp.synthetic import themes
+from fl_clients.lamp.synthetic.ideal_learner import ideal_answers
+from fl_clients.lamp.tasks import MOVIE_TAGS
 from fl_clients.lamp.user_table import open_user
+from fl_server.record.schema import read_run
 from simulations.display.tables import quality_table, rows_of
+from simulations.experiments.compare import compare
+from simulations.experiments.comparison.tables import comparison_tables
 from simulations.run.simulate import simulate
-from tests.conftest import tiny_config
+from tests.conftest import TINY, tiny_config
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +51,61 @@ def test_whoever_knows_the_crowd_only_is_wrong_where_they_differ(tmp_path: Path)
     assert table.oracle is not None
     share = sum(query.item_id not in differing for query in asked) / len(asked)
     assert (table.oracle.personalised, table.oracle.collective) == (1, pytest.approx(share))
+
+
+def test_no_more_can_be_learned_from_nothing_than_the_crowd_knows() -> None:
+    for items in (0, 48):
+        config = tiny_config("users.target=12", "users.synthetic.queries=50", "users.synthetic.history=48")
+        users = [open_user(build_table(config).folder, partition) for partition in range(6, 18)]
+        users = [user._replace(history=user.history[:items]) for user in users]
+        answers = [answer for user in users for answer in ideal_answers(config, user) or []]
+        golds = [query.target for user in users for query in user.queries]
+        learned = sum(map(str.__eq__, answers, golds)) / len(golds)
+        oracle = build_table(config).oracle
+        assert oracle is not None
+        if items:
+            # 48 items tell most of a user's preferences, not all.
+            assert oracle.collective + 0.15 < learned < oracle.personalised - 0.02
+        else:
+            assert learned == pytest.approx(oracle.collective, abs=0.02)
+
+
+def test_a_rating_is_learned_by_its_median_and_a_style_has_no_learner() -> None:
+    config = tiny_config("task=product_rating", "users.target=12", "users.synthetic.history=40")
+    table = build_table(config)
+    errors = []
+    for user in [open_user(table.folder, partition) for partition in range(6, 18)]:
+        answers = ideal_answers(config, user) or []
+        errors += [abs(int(answer) - int(query.target)) for answer, query in zip(answers, user.queries, strict=True)]
+    assert table.oracle is not None
+    assert table.oracle.personalised < sum(errors) / len(errors) < 0.5 * table.oracle.collective
+    texts = tiny_config("task=news_headline")
+    assert ideal_answers(texts, open_user(build_table(texts).folder, 6)) is None
+
+
+def test_texts_are_read_as_they_were_drawn() -> None:
+    text = "Expect car chases, a therapist and a patient, and blood on the walls."
+    assert themes.MOVIES.reader is not None
+    read = [MOVIE_TAGS[index] for index in themes.MOVIES.reader.read([text])[0]]
+    assert read == ["action", "psychology", "violence"]
+
+
+def test_a_comparison_shows_the_controls(tmp_path: Path) -> None:
+    words = ["rounds=1", "users.synthetic.queries=12", "users.synthetic.history=8"]
+    report = compare(
+        ["perfit", "lora-c"], None, [*TINY, *words], [0], "both", tmp_path, log=lambda _line: None, control=True
+    )
+    perfit, lora = report.methods
+    # LoRA-C has no stage 2 to control.
+    assert (perfit.exchanged is not None, lora.exchanged) == (True, None)
+    control = read_run(tmp_path / "both" / "perfit-seed0-exchanged")
+    assert perfit.exchanged.mean == control.metrics["accuracy"]
+    assert control.oracle is not None
+    assert control.oracle.learner is None
+    assert list(report.bounds) == ["personalised", "learner", "collective"]
+    table = rows_of(comparison_tables(report)[-1])
+    assert table[0][-1] == f"{perfit.exchanged.mean:.3f}"
+    assert table[1][-1] == "–"
 
 
 def test_a_control_trains_every_target_on_the_next_ones_history() -> None:
