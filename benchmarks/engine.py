@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 
 from configs.load import load_config
-from simulations.engines.processes import find_simulation
 from simulations.run.simulate import simulate
 
 OVERRIDES = [
@@ -37,7 +37,7 @@ class MemoryByRound:
 
     def __call__(self, folder: Path) -> None:
         events = folder / "events.jsonl"
-        process = find_simulation()
+        process = next((child for child in psutil.Process().children() if child.name().startswith("python")), None)
         if process is None or not events.is_file():
             return
         rounds = [event for line in events.read_text().splitlines() if (event := json.loads(line))["event"] == "round"]

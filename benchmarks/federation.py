@@ -13,7 +13,7 @@ from types import TracebackType
 
 import psutil
 
-from simulations.engines.processes import free_port
+from benchmarks.ports import free_port
 
 _START_S = 120.0
 

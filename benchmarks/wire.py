@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.federation import CountingProxy, Federation
+from benchmarks.ports import free_port
 from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.load import read_shape
 from fl_server.record.schema import read_run
-from simulations.engines.processes import free_port
 from simulations.federation.deploy import deploy
 from simulations.run.preflight import build_method
 

@@ -1,7 +1,6 @@
 """The only file that starts Flower or Ray, or joins a Ray cluster.
 
-`ray`: a private SuperLink in simulation mode, on loopback, with a separate FLWR_HOME. It runs a generated app folder
-that names `fl_server.app` and `fl_clients.ray_app`; every process imports them from fedperfit's installation.
+`ray`: Flower's simulation runtime in a process of its own, which nobody else on the machine can reach.
 `inline`: the server and client apps in this process.
 """
 
@@ -17,10 +16,10 @@ from configs.schema import RunConfig
 from fl_server.record.schema import append_line, finish_partial_line, mark_resumed, read_run
 from simulations.engines.inline import run_inline
 from simulations.engines.ray_cluster import cluster_address
-from simulations.engines.superlink import Simulation
+from simulations.engines.ray_engine import Simulation
 
 _RELAUNCHES = 2
-"""How often SuperLink and Ray are restarted for a run in which they died."""
+"""How often the process of a run is restarted in which it or Ray died."""
 
 
 def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """Ends every process that a simulation started, including Ray's daemons, and no other.
 
-Flower's superexec starts a new session, and Ray's daemons outlive their process group, so signalling one process group
-reaches only some of them. A process belongs to the run if it descends from this one (which adopts orphans), has the
+Ray's daemons start sessions of their own and outlive their process group, so signalling one process group reaches only
+some of them. A process belongs to the run if it descends from this one (which adopts orphans), has the
 run's mark in its environment, or is in the session of such a process.
 """
 
@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -66,20 +65,15 @@ class ProcessTree:
         self._sessions: set[int] = set()
 
     def end(self) -> list[int]:
-        """End every process of the run within 15 s: first SIGTERM to Flower's, then SIGKILL until none is left.
+        """End every process of the run within 15 s: first SIGTERM to those started, then SIGKILL until none is left.
 
         Returns:
             Ids of the processes that remain, normally none.
         """
-        for process in self._living():
-            with contextlib.suppress(psutil.Error):
-                # flwr-simulation shuts Ray down cleanly on SIGTERM.
-                if process.name().startswith("flwr"):
-                    process.terminate()
+        for started in self.started:
+            started.terminate()  # it leaves Ray's cluster, or ends its own
         deadline = time.monotonic() + _SOFT_S
-        while time.monotonic() < deadline and any(
-            not _name(process).startswith("flower-") for process in self._living()
-        ):
+        while time.monotonic() < deadline and any(started.poll() is None for started in self.started):
             time.sleep(0.1)
         deadline = time.monotonic() + _HARD_S
         while (left := self._living()) and time.monotonic() < deadline:
@@ -91,7 +85,7 @@ class ProcessTree:
         return [process.pid for process in left]
 
     def reap(self) -> None:
-        """Collect adopted zombies; Flower treats a zombie parent as alive."""
+        """Collect adopted zombies."""
         for process in self.started:
             process.poll()
         spared = {process.pid for process in self.started} | {process.pid for process in self._strangers}
@@ -125,28 +119,12 @@ class ProcessTree:
         return alive
 
 
-def find_simulation() -> psutil.Process | None:
-    """Return this run's `flwr-simulation` process; None before it starts."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if any(part.endswith("/flwr-simulation") for part in process.cmdline()[:2]):
-                return process
-    return None
-
-
 def is_alive(process: psutil.Process) -> bool:
     """Tell whether a process is running (a zombie is not)."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return str(process.name())
-    except psutil.Error:
-        return ""
 
 
 def without_proxy(cluster: str | None = None) -> dict[str, str]:
@@ -158,10 +136,3 @@ def without_proxy(cluster: str | None = None) -> dict[str, str]:
     host = cluster.rpartition(":")[0].rpartition("/")[2] if cluster else ""
     hosts = ["127.0.0.1", "localhost", "::1", host]
     return {key: ",".join(filter(None, [os.environ.get(key, ""), *hosts])) for key in ("no_proxy", "NO_PROXY")}
-
-
-def free_port() -> int:
-    """Return an unused port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -22,7 +22,7 @@ from fl_clients.lamp.select_users import UserTable, build_table
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
-from simulations.engines.superlink import end_leftovers
+from simulations.engines.ray_engine import end_leftovers
 from simulations.run.folders import claim_folder
 from simulations.run.preflight import build_method, check_unseen, load_shared, method_digest, resolve
 from strategies.method import BackboneShape, Method

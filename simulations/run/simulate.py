@@ -20,7 +20,7 @@ from fl_server.record.tables import clean
 from simulations.display import plots
 from simulations.engines.launch import launch
 from simulations.engines.ray_cluster import check_cluster, cluster_address
-from simulations.engines.superlink import end_leftovers
+from simulations.engines.ray_engine import end_leftovers
 from simulations.run.catalogue import find_run
 from simulations.run.new_record import link_users, new_record
 from simulations.run.preflight import build_method, find_changed_method, method_digest

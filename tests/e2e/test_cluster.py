@@ -13,10 +13,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.ports import free_port
 from configs.errors import InputError
 from configs.load import load_config
 from fl_server.record.schema import read_run
-from simulations.engines.processes import free_port
 from simulations.run.simulate import simulate
 from tests.e2e.test_faults import RAY, ROOT, errors_of, faulty
 from tests.same import assert_same_run

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.federation import Federation, activated
+from benchmarks.ports import free_port
 from fl_server.record.schema import read_run
-from simulations.engines.processes import free_port
 from simulations.federation.deploy import deploy, write_certificates, write_key
 from simulations.run.simulate import simulate
 from tests.conftest import tiny_config

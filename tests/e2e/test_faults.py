@@ -66,25 +66,25 @@ def test_a_worker_that_dies_one_that_raises_and_one_that_hangs(tmp_path: Path, u
     assert "over faults.client_seconds" in errors["personalize", 3]
 
 
-def test_superlink_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, uninterrupted: Path) -> None:
+def test_server_killed_in_a_round_and_a_worker_while_it_personalises(tmp_path: Path, uninterrupted: Path) -> None:
     words = faulty(tmp_path, "pause@round2", "die@personalize")
     paused = tmp_path / "markers" / "round2"
     killed: list[int] = []
 
-    def kill_superlink(_folder: Path) -> None:
+    def kill_server(_folder: Path) -> None:
         if paused.exists() and not killed:
             for child in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):  # it may have ended
-                    if any("flower-superlink" in part for part in child.cmdline()[:2]):
+                    if "fedperfit.flower_apps.simulation" in child.cmdline():
                         killed.append(child.pid)
                         child.kill()
 
     # One actor in this run, two in the others, none in the uninterrupted run: the same bits.
-    folder = on_ray(tmp_path, [*words, "partitions.cpus=1"], kill_superlink)
+    folder = on_ray(tmp_path, [*words, "partitions.cpus=1"], kill_server)
     assert killed
     assert_same_run(folder, uninterrupted)
     assert read_run(folder).resumed == 1
-    # Tasks running when the SuperLink died may also have been recorded as failures.
+    # Tasks running when the server died may also have been recorded as failures.
     assert "personalize" in {error["phase"] for error in errors_of(folder)}
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from simulations.engines.processes import MARK, is_alive
-from simulations.engines.superlink import end_leftovers
+from simulations.engines.ray_engine import end_leftovers
 
 
 def record(folder: Path, mark: str, home: Path | str) -> Path:
