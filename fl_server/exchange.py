@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from configs.errors import RunFailed
 from fl_server.record.ledger import Ledger
@@ -118,6 +119,8 @@ class Clients:
         self._users = dict.fromkeys(nodes, -1)
         answers: dict[int, RollCallAnswer] = {}
         for pending, message in self._exchange(ClientTask(0, Phase.ROLL_CALL), nodes, ()):
+            if isinstance(message, str):
+                raise RunFailed(f"roll call: a client's answer {message}")
             if message.has_error():
                 raise RunFailed(f"roll call: a client failed: {pending.attempts[-1]}")
             try:
@@ -162,10 +165,11 @@ class Clients:
         if arrived:
             self._ledger.record(round_number, phase, "up", reply.user, SHARED, reply.up)
 
-    def _exchange(self, task: ClientTask, nodes: list[int], arrived: Sized) -> Iterator[tuple[_Pending, Message]]:
+    def _exchange(self, task: ClientTask, nodes: list[int], arrived: Sized) -> Iterator[tuple[_Pending, Message | str]]:
         """Send a task to nodes, retry failures, and yield the final message of every node as it arrives.
 
-        `arrived` holds replies that wait for earlier ones; they count towards the window.
+        A message that cannot be decoded is yielded as the reason. `arrived` holds replies that wait for earlier ones;
+        they count towards the window.
         """
         waiting = [_Pending(node) for node in reversed(nodes)]
         away: list[_Pending] = []
@@ -178,10 +182,12 @@ class Clients:
             while waiting and (waiting[-1].first_sent or len(under_way) + len(arrived) < _WINDOW):
                 pending = waiting.pop()
                 under_way[self._send(task, pending)] = pending
-            messages = list(self._grid.pull_messages(list(under_way)))
-            for message in messages:
-                pending = under_way.pop(str(message.metadata.reply_to_message_id))
-                if self._is_away(pending, message):
+            messages = list(self._pull(list(under_way)))
+            for message_id, message in messages:
+                pending = under_way.pop(message_id)
+                if isinstance(message, str):
+                    yield pending, message
+                elif self._is_away(pending, message):
                     pending.retry_at = time.monotonic() + _AWAY_PAUSE_S
                     away.append(pending)
                 elif self._may_retry(task, pending, message):
@@ -190,6 +196,23 @@ class Clients:
                     yield pending, message
             if not messages:
                 time.sleep(_POLL_S)
+
+    def _pull(self, message_ids: list[str]) -> Iterator[tuple[str, Message | str]]:
+        """Yield the replies that have arrived, by the ids of the messages they answer.
+
+        Flower decodes the messages of a request together, and if one cannot be decoded, all are lost. So the replies of
+        real devices are requested one by one.
+        """
+        if self._patience_s is None:
+            for message in self._grid.pull_messages(message_ids):
+                yield str(message.metadata.reply_to_message_id), message
+            return
+        for message_id in message_ids:
+            try:
+                for message in self._grid.pull_messages([message_id]):
+                    yield message_id, message
+            except (ValueError, TypeError, LookupError, AttributeError, AssertionError, DecodeError) as error:
+                yield message_id, f"cannot be decoded: {type(error).__name__}: {error}"
 
     def _send(self, task: ClientTask, pending: _Pending) -> str:
         """Send a task to one node and return the message's id."""
@@ -224,8 +247,10 @@ class Clients:
         self._on_retry(task.round, task.phase, user, len(pending.attempts), pending.attempts[-1])
         return True
 
-    def _reply(self, pending: _Pending, message: Message) -> ClientReply:
+    def _reply(self, pending: _Pending, message: Message | str) -> ClientReply:
         user, attempts = self._users[pending.node], tuple(pending.attempts)
+        if isinstance(message, str):
+            return ClientReply(user, {}, None, {}, message, None, attempts, pending.sent)
         down, up = pending.sent, MessageSize.of(message)
         if message.has_error():
             return ClientReply(user, {}, None, {}, None, attempts[-1], attempts, down, up)

@@ -239,7 +239,9 @@ class FederatedRun:
         """Send a task to the target users, record their replies, and return their statistics in the users' order."""
         collected: dict[Point, list[Statistics]] = {point: [] for point in points}
         failed: list[int] = []
+        sizes: dict[str, int] = {}
         for reply in self._ask(task, self.targets):
+            reply = reply.checked_against(sizes)
             self.clients.record_message(task.round, task.phase, reply)
             rejection = f"rejected: {reply.fault}" if reply.fault else None
             self.writer.client(task.round, task.phase, reply, rejection, self.devices.device(reply.user))

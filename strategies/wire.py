@@ -1,11 +1,15 @@
 """Conversion between named tensors and Flower messages: private tensors are refused, and sent bytes are counted."""
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
+from io import BytesIO
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from flwr.common.serde import message_to_proto
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +30,10 @@ class Phase(StrEnum):
 
 class PrivateTensorError(ValueError):
     """A tensor that is not named `shared_*` was about to be sent."""
+
+
+class MalformedMessage(ValueError):
+    """A message that no client of this package would send."""
 
 
 class ArraySize(NamedTuple):
@@ -131,12 +139,33 @@ def pack(shared: Tensors | None = None, task: Mapping[str, Any] | None = None) -
 
 
 def unpack(content: RecordDict) -> tuple[Tensors, dict[str, Any]]:
-    """Split a message's content into tensors (empty if there are none) and plain values."""
-    tensors: Tensors = {}
-    if SHARED in content.array_records:
-        for name, array in content.array_records[SHARED].items():
-            tensors[name] = torch.from_numpy(array.numpy().copy())
+    """Split a message's content into tensors (empty if there are none) and plain values.
+
+    Raises:
+        MalformedMessage: The plain values are missing, or a tensor cannot be read; nothing of its size was allocated.
+    """
+    if TASK not in content.config_records:
+        raise MalformedMessage(f"record '{TASK}' is missing")
+    arrays = content.array_records.get(SHARED) or ArrayRecord()
+    tensors = {name: torch.from_numpy(_decode(name, array).copy()) for name, array in arrays.items()}
     return tensors, dict(content.config_records[TASK])
+
+
+def _decode(name: str, array: Array) -> np.ndarray:
+    """Read a tensor that `pack` wrote, trusting nothing that its header declares."""
+    stream = BytesIO(array.data)
+    try:
+        if array.stype != SType.NUMPY or np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not in NumPy's format 1.0")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+        if by_column or dtype.kind not in "fiub" or not dtype.isnative:
+            raise ValueError(f"unexpected order or type ({dtype.str})")
+        held, declared = len(array.data) - stream.tell(), math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or held != declared:
+            raise ValueError(f"it declares {declared} bytes and has {held}")
+        return np.frombuffer(array.data, dtype, offset=stream.tell()).reshape(shape)
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise MalformedMessage(f"tensor '{name}' cannot be read: {error}") from None
 
 
 def write_statistics(content: RecordDict, statistics: Mapping[str, list[float]]) -> None:
@@ -145,10 +174,17 @@ def write_statistics(content: RecordDict, statistics: Mapping[str, list[float]])
 
 
 def read_statistics(content: RecordDict) -> dict[str, list[float]]:
-    """Return the sums in a message's content by name; empty if there are none."""
-    if STATISTICS not in content.metric_records:
-        return {}
-    return {key: list(value) for key, value in content.metric_records[STATISTICS].items() if isinstance(value, list)}
+    """Return the sums in a message's content by name; empty if there are none.
+
+    Raises:
+        MalformedMessage: A sum is not a list of finite numbers of at least 0.
+    """
+    found: dict[str, list[float]] = {}
+    for key, values in (content.metric_records.get(STATISTICS) or MetricRecord()).items():
+        if not isinstance(values, list) or not all(math.isfinite(value) and value >= 0 for value in values):
+            raise MalformedMessage(f"statistics '{key}' are not finite numbers of at least 0")
+        found[key] = list(values)
+    return found
 
 
 def message_bytes(message: Message) -> int:
@@ -158,8 +194,14 @@ def message_bytes(message: Message) -> int:
 
 def array_sizes(message: Message) -> list[ArraySize]:
     """Return the size of every tensor in a message, from the tensors themselves."""
-    if not message.has_content() or SHARED not in message.content.array_records:
+    if not message.has_content():
         return []
-    arrays = message.content.array_records[SHARED]
-    decoded = ((name, array.numpy()) for name, array in arrays.items())
-    return [ArraySize(name, int(value.size), int(value.nbytes), str(value.dtype)) for name, value in decoded]
+    return [_size(name, array) for name, array in (message.content.array_records.get(SHARED) or ArrayRecord()).items()]
+
+
+def _size(name: str, array: Array) -> ArraySize:
+    try:
+        value = _decode(name, array)
+    except MalformedMessage:  # it crossed the network nevertheless
+        return ArraySize(name, 0, len(array.data), "unreadable")
+    return ArraySize(name, int(value.size), int(value.nbytes), str(value.dtype))

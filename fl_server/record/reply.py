@@ -45,11 +45,11 @@ class ClientReply:
     """Partition id."""
     shared: Tensors
     report: ClientReport | None
-    """None if the client failed or its report is invalid (see `fault`)."""
+    """None if the client failed or its message is malformed (see `fault`)."""
     statistics: Statistics
     """Sums by evaluation point and name, such as `base.confusion`."""
     fault: str | None = None
-    """What is wrong with the report."""
+    """What is wrong with the message."""
     error: str | None = None
     """The client's traceback if it failed for good; there is no other content then."""
     attempts: tuple[str, ...] = ()
@@ -63,14 +63,27 @@ class ClientReply:
     def read(
         cls, user: int, content: RecordDict, attempts: tuple[str, ...], down: MessageSize, up: MessageSize
     ) -> "ClientReply":
-        """Read the content of a client's message; what is wrong with its report becomes `fault`."""
-        shared, values = unpack(content)
-        report, fault = None, None
+        """Read the content of a client's message; if anything is wrong, that becomes `fault`, the only content."""
         try:
-            report = ClientReport.from_record(values)
+            shared, values = unpack(content)
+            report, statistics = ClientReport.from_record(values), read_statistics(content)
         except ValueError as error:
-            fault = str(error)
-        return cls(user, shared, report, read_statistics(content), fault, None, attempts, down, up)
+            return cls(user, {}, None, {}, str(error), None, attempts, down, up)
+        return cls(user, shared, report, statistics, None, None, attempts, down, up)
+
+    def checked_against(self, sizes: dict[str, int]) -> "ClientReply":
+        """Return the reply, or one with a fault if its statistics cannot be added to those of earlier replies.
+
+        Args:
+            sizes: Lengths of the statistics in earlier replies by name; those of this one are added.
+        """
+        own = {key: len(values) for key, values in self.statistics.items()}
+        wrong = next((key for key, size in own.items() if sizes.get(key, size) != size), None)
+        if wrong is None:
+            sizes |= own
+            return self
+        fault = f"statistics '{wrong}' have {own[wrong]} numbers, those of others {sizes[wrong]}"
+        return replace(self, shared={}, report=None, statistics={}, fault=fault)
 
     @property
     def retries(self) -> int:

@@ -1,6 +1,5 @@
 """Another user of the machine attacks a running simulation on Ray: it must get nothing."""
 
-import encodings.idna  # noqa: F401: loaded before the other user, who may not read this interpreter's folder
 import os
 import socket
 import sys

@@ -109,6 +109,32 @@ def test_the_ledger_counts_the_messages_that_were_sent(tmp_path: Path) -> None:
     }
 
 
+class Undecodable(InlineGrid):
+    """Cannot decode the reply of one node, like Flower's grid of a real federation."""
+
+    bad: str | None = None
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        ids = list(super().push_messages(messages))
+        if messages[0].metadata.message_type == "train" and self.bad is None:
+            self.bad = ids[0]
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(ids := list(message_ids)))
+        if self.bad in ids:
+            raise ValueError("Unable to inflate")
+        return replies
+
+
+def test_a_reply_that_flower_cannot_decode_costs_only_that_reply(tmp_path: Path) -> None:
+    clients = Clients(Undecodable(echo_app(), 5, {}), Ledger(tmp_path), patience_s=60)
+    clients.call_roll(5)
+    replies = list(clients.ask(train(torch.zeros(2, 3)), [0, 1, 2]))
+    assert [reply.fault for reply in replies] == ["cannot be decoded: ValueError: Unable to inflate", None, None]
+
+
 def test_an_invalid_answer_to_the_roll_call_is_reported(tmp_path: Path) -> None:
     app = ClientApp()
 
