@@ -1,5 +1,6 @@
 """Merge TOML files and dotted overrides into one frozen RunConfig."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,6 +180,8 @@ def _merge(base: Table, over: Table) -> Table:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key in merged and isinstance(below, dict) != isinstance(value, dict) and below is not None:
+            raise InputError(f"{key}: given as a value and as a group of keys")
         merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
@@ -215,7 +218,8 @@ def _as_text(value: Any, typed: str, expected: Any) -> Any:
         return typed
     if expected == list[str] and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         inside = typed.removeprefix("[").removesuffix("]")
-        return [item.strip().strip("'\"") for item in inside.split(",") if item.strip()]
+        items = re.findall(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,]+))\s*(?:,|$)""", inside)
+        return [(double or single or plain.strip()) for double, single, plain in items]
     return value
 
 

@@ -15,11 +15,16 @@ NODE = "FEDPERFIT_NODE"
 """Environment variable of a client process: its node, if a cluster has several."""
 
 
+def expand(path: Path | str) -> Path:
+    """Return a path with `~` replaced; one of an unknown user, for which pathlib raises, stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def cache_dir() -> Path:
     """Return the cache folder: `$FEDPERFIT_CACHE`, else `fedperfit` in the user's cache folder."""
     if explicit := os.environ.get("FEDPERFIT_CACHE"):
-        return Path(explicit).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser().resolve() / "fedperfit"
+        return expand(explicit).resolve()
+    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache").resolve() / "fedperfit"
 
 
 def make_cache(*names: str) -> Path:

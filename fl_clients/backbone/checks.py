@@ -1,15 +1,19 @@
 """Finds out before a run whether a backbone's files can be loaded and fit together."""
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 _BESIDE = re.compile(
@@ -18,6 +22,8 @@ _BESIDE = re.compile(
 """Tensors of a checkpoint that a text decoder does not need: other modalities, other heads, old constants."""
 _POINTER = b"version https://git-lfs"
 _SHOWN = 3
+_SAMPLE, _SAMPLES = 1 << 16, 256
+"""Bytes of a sample, and samples of a large file: enough for any training or conversion to show."""
 
 
 def check_weights(where: Path | str) -> None:
@@ -30,12 +36,14 @@ def check_weights(where: Path | str) -> None:
         ValueError: A file is missing, damaged or a Git LFS pointer; tensors are missing, unexpected or of another
             shape; or a library that the checkpoint needs is missing.
     """
-    if isinstance(where, Path):
-        _check_files(where)
     try:
         with _silent():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where, device_map="meta", output_loading_info=True, trust_remote_code=False
+                where,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below
+                trust_remote_code=False,
             )
     except Exception as error:  # safetensors' and the quantisers' errors have no common class
         raise ValueError(f"its weights cannot be loaded: {first_line(error)}") from None
@@ -49,6 +57,47 @@ def check_weights(where: Path | str) -> None:
     found = "; ".join(f"{_listed(names)} {what}" for what, names in problems if names)
     if found:
         raise ValueError(f"its weights are not those of the model that config.json describes: {found}")
+    if isinstance(where, Path) and getattr(loaded[0].config, "quantization_config", None) is None:
+        _check_values(where)
+
+
+def _check_values(folder: Path) -> None:
+    """Refuse weights that are not finite floating-point numbers: they would be trained on without a word."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118: not a dict
+                tensor = file.get_tensor(name)
+                if not tensor.is_floating_point():
+                    if name.endswith(("weight", ".bias")) and not _BESIDE.search(name):
+                        kind = str(tensor.dtype).removeprefix("torch.")
+                        raise ValueError(f"{path.name}: {name} is {kind}, and config.json declares no quantisation")
+                elif not math.isfinite(
+                    float(tensor.to(torch.float64 if tensor.dtype.itemsize > 2 else torch.float32).sum())
+                ):
+                    raise ValueError(f"{path.name}: {name} has values that are not finite")
+
+
+def digest_of(where: Path | str, config: PreTrainedConfig) -> str:
+    """Return what tells this checkpoint from another: a hash over samples of its files, or a hub's commit.
+
+    Args:
+        where: The argument of `from_pretrained`.
+        config: As loaded from there.
+    """
+    if not isinstance(where, Path):
+        return f"commit {config._commit_hash}"
+    total = hashlib.sha256()
+    settings: dict[str, Any] = json.loads((where / "config.json").read_text(encoding="utf-8"))
+    settings.pop("transformers_version", None)
+    total.update(json.dumps(settings, sort_keys=True).encode())
+    for path in sorted([*where.glob("*.safetensors"), *where.glob("*.bin")]):
+        size = path.stat().st_size
+        total.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(_SAMPLE, size // _SAMPLES)):
+                file.seek(start)
+                total.update(file.read(_SAMPLE))
+    return total.hexdigest()
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
@@ -67,21 +116,37 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
 
 
 def first_line(error: Exception) -> str:
-    """Return an error's first line, or its type if it has none."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """Return an error's first line, and the next one if the first announces it, or its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path) -> None:
+    """Refuse a folder whose files cannot be a model's weights.
+
+    Raises:
+        ValueError: It has none, or one is damaged or a Git LFS pointer.
+    """
     if (folder / "adapter_config.json").is_file():
         raise ValueError("it holds a peft adapter; merge it into its model and save that")
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     if not weights:
-        raise ValueError("it has no weights (*.safetensors or pytorch_model*.bin)")
+        gguf = "; its GGUF file must be converted first" if any(folder.glob("*.gguf")) else ""
+        raise ValueError(f"it has no weights (*.safetensors or pytorch_model*.bin){gguf}")
     for path in (*weights, *folder.glob("*.json"), *folder.glob("*.model")):
         with path.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 raise ValueError(f"{path.name} is a Git LFS pointer; fetch the file with `git lfs pull`")
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            elif path.suffix == ".bin":
+                torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        except Exception as error:
+            raise ValueError(f"{path.name} is damaged: {first_line(error)}") from None
 
 
 def _listed(names: Any) -> str:

@@ -24,8 +24,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
+from configs.paths import expand
 from fl_clients.backbone.builtin import BUILT_IN, fetch
-from fl_clients.backbone.checks import check_tokenizer, check_weights, first_line
+from fl_clients.backbone.checks import check_files, check_tokenizer, check_weights, digest_of, first_line
 from strategies.method import BackboneShape
 from strategies.shifts.sites import find_blocks, name_of_blocks
 
@@ -61,7 +62,7 @@ def find(name: str) -> Path | str:
     """
     if name in BUILT_IN:
         return fetch(name)
-    folder = Path(name).expanduser()
+    folder = expand(name)
     return folder.resolve() if folder.is_dir() else name
 
 
@@ -80,6 +81,39 @@ def read_shape(name: str, usable: bool = True) -> BackboneShape:
     return _read_shape(name, where, usable, _state_of(where))
 
 
+def backbone_digest(name: str) -> str:
+    """Return what tells a backbone's weights from others that may later have the same name.
+
+    Raises:
+        InputError: The backbone cannot be reached.
+    """
+    where = _reach(name)
+    return _digest(name, where, _state_of(where))
+
+
+@lru_cache(maxsize=8)
+def _digest(name: str, where: Path | str, _state: tuple[tuple[str, int, int], ...]) -> str:
+    try:
+        return digest_of(where, AutoConfig.from_pretrained(where, trust_remote_code=False))
+    except Exception as error:
+        raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
+
+
+def check_backbone(name: str, digest: str | None) -> None:
+    """Refuse a backbone that has changed since a run was made with it.
+
+    Args:
+        name: As in the config.
+        digest: As recorded then; None in older records.
+
+    Raises:
+        InputError: It has changed, or cannot be loaded.
+    """
+    read_shape(name)
+    if digest and digest != backbone_digest(name):
+        raise InputError(f"backbone: '{name}' has other weights than when the run was made")
+
+
 def _state_of(folder: Path | str) -> tuple[tuple[str, int, int], ...]:
     """Return names, sizes and times of a folder's files; a hub id has none."""
     if not isinstance(folder, Path):
@@ -92,6 +126,8 @@ def _state_of(folder: Path | str) -> tuple[tuple[str, int, int], ...]:
 def _read_shape(name: str, where: Path | str, usable: bool, _state: tuple[tuple[str, int, int], ...]) -> BackboneShape:
     """Read the shape again only if a file has changed: a comparison checks hundreds of runs of one backbone."""
     try:
+        if usable and isinstance(where, Path):
+            check_files(where)
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         model = on_meta(config)
         find_blocks(model)
@@ -146,7 +182,8 @@ def _reach(name: str) -> Path | str:
     where = find(name)
     if not isinstance(where, Path):
         if name.startswith(("/", ".", "~")):
-            raise InputError(f"backbone: '{name}' cannot be loaded: there is no such folder")
+            what = "it is a file, expected a folder" if expand(name).is_file() else "there is no such folder"
+            raise InputError(f"backbone: '{name}' cannot be loaded: {what}")
         _reach_hub(where)
     return where
 
@@ -158,7 +195,7 @@ def _reach_hub(name: str) -> None:
         return
     try:
         httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5.0)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:  # also of a proxy that is none
         raise InputError(
             f"backbone: '{name}' is not a local folder, not built in ({', '.join(BUILT_IN)}), and the hub cannot be "
             f"reached ({error}); download it on a machine with a network connection and give the folder"

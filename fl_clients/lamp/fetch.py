@@ -59,7 +59,7 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
         ) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise InputError(f"{url}: not a valid address: {error}") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ValueError, ImportError) as error:  # also of a proxy that is none
         raise InputError(
             f"{url} cannot be fetched ({error or type(error).__name__}); run the same command again with a working "
             f"network: what has arrived is kept in {part.name} and not fetched again"

@@ -10,7 +10,17 @@ from configs.errors import InputError
 from fl_clients.lamp.files import open_text
 
 _CHUNK = 1 << 20
-_DECODER = json.JSONDecoder()
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)
 
 
 def stream_objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -97,7 +107,7 @@ class _Text:
                 if not unfinished or self._ended or not self._more():
                     self._position = error.pos
                     raise self.fail(error.msg) from None
-            except ValueError as error:  # a number with thousands of digits
+            except ValueError as error:  # a repeated key, or a number with thousands of digits
                 raise self.fail(str(error)) from None
         if not isinstance(value, dict):
             self._position = 0

@@ -5,7 +5,9 @@ from typing import Literal
 
 from fl_clients.lamp.tasks import Task
 from fl_clients.lamp.user import User
-from strategies.metrics.words import is_latin
+from strategies.metrics.words import is_seen
+
+Words = Literal["latin", "unicode"]
 
 
 @dataclass
@@ -20,19 +22,27 @@ class DataNotes:
     """Examples of collective users that hold a target user's question or gold."""
     unread_dates: int = 0
     """Users whose dates cannot all be read."""
-    other_scripts: int = 0
-    """Golds of target users that LaMP's ROUGE does not see."""
+    unseen: int = 0
+    """Golds of target users that ROUGE does not see."""
 
-    def add(self, user: User, task: Task, target: bool) -> None:
-        """Count one selected user; `target` users are evaluated."""
+    def add(self, user: User, task: Task, target: bool, words: Words) -> None:
+        """Count one selected user.
+
+        Args:
+            user: The user.
+            task: The user's task.
+            target: Whether the user is evaluated.
+            words: What ROUGE counts (`evaluate.words`).
+        """
         self.joined += user.joined
         self.people += user.joined > 0
         self.unread_dates += user.unread_dates
         if target and task.kind == "texts":
-            self.other_scripts += sum(not is_latin(query.target) for query in user.queries)
+            self.unseen += sum(not is_seen(query.target, words) for query in user.queries)
 
-    def sentences(self, words: Literal["latin", "unicode"]) -> tuple[str, ...]:
-        """Return one sentence for each count above 0; `words` is what ROUGE counts (`evaluate.words`)."""
+    def sentences(self, words: Words) -> tuple[str, ...]:
+        """Return one sentence for each count above 0; `words` is what ROUGE counts."""
+        remedy = "; set evaluate.words=unicode" if words == "latin" else ""
         found = (
             (self.joined, f"{self.joined} questions belong to {self.people} users, by their profiles"),
             (
@@ -44,9 +54,9 @@ class DataNotes:
                 f"{self.unread_dates} users' dates cannot all be read: their histories keep the file's order",
             ),
             (
-                self.other_scripts if words == "latin" else 0,
-                f"{self.other_scripts} golds are in scripts that LaMP's ROUGE does not see: even the right answer may "
-                "score 0; set evaluate.words=unicode",
+                self.unseen,
+                f"{self.unseen} golds have no words, or hardly any, that ROUGE sees with evaluate.words={words}: even "
+                f"the right answer may score 0{remedy}",
             ),
         )
         return tuple(text for count, text in found if count)

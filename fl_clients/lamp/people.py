@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_clients.lamp.records import identifier
+from fl_clients.lamp.records import identifier, user_name
 from fl_clients.lamp.tasks import Task
 
 _ALIKE = 0.5
@@ -38,8 +38,8 @@ def find_people(records: Iterable[Mapping[str, Any]], golds: Mapping[str, str], 
     profiles: list[_Items] = []
     questions: list[int] = []
     for number, record in enumerate(records):
-        name = record.get("user_id")
-        people.append(_name(record.get("id") if name is None else name, number))
+        name = _named(record)
+        people.append(_name(record.get("id"), number) if name is None else name)
         if name is None and (items := _items(record.get("profile"), task)).size:
             unnamed.append(number)
             profiles.append(items)
@@ -58,6 +58,13 @@ def _root(first: list[int], place: int) -> int:
         first[place] = first[first[place]]
         place = first[place]
     return place
+
+
+def _named(record: Mapping[str, Any]) -> str | None:
+    try:
+        return user_name(record)
+    except TypeError:
+        return None
 
 
 def _name(value: Any, number: int) -> str:

@@ -16,7 +16,7 @@ from configs.errors import InputError
 from fl_clients.lamp.files import find_json, stem_of
 from fl_clients.lamp.json_stream import stream_objects
 from fl_clients.lamp.people import find_people
-from fl_clients.lamp.records import build_user, check_golds, identifier, read_golds, read_question
+from fl_clients.lamp.records import build_user, check_golds, identifier, read_golds, read_question, user_name
 from fl_clients.lamp.tasks import Task
 from fl_clients.lamp.user import Pool, User
 
@@ -81,7 +81,7 @@ class Source:
             # Every record of a user may contain the whole profile.
             profile += [item for item in items or [] if _identity(item) not in known]
             known |= {_identity(item) for item in items or []}
-        joined = len(records) if len(records) > 1 and any(record.get("user_id") is None for record in records) else 0
+        joined = len(records) if len(records) > 1 and any(user_name(record) is None for record in records) else 0
         return build_user(user_id, profile, queries, self.task, where, "any", 0, joined)
 
     def _oppu_users(self) -> Iterator[User]:
@@ -157,7 +157,7 @@ def find_source(path: Path, task: Task) -> Source:
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder of LaMP users")
     questions = find_json(path, _QUESTIONS)
-    oppu = [found[0] for name in _OPPU if (found := find_json(path, name))]
+    oppu = [_only(found) for name in _OPPU if (found := find_json(path, name))]
     if questions and oppu:
         raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0].name}; keep only one of them")
     if len(questions) > 1:
@@ -179,15 +179,23 @@ def find_source(path: Path, task: Task) -> Source:
     )
 
 
+def _only(found: list[Path]) -> Path:
+    """Refuse a file that is there in two formats, since they may differ."""
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise InputError(f"{found[0].parent}: holds the same file in several formats ({names}); keep one of them")
+    return found[0]
+
+
 def _outputs_of(questions: Path) -> Path:
     """Return the golds' file of a questions file.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or there are several.
     """
     stem = stem_of(questions).removesuffix("questions") + "outputs"
     found = find_json(questions.parent, re.escape(stem))
     if not found:
         expected = questions.with_name(f"{stem}.json")
         raise InputError(f"{expected}: missing; it holds the golds of {questions.name}")
-    return found[0]
+    return _only(found)

@@ -1,13 +1,15 @@
 """Turns the records of LaMP files into questions with golds and into users."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
-from fl_clients.lamp.dates import read_date
+from fl_clients.lamp.dates import is_date, read_date
 from fl_clients.lamp.json_stream import read_objects
 from fl_clients.lamp.tasks import Task, read_text
-from fl_clients.lamp.user import Pair, Pool, User, text_key
+from fl_clients.lamp.user import Pair, Pool, User, revealing_keys
 
 
 def read_golds(path: Path, task: Task) -> dict[str, str]:
@@ -54,6 +56,17 @@ def check_golds(golds: list[tuple[str, Any]], task: Task, where: str) -> dict[st
         except ValueError:
             raise InputError(f"{where}: gold {gold_id!r} is {output!r}, not a label of {task.name}") from None
     return checked
+
+
+def user_name(record: Mapping[str, Any]) -> str | None:
+    """Return a question's `user_id` as text; None if it has none, which tools write as null, NaN or an empty text.
+
+    Raises:
+        TypeError: It is neither a text nor a number.
+    """
+    value = record.get("user_id")
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return None if missing or not (name := identifier(value)).strip() else name
 
 
 def identifier(value: Any) -> str:
@@ -114,12 +127,12 @@ def build_user(
         if pair := _history_item(item, number, task, where):
             history.append(pair)
             dates.append(read_date(item.get("date")))
-    dated = any(item.get("date") not in (None, "") for item in profile)
+    dated = any(is_date(item.get("date")) for item in profile)
     known = [date for date in dates if date is not None]
     if len(known) == len(history):
         history = [history[i] for i in sorted(range(len(history)), key=known.__getitem__)]
-    golds = {_answer_key(query, task) for query in asked}
-    kept = [pair for pair in history if not golds or _answer_key(pair, task) not in golds]
+    golds = {key for query in asked for key in revealing_keys(query, task)}
+    kept = [pair for pair in history if not golds or not golds & revealing_keys(pair, task)]
     skipped += len(profile) - len(history) + len(queries) - len(asked)
     unread = dated and len(known) < len(history)
     return User(user_id, kept, asked, pool, len(history) - len(kept), skipped, joined, unread)
@@ -127,10 +140,12 @@ def build_user(
 
 def _history_item(item: Any, number: int, task: Task, where: str) -> Pair | None:
     """Return a history item, or None if one of its texts is empty."""
+    if not isinstance(item, dict):
+        raise InputError(f"{where}, history item {number + 1}: expected an object, not {item!r}")
     try:
         item_id = str(item.get("id", number))
         pair = task.history_pair(item)
-    except (KeyError, AttributeError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{where}, history item {number + 1}: not an item of {task.name}: {problem}") from None
     except ValueError as error:
@@ -146,8 +161,3 @@ def _whole(text: str, where: str) -> str:
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff)") from None
     return text
-
-
-def _answer_key(pair: Pair, task: Task) -> bytes:
-    """Return what a question and a history item that reveals its answer share: the same film, or the same text."""
-    return text_key(pair.source if task.labels else pair.target)

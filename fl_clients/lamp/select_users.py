@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import InputError, TooFewUsers, nearest
-from configs.paths import cache_dir, make_cache
+from configs.paths import cache_dir, expand, make_cache
 from configs.schema import RunConfig, UsersConfig
 from configs.seeds import derive_seed
 from fl_clients.lamp.notes import DataNotes
@@ -69,7 +69,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     """
     task = find_task(config.task)
     synthetic = config.users.source == "synthetic"
-    folder = _synthetic_users(config) if synthetic else (within / Path(config.users.source).expanduser()).resolve()
+    folder = _synthetic_users(config) if synthetic else (within / expand(config.users.source)).resolve()
     source = find_source(folder, task)
     roles = _choose(source, config)
     root = make_cache("users")
@@ -222,7 +222,8 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         for user in source.users():
             if user.user_id in roles:
-                found.add(user, source.task, target=max(roles[user.user_id]) >= users.collective)
+                target = max(roles[user.user_id]) >= users.collective
+                found.add(user, source.task, target, config.evaluate.words)
             for partition in roles.get(user.user_id, []):
                 # A target's questions are never trained on, even if it is also a collective user.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective
@@ -230,16 +231,22 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
                 if partition in exchanged:
                     selected = _with_history(user, exchanged[partition], source.task)
                 limit = users.target_history if partition >= users.collective else users.collective_history
-                selected = replace(selected, history=selected.history[:limit])
                 if partition < users.collective and asked:
                     selected, shared = _without(selected, asked, source.task)
                     found.shared += shared
+                selected = replace(selected, history=selected.history[:limit])
                 writer.write_batch(batch_of(selected))
                 sizes = (len(selected.history), len(selected.queries), selected.leaks, selected.skipped)
                 rows.append((partition, selected.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
+    able = sum(history + queries > 0 for _, _, _, history, queries, *_ in rows[: users.collective])
+    if able < config.cohort:
+        raise InputError(
+            f"cohort={config.cohort}: only {able} collective users of {source.path} have an example left that holds no "
+            "target's question or gold"
+        )
     for role, limit, of_role in (
         ("collective", users.collective_history, rows[: users.collective]),
         ("target", users.target_history, rows[users.collective :]),

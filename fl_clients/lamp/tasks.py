@@ -8,6 +8,7 @@ A task is data and a small function; adding one only changes this file (its synt
 import html
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,15 +75,15 @@ class Task:
         return spelling
 
     def question_source(self, text: str) -> str:
-        """Return the source text of a LaMP question.
+        """Return the source text of a LaMP question, which may be empty.
 
         Raises:
             ValueError: The text is not a question of this task.
         """
         _, marker, source = text.partition(self.marker)
-        if not text.lstrip().startswith(self.opening) or not marker or not source.strip():
+        if not text.lstrip().startswith(self.opening) or not marker:
             raise ValueError(f"expected '{self.opening} … {self.marker.strip()} …': not a question of {self.name}")
-        return source.strip()
+        return read_text(source).strip()
 
 
 def read_text(value: Any) -> str:
@@ -96,7 +97,16 @@ def read_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError(f"expected a text, not {value!r}")
     text = str(value)
-    return text if any(letter.isprintable() and not letter.isspace() for letter in text) else ""
+    return text if any(map(_is_visible, text)) else ""
+
+
+def _is_visible(letter: str) -> bool:
+    blank = letter.isspace() or not letter.isprintable() or letter in _BLANKS
+    return not blank and unicodedata.category(letter) not in ("Mn", "Me")
+
+
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Hangul fillers and the empty Braille cell: letters and symbols that show nothing."""
 
 
 MOVIE_TAGS = (

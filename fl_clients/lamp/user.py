@@ -1,12 +1,14 @@
 """A LaMP user and the texts of its history and questions."""
 
 import hashlib
+import html
 from dataclasses import dataclass
 from typing import Literal
 
 from fl_clients.lamp.tasks import Task
-from strategies.metrics.words import is_latin, latin_words
+from strategies.metrics.words import UnicodeTokenizer, latin_words
 
+_TOKENIZER = UnicodeTokenizer()
 Pool = Literal["any", "collective", "target"]
 
 
@@ -41,13 +43,10 @@ class User:
 
 
 def text_key(text: str) -> bytes:
-    """Return the same 16 bytes for texts that ROUGE cannot tell apart: capitals and punctuation do not count.
-
-    ROUGE knows only Latin letters and digits; a text with few of them is compared by its space-separated parts.
-    """
-    words = latin_words(text)
-    compared = words if words and is_latin(text) else text.lower().split()
-    return hashlib.blake2b(" ".join(compared).encode(), digest_size=16).digest()
+    """Return the same 16 bytes for texts with the same words: capitals, punctuation and HTML's escapes do not count."""
+    text = html.unescape(html.unescape(text))
+    words = latin_words(text) if text.isascii() else _TOKENIZER.tokenize(text)
+    return hashlib.blake2b(" ".join(words or text.split()).encode(), digest_size=16).digest()
 
 
 def revealing_keys(pair: Pair, task: Task) -> set[bytes]:

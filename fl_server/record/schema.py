@@ -115,6 +115,8 @@ class RunRecord(_Part):
     left_out: int = 0
     over_memory: int = 0
     """Number of tasks that used more memory than the user's device has."""
+    backbone_sha256: str | None = None
+    """What tells the backbone's weights from others of the same name; None in older records."""
     simulated_s: float | None = None
     shared_sha256: str | None = None
     """Digest of `shared.safetensors`, which may be missing from stored records."""

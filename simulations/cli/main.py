@@ -60,7 +60,17 @@ def run_app(app: typer.Typer) -> NoReturn:
     # A shell starts background jobs with SIGINT ignored; a simulation must still end on it.
     signal.signal(signal.SIGINT, _interrupt)
     with forgiving_output():
+        if odd := next((word for word in sys.argv[1:] if not _is_text(word)), None):
+            _fail(f"{odd!r}: expected text in UTF-8", 2)
         _run(app)
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _run(app: typer.Typer) -> NoReturn:
@@ -74,6 +84,11 @@ def _run(app: typer.Typer) -> NoReturn:
         _fail(error.as_option(), 2)
     except RunFailed as error:
         _fail(str(error), 1)
+    except OSError as error:
+        # A full disk, a folder that may not be read: they can come from any file.
+        if error.errno is None or error.strerror is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
     except Exception as error:
         # Click's usage errors have their own message.
         if hasattr(error, "format_message"):

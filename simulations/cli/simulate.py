@@ -9,6 +9,7 @@ import typer
 
 from configs.errors import InputError
 from configs.load import import_folders
+from configs.paths import expand
 from fl_server.record.schema import RunRecord
 from simulations.cli.options import ConfigArguments, Json, Results, Track, overrides_of, read_arguments, show
 from simulations.display.console import console
@@ -46,7 +47,7 @@ def simulate(
             record, folder = _resume(resume, results, follower)
         else:
             record = simulation.simulate(config, name, results, overwrite, import_path, follower)
-            folder = results.expanduser().resolve() / record.name
+            folder = expand(results).resolve() / record.name
     if not quiet:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         where = f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s"
@@ -58,7 +59,7 @@ def _resume(name: str, results: Path, follower: Follower) -> tuple[RunRecord, Pa
     from simulations.run.simulate import resume
 
     try:
-        folder = find_run(results.expanduser(), name).folder.resolve()
+        folder = find_run(expand(results), name).folder.resolve()
         return resume(name, results, follower), folder
     except InputError as error:
         if error.field != "name":

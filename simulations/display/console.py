@@ -5,7 +5,7 @@ import sys
 
 from rich.console import Console
 
-_WIDE = 160
+_WIDE, _NARROW = 160, 40
 
 
 def console() -> Console:
@@ -14,6 +14,9 @@ def console() -> Console:
     If the output is not a terminal, tables are as wide as they need to be, up to 160 characters.
     """
     screen = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-    if not screen.is_terminal and "COLUMNS" not in os.environ:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < _NARROW:
+        screen.width = _NARROW
+    elif not screen.is_terminal and not columns.isdecimal():
         screen.width = _WIDE
     return screen

@@ -1,6 +1,7 @@
 """Standard output that may be closed or full: what cannot be shown is given up, and the work goes on."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class ForgivingOutput:
 @contextlib.contextmanager
 def forgiving_output() -> Iterator[None]:
     """Give up what cannot be shown inside the context: a pipe that was closed, a full disk, a terminal that is gone."""
+    _open_closed_streams()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = ForgivingOutput(sys.stdout), ForgivingOutput(sys.stderr)
     try:
@@ -54,3 +56,16 @@ def forgiving_output() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with closed streams (`>&-`) empty ones, before files take their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+        elif name != "stdin" and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show an arrow

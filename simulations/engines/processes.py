@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -127,12 +127,6 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def without_proxy(cluster: str | None = None) -> dict[str, str]:
-    """Return environment variables with which no message on this machine, or to a cluster, goes through a proxy.
-
-    Args:
-        cluster: The cluster's `host:port`.
-    """
-    host = cluster.rpartition(":")[0].rpartition("/")[2] if cluster else ""
-    hosts = ["127.0.0.1", "localhost", "::1", host]
-    return {key: ",".join(filter(None, [os.environ.get(key, ""), *hosts])) for key in ("no_proxy", "NO_PROXY")}
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which no message goes through a proxy: none leaves this machine or its cluster."""
+    return {key: value for key, value in environment.items() if not key.lower().endswith("_proxy")}

@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.errors import InputError
 from configs.import_path import ROOT
-from configs.paths import cache_dir
+from configs.paths import cache_dir, expand
 from configs.versions import difference, versions_here
 from fl_clients.backbone.load import find
 from simulations.engines.processes import without_proxy
@@ -45,7 +45,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
     _check_reachable(address)
     with ExitStack() as probes:
         files = []
-        for folder in (results.expanduser().resolve(), cache_dir() / "users"):
+        for folder in (expand(results).resolve(), cache_dir() / "users"):
             files.append(folder / f".probe-{uuid.uuid4().hex}")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def check_cluster(address: str, backbone: str, results: Path) -> None:
                 raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
             probes.callback(files[-1].unlink)
         command = [sys.executable, "-P", "-m", "simulations.engines.ray_cluster", address, backbone, *map(str, files)]
-        environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"} | without_proxy(address)
+        environment = without_proxy({key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"})
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
         try:
             done = subprocess.run(

@@ -93,7 +93,7 @@ class Simulation:
         # The processes run in another folder, so every path is made absolute.
         path = [str(Path(folder).resolve()) for folder in inherited]
         self._environment = {
-            **os.environ,
+            **without_proxy(os.environ),
             **_QUIET,
             MARK: mark,
             DRIVER: str(os.getpid()),
@@ -106,7 +106,6 @@ class Simulation:
             "HF_HUB_OFFLINE": "1",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
-        self._environment |= without_proxy(cluster)
         if not cluster:
             # Keep Ray on loopback, separate from any other cluster on this machine, and closed to other users.
             self._environment |= {

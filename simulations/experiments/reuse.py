@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import InputError
+from fl_clients.backbone.load import backbone_digest
 from fl_server.record.checkpoint import load_checkpoint
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
@@ -77,6 +78,8 @@ def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None)
         return other
     if record.users.data_sha256 != planned.data_sha256:
         return "its users have changed since"
+    if record.backbone_sha256 and record.backbone_sha256 != backbone_digest(planned.config.backbone):
+        return "its backbone has changed since"
     if start and record.status == "completed" and record.shared_sha256 != start:
         return f"it started from other shared tensors than those of {planned.config.start_from}"
     return find_changed_method(planned.code, record)

@@ -29,10 +29,12 @@ class Chat:
             source: The text to insert into the task's prompt, for instance a movie's description.
 
         Raises:
-            InputError: The text is empty.
+            InputError: The text is empty, or not UTF-8.
         """
         if not source.strip():
             raise InputError("expected a text to answer")
+        if any("\ud800" <= letter <= "\udfff" for letter in source):
+            raise InputError(f"{source!r}: expected text in UTF-8")
         served = self._served
         labels = self._encoder.labels if served.config.decoding == "deterministic" else []
         longest = max(map(len, labels), default=self._task.max_new_tokens)

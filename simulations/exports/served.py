@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, nearest
 from configs.schema import RunConfig
-from fl_clients.backbone.load import Backbone, load, resolve_precision
+from fl_clients.backbone.load import Backbone, check_backbone, load, resolve_precision
 from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
@@ -55,6 +55,7 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
         raise InputError(f"{folder}: this run did not complete ({files.status})")
     config = files.config
     partition = None if user is None else _find_user(folder, record, user)
+    check_backbone(config.backbone, record.backbone_sha256)
     backbone = load(config.backbone, resolve_precision(config.precision, False))
     method = build_method(config, backbone.shape)
     adapter = method.client_attach(backbone.model, backbone.shape)

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from configs.errors import InputError
 from configs.files import keep_out_of_git
 from configs.load import dump_resolved
+from configs.paths import expand
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from fl_clients.lamp.select_users import build_table
@@ -69,7 +70,7 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
     build_method(config, read_shape(config.backbone))
     config = resolve(config)
     users = build_table(config)
-    folder = folder.expanduser().resolve()
+    folder = expand(folder).resolve()
     server = folder / "server"
     try:
         (server / "keys").mkdir(parents=True)

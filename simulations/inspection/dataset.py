@@ -47,7 +47,7 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         golds.update(query.target for query in user.queries)
         labels.update(pair.target for pair in user.history)
         skipped += user.skipped
-        notes.add(user, source.task, target=user.pool != "collective")
+        notes.add(user, source.task, user.pool != "collective", "latin")
         held.add(user)
         if tokenizer:
             sample.add(user.history + user.queries)
@@ -78,7 +78,7 @@ def _noted(notes: DataNotes) -> dict[str, int]:
         "joined_questions": notes.joined,
         "joined_users": notes.people,
         "unread_dates": notes.unread_dates,
-        "golds_in_other_scripts": notes.other_scripts,
+        "golds_in_other_scripts": notes.unseen,
     }
 
 

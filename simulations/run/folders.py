@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from configs.errors import InputError
+from configs.paths import expand
 
 
 def check_name(name: str, field: str) -> None:
@@ -13,8 +14,8 @@ def check_name(name: str, field: str) -> None:
     Raises:
         InputError: The name is invalid.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError("expected letters, digits, '.', '_' and '-'", field=field, value=repr(name))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+        raise InputError("expected at most 200 letters, digits, '.', '_' and '-'", field=field, value=repr(name))
 
 
 def claim_folder(results: Path | str, name: str) -> Path:
@@ -24,7 +25,7 @@ def claim_folder(results: Path | str, name: str) -> Path:
         InputError: The name is invalid, `results` cannot be created or written, or `name` is not a writable folder.
     """
     check_name(name, "name")
-    folder = Path(results).expanduser().resolve() / name
+    folder = expand(results).resolve() / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,7 +17,7 @@ from configs.import_path import ROOT
 from configs.load import write_config
 from configs.paths import USERS_LINK, cache_dir
 from configs.schema import RunConfig
-from fl_clients.backbone.load import read_shape
+from fl_clients.backbone.load import backbone_digest, read_shape
 from fl_clients.lamp.select_users import UserTable, build_table
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
 from fl_server.record.folder import RunFolder
@@ -125,6 +125,7 @@ def _start_record(
         method=method.name,
         task=config.task,
         backbone=config.backbone,
+        backbone_sha256=backbone_digest(config.backbone),
         seed=config.seed,
         users=users_part,
         oracle=OraclePart(**asdict(users.oracle)) if users and users.oracle else None,

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from configs.errors import InputError
+from configs.paths import expand
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
 from fl_clients.backbone.builtin import BUILT_IN
-from fl_clients.backbone.load import resolve_precision
+from fl_clients.backbone.load import check_backbone, resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
@@ -84,6 +85,10 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     ):
         if ours != other:
             raise InputError(f"start_from: {record} does not fit: {key}: {other!r} in that run, {ours!r} in this one")
+    try:
+        check_backbone(config.backbone, run.backbone_sha256)
+    except InputError as error:
+        raise InputError(f"start_from: {record} does not fit: {error}") from None
     return load_file(RunFolder(record).shared)
 
 
@@ -130,13 +135,13 @@ def _fitting(config: RunConfig) -> dict[str, Any]:
 
 def _as_recorded(path: str) -> str:
     """Return a path as records store it: relative if below the current folder, so that it is valid in any checkout."""
-    full, current = Path(path).expanduser().resolve(), Path.cwd()
+    full, current = expand(path).resolve(), Path.cwd()
     return str(full.relative_to(current) if full.is_relative_to(current) else full)
 
 
 def resolve(config: RunConfig) -> RunConfig:
     """Resolve values that depend on this machine and folder, so that clients elsewhere use the same ones."""
-    backbone = Path(config.backbone).expanduser()
+    backbone = expand(config.backbone)
     source = config.users.source
     users = config.users.model_copy(update={"source": source if source == "synthetic" else _as_recorded(source)})
     return config.model_copy(

@@ -9,8 +9,9 @@ import torch
 
 from configs.errors import InputError, RunFailed
 from configs.import_path import find_intruder, python_path_folders
+from configs.paths import expand
 from configs.schema import RunConfig
-from fl_clients.backbone.load import read_shape
+from fl_clients.backbone.load import check_backbone, read_shape
 from fl_clients.lamp.select_users import build_table
 from fl_server.record.checkpoint import load_checkpoint
 from fl_server.record.complete import keep_recorded
@@ -73,7 +74,7 @@ def resume(
         RunFailed: The run did not complete this time either.
         KeyboardInterrupt: As in `simulate`.
     """
-    results = Path(results).expanduser()
+    results = expand(results)
     folder = find_run(results, name).folder.resolve()
     with RunFolder(folder).lock():
         # Leftover processes may still write to the record, and even complete the run.
@@ -88,6 +89,7 @@ def resume(
         checkpoint, _ = load_checkpoint(folder)
         config = RunFolder(folder).config
         _check_engine(config, results)
+        check_backbone(config.backbone, record.backbone_sha256)
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
         if changed := find_changed_method(method_digest(method), record):
             raise InputError(f"{changed} the run began", field="name", value=name)
@@ -153,7 +155,10 @@ def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: N
     on_progress(folder)
     record = read_run(folder)
     (folder / "engine.log").unlink(missing_ok=True)
-    plots.draw(folder)
+    try:
+        plots.draw(folder)
+    except OSError as error:
+        append_line(folder / "events.jsonl", {"event": "note", "text": f"the plots cannot be drawn: {error}"})
     return record
 
 

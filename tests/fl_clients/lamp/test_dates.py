@@ -27,6 +27,10 @@ from tests.conftest import movie, write_lamp
         "1239056385",
         1239056385000,
         "1239056385000000",
+        "20090406221945",
+        "Mon Apr 06 2009 22:19:45 GMT+0000 (Coordinated Universal Time)",
+        "Tue Apr 07 2009 07:19:45 GMT+0900 (Japan Standard Time)",
+        "April 6, 2009 10:19:45 PM",
     ],
 )
 def test_the_same_moment_in_every_format(written: Any) -> None:
@@ -34,17 +38,41 @@ def test_the_same_moment_in_every_format(written: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["2009", 2009, "2009-01", "20090101", "1 January 2009", "Jan 01, 2009", "01 01, 2009"]
+    "written",
+    [
+        "2009",
+        2009,
+        "2009-01",
+        "20090101",
+        20090101,
+        20090101.0,
+        "200901",
+        "1 January 2009",
+        "Jan 01, 2009",
+        "01 01, 2009",
+    ],
 )
 def test_the_same_day_in_every_format(written: Any) -> None:
     assert read_date(written) == datetime(2009, 1, 1, tzinfo=UTC).timestamp()
 
 
 @pytest.mark.parametrize(
-    "written", ["", "03/04/2015", "yesterday", None, True, [], float("nan"), 10**400, "2013-02-30", -2.5e40]
+    "written",
+    [
+        *("", "03/04/2015", "yesterday", None, True, [], float("nan"), 10**400, "2013-02-30", -2.5e40),
+        *(0, -1, "0", "20091345", 99999999, "20100605_103000"),
+        # Which offset JST has, the format does not say.
+        "Sat, 21 Mar 2015 10:00:00 JST",
+    ],
 )
 def test_what_cannot_be_read_with_certainty_is_no_date(written: Any) -> None:
     assert read_date(written) is None
+
+
+def test_morning_and_afternoon_differ() -> None:
+    morning, afternoon = (read_date(f"March 21, 2015 {time}") for time in ("9:00 AM", "1:30 PM"))
+    assert morning is not None
+    assert afternoon == morning + 4.5 * 3600
 
 
 def history(folder: Path, dates: list[Any]) -> tuple[list[str], bool]:
