@@ -28,11 +28,11 @@ from fl_clients.backbone.load import Backbone, load
 from fl_clients.fit import answer_loss
 from fl_clients.lamp.tasks import find_task
 from fl_clients.predict import score_labels
+from strategies.blocks import find_blocks
 from strategies.loading import load_method
 from strategies.lora.common import COLLECTIVE
 from strategies.method import Adapter
 from strategies.perfit import PerFit
-from strategies.shifts.sites import find_blocks
 
 EXAMPLES, TOKENS, ANSWER, QUESTIONS = 16, 100, 5, 4
 POSITIONS = ("f7+l7", "l7", "all")

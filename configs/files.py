@@ -1,8 +1,11 @@
-"""File writes: atomic ones, of which readers see the complete new file or the previous one; and `.gitignore`."""
+"""File writes: atomic ones, of which readers see the whole new file or the previous one; JSON lines; `.gitignore`."""
 
+import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def keep_out_of_git(folder: Path) -> None:
@@ -33,3 +36,11 @@ def write_atomic(path: Path, content: str | bytes | Callable[[Path], None], priv
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line, stamped with the time in seconds since the epoch."""
+    line = json.dumps({"time": round(time.time(), 3), **value}, ensure_ascii=False)
+    with path.open("ab") as file:
+        # A single write in append mode keeps the line whole, even if other processes write or are killed.
+        file.write(line.encode() + b"\n")

@@ -1,17 +1,17 @@
 """What all clients of a process share: loaded once, bound to one run."""
 
 import contextlib
-import json
 from functools import lru_cache, partial
 from pathlib import Path
 
+from configs.files import append_line
 from configs.import_path import read_import_path
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import ActivationStore, activation_folder, fingerprint
 from fl_clients.backbone.batches import Encoder
 from fl_clients.backbone.forward import Forward
-from fl_clients.backbone.frozen_prefix import FrozenPrefix
+from fl_clients.backbone.frozen_prefix import FrozenPrefix, shares_keys
 from fl_clients.backbone.load import Backbone, load, resolve_precision
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.predict import stop_tokens
@@ -55,7 +55,7 @@ class Session:
         # An adapter without `frozen_blocks` may touch every block.
         frozen: int = getattr(self.adapter, "frozen_blocks", 0)
         suffix: int | None = getattr(self.adapter, "suffix", None)
-        if folder and frozen:
+        if folder and frozen and not shares_keys(self.backbone.model):
             store = ActivationStore(folder, limit, partial(_note_once, self._run_dir))
             self.forward = Forward(self.backbone, FrozenPrefix(self.backbone, identity, frozen, suffix, store))
         self.encoder = Encoder(self.task, self.backbone.tokenizer)
@@ -66,5 +66,5 @@ def _note_once(run_dir: Path, text: str) -> None:
     """Add a note to the run's events, once for all its processes."""
     marker = run_dir / ".partitions" / "activations-note"
     marker.parent.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError), marker.open("x"), (run_dir / "events.jsonl").open("a") as events:
-        events.write(json.dumps({"event": "note", "text": text}) + "\n")
+    with contextlib.suppress(FileExistsError), marker.open("x"):
+        append_line(run_dir / "events.jsonl", {"event": "note", "text": text})

@@ -7,8 +7,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from configs.errors import RunFailed
+from configs.files import append_line
 from configs.paths import run_dir
-from fl_server.record.schema import append_line, read_run, write_run
+from fl_server.record.schema import read_run, write_run
 from fl_server.run import FederatedRun
 
 app = ServerApp()

@@ -62,23 +62,24 @@ class Forward:
             Example(example.prompt[start:], example.answer) for example, start in zip(examples, starts, strict=True)
         ]
         batch = collate(ends, self._pad, device)
-        before = max(starts)
+        before, length = max(starts), batch.input_ids.shape[1]
         kept = torch.tensor(starts, device=device)[:, None]
         mask = torch.cat([(torch.arange(before, device=device) >= before - kept).long(), batch.attention_mask], dim=1)
         batch = replace(batch, position_ids=batch.position_ids + kept)
         cache = self._kept_cache(states, starts) if before else DynamicCache() if with_cache else None
         with (
             adapter.active(batch.prompt) if adapter else nullcontext(),
-            prefix.resumed(self._place(states, batch.input_ids.shape[1])) if prefix else nullcontext(),
+            prefix.resumed(self._place(states, length)) if prefix else nullcontext(),
         ):
             logits = self.backbone.run(
                 cache,
                 input_ids=batch.input_ids,
                 attention_mask=mask,
                 position_ids=batch.position_ids,
-                logits_to_keep=logits_to_keep,
+                # With a number instead of places, Gemma 4 would also shorten what its last blocks get.
+                logits_to_keep=torch.arange(max(0, length - logits_to_keep), length, device=device),
                 use_cache=cache is not None,
-            ).logits
+            ).logits[:, -logits_to_keep:]  # some families return all
         if prefix and cache is not None:
             # The frozen blocks did not run, so their placeholders have not grown.
             placeholders = [self._placeholder(len(states), mask.shape[1])] * prefix.frozen_blocks

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from fl_clients.backbone.activation_store import ActivationStore, key_of
 from fl_clients.backbone.load import Backbone
-from strategies.shifts.sites import find_blocks
+from strategies.blocks import find_blocks
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,11 @@ class FrozenPrefix:
         self._backbone.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self._backbone.device))
         handle.remove()
         return kinds[0]
+
+
+def shares_keys(model: PreTrainedModel) -> bool:
+    """Tell whether blocks use keys and values of blocks before them, which are missing if those do not run."""
+    return bool(getattr(model.config.get_text_config(), "num_kv_shared_layers", 0))
 
 
 def arithmetic(backbone: Backbone) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The frozen language model: how it is fetched and loaded."""
 
 import contextlib
+import hashlib
 import inspect
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import httpx
 import huggingface_hub
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -24,15 +26,17 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from configs.errors import InputError
-from configs.paths import expand
+from configs.paths import expand, make_cache
 from fl_clients.backbone.builtin import BUILT_IN, fetch
 from fl_clients.backbone.checks import check_files, check_tokenizer, check_weights, digest_of, first_line
+from fl_clients.backbone.self_check import check_arithmetic
+from strategies.blocks import find_blocks, name_of_blocks
 from strategies.method import BackboneShape
-from strategies.shifts.sites import find_blocks, name_of_blocks
 
 Precision = Literal["fp32", "bf16"]
 
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_MOST_IN_FP32 = 3_000_000_000
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -136,9 +140,25 @@ def _read_shape(name: str, where: Path | str, usable: bool, _state: tuple[tuple[
         if usable:
             check_tokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False), model)
             check_weights(where)
+            _check_once(where, config)
+        return shape_of(model)
     except Exception as error:  # files of other tools fail in every way
         raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
-    return shape_of(model)
+
+
+def _check_once(where: Path | str, config: PreTrainedConfig) -> None:
+    """Check what the model computes, unless these weights have already passed with these versions."""
+    versions = f"{digest_of(where, config)} {torch.__version__} {transformers.__version__}"
+    passed = make_cache("checked") / hashlib.sha256(versions.encode()).hexdigest()[:32]
+    if passed.is_file():
+        return
+    small = on_meta(config).num_parameters() <= _MOST_IN_FP32
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        where, dtype=torch.float32 if small else "auto", trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    check_arithmetic(Backbone(model.eval(), tokenizer, shape_of(model), torch.device("cpu")))
+    passed.touch()
 
 
 def on_meta(config: PreTrainedConfig) -> PreTrainedModel:
@@ -155,12 +175,29 @@ def shape_of(model: PreTrainedModel) -> BackboneShape:
     prefix = name_of_blocks(model)
     linears = {}
     for name, module in blocks.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and _returns_product(module):
             linears[f"{prefix}.{name}"] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
             linears[f"{prefix}.{name}"] = (module.nx, module.nf)
-    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    return BackboneShape(text.hidden_size, len(blocks), model.num_parameters(), linears, positions)
+    return BackboneShape(text.hidden_size, len(blocks), model.num_parameters(), linears, _positions(text))
+
+
+@torch.no_grad()
+def _returns_product(module: nn.Linear) -> bool:
+    """Tell a linear module from a mixture's router, which derives from it but returns several tensors."""
+    if type(module).forward is nn.Linear.forward:
+        return True
+    return isinstance(module(torch.zeros_like(module.weight[:1])), torch.Tensor)
+
+
+def _positions(text: PreTrainedConfig) -> int | None:
+    """Return the tokens in the longest text that a model encodes the same in every batch."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):  # a longer text changes the angles of its whole batch
+        original = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", 0)
+        if original:
+            return int(original)
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -7,14 +7,13 @@
 """
 
 import json
-import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import InputError
-from configs.files import write_atomic
+from configs.files import append_line, write_atomic
 
 Status = Literal["running", "completed", "failed", "cancelled"]
 
@@ -155,14 +154,6 @@ def mark_resumed(folder: Path) -> None:
     record.status, record.error, record.resumed = "running", None, record.resumed + 1
     write_run(folder, record)
     append_line(folder / "events.jsonl", {"event": "resumed"})
-
-
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line, stamped with the time in seconds since the epoch."""
-    line = json.dumps({"time": round(time.time(), 3), **value}, ensure_ascii=False)
-    with path.open("ab") as file:
-        # A single write in append mode keeps the line whole, even if other processes write or are killed.
-        file.write(line.encode() + b"\n")
 
 
 def finish_partial_line(path: Path) -> None:

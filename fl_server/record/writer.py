@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.environment import DeviceClass
+from configs.files import append_line
 from fl_server.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fl_server.record.ledger import Ledger
 from fl_server.record.reply import ClientReply
-from fl_server.record.schema import append_line
 from fl_server.record.tables import CLIENTS, ROUNDS, TableWriter
 from strategies.method import Tensors
 from strategies.metrics.points import EvaluationPoint

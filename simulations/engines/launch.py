@@ -11,9 +11,10 @@ from pathlib import Path
 import fl_clients.app
 import fl_server.app
 from configs.errors import RunFailed
+from configs.files import append_line
 from configs.import_path import write_import_path
 from configs.schema import RunConfig
-from fl_server.record.schema import append_line, finish_partial_line, mark_resumed, read_run
+from fl_server.record.schema import finish_partial_line, mark_resumed, read_run
 from simulations.engines.inline import run_inline
 from simulations.engines.ray_cluster import cluster_address
 from simulations.engines.ray_engine import Simulation

@@ -17,9 +17,9 @@ from pathlib import Path
 import tomli_w
 
 from configs.errors import RunFailed
+from configs.files import append_line
 from configs.paths import DRIVER, cache_dir
 from configs.schema import PartitionsConfig
-from fl_server.record.schema import append_line
 from simulations.engines.isolation import leave_network
 from simulations.engines.processes import (
     MARK,

@@ -18,10 +18,11 @@ from configs.errors import InputError
 from fl_clients.backbone.load import find
 from simulations.exports.served import ServedModel
 from strategies import shifts
+from strategies.blocks import name_of_blocks
 from strategies.lora.adapters import LoraAdapters
 from strategies.method import Tensors
 from strategies.shifts.shift import compose
-from strategies.shifts.sites import SiteShifts, name_of_blocks
+from strategies.shifts.sites import SiteShifts
 
 _LOADER = Path(__file__).parent / "perfit_loader.py"
 _EVERYWHERE = 1_000_000_000

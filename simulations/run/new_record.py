@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from configs.errors import InputError
+from configs.files import append_line
 from configs.import_path import ROOT
 from configs.load import write_config
 from configs.paths import USERS_LINK, cache_dir
@@ -21,7 +22,7 @@ from fl_clients.backbone.load import backbone_digest, read_shape
 from fl_clients.lamp.select_users import UserTable, build_table
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
 from fl_server.record.folder import RunFolder
-from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, append_line, write_run
+from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, write_run
 from simulations.engines.ray_engine import end_leftovers
 from simulations.run.folders import claim_folder
 from simulations.run.preflight import build_method, check_unseen, load_shared, method_digest, resolve

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from configs.errors import InputError, RunFailed
+from configs.files import append_line
 from configs.import_path import find_intruder, python_path_folders
 from configs.paths import expand
 from configs.schema import RunConfig
@@ -16,7 +17,7 @@ from fl_clients.lamp.select_users import build_table
 from fl_server.record.checkpoint import load_checkpoint
 from fl_server.record.complete import keep_recorded
 from fl_server.record.folder import RunFolder
-from fl_server.record.schema import RunRecord, append_line, finish_partial_line, mark_resumed, read_run, write_run
+from fl_server.record.schema import RunRecord, finish_partial_line, mark_resumed, read_run, write_run
 from fl_server.record.tables import clean
 from simulations.display import plots
 from simulations.engines.launch import launch

@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.functional import linear
 
+from strategies.blocks import find_blocks, name_of_blocks
 from strategies.method import Tensors
 
 
@@ -46,14 +47,15 @@ class LoraAdapters:
         """
         self.frozen_blocks = frozen_blocks
         self.suffix: int | None = None  # any token may be touched
+        blocks, prefix = find_blocks(model), f"{name_of_blocks(model)}."
         for name, lora in adapters.items():
-            config = LoraConfig(
-                r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.modules)
-            )
+            inside = [module.removeprefix(prefix) for module in lora.modules]
+            config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=inside)
             with warnings.catch_warnings():
                 # peft warns about a second adapter on one model, and reads a deprecated attribute of transformers.
                 warnings.simplefilter("ignore")
-                inject_adapter_in_model(config, model, name)
+                # Given the whole model, peft would take a module named like a fused expert's (`gate_proj`) for one.
+                inject_adapter_in_model(config, blocks, name)
         self._layers: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }

@@ -8,6 +8,8 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BartConfig,
+    BertConfig,
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
@@ -19,10 +21,12 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    RobertaConfig,
 )
 
 from configs.errors import InputError
 from configs.schema import FitConfig
+from fl_clients.backbone import load as load_module
 from fl_clients.backbone.activation_store import ActivationStore
 from fl_clients.backbone.batches import Example
 from fl_clients.backbone.builtin import fetch
@@ -79,12 +83,17 @@ PROMPTS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18]]
 LABELS = [[30], [31, 32], [33, 34, 35]]
 
 
+def save(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
+    """Save a random model of a config with the tokenizer of `tiny`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(folder)
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path: Path, cache: Path) -> Backbone:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(FAMILIES[request.param]).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(tmp_path)
+    save(FAMILIES[request.param], tmp_path)
     assert read_shape(str(tmp_path)).blocks == 3
     return load(str(tmp_path), "fp32")
 
@@ -139,10 +148,65 @@ def test_the_stored_prefix_does_not_change_results_on_any_family(
 
 
 def test_a_decoder_with_blocks_other_than_attention_is_refused(tmp_path: Path, cache: Path) -> None:
-    Lfm2Config(**LLAMA, layer_types=["conv", "full_attention", "conv"]).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(fetch("tiny")).save_pretrained(tmp_path)
+    save(Lfm2Config(**LLAMA, layer_types=["conv", "full_attention", "conv"]), tmp_path)
     with pytest.raises(InputError, match=r"blocks are not all attention \(conv\)"):
         read_shape(str(tmp_path))
+
+
+BERT: dict[str, Any] = {
+    "vocab_size": 258,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 128,
+    "is_decoder": True,
+    "initializer_range": 0.5,  # so that attention matters
+}
+ODD: dict[str, tuple[PreTrainedConfig, str]] = {
+    "positions that begin after the padding's": (RobertaConfig(**BERT, pad_token_id=1), "computes other logits"),
+    "not causal": (BertConfig(**BERT | {"is_decoder": False}), "computes other logits"),
+    "no positions for each row": (
+        BartConfig(
+            vocab_size=258,
+            d_model=16,
+            decoder_layers=3,
+            encoder_layers=3,
+            decoder_attention_heads=2,
+            encoder_attention_heads=2,
+            decoder_ffn_dim=32,
+            encoder_ffn_dim=32,
+            max_position_embeddings=128,
+            pad_token_id=1,
+            is_decoder=True,
+            is_encoder_decoder=False,
+            init_std=0.5,
+        ),
+        "computes other logits",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_model_whose_batches_are_not_what_its_single_texts_are_is_refused(kind: str, tmp_path: Path) -> None:
+    config, reason = ODD[kind]
+    save(config, tmp_path)
+    with pytest.raises(InputError, match=reason):
+        read_shape(str(tmp_path))
+
+
+def test_a_checked_backbone_is_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Backbone] = []
+    monkeypatch.setattr(load_module, "check_arithmetic", checked.append)
+    save(LlamaConfig(**LLAMA, rms_norm_eps=1e-4), tmp_path)
+    for _ in range(2):
+        read_shape(str(tmp_path))
+        load_module._read_shape.cache_clear()
+    assert len(checked) == 1
+    # Other weights of the same name are checked again.
+    save(LlamaConfig(**LLAMA, rms_norm_eps=1e-4), tmp_path, seed=1)
+    read_shape(str(tmp_path))
+    assert len(checked) == 2
 
 
 def test_padding_and_shared_prompts_do_not_change_results_on_any_family(family: Backbone) -> None:

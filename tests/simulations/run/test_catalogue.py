@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from configs.files import append_line
 from fl_server.record.folder import RunFolder
-from fl_server.record.schema import append_line, read_run, write_run
+from fl_server.record.schema import read_run, write_run
 from simulations.cli.main import app
 from simulations.run.catalogue import find_run, find_runs
 from simulations.run.simulate import simulate

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from configs.seeds import derive_seed
+from strategies.blocks import find_blocks
 from strategies.method import BackboneShape
 from strategies.perfit import PerFit
-from strategies.shifts.sites import find_blocks
 
 SMALL = {
     "hidden_size": 16,
