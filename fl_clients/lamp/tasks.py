@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from configs.errors import InputError, nearest
+from fl_clients.lamp.plain_form import plain_form
 from strategies.metrics.points import Baseline
 
 
@@ -148,28 +149,6 @@ NEWS_CATEGORIES = (
 
 RATINGS = ("1", "2", "3", "4", "5")
 
-_FUNCTION_WORDS = re.compile(
-    "about|again|also|back|been|before|being|could|does|doing|done|down|even|from|have|having|here|into|just|like|more|"
-    "most|much|only|other|over|really|same|should|some|such|than|that|their|them|then|there|these|they|thing|this|"
-    "those|through|very|want|well|went|were|what|when|where|which|while|will|with|would|your"
-)
-
-
-def content_words(tweet: str) -> str:
-    """Reduce a tweet to its content words: what it says, without its author's style.
-
-    LaMP-7 histories have tweets without paraphrases, and its questions ask for an author's wording of a plain text. So
-    stage 2 trains on pairs (content words → tweet): links, mentions, emoticons, capitals, punctuation, stretched
-    letters, function words and words of up to three letters (if there are longer ones) are left out of the source.
-    Adding them back is the author's style, which a personal shift should learn. Language-model training on bare tweets
-    would teach the same style, but no relation to a source.
-    """
-    text = re.sub(r"https?://\S+|@\w+|&#?\w+;", " ", tweet.lower())
-    text = re.sub(r"([^\W\d])\1{2,}", r"\1", text)
-    words = re.sub(r"[^\w\s']|_", " ", text).split()
-    return " ".join([word for word in words if len(word) > 3 and not _FUNCTION_WORDS.fullmatch(word)] or words)
-
-
 TASKS = {
     task.name: task
     for task in (
@@ -244,7 +223,7 @@ TASKS = {
             opening="Paraphrase the following tweet",
             marker="before or after it:",
             history_fields=("text", "text"),
-            source_of=content_words,
+            source_of=plain_form,
             official_path="LaMP_7",
             max_new_tokens=56,
             baselines=(Baseline.COPY,),

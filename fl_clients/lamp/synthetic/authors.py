@@ -126,7 +126,7 @@ _SPOTS = (
 )
 _FRIENDS = ("Maria", "Jonas", "Priya", "Kevin", "Aisha", "Lucas", "Wendy", "Oscar", "Naomi", "Pablo")
 _MOODS = ("happy", "tired", "hungry", "excited", "bored", "nervous", "lonely", "proud", "angry", "lucky")
-# Words of up to three letters, so that `content_words` leaves them out and stage 2 learns to add them back.
+# Words that `plain_form` leaves out, so that stage 2 learns to add them back.
 _TWEET_OPENINGS = ("omg", "ugh", "yay", "hey", "wow")
 _DEGREES = ("so", "too", "way", "v")
 _TWEET_CLOSINGS = ("lol", "xx", "tbh", "smh", "idk")

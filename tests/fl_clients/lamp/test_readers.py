@@ -231,8 +231,8 @@ def test_texts_that_rouge_cannot_tell_apart_are_leaks(tmp_path: Path) -> None:
     gold = [{"id": "1", "output": "so late again"}]
     folder = write_lamp(tmp_path, [{"id": "1", "input": tweet, "profile": profile}], gold, "LaMP_7")
     (user,) = find_source(folder, TWEETS).users()
-    # A tweet without content words keeps its short words; a bare link leaves no usable text.
-    assert [pair.source for pair in user.history] == ["late", "\u05d0\u05d7\u05e8"]
+    # A bare link leaves no usable text.
+    assert [pair.source for pair in user.history] == ["So late.", "\u05d0\u05d7\u05e8."]
     assert (user.leaks, user.skipped) == (2, 1)
 
 
