@@ -221,8 +221,11 @@ class RunConfig(_Group):
     """Collective users per round."""
     aggregation: str = "mean"
     """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/shifts/averages.py)."""
-    sites: list[int] = Field([10, 12])
-    """Decoder blocks whose output is intervened on, counted from 0."""
+    sites: list[int] | str = Field([10, 12])
+    """Decoder blocks whose output is intervened on, counted from 0: a list, `every 4`, or `6 spread` (evenly, down to
+    four fifths of the depth)."""
+    private_sites: list[int] | str = ""
+    """The sites of the personalised shift, likewise; empty: those of the collective shift."""
     positions: str = "all"
     """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7` or `all`."""
     rank: RankConfig = RankConfig()
@@ -256,6 +259,7 @@ class RunConfig(_Group):
         """Return the values that a method's constructor may take by name; nested keys are joined by `_`."""
         return {
             "sites": self.sites,
+            "private_sites": self.private_sites or self.sites,
             "positions": self.positions,
             "rank_shared": self.rank.shared,
             "rank_private": self.rank.private,

@@ -15,7 +15,7 @@ COLLECTIVE, PERSONAL = "collective", "personal"
 
 
 class PerFit(Method):
-    """h ↦ φ⁽²⁾ ∘ φ⁽¹⁾ (h) at every site: φ⁽¹⁾ collective, φ⁽²⁾ personalised (eq. 1).
+    """h ↦ φ⁽²⁾ ∘ φ⁽¹⁾ (h) at every site: φ⁽¹⁾ collective, φ⁽²⁾ personalised (eq. 1). Each may have sites of its own.
 
     Stage 1 (Algorithm 1, lines 4-13) trains φ⁽¹⁾ and the common start of φ⁽²⁾ on the collective users, and
     both are sent. Stage 2 (lines 14-23) starts a user's φ⁽²⁾ from that common start and trains only it.
@@ -33,11 +33,12 @@ class PerFit(Method):
         joint_private_init: bool,
         aggregation: str,
         seed: int,
+        private_sites: list[int] | None = None,
     ) -> None:
         """Take the settings.
 
         Args:
-            sites: Decoder blocks whose output is intervened on, counted from 0.
+            sites: Decoder blocks whose output φ⁽¹⁾ acts on, counted from 0.
             positions: `all`, `fN`, `lN` or `fN+lN`.
             rank_shared: r⁽¹⁾.
             rank_private: r⁽²⁾.
@@ -45,11 +46,12 @@ class PerFit(Method):
                 starts at the identity.
             aggregation: A key of `strategies.shifts.averages.AGGREGATORS`.
             seed: The run's seed; the start of every R derives from it.
+            private_sites: Those whose output φ⁽²⁾ acts on; None: the same.
 
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        self.sites = shifts.checked_sites(sites)
+        self.sites = {COLLECTIVE: shifts.checked_sites(sites), PERSONAL: shifts.checked_sites(private_sites or sites)}
         self.positions = Positions.parse(positions)
         self.ranks = {COLLECTIVE: rank_shared, PERSONAL: rank_private}
         self.joint_private_init = joint_private_init
@@ -58,8 +60,8 @@ class PerFit(Method):
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse a site beyond the last block and a rank above d."""
-        ranks = [("rank.shared", self.ranks[COLLECTIVE]), ("rank.private", self.ranks[PERSONAL])]
-        shifts.check_fit(self.sites, ranks, backbone)
+        shifts.check_fit(self.sites[COLLECTIVE], [("rank.shared", self.ranks[COLLECTIVE])], backbone)
+        shifts.check_fit(self.sites[PERSONAL], [("rank.private", self.ranks[PERSONAL])], backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return a random orthonormal R, W = R and b = 0: every φ is the identity."""
@@ -74,7 +76,9 @@ class PerFit(Method):
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ⁽²⁾ ∘ φ⁽¹⁾ to every site of the frozen backbone."""
-        return SiteShifts(model, self.sites, self.positions, backbone.hidden, self.ranks)
+        return SiteShifts(
+            model, self.positions, backbone.hidden, {name: (self.sites[name], self.ranks[name]) for name in self.ranks}
+        )
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Train φ⁽¹⁾, and the start of φ⁽²⁾ if it is sent, on one collective user."""
@@ -102,19 +106,22 @@ class PerFit(Method):
             shifts.load(adapter, PERSONAL, self._start(PERSONAL, adapter.hidden, PERSONAL), PERSONAL)
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
-        """Return L(2r⁽¹⁾d + r⁽¹⁾), plus L(2r⁽²⁾d + r⁽²⁾) if the start of φ⁽²⁾ is sent."""
-        return sum(shifts.parameters(self.sites, self.ranks[name], backbone.hidden) for name in self._travelling())
+        """Return L(2r⁽¹⁾d + r⁽¹⁾), plus L(2r⁽²⁾d + r⁽²⁾) if the start of φ⁽²⁾ is sent; L is the number of its sites."""
+        return sum(self._parameters(name, backbone) for name in self._travelling())
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return L(2r⁽²⁾d + r⁽²⁾)."""
-        return shifts.parameters(self.sites, self.ranks[PERSONAL], backbone.hidden)
+        return self._parameters(PERSONAL, backbone)
+
+    def _parameters(self, shift_name: str, backbone: BackboneShape) -> int:
+        return shifts.parameters(self.sites[shift_name], self.ranks[shift_name], backbone.hidden)
 
     def _travelling(self) -> list[str]:
         return [COLLECTIVE, PERSONAL] if self.joint_private_init else [COLLECTIVE]
 
     def _start(self, shift_name: str, hidden: int, prefix: str) -> Tensors:
         tensors: Tensors = {}
-        for site in self.sites:
+        for site in self.sites[shift_name]:
             begin = shifts.identity(self.ranks[shift_name], hidden, self.seed, shift_name, site)
             tensors |= shifts.named(f"{prefix}.{site}", begin)
         return tensors

@@ -49,7 +49,7 @@ class ReftC(Method):
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ to every site."""
-        return SiteShifts(model, self.sites, self.positions, backbone.hidden, {_STAGE: self.rank})
+        return SiteShifts(model, self.positions, backbone.hidden, {_STAGE: (self.sites, self.rank)})
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Train φ."""

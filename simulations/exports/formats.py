@@ -40,7 +40,7 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
         everywhere = positions.first is None or positions.last is None
         about = {
             "blocks": name_of_blocks(served.backbone.model),
-            "sites": json.dumps([int(site) for site in adapter.sites()]),
+            "sites": json.dumps([int(site) for site in adapter.every_site()]),
             "stages": json.dumps(list(adapter.shifts)),
             "first": str(_EVERYWHERE if everywhere else positions.first),
             "last": str(0 if everywhere else positions.last),
@@ -100,9 +100,9 @@ def write_pyreft(served: ServedModel, out: Path) -> str:
     if not isinstance(adapter, SiteShifts):
         raise InputError(f"{served.record.method} has no interventions: the format pyreft is for shifts; use peft")
     keys, representations = [], []
-    for site in adapter.sites():
-        chain = [adapter.shift(name, site) for name in adapter.shifts]
-        R, W, b = reduce(compose, [(shift.R.detach(), shift.W.detach(), shift.b.detach()) for shift in chain])
+    for site in adapter.every_site():
+        chain = [(shift.R.detach(), shift.W.detach(), shift.b.detach()) for shift in adapter.chain(site)]
+        R, W, b = reduce(compose, chain)
         keys.append(f"layer_{site}_comp_block_output_unit_pos_nunit_1#0")
         representations.append([int(site), "block_output", "pos", 1, len(R), *[None] * 9])
         content = {"weight": W, "bias": b, "rotate_layer": R.T.contiguous()}

@@ -30,6 +30,8 @@ def attach(model: torch.nn.Module, path: str) -> Callable[[], None]:
             touched = torch.tensor([i < first or i >= length - last for i in range(length)], device=hidden.device)
             x = hidden
             for stage in stages:  # φ(x) = x + Rᵀ(Wx + b − Rx), the collective one first
+                if f"{stage}.{site}.R" not in tensors:  # it has other sites
+                    continue
                 R, W, b = (tensors[f"{stage}.{site}.{letter}"].to(hidden.device) for letter in "RWb")
                 x = x + ((x.float() @ (W - R).T + b) @ R).to(x.dtype)
             x = torch.where(touched[None, :, None], x, hidden)

@@ -14,7 +14,7 @@ from configs.paths import expand
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
 from fl_clients.backbone.builtin import BUILT_IN
-from fl_clients.backbone.load import check_backbone, resolve_precision
+from fl_clients.backbone.load import check_backbone, read_shape, resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
@@ -22,6 +22,20 @@ from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
 from strategies.loading import load_method
 from strategies.method import BackboneShape, Method, Tensors
+from strategies.shifts.spacing import read_sites
+
+
+def with_sites(config: RunConfig, shape: BackboneShape) -> RunConfig:
+    """Return a config whose sites are lists of the backbone's blocks.
+
+    Raises:
+        InputError: A spacing cannot be read, or gives no site.
+    """
+    keys = [key for key in ("sites", "private_sites") if getattr(config, key)]
+    try:
+        return config.model_copy(update={key: read_sites(getattr(config, key), shape.blocks) for key in keys})
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[str] = ()) -> Method:
@@ -36,6 +50,7 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
         InputError: The task is unknown, the method cannot be loaded, or a setting does not fit.
     """
     find_task(config.task)
+    config = with_sites(config, shape)
     try:
         method = load_method(config.method, config.method_values(), config.settings, import_path)
         method.check(shape)
@@ -144,6 +159,7 @@ def resolve(config: RunConfig) -> RunConfig:
     backbone = expand(config.backbone)
     source = config.users.source
     users = config.users.model_copy(update={"source": source if source == "synthetic" else _as_recorded(source)})
+    config = with_sites(config, read_shape(config.backbone))
     return config.model_copy(
         update={
             "start_from": _as_recorded(config.start_from) if config.start_from else "",

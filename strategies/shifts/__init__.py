@@ -16,6 +16,7 @@ from strategies.shifts.common import (
     train,
     triple,
 )
+from strategies.shifts.spacing import read_sites
 
 __all__ = [
     "Triple",
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "named",
     "parameters",
+    "read_sites",
     "state",
     "train",
     "triple",

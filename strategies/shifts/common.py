@@ -71,7 +71,7 @@ def triple(tensors: Tensors, prefix: str) -> Triple:
 def state(adapter: SiteShifts, shift_name: str, prefix: str) -> Tensors:
     """Return one shift's tensors at all sites as `<prefix>.<site>.R` and so on."""
     tensors: Tensors = {}
-    for site in adapter.sites():
+    for site in adapter.sites(shift_name):
         shift = adapter.shift(shift_name, site)
         values = [value.detach().cpu().clone() for value in (shift.R, shift.W, shift.b)]
         tensors |= named(f"{prefix}.{site}", values)
@@ -80,13 +80,13 @@ def state(adapter: SiteShifts, shift_name: str, prefix: str) -> Tensors:
 
 def load(adapter: SiteShifts, shift_name: str, tensors: Tensors, prefix: str) -> None:
     """Set one shift at all sites from the tensors that `state` returned."""
-    for site in adapter.sites():
+    for site in adapter.sites(shift_name):
         adapter.shift(shift_name, site).load(*triple(tensors, f"{prefix}.{site}"))
 
 
 def train(adapter: SiteShifts, shift_names: Iterable[str], fit: Fit) -> FitResult:
     """Train the named shifts; after every step, R is retracted to orthonormal rows."""
-    shifts = [adapter.shift(shift_name, site) for shift_name in shift_names for site in adapter.sites()]
+    shifts = [adapter.shift(shift_name, site) for shift_name in shift_names for site in adapter.sites(shift_name)]
 
     def retract_all() -> None:
         for shift in shifts:

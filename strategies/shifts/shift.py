@@ -9,6 +9,12 @@ class Shift(nn.Module):
 
     φ starts as the identity: W = R, b = 0. Parameters are fp32 for every number format of the backbone;
     the shift is computed in fp32 and added in the format of x.
+
+    Trained are R, D = W − R and b: the same function, x + Rᵀ(Dx + b). With G = ∂L/∂φ(x), the gradients are
+    ∂R = (Dx + b)Gᵀ and ∂D = (RG)xᵀ. In terms of R and W they would be ∂W = (RG)xᵀ and ∂R = (Wx − Rx + b)Gᵀ − (RG)xᵀ: R
+    would get −∂W too. On the residual stream |x| is large (135 on average in the default backbone) while Wx − Rx + b
+    starts at 0, so −∂W would be nearly all of it, and an optimiser that forgets the size of gradients, as AdamW does,
+    would turn R by W's gradient instead of its own.
     """
 
     def __init__(self, hidden: int, rank: int) -> None:
@@ -20,26 +26,34 @@ class Shift(nn.Module):
         """
         super().__init__()
         self.R = nn.Parameter(torch.eye(rank, hidden))
-        self.W = nn.Parameter(torch.eye(rank, hidden))
+        self.D = nn.Parameter(torch.zeros(rank, hidden))
         self.b = nn.Parameter(torch.zeros(rank))
+
+    @property
+    def W(self) -> torch.Tensor:  # noqa: N802
+        """W = R + D, [r, d]: as in messages and exports."""
+        return self.R + self.D
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return φ(x) for x of shape [..., d]."""
         inside = x.float()
-        shift: torch.Tensor = (inside @ (self.W - self.R).T + self.b) @ self.R
+        shift: torch.Tensor = (inside @ self.D.T + self.b) @ self.R
         return x + shift.to(x.dtype)
 
     @torch.no_grad()
     def load(self, R: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> None:
         """Copy values in; shapes [r, d], [r, d], [r]."""
         self.R.copy_(R)
-        self.W.copy_(W)
+        self.D.copy_(W - R)
         self.b.copy_(b)
 
     @torch.no_grad()
     def retract(self) -> None:
         """Retract R to orthonormal rows after an optimiser step, without changing φ (see `retract`)."""
-        self.load(*retract(self.R, self.W, self.b))
+        R, W, b = retract(self.R, self.R.double() + self.D.double(), self.b)
+        self.D.copy_(W - R.double())
+        self.R.copy_(R)
+        self.b.copy_(b)
 
 
 def random_orthonormal(rank: int, hidden: int, generator: torch.Generator) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Shifts on the residual stream, by forward hooks; for every decoder whose blocks return the stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,30 +19,35 @@ class SiteShifts(nn.Module):
     runs unchanged. Attaching registers one hook per site and does not touch the backbone's weights.
     """
 
-    def __init__(self, model: nn.Module, sites: list[int], positions: Positions, hidden: int, ranks: dict[str, int]):
+    def __init__(
+        self, model: nn.Module, positions: Positions, hidden: int, shifts: Mapping[str, tuple[list[int], int]]
+    ) -> None:
         """Attach to `model`.
 
         Args:
             model: A frozen causal language model.
-            sites: Decoder blocks, counted from 0.
             positions: Prompt tokens to act on.
             hidden: d, the width of the residual stream.
-            ranks: Rank by shift name, in the order of composition (innermost first).
+            shifts: Sites (decoder blocks, counted from 0) and rank by shift name, in the order of composition
+                (innermost first).
         """
         super().__init__()
         self.shifts = nn.ModuleDict(
-            {name: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites}) for name, rank in ranks.items()}
+            {
+                name: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites})
+                for name, (sites, rank) in shifts.items()
+            }
         )
         self.hidden = hidden
         self.positions = positions
-        self.frozen_blocks = min(sites) + 1
+        self.frozen_blocks = int(self.every_site()[0]) + 1
         self.suffix = positions.last if positions.first == 0 else None
         self._selected: torch.Tensor | None = None
         device = next(model.parameters()).device
         self.to(device)
         blocks = find_blocks(model)
-        for site in sites:
-            blocks[site].register_forward_hook(self._hook(str(site)))
+        for site in self.every_site():
+            blocks[int(site)].register_forward_hook(self._hook(site))
 
     def shift(self, shift_name: str, site: str) -> Shift:
         """Return one shift."""
@@ -52,11 +57,19 @@ class SiteShifts(nn.Module):
         assert isinstance(shift, Shift)
         return shift
 
-    def sites(self) -> list[str]:
-        """Return the names of the sites, in order."""
-        first = next(iter(self.shifts.values()))
-        assert isinstance(first, nn.ModuleDict)
-        return list(first.keys())
+    def sites(self, shift_name: str) -> list[str]:
+        """Return the names of one shift's sites, in order."""
+        chain = self.shifts[shift_name]
+        assert isinstance(chain, nn.ModuleDict)
+        return list(chain.keys())
+
+    def every_site(self) -> list[str]:
+        """Return the names of all sites, in order."""
+        return sorted({site for name in self.shifts for site in self.sites(name)}, key=int)
+
+    def chain(self, site: str) -> list[Shift]:
+        """Return the shifts at a site, in the order of composition."""
+        return [self.shift(name, site) for name in self.shifts if site in self.sites(name)]
 
     @contextmanager
     def active(self, prompt: torch.Tensor) -> Iterator[None]:
@@ -71,13 +84,15 @@ class SiteShifts(nn.Module):
             self._selected = None
 
     def _hook(self, site: str) -> Any:
+        chain = self.chain(site)
+
         def intervene(_block: nn.Module, _args: Any, output: Any) -> Any:
             hidden = output if isinstance(output, torch.Tensor) else output[0]
             if self._selected is None:
                 return output
             shifted = hidden
-            for shift_name in self.shifts:
-                shifted = self.shift(shift_name, site)(shifted)
+            for shift in chain:
+                shifted = shift(shifted)
             shifted = torch.where(self._selected, shifted, hidden)
             return shifted if isinstance(output, torch.Tensor) else (shifted, *output[1:])
 

@@ -250,7 +250,7 @@ def test_a_folder_that_is_not_a_record_is_never_replaced(tmp_path: Path) -> None
     (tmp_path / "precious").mkdir()
     with pytest.raises(InputError, match="not a run record"):
         simulate(tiny_config(), "precious", tmp_path, overwrite=True)
-    with pytest.raises(InputError, match="expected letters, digits"):
+    with pytest.raises(InputError, match="expected at most 200 letters, digits"):
         simulate(tiny_config(), "../up", tmp_path)
     (tmp_path / "a-file").touch()
     with pytest.raises(InputError, match=r"name=a-file: \S+ is not a folder"):
