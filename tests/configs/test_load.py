@@ -146,3 +146,19 @@ def test_a_cache_that_cannot_be_written_is_named(variable: str, monkeypatch: pyt
 def test_histories_are_exchanged_between_at_least_two_users() -> None:
     with pytest.raises(InputError, match="exchange_histories needs at least two target users"):
         load_config(None, ["users.target=1", "users.exchange_histories=true"])
+
+
+def test_a_list_keeps_its_quoted_items_and_takes_the_rest_as_typed() -> None:
+    words = ["users.select='listed'", 'users.collective_ids=["a,b", 7, 007]', "users.target_ids=[x]", "cohort=1"]
+    assert load_config(None, words).users.collective_ids == ["a,b", "7", "007"]
+
+
+@pytest.mark.parametrize("override", ["seed=true", "cohort=true", "sites=[true]", "local.lr=false"])
+def test_true_is_no_number(override: str) -> None:
+    with pytest.raises(InputError, match="not true or false"):
+        load_config(None, [override])
+
+
+def test_a_key_cannot_be_a_value_and_a_group() -> None:
+    with pytest.raises(InputError, match="users: given as a value and as a group of keys"):
+        load_config(None, ["users=5", "users.collective=9"])

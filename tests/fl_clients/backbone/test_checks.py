@@ -12,8 +12,12 @@ from safetensors.torch import load_file, save_file
 from configs.errors import InputError
 from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.load import load, read_shape
-from simulations.run.simulate import simulate
-from tests.conftest import tiny_config
+from fl_server.record.schema import read_run, write_run
+from simulations.experiments.plan import plan
+from simulations.experiments.reuse import find
+from simulations.exports.served import load_served_model
+from simulations.run.simulate import resume, simulate
+from tests.conftest import TINY, tiny_config
 
 Change = Callable[[Path], None]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
@@ -59,6 +63,11 @@ def lose_a_shard(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def only_gguf(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    (folder / "config.json").unlink()
+
+
 FIRST = "model.layers.0.mlp.gate_proj.weight"
 BAD: dict[str, tuple[Change, str]] = {
     "a prefix": (
@@ -70,7 +79,7 @@ BAD: dict[str, tuple[Change, str]] = {
         tensors(lambda found: found | {"q.lora_A.weight": torch.zeros(1)}),
         "q.lora_A.weight are unexpected",
     ),
-    "another shape": (tensors(lambda found: found | {FIRST: torch.zeros(3, 3)}), "cannot be loaded"),
+    "another shape": (tensors(lambda found: found | {FIRST: torch.zeros(3, 3)}), f"{FIRST} do not fit"),
     "an LFS pointer": (write("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer"),
     "a pointer for a tokenizer": (write("tokenizer.json", POINTER), "cannot be loaded"),
     "a truncated file": (cut, "incomplete metadata, file not fully covered"),
@@ -78,6 +87,13 @@ BAD: dict[str, tuple[Change, str]] = {
     "a link to nothing": (lambda folder: (folder / "other.safetensors").symlink_to("gone"), "gone|other.safetensors"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "it has no weights"),
     "quantised": (config(quantization_config={"quant_method": "gptq", "bits": 4}), "requires optimum"),
+    "integers": (tensors(lambda found: found | {FIRST: (100 * found[FIRST]).to(torch.int8)}), f"{FIRST} is int8"),
+    "not a number": (
+        tensors(lambda found: found | {FIRST: found[FIRST] * torch.nan}),
+        f"{FIRST} has values that are not",
+    ),
+    "infinite": (tensors(lambda found: found | {FIRST: found[FIRST] + torch.inf}), f"{FIRST} has values that are not"),
+    "a GGUF file": (only_gguf, "its GGUF file must be converted first"),
     "an adapter": (write("adapter_config.json", "{}"), "it holds a peft adapter"),
     "a small embedding": (config(vocab_size=200), r"token 256, but the model has embeddings for 200 tokens only"),
     "no JSON": (write("config.json", "{"), "cannot be loaded"),
@@ -115,6 +131,27 @@ def test_a_checkpoint_that_changes_is_checked_again(checkpoint: Path) -> None:
     cut(checkpoint)
     with pytest.raises(InputError, match="incomplete metadata"):
         read_shape(str(checkpoint))
+
+
+def test_a_backbone_with_other_weights_than_the_runs_is_refused_by_everything_that_uses_it(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    words = [f"backbone={checkpoint}", "rounds=1"]
+    simulate(tiny_config(*words), "run", tmp_path)
+    tensors(lambda found: {name: 1.5 * value for name, value in found.items()})(checkpoint)
+    refused = pytest.raises(InputError, match=r"model' has other weights than when the run was made")
+    with refused:
+        load_served_model(tmp_path / "run", None)
+    with refused:
+        simulate(tiny_config(*words, f"start_from={tmp_path / 'run'}"), "later", tmp_path)
+    planned = plan(["perfit"], None, [*TINY, *words], [0])[0]
+    assert find(planned, tmp_path / "comparison") is None
+    record = read_run(tmp_path / "run")
+    record.status = "failed"
+    write_run(tmp_path / "run", record)
+    (tmp_path / "run" / ".checkpoint").mkdir(exist_ok=True)
+    with pytest.raises(InputError):
+        resume("run", tmp_path)
 
 
 def test_a_backbone_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from configs.errors import InputError
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.select_users import UserTable, build_table
 from fl_clients.lamp.tasks import find_task
-from fl_clients.lamp.user import User
+from fl_clients.lamp.user import User, text_key
 from fl_clients.lamp.user_table import open_user
 from tests.conftest import tiny_config, write_lamp
 
@@ -103,6 +104,56 @@ def test_examples_of_collective_users_that_hold_a_targets_question_or_gold_are_l
     assert [pair.source for pair in open_user(made.folder, 1).history] == ["Old."]
     assert made.leaks == 2
     assert made.notes == ("2 examples of collective users are left out: they hold a target's question or gold",)
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, float("nan")])
+def test_an_empty_user_id_is_none(empty: Any, tmp_path: Path) -> None:
+    users = read(tmp_path, [asks("1", "q", [film("a")], user_id=empty), asks("2", "r", [film("b")], user_id=empty)])
+    assert [user.user_id for user in users] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Привет, мир!", "привет мир", True),
+        ("你好，世界。", "你好世界", True),
+        ("Café", "Cafe\u0301", True),
+        ("Hel\u200blo world", "hello world", True),
+        ("Tom &amp;amp; Jerry", "Tom & Jerry", True),
+        ("東京2020", "大阪2020", False),
+        ("苹果发布 iPhone 15", "三星发布 iPhone 15", False),
+        ("cà phê", "cá phê", False),
+        ("😂", "😭", False),
+    ],
+)
+def test_texts_are_the_same_if_their_words_are_in_any_script(one: str, other: str, same: bool) -> None:
+    assert (text_key(one) == text_key(other)) == same
+
+
+def test_an_own_item_with_the_questions_text_is_left_out_whatever_its_title(tmp_path: Path) -> None:
+    questions = [paper("t", "Storms of Maine.", [("Storms of Maine!", "Storms (updated)"), ("Old.", "Old")])]
+    write_lamp(tmp_path, questions, [{"id": "t", "output": "Storms"}], "LaMP_5")
+    (user,) = find_source(tmp_path, find_task("scholarly_title")).users()
+    assert ([pair.source for pair in user.history], user.leaks) == (["Old."], 1)
+
+
+def listed(folder: Path, history: list[tuple[str, str]]) -> list[str]:
+    """A collective user with a history and a target who asks for `Asked.`; the overrides that select them."""
+    questions = [paper("c", "Mine.", history), paper("t", "Asked.", [("Old.", "Old")])]
+    write_lamp(folder, questions, [{"id": "c", "output": ""}, {"id": "t", "output": "Gold"}], "LaMP_5")
+    return ['users.select="listed"', 'users.collective_ids=["c"]', 'users.target_ids=["t"]', "users.target=1"]
+
+
+def test_a_limited_history_counts_what_is_left(tmp_path: Path) -> None:
+    words = listed(tmp_path, [("Asked.", "A title"), ("One.", "1"), ("Two.", "2"), ("Three.", "3")])
+    made = table(tmp_path, *words, "users.collective_history=2")
+    assert [pair.source for pair in open_user(made.folder, 0).history] == ["One.", "Two."]
+
+
+def test_collective_users_left_without_an_example_are_found_before_a_run(tmp_path: Path) -> None:
+    words = listed(tmp_path, [("Asked.", "A title")])
+    with pytest.raises(InputError, match=r"cohort=1: only 0 collective users of .* have an example left"):
+        table(tmp_path, *words)
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not on this machine")

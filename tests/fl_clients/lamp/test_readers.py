@@ -87,6 +87,12 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         [{"id": "1", "output": "boring"}],
         r"gold '1' is 'boring', not a label",
     ),
+    "a key twice": (
+        [movie("1")],
+        '[{"id": "1", "output": "comedy", "output": "action"}]',
+        r"the key 'output' stands twice",
+    ),
+    "an item that is none": (broken(profile=[None]), GOLD, r"history item 1: expected an object, not None"),
     "gold twice": ([movie("1")], GOLD * 2, r"gold '1' occurs twice"),
     "gold without question": ([movie("1")], [*GOLD, {"id": "9", "output": "comedy"}], r"gold for '9'"),
     "question without gold": ([movie("1"), movie("2")], GOLD, r"question '2': no gold"),
@@ -113,6 +119,13 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         r"history item '5': 'x' is not a label",
     ),
 }
+
+
+def test_a_file_in_two_formats_is_refused(tmp_path: Path) -> None:
+    write_lamp(tmp_path, [movie("1")], GOLD)
+    (tmp_path / "dev_outputs.jsonl").write_text('{"id": "1", "output": "action"}')
+    with pytest.raises(InputError, match=r"the same file in several formats \(dev_outputs.json, dev_outputs.jsonl\)"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -23,7 +23,7 @@ def test_an_empty_history_is_kept(profile: list[Any] | None, tmp_path: Path) -> 
     assert user.history == []
 
 
-EMPTY = ["", "  ", "\u200b", None, float("nan")]
+EMPTY = ["", "  ", "\u200b", "\u3164", "\u2800", "\ufe0f", None, float("nan")]
 
 
 @pytest.mark.parametrize("empty", EMPTY)
@@ -35,3 +35,11 @@ def test_empty_texts_are_skipped_and_counted_alike(field: str, empty: Any, tmp_p
     (user,) = read(write_lamp(tmp_path, [question], [gold]))
     history = field in ("description", "tag")
     assert (len(user.history), len(user.queries), user.skipped) == ((1, 1, 1) if history else (2, 0, 1))
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\u200b"])
+def test_a_question_without_a_text_after_its_marker_is_skipped(nothing: str, tmp_path: Path) -> None:
+    golds = [*GOLD, {"id": "2", "output": "comedy"}]
+    (first, second) = read(write_lamp(tmp_path, [movie("1"), movie("2", nothing)], golds))
+    assert (len(first.queries), first.skipped) == (1, 0)
+    assert (second.queries, second.skipped) == ([], 1)

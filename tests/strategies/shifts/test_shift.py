@@ -86,3 +86,21 @@ def test_r_is_row_orthonormal_after_every_local_step() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_phi_keeps_the_streams_number_format(dtype: torch.dtype) -> None:
     assert random_shift(2, 8, 0)(torch.zeros(1, 8, dtype=dtype)).dtype == dtype
+
+
+def test_the_gradients_are_those_of_the_derivation() -> None:
+    shift = random_shift(2, 5, 0)
+    x = torch.randn(5, generator=torch.Generator().manual_seed(1))
+    G = torch.randn(5, generator=torch.Generator().manual_seed(2))
+    (shift(x) @ G).backward()
+    R, D, b = shift.R.detach(), shift.D.detach(), shift.b.detach()
+    assert shift.R.grad is not None
+    assert shift.D.grad is not None
+    torch.testing.assert_close(shift.R.grad, torch.outer(D @ x + b, G))
+    torch.testing.assert_close(shift.D.grad, torch.outer(R @ G, x))
+    # In terms of R and W, R's gradient would contain −∂W.
+    R, W = R.clone().requires_grad_(True), (R + D).requires_grad_(True)
+    ((x + R.T @ (W @ x + b - R @ x)) @ G).backward()
+    assert W.grad is not None
+    assert R.grad is not None
+    torch.testing.assert_close(R.grad, shift.R.grad - W.grad)

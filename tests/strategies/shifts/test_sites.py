@@ -15,9 +15,13 @@ from transformers import (
 )
 
 from configs.seeds import derive_seed
+from fl_clients.backbone.load import Backbone
 from strategies.blocks import find_blocks
 from strategies.method import BackboneShape
 from strategies.perfit import PerFit
+from strategies.shifts.positions import Positions
+from strategies.shifts.sites import SiteShifts
+from strategies.shifts.spacing import read_sites
 
 SMALL = {
     "hidden_size": 16,
@@ -140,3 +144,31 @@ def test_only_the_collective_shift_is_sent_without_joint_private_init() -> None:
 def test_seeds_differ_by_purpose_and_not_by_machine() -> None:
     assert derive_seed(0, "start", "collective", 1) == 9205901390749777175
     assert derive_seed(0, "a", 12) != derive_seed(0, "a1", 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "blocks", "sites"),
+    [
+        ([3, 1], 4, [3, 1]),
+        ("every 4", 30, [4, 8, 12, 16, 20, 24, 28]),
+        ("6 spread", 30, [4, 8, 12, 16, 20, 24]),
+        ("6 spread", 12, [2, 3, 5, 6, 8, 10]),
+        ("6 spread", 4, [1, 2, 3]),
+        ("1 spread", 32, [26]),
+    ],
+)
+def test_a_spacing_fits_any_number_of_blocks(given: str | list[int], blocks: int, sites: list[int]) -> None:
+    assert read_sites(given, blocks) == sites
+
+
+@pytest.mark.parametrize(("given", "message"), [("every 4", "gives no site in 4 blocks"), ("some", "expected a list")])
+def test_a_spacing_that_gives_no_site_is_refused(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_sites(given, 4)
+
+
+def test_shifts_may_have_sites_of_their_own(tiny: Backbone) -> None:
+    adapter = SiteShifts(tiny.model, Positions(None, None), 16, {"a": ([1, 3], 2), "b": ([2], 4)})
+    assert (adapter.sites("a"), adapter.sites("b"), adapter.every_site()) == (["1", "3"], ["2"], ["1", "2", "3"])
+    assert adapter.chain("2") == [adapter.shift("b", "2")]
+    assert adapter.frozen_blocks == 2
