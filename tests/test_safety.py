@@ -1,10 +1,16 @@
 """What the code must never do, and what a record must never contain."""
 
 import ast
+import stat
+import traceback
 from pathlib import Path
 
 import pytest
 
+from fl_clients.process.device_errors import DeviceError, kept_on_device
+from fl_server.record.folder import RunFolder
+from simulations.exports.export import export
+from simulations.report.page import write_page
 from simulations.run.simulate import simulate
 from tests.conftest import movie, tiny_config, write_lamp
 
@@ -39,6 +45,36 @@ def test_a_record_contains_no_user_text_unless_predictions_are_enabled(tmp_path:
         assert b"lighthouse" not in content, path
         assert b"Heist" not in content, path
     assert not (tmp_path / "run" / "predictions.jsonl").exists()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.integration
+def test_only_the_owner_can_read_what_is_about_real_users(tmp_path: Path) -> None:
+    films = [movie(str(number)) for number in range(9)]
+    source = write_lamp(tmp_path / "lamp", films, [{"id": str(number), "output": "comedy"} for number in range(9)])
+    simulate(tiny_config(f"users.source={source}"), "real", tmp_path)
+    simulate(tiny_config(), "synthetic", tmp_path)
+    assert mode(tmp_path / "real") == 0o700
+    assert mode(tmp_path / "synthetic") & 0o055 == 0o055
+    for name, expected in (("real", 0o600), ("synthetic", 0o644)):
+        assert mode(write_page([tmp_path / name], tmp_path / f"{name}.html")) == expected
+    target = RunFolder(tmp_path / "real").users(["user_id", "partition"]).to_pylist()[-1]["user_id"]
+    assert mode(export(tmp_path / "real", target, "safetensors", tmp_path / "out")) == 0o700
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert str(Path.home()) not in card
+
+
+def test_a_devices_error_tells_the_server_its_type_and_place_only(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError) as caught, kept_on_device(tmp_path / "store"):
+        raise ValueError("the user's text: I love lighthouses")
+    assert str(caught.value).startswith("ValueError in test_safety.py, line ")
+    assert "lighthouse" not in "".join(traceback.format_exception(caught.value))
+    log = tmp_path / "store" / "errors.log"
+    assert "I love lighthouses" in log.read_text()
+    assert mode(log) == 0o600
 
 
 @pytest.mark.integration

@@ -46,7 +46,9 @@ def check_weights(where: Path | str) -> None:
                 trust_remote_code=False,
             )
     except Exception as error:  # safetensors' and the quantisers' errors have no common class
-        raise ValueError(f"its weights cannot be loaded: {first_line(error)}") from None
+        pickled = sorted(path.name for path in where.glob("*.bin")) if isinstance(where, Path) else []
+        files = f" ({', '.join(pickled[:_SHOWN])})" if pickled else ""
+        raise ValueError(f"its weights{files} cannot be loaded: {first_line(error)}") from None
     info: dict[str, Any] = loaded[1]
     unexpected = [name for name in info["unexpected_keys"] if not _BESIDE.search(name)]
     problems = (
@@ -139,14 +141,12 @@ def check_files(folder: Path) -> None:
         with path.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 raise ValueError(f"{path.name} is a Git LFS pointer; fetch the file with `git lfs pull`")
-        try:
-            if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
+            try:
                 with safe_open(path, "pt"):
-                    pass
-            elif path.suffix == ".bin":
-                torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        except Exception as error:
-            raise ValueError(f"{path.name} is damaged: {first_line(error)}") from None
+                    continue
+            except Exception as error:
+                raise ValueError(f"{path.name} is damaged: {first_line(error)}") from None
 
 
 def _listed(names: Any) -> str:

@@ -65,10 +65,14 @@ def _fetch(url: str, file: Path, report: Report) -> Path:
             f"network: what has arrived is kept in {part.name} and not fetched again"
         ) from None
     with part.open("rb") as opened:
-        if opened.read(64).lstrip()[:1] not in (b"[", b"{"):
-            part.unlink()
-            version.unlink(missing_ok=True)
-            raise InputError(f"{url}: the server's response is not JSON; is the address still correct?")
+        begins = opened.read(64).lstrip()[:1]
+        opened.seek(max(0, part.stat().st_size - 64))
+        ends = opened.read().rstrip()[-1:]
+    if (begins, ends) not in ((b"[", b"]"), (b"{", b"}")):
+        part.unlink()
+        version.unlink(missing_ok=True)
+        what = "stops before its end" if begins in (b"[", b"{") else "is not JSON; is the address still correct?"
+        raise InputError(f"{url}: the server's response {what}")
     checksum.write_text(f"{_sha256(part)}  {file.name}\n")
     part.replace(file)
     version.unlink(missing_ok=True)
@@ -85,6 +89,8 @@ def _download(url: str, part: Path, version: Path, report: Report) -> None:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # already complete
         answer.raise_for_status()
+        if url.startswith("https:") and answer.url.scheme != "https":
+            raise httpx.UnsupportedProtocol(f"it leads to {answer.url}, which is not encrypted")
         if answer.status_code != httpx.codes.PARTIAL_CONTENT:
             done = 0
         version.unlink(missing_ok=True)

@@ -59,6 +59,9 @@ def run_app(app: typer.Typer) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     # A shell starts background jobs with SIGINT ignored; a simulation must still end on it.
     signal.signal(signal.SIGINT, _interrupt)
+    # A terminal that closes ends the run in order, unless it was started with nohup.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     with forgiving_output():
         if odd := next((word for word in sys.argv[1:] if not _is_text(word)), None):
             _fail(f"{odd!r}: expected text in UTF-8", 2)

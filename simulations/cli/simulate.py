@@ -26,6 +26,9 @@ def simulate(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="NAME", help="Resume a run that did not complete.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="With --resume: run the record's code from outside the current folder.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     track: Track = None,
     as_json: Json = False,
@@ -44,7 +47,7 @@ def simulate(
 
     with Follower(console(), quiet or as_json, track or (), time.time()) as follower:
         if resume is not None:
-            record, folder = _resume(resume, results, follower)
+            record, folder = _resume(resume, results, follower, trust)
         else:
             record = simulation.simulate(config, name, results, overwrite, import_path, follower)
             folder = expand(results).resolve() / record.name
@@ -54,13 +57,13 @@ def simulate(
         show(as_json, content, [quality_table(record), bytes_table(record)], where)
 
 
-def _resume(name: str, results: Path, follower: Follower) -> tuple[RunRecord, Path]:
+def _resume(name: str, results: Path, follower: Follower, trust: bool) -> tuple[RunRecord, Path]:
     """Resume a run; return its record and folder. On the command line its name is the value of `--resume`."""
     from simulations.run.simulate import resume
 
     try:
         folder = find_run(expand(results), name).folder.resolve()
-        return resume(name, results, follower), folder
+        return resume(name, results, follower, trust), folder
     except InputError as error:
         if error.field != "name":
             raise

@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from configs.errors import InputError, RunFailed
 from configs.files import write_atomic
+from fl_server.record.checkpoint import load_checkpoint
 from simulations.experiments.comparable import Run, check_comparable
 from simulations.experiments.comparison.analysis import compare_runs
 from simulations.experiments.comparison.plots import draw_curves
@@ -116,7 +117,9 @@ def _run(
     try:
         if resumable:
             log(f"resuming {place}, which was interrupted")
-            resume(planned.name, folder, on_progress)
+            known = {str(Path(path).resolve()) for path in planned.import_path}
+            trust = set(load_checkpoint(place)[0].import_path) <= known
+            resume(planned.name, folder, on_progress, trust)
         else:
             simulate(planned.config, planned.name, folder, True, planned.import_path, on_progress)
     except RunFailed as error:

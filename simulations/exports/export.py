@@ -57,7 +57,9 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
         raise InputError(f"{folder}: {served.record.method} has no collective part; expected a user")
     existed = out.is_dir()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if user is not None:
+            out.chmod(0o700)  # it holds what one user has learned
         keep_out_of_git(out)
     except OSError as error:
         raise InputError(f"cannot be created: {error.strerror}", field="out", value=out) from None

@@ -135,9 +135,19 @@ FORMATS: dict[str, Callable[[ServedModel, Path], str]] = {
 
 def _base(served: ServedModel) -> str:
     return f"""\
+import os
+
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("{find(served.config.backbone)}")"""
+model = AutoModelForCausalLM.from_pretrained({_place(served)})"""
+
+
+def _place(served: ServedModel) -> str:
+    """Return the argument of `from_pretrained` as code, without the name of whoever exported."""
+    where = find(served.config.backbone)
+    if isinstance(where, Path) and where.is_relative_to(Path.home()):
+        return f'os.path.expanduser("~/{where.relative_to(Path.home())}")'
+    return json.dumps(str(where))
 
 
 def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) -> Tensors:

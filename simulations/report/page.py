@@ -12,6 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from configs.errors import InputError
+from configs.files import write_atomic
 from configs.load import flatten
 from simulations.display.tables import BASELINES, human_bytes, rows_of
 from simulations.experiments.cold_start.findings import main_rows, transfers
@@ -37,6 +38,8 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
 
     Raises:
         InputError: There is nothing to show, a file cannot be written, or a package for figures is not installed.
+
+    A report on real users quotes their texts, so only the owner can read it.
     """
     out = Path(out)
     gathered = gather_report([Path(path) for path in paths])
@@ -45,7 +48,9 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
     page, drawn = render(gathered)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8", errors="replace")  # a traceback may hold half a surrogate pair
+        texts = any(run.record.users.source != "synthetic" for run in gathered.runs)
+        # A traceback may hold half a surrogate pair.
+        write_atomic(out, page.encode(errors="replace"), private=texts)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", field="out", value=out) from None
     if figures:

@@ -145,7 +145,8 @@ def _start_record(
     for leftover in (scratch, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        scratch.mkdir()
+        # Real users' texts are in predictions and errors, and their ids in tables.
+        scratch.mkdir(mode=0o777 if config.users.source == "synthetic" else 0o700)
     except OSError as error:
         raise InputError(f"not writable: {error.strerror}", field="results", value=folder.parent) from None
     (scratch / "private").mkdir(mode=0o700)

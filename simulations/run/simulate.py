@@ -61,7 +61,10 @@ def simulate(
 
 
 def resume(
-    name: str, results: Path | str = "results", on_progress: Callable[[Path], None] = lambda _folder: None
+    name: str,
+    results: Path | str = "results",
+    on_progress: Callable[[Path], None] = lambda _folder: None,
+    trust: bool = False,
 ) -> RunRecord:
     """Resume a run that did not complete from its last checkpoint; the result equals that of an uninterrupted run.
 
@@ -69,9 +72,11 @@ def resume(
         name: The record's name, its path below `results`, or its path.
         results: The folder of run records.
         on_progress: As in `simulate`.
+        trust: Run the code of a method that the record imports from outside the current folder. A record is code.
 
     Raises:
-        InputError: There is no such record, its run has completed or is running, or its users or method have changed.
+        InputError: There is no such record, its run has completed or is running, its users, backbone or method have
+            changed, or its method's code is not trusted.
         RunFailed: The run did not complete this time either.
         KeyboardInterrupt: As in `simulate`.
     """
@@ -89,6 +94,8 @@ def resume(
             raise InputError("a run of a real federation cannot be resumed", field="name", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = RunFolder(folder).config
+        if not trust:
+            _check_trusted(config, checkpoint.import_path)
         _check_engine(config, results)
         check_backbone(config.backbone, record.backbone_sha256)
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
@@ -104,6 +111,19 @@ def resume(
         mark_resumed(folder)
         link_users(folder, users)
         return _run(folder, config, checkpoint.import_path, on_progress)
+
+
+def _check_trusted(config: RunConfig, import_path: list[str]) -> None:
+    """Refuse to import a method's code from a folder that only the record names."""
+    if config.method.startswith("strategies."):
+        return
+    here = Path.cwd()
+    if foreign := [folder for folder in import_path if not Path(folder).is_relative_to(here)]:
+        raise InputError(
+            f"this record would run the code of {config.method} from {foreign[0]}, which is not in the current folder; "
+            "--trust (trust=True) if you know the record",
+            field="name",
+        )
 
 
 def _check_engine(config: RunConfig, results: Path) -> None:

@@ -148,6 +148,16 @@ def test_a_web_page_instead_of_a_file_is_refused(server: Server, served: Path, t
     assert not list((tmp_path / "out").rglob("train_questions*"))
 
 
+def test_a_file_that_stops_before_its_end_is_refused_even_without_a_length(
+    server: Server, served: Path, tmp_path: Path
+) -> None:
+    file = served / "LaMP_2/new/train/train_questions.json"
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(InputError, match=r"train_questions.json: the server's response stops before its end"):
+        fetch(server, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("train_questions*"))
+
+
 def test_a_missing_file_and_a_missing_network_are_reported(server: Server, served: Path, tmp_path: Path) -> None:
     (served / "LaMP_2/new/dev/dev_outputs.json").unlink()
     with pytest.raises(InputError, match=r"dev_outputs.json: the server returned 404; is the address still correct\?$"):

@@ -286,3 +286,28 @@ def test_a_run_completed_by_an_orphan_process_is_accepted(tmp_path: Path, monkey
 
     monkeypatch.setattr("simulations.run.simulate.end_leftovers", complete_first)
     assert resume("stopped", tmp_path).status == "completed"
+
+
+def test_a_record_that_would_run_code_from_elsewhere_is_not_resumed_without_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    for folder in (elsewhere, here):
+        folder.mkdir()
+    code = "from strategies.perfit import PerFit\nclass Mine(PerFit):\n    pass\n"
+    (elsewhere / "handed_over.py").write_text(code)
+    config = tiny_config("method=handed_over:Mine", "rounds=2")
+
+    def stop(folder: Path) -> None:
+        if happened(folder, '"round": 1'):
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(config, "run", tmp_path, import_path=[str(elsewhere)], on_progress=stop)
+    monkeypatch.chdir(here)
+    (elsewhere / "handed_over.py").write_text(code + "raise SystemExit('it ran')\n")
+    with pytest.raises(InputError, match=r"would run the code of handed_over:Mine from .*elsewhere.*--trust"):
+        resume("run", tmp_path)
+    (elsewhere / "handed_over.py").write_text(code)
+    assert resume("run", tmp_path, trust=True).status == "completed"
