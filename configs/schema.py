@@ -210,7 +210,7 @@ class RunConfig(_Group):
     seed: int = Field(0, ge=0)
     """All randomness derives from it (configs/seeds.py)."""
     engine: Literal["ray", "inline"] = "ray"
-    """`ray`: Flower SuperLink and Ray actors; `inline`: this process, one client at a time."""
+    """`ray`: Flower's simulation runtime with Ray actors; `inline`: this process, one client at a time."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
     """A completed run record whose shared tensors replace stage 1, which is skipped. Its collective users cannot be

@@ -1,6 +1,7 @@
 """What the code must never do, and what a record must never contain."""
 
 import ast
+import re
 import stat
 import traceback
 from pathlib import Path
@@ -12,6 +13,12 @@ from fl_server.record.folder import RunFolder
 from simulations.exports.export import export
 from simulations.report.page import write_page
 from simulations.run.simulate import simulate
+from strategies.metrics.statistics import (
+    classification_statistics,
+    generation_statistics,
+    rating_statistics,
+)
+from strategies.wire import ClientReport, RollCallAnswer
 from tests.conftest import movie, tiny_config, write_lamp
 
 ROOT = Path(__file__).parents[1]
@@ -87,3 +94,16 @@ def test_a_user_id_is_never_used_as_a_path(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "results" / "run" / "private").iterdir()} == {
         f"{number}.safetensors" for number in (6, 7, 8)
     }
+
+
+def test_the_page_lists_everything_that_leaves_a_device() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text().partition("## What leaves a device")[2].partition("\n## ")[0]
+    named = {
+        name for row in page.splitlines() if row.startswith("| ") for name in re.findall(r"`(\w+)`", row.split("|")[2])
+    }
+    statistics = {
+        **classification_statistics([0], [0], 2),
+        **rating_statistics(["1"], ["2"]),
+        **generation_statistics(["a"], ["a"]),
+    }
+    assert named == {*RollCallAnswer.model_fields, *ClientReport.model_fields, *statistics}

@@ -1,4 +1,4 @@
-"""A Flower Grid in this process: the same two apps, one client at a time, without SuperLink or Ray."""
+"""A Flower Grid in this process: the same two apps, one client at a time, without Ray."""
 
 import traceback
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Runs on a real SuperLink with Ray and SmolLM2, and Ctrl-C."""
+"""Runs on Ray with SmolLM2, and Ctrl-C."""
 
 import contextlib
 import json
