@@ -206,7 +206,8 @@ class RunConfig(_Group):
     task: str = "movie_tagging"
     """A task of fl_clients/lamp/tasks.py."""
     backbone: str = "smollm2-135m"
-    """`smollm2-135m`, `tiny`, a local folder, or a hub id that `AutoModelForCausalLM` can load."""
+    """`smollm2-135m`, `tiny`, a local folder, or a hub id that `AutoModelForCausalLM` can load, such as `org/model` or
+    `org/model@revision`. The record has the commit that was loaded."""
     seed: int = Field(0, ge=0)
     """All randomness derives from it (configs/seeds.py)."""
     engine: Literal["ray", "inline"] = "ray"

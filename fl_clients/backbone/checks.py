@@ -16,6 +16,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from fl_clients.backbone.source import pretrained
+
 _BESIDE = re.compile(
     r"(^|[._])(vision|visual|audio|image|mm|multi_modal|mtp)|rotary_emb\.inv_freq$|attn\.(masked_)?bias$"
 )
@@ -39,11 +41,10 @@ def check_weights(where: Path | str) -> None:
     try:
         with _silent():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where,
+                **pretrained(where),
                 device_map="meta",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are reported below
-                trust_remote_code=False,
             )
     except Exception as error:  # safetensors' and the quantisers' errors have no common class
         pickled = sorted(path.name for path in where.glob("*.bin")) if isinstance(where, Path) else []

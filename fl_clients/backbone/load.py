@@ -30,6 +30,7 @@ from configs.paths import expand, make_cache
 from fl_clients.backbone.builtin import BUILT_IN, fetch
 from fl_clients.backbone.checks import check_files, check_tokenizer, check_weights, digest_of, first_line
 from fl_clients.backbone.self_check import check_arithmetic
+from fl_clients.backbone.source import pretrained
 from strategies.blocks import find_blocks, name_of_blocks
 from strategies.method import BackboneShape
 
@@ -98,7 +99,7 @@ def backbone_digest(name: str) -> str:
 @lru_cache(maxsize=8)
 def _digest(name: str, where: Path | str, _state: tuple[tuple[str, int, int], ...]) -> str:
     try:
-        return digest_of(where, AutoConfig.from_pretrained(where, trust_remote_code=False))
+        return digest_of(where, AutoConfig.from_pretrained(**pretrained(where)))
     except Exception as error:
         raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
 
@@ -132,13 +133,13 @@ def _read_shape(name: str, where: Path | str, usable: bool, _state: tuple[tuple[
     try:
         if usable and isinstance(where, Path):
             check_files(where)
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**pretrained(where))
         model = on_meta(config)
         find_blocks(model)
         if other := set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION:
             raise ValueError(f"its blocks are not all attention ({', '.join(sorted(other))})")
         if usable:
-            check_tokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False), model)
+            check_tokenizer(AutoTokenizer.from_pretrained(**pretrained(where)), model)
             check_weights(where)
             _check_once(where, config)
         return shape_of(model)
@@ -153,10 +154,8 @@ def _check_once(where: Path | str, config: PreTrainedConfig) -> None:
     if passed.is_file():
         return
     small = on_meta(config).num_parameters() <= _MOST_IN_FP32
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        where, dtype=torch.float32 if small else "auto", trust_remote_code=False
-    )
-    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(**pretrained(where), dtype=torch.float32 if small else "auto")
+    tokenizer = AutoTokenizer.from_pretrained(**pretrained(where))
     check_arithmetic(Backbone(model.eval(), tokenizer, shape_of(model), torch.device("cpu")))
     passed.touch()
 
@@ -208,7 +207,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     where = _reach(name)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**pretrained(where))
     except Exception as error:
         raise InputError(f"backbone: the tokenizer of '{name}' cannot be loaded: {first_line(error)}") from None
     return tokenizer
@@ -228,7 +227,7 @@ def _reach(name: str) -> Path | str:
 def _reach_hub(name: str) -> None:
     """Fail within seconds, not after a minute of retries, if a hub id is neither cached nor reachable."""
     with contextlib.suppress(OSError, ValueError):
-        AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        AutoConfig.from_pretrained(**pretrained(name), local_files_only=True)
         return
     try:
         httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5.0)
@@ -268,8 +267,8 @@ def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
     transformers_logging.disable_progress_bar()
     where = _reach(name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=_DTYPES[precision], trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(**pretrained(where), dtype=_DTYPES[precision])
+        tokenizer = AutoTokenizer.from_pretrained(**pretrained(where))
     except Exception as error:
         raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")

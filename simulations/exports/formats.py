@@ -147,7 +147,8 @@ def _place(served: ServedModel) -> str:
     where = find(served.config.backbone)
     if isinstance(where, Path) and where.is_relative_to(Path.home()):
         return f'os.path.expanduser("~/{where.relative_to(Path.home())}")'
-    return json.dumps(str(where))
+    name, _, revision = str(where).partition("@")
+    return f'"{name}", revision="{revision}"' if revision else json.dumps(str(where))
 
 
 def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) -> Tensors:
