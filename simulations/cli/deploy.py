@@ -35,7 +35,7 @@ def deploy(
     if not is_loopback(bind or host):
         lines.append(
             f"warning: the server listens on {bind or host}, where everybody who reaches port {port} can register a "
-            "device and submit code; read docs/deployment.md first"
+            "device and submit code; use compose.yaml or proxy.conf (docs/deployment.md)"
         )
     for line in lines:
         console().print(line, soft_wrap=True)

@@ -1,9 +1,11 @@
 """`fedperfit deploy`: writes everything a real federation of Flower SuperNodes needs, one folder per machine."""
 
 import datetime
+import importlib.metadata
 import ipaddress
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jinja2
@@ -81,6 +83,7 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
     _write_app(server, config)
     _write_script(server, "start.sh", bind=bind or host, port=port)
     _write_script(server, "run.sh", address=f"{host}:{port}")
+    _write_containers(server, bind or host, port)
     for partition in range(total_users):
         node = folder / "nodes" / str(partition)
         node.mkdir(parents=True)
@@ -121,12 +124,27 @@ def _write_app(server: Path, config: RunConfig) -> None:
     )
 
 
+def _write_containers(server: Path, bind: str, port: int) -> None:
+    """Write what keeps operators' paths from everybody else: a proxy for devices, and both in containers."""
+    (server / "proxy-temp").mkdir()
+    places = {"port": port, "inner": port - 1 or 2}
+    _write_file(server / "proxy.conf", "proxy.conf", bind=bind, **places)
+    _write_file(server / "container-proxy.conf", "proxy.conf", bind="0.0.0.0", **places)  # noqa: S104: the container's
+    _write_file(server / "compose.yaml", "compose.yaml", **places)
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    _write_file(server / "Dockerfile", "Dockerfile", python=python, version=importlib.metadata.version("fedperfit"))
+
+
 def _write_script(folder: Path, name: str, **values: object) -> None:
+    path = folder / ("start.sh" if name == "node.sh" else name)
+    _write_file(path, name, **values)
+    path.chmod(0o755)
+
+
+def _write_file(path: Path, name: str, **values: object) -> None:
     template = (_TEMPLATES / name).read_text(encoding="utf-8")
     text = jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(values)
-    path = folder / ("start.sh" if name == "node.sh" else name)
     path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
 
 
 def write_key(path: Path) -> bytes:

@@ -1,6 +1,8 @@
 """A real federation on loopback: Flower's SuperLink with TLS, three SuperNodes with keys, one user each."""
 
+import importlib.metadata
 import json
+import shutil
 import socket
 import ssl
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.federation import Federation, activated
 from benchmarks.ports import free_port
@@ -133,3 +136,68 @@ def test_a_node_with_another_tasks_data_is_refused_by_name(federation: Federatio
     assert run.status == "failed"
     assert run.error is not None
     assert "partition 1: its folder holds data of task product_rating, expected task movie_tagging" in run.error
+
+
+def status(port: int, path: str) -> int:
+    """Ask a path of the server as somebody who checks no certificate and normalises no path."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain, context.wrap_socket(plain) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
+        return int(connection.recv(64).split()[1])
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_behind_the_proxy_devices_reach_the_server_and_operators_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    folder = deploy(tiny_config(*THREE), tmp_path / "proxied", "127.0.0.1", port)
+    server = folder / "server"
+    monkeypatch.setenv("SUPERLINK_HOST", "127.0.0.1")
+    monkeypatch.setenv("SUPERLINK_PORT", str(port - 1))
+    monkeypatch.setenv("SUPERLINK_ADDRESS", f"127.0.0.1:{port - 1}")
+    proxy = subprocess.Popen(["nginx", "-p", str(server), "-c", "proxy.conf", "-g", "daemon off;"])
+    try:
+        with Federation(folder, port - 1) as started:
+            for path in (
+                "/v1/control/",
+                "/v1/runtime/",
+                "/docs",
+                "/openapi.json",
+                "/health",
+                "/v1/fleet/../control/",
+                "/v1/fleet/%2e%2e/control/",
+                "//v1/control/",
+                "/v1/fleet",
+            ):
+                assert status(port, path) in (301, 403), path
+            assert status(port, "/v1/fleet/register-node") not in (301, 403, 502)
+            # Devices, with the certificate for the server's name, take part through the proxy.
+            started.start_nodes()
+            started.submit()
+            assert read_run(started.wait(400)).status == "completed"
+    finally:
+        proxy.terminate()
+        proxy.wait()
+
+
+def test_the_containers_files_fit_together(tmp_path: Path) -> None:
+    server = deploy(tiny_config(*THREE), tmp_path / "out", "example.org", 9443) / "server"
+    compose = yaml.safe_load((server / "compose.yaml").read_text())
+    superlink, proxy = compose["services"]["superlink"], compose["services"]["proxy"]
+    # Only the proxy's port is published; the SuperLink listens on the loopback of a network that both share.
+    assert superlink["ports"] == ["9443:9443"]
+    assert superlink["environment"]["SUPERLINK_HOST"] == "127.0.0.1"
+    assert proxy["network_mode"] == "service:superlink"
+    assert proxy["command"][4] in {path.name for path in server.iterdir()}
+    assert "listen 0.0.0.0:9443 ssl;" in (server / "container-proxy.conf").read_text()
+    assert (
+        f"https://127.0.0.1:{superlink['environment']['SUPERLINK_PORT']};"
+        in (server / "container-proxy.conf").read_text()
+    )
+    lines = [line for line in (server / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    assert [line.split()[0] for line in lines] == ["FROM", "RUN", "USER"]
+    assert f"fedperfit=={importlib.metadata.version('fedperfit')}" in lines[1]

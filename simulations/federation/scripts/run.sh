@@ -4,7 +4,7 @@ cd "$(dirname "$0")" || exit 1
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 mkdir -p flwr
 printf '[superlink]\ndefault = "server"\n[superlink.server]\naddress = "%s"\nroot-certificates = "%s"\n' \
-    "{{ address }}" "$PWD/ca.crt" > flwr/config.toml
+    "${SUPERLINK_ADDRESS:-{{ address }}}" "$PWD/ca.crt" > flwr/config.toml
 for key in keys/*.pub; do
     [ -e "$key.registered" ] && continue
     if ! said=$(flwr supernode register "$key" server 2>&1) && ! echo "$said" | grep -qi "already in use"; then
