@@ -93,10 +93,10 @@ class UsersConfig(_Group):
 class RankConfig(_Group):
     """Ranks of the two shifts."""
 
-    shared: int = 32
-    """r⁽¹⁾, the collective shift's rank."""
-    private: int = 4
-    """r⁽²⁾, the personalised shift's rank."""
+    shared: int | list[int] = 32
+    """r⁽¹⁾, the collective shift's rank; a list gives one for each site."""
+    private: int | list[int] = 4
+    """r⁽²⁾, the personalised shift's rank, likewise."""
 
 
 class FitConfig(_Group):
@@ -114,6 +114,11 @@ class FitConfig(_Group):
     """Share of the schedule during which the learning rate rises linearly from 0."""
     clip: float = Field(1.0, gt=0)
     """Maximum gradient norm."""
+    visit_warmup: float = Field(0.0, ge=0, le=1)
+    """Share of one training's own steps during which the learning rate also rises linearly from 0: the optimiser
+    begins anew in every round, and its first steps are as long as any other."""
+    proximal: float = Field(0.0, ge=0)
+    """FedProx's µ: adds µ/2 · ‖p − p₀‖² to the loss, p₀ being the parameters at the beginning of the training."""
     max_tokens: int = Field(512, ge=8)
     """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut."""
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,21 +34,26 @@ class LocalFit:
     (0, 1) for the whole schedule."""
 
     def __call__(
-        self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None] = lambda: None, /
+        self,
+        parameters: Iterable[nn.Parameter],
+        after_step: Callable[[], None] = lambda: None,
+        rates: Sequence[float] | None = None,
+        /,
     ) -> FitResult:
-        """Train the adapter's `parameters` in place; call `after_step` after every optimiser step.
+        """Train the adapter's `parameters` in place (see `strategies.method.Fit`).
 
         Raises:
             FloatingPointError: The loss is not finite.
         """
         trained = list(parameters)
+        groups = _groups(trained, rates)
         for parameter in trained:
             parameter.requires_grad_(True)
         # Dropout draws from the global generator; seeding it here makes it independent of other clients.
         torch.manual_seed(self.seed)
         self.adapter.train(True)
         try:
-            losses = self._steps(trained, after_step)
+            losses = self._steps(trained, groups, after_step)
         finally:
             self.adapter.train(False)
             for parameter in trained:
@@ -55,23 +61,31 @@ class LocalFit:
                 parameter.grad = None
         return FitResult(len(self.examples), len(losses), losses[0], losses[-1])
 
-    def _steps(self, trained: list[nn.Parameter], after_step: Callable[[], None]) -> list[float]:
+    def _steps(
+        self, trained: list[nn.Parameter], groups: list[dict[str, Any]], after_step: Callable[[], None]
+    ) -> list[float]:
         settings = self.settings
-        optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        begun = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
         generator = torch.Generator().manual_seed(self.seed)
         steps = settings.epochs * math.ceil(len(self.examples) / settings.batch_size)
         losses: list[float] = []
         for _ in range(settings.epochs):
             for chosen in epoch_batches(self.examples, settings.batch_size, generator):
-                progress = self.span[0] + (self.span[1] - self.span[0]) * (len(losses) + 0.5) / steps
+                done = (len(losses) + 0.5) / steps
+                progress = self.span[0] + (self.span[1] - self.span[0]) * done
+                height = rate(progress, settings.warmup) * min(1.0, done / (settings.visit_warmup or done))
                 for group in optimizer.param_groups:
-                    group["lr"] = settings.lr * rate(progress, settings.warmup)
+                    group["lr"] = settings.lr * group["rate"] * height
                 loss = answer_loss(self.forward, self.adapter, chosen)
                 losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}; try a lower lr")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                for parameter, start in zip(trained, begun, strict=False):
+                    if parameter.grad is not None:
+                        parameter.grad += settings.proximal * (parameter.detach() - start)
                 nn.utils.clip_grad_norm_(trained, settings.clip)
                 optimizer.step()
                 after_step()
@@ -85,6 +99,14 @@ class LocalFit:
         tokens = [sum(len(example.answer) for example in batch) for batch in chosen]
         losses = [float(answer_loss(self.forward, self.adapter, batch)) for batch in chosen]
         return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+
+
+def _groups(trained: list[nn.Parameter], rates: Sequence[float] | None) -> list[dict[str, Any]]:
+    """Group parameters by their multiple of the learning rate, in their order."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter, multiple in zip(trained, rates or [1.0] * len(trained), strict=True):
+        groups.setdefault(multiple, []).append(parameter)
+    return [{"params": parameters, "rate": multiple} for multiple, parameters in groups.items()]
 
 
 def rate(progress: float, warmup: float) -> float:

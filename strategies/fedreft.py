@@ -20,6 +20,7 @@ from strategies.shifts.sites import SiteShifts
 
 _STAGE, _SENT, _KEPT, _OWN = "personal", "shared_median", "kept_own", "private_own"
 _START, _USER, _ROUND = "server_start", "server_user", "server_round"
+_KEY = "rank.shared + rank.private"
 _ITERATIONS, _TOLERANCE = 100, 1e-9
 
 
@@ -30,7 +31,13 @@ class FedReft(Method):
     first_round = 1
 
     def __init__(
-        self, sites: list[int], positions: str, rank_shared: int, rank_private: int, loss_batches: int, seed: int
+        self,
+        sites: list[int],
+        positions: str,
+        rank_shared: int | list[int],
+        rank_private: int | list[int],
+        loss_batches: int,
+        seed: int,
     ) -> None:
         """Take the settings.
 
@@ -44,7 +51,8 @@ class FedReft(Method):
         """
         self.sites = shifts.checked_sites(sites)
         self.positions = Positions.parse(positions)
-        self.rank = rank_shared + rank_private
+        shared, private = (shifts.ranks_at(self.sites, _KEY, rank) for rank in (rank_shared, rank_private))
+        self.ranks = {site: shared[site] + private[site] for site in self.sites}
         if loss_batches < 1:
             raise ValueError(f"settings.loss_batches={loss_batches}: expected at least 1")
         self.loss_batches = loss_batches
@@ -52,13 +60,13 @@ class FedReft(Method):
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse a site beyond the last block and a rank above d."""
-        shifts.check_fit(self.sites, [("rank.shared + rank.private", self.rank)], backbone)
+        shifts.check_fit(_KEY, self.ranks, backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return the common start, the identity at every site; its R are the frame of all shifts on the server."""
         state: Tensors = {}
         for site in self.sites:
-            begin = shifts.identity(self.rank, backbone.hidden, self.seed, _STAGE, site)
+            begin = shifts.identity(self.ranks[site], backbone.hidden, self.seed, _STAGE, site)
             state |= shifts.named(f"{_START}.{site}", begin)
         return state
 
@@ -83,7 +91,7 @@ class FedReft(Method):
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ to every site."""
-        return SiteShifts(model, self.positions, backbone.hidden, {_STAGE: (self.sites, self.rank)})
+        return SiteShifts(model, self.positions, backbone.hidden, {_STAGE: self.ranks})
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Mix the received shift into the client's own, train, send the result and keep it."""
@@ -108,11 +116,11 @@ class FedReft(Method):
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
         """Return L(2rd + r), r = r⁽¹⁾ + r⁽²⁾."""
-        return shifts.parameters(self.sites, self.rank, backbone.hidden)
+        return shifts.parameters(self.ranks, backbone.hidden)
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return L(2rd + r), r = r⁽¹⁾ + r⁽²⁾."""
-        return shifts.parameters(self.sites, self.rank, backbone.hidden)
+        return shifts.parameters(self.ranks, backbone.hidden)
 
     def _mix(self, adapter: SiteShifts, own: Tensors, received: Tensors, fit: Fit) -> Tensors:
         losses = []

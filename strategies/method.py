@@ -8,7 +8,7 @@ named tensors too, so that a run can be saved and resumed: `shared_*` tensors ar
 stay on the server.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -53,8 +53,20 @@ class FitResult:
 class Fit(Protocol):
     """The one local training loop (fl_clients/fit.py), bound to a client's examples and settings."""
 
-    def __call__(self, parameters: Iterable[nn.Parameter], after_step: Callable[[], None] = ..., /) -> FitResult:
-        """Train `parameters` in place; call `after_step` once after every optimiser step."""
+    def __call__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        after_step: Callable[[], None] = ...,
+        rates: Sequence[float] | None = ...,
+        /,
+    ) -> FitResult:
+        """Train `parameters` in place.
+
+        Args:
+            parameters: What is trained.
+            after_step: Called once after every optimiser step.
+            rates: Learning rate of each parameter, as a multiple of the config's; None: 1 for all.
+        """
 
     def loss(self, batches: int, /) -> float:
         """Return the mean loss over `batches` of the client's batches, nats per answer token, without training."""

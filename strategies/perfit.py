@@ -28,40 +28,52 @@ class PerFit(Method):
         self,
         sites: list[int],
         positions: str,
-        rank_shared: int,
-        rank_private: int,
+        rank_shared: int | list[int],
+        rank_private: int | list[int],
         joint_private_init: bool,
         aggregation: str,
         seed: int,
         private_sites: list[int] | None = None,
+        rate_R: float = 1.0,
+        rate_b: float = 1.0,
     ) -> None:
         """Take the settings.
 
         Args:
             sites: Decoder blocks whose output φ⁽¹⁾ acts on, counted from 0.
             positions: `all`, `fN`, `lN` or `fN+lN`.
-            rank_shared: r⁽¹⁾.
-            rank_private: r⁽²⁾.
+            rank_shared: r⁽¹⁾, or one for each site.
+            rank_private: r⁽²⁾, likewise.
             joint_private_init: Stage 1 also trains the start of φ⁽²⁾; if false, only φ⁽¹⁾ is sent and φ⁽²⁾
                 starts at the identity.
             aggregation: A key of `strategies.shifts.averages.AGGREGATORS`.
             seed: The run's seed; the start of every R derives from it.
             private_sites: Those whose output φ⁽²⁾ acts on; None: the same.
+            rate_R: Learning rate of R as a multiple of D's. AdamW's steps do not depend on the size of a gradient, so a
+                rate is a length per step: R's rows have length 1 and D's start at 0.
+            rate_b: Learning rate of b as a multiple of D's.
 
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        self.sites = {COLLECTIVE: shifts.checked_sites(sites), PERSONAL: shifts.checked_sites(private_sites or sites)}
+        sites, private_sites = shifts.checked_sites(sites), shifts.checked_sites(private_sites or sites)
+        self.ranks = {
+            COLLECTIVE: shifts.ranks_at(sites, "rank.shared", rank_shared),
+            PERSONAL: shifts.ranks_at(private_sites, "rank.private", rank_private),
+        }
         self.positions = Positions.parse(positions)
-        self.ranks = {COLLECTIVE: rank_shared, PERSONAL: rank_private}
+        for key, multiple in (("rate_R", rate_R), ("rate_b", rate_b)):
+            if not multiple > 0:
+                raise ValueError(f"settings.{key}={multiple}: expected a number above 0")
+        self.rates = rate_R, rate_b
         self.joint_private_init = joint_private_init
         self.average = find_average(aggregation)
         self.seed = seed
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse a site beyond the last block and a rank above d."""
-        shifts.check_fit(self.sites[COLLECTIVE], [("rank.shared", self.ranks[COLLECTIVE])], backbone)
-        shifts.check_fit(self.sites[PERSONAL], [("rank.private", self.ranks[PERSONAL])], backbone)
+        shifts.check_fit("rank.shared", self.ranks[COLLECTIVE], backbone)
+        shifts.check_fit("rank.private", self.ranks[PERSONAL], backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return a random orthonormal R, W = R and b = 0: every φ is the identity."""
@@ -76,14 +88,12 @@ class PerFit(Method):
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ⁽²⁾ ∘ φ⁽¹⁾ to every site of the frozen backbone."""
-        return SiteShifts(
-            model, self.positions, backbone.hidden, {name: (self.sites[name], self.ranks[name]) for name in self.ranks}
-        )
+        return SiteShifts(model, self.positions, backbone.hidden, self.ranks)
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Train φ⁽¹⁾, and the start of φ⁽²⁾ if it is sent, on one collective user."""
         self.client_load(adapter, request.shared, None)
-        result = shifts.train(adapter, self._travelling(), request.fit)
+        result = shifts.train(adapter, self._travelling(), request.fit, self.rates)
         state: Tensors = {}
         for name in self._travelling():
             state |= shifts.state(adapter, name, f"shared_{name}")
@@ -92,7 +102,7 @@ class PerFit(Method):
     def client_personalize(self, adapter: SiteShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train only φ⁽²⁾ on one target user, on top of the fixed φ⁽¹⁾."""
         self.client_load(adapter, shared, None)
-        result = shifts.train(adapter, [PERSONAL], fit)
+        result = shifts.train(adapter, [PERSONAL], fit, self.rates)
         return shifts.state(adapter, PERSONAL, f"private_{PERSONAL}"), result
 
     def client_load(self, adapter: SiteShifts, shared: Tensors, private: Tensors | None) -> None:
@@ -114,14 +124,14 @@ class PerFit(Method):
         return self._parameters(PERSONAL, backbone)
 
     def _parameters(self, shift_name: str, backbone: BackboneShape) -> int:
-        return shifts.parameters(self.sites[shift_name], self.ranks[shift_name], backbone.hidden)
+        return shifts.parameters(self.ranks[shift_name], backbone.hidden)
 
     def _travelling(self) -> list[str]:
         return [COLLECTIVE, PERSONAL] if self.joint_private_init else [COLLECTIVE]
 
     def _start(self, shift_name: str, hidden: int, prefix: str) -> Tensors:
         tensors: Tensors = {}
-        for site in self.sites[shift_name]:
-            begin = shifts.identity(self.ranks[shift_name], hidden, self.seed, shift_name, site)
+        for site, rank in self.ranks[shift_name].items():
+            begin = shifts.identity(rank, hidden, self.seed, shift_name, site)
             tensors |= shifts.named(f"{prefix}.{site}", begin)
         return tensors

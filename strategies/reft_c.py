@@ -12,7 +12,7 @@ from strategies.shifts.averages import ShiftAggregator, find_average
 from strategies.shifts.positions import Positions
 from strategies.shifts.sites import SiteShifts
 
-_STAGE, _SHARED = "collective", "shared_collective"
+_STAGE, _SHARED, _KEY = "collective", "shared_collective", "rank.shared + rank.private"
 
 
 class ReftC(Method):
@@ -22,24 +22,31 @@ class ReftC(Method):
     first_round = 1
 
     def __init__(
-        self, sites: list[int], positions: str, rank_shared: int, rank_private: int, aggregation: str, seed: int
+        self,
+        sites: list[int],
+        positions: str,
+        rank_shared: int | list[int],
+        rank_private: int | list[int],
+        aggregation: str,
+        seed: int,
     ) -> None:
         """Take the settings; see `PerFit`."""
         self.sites = shifts.checked_sites(sites)
         self.positions = Positions.parse(positions)
-        self.rank = rank_shared + rank_private
+        shared, private = (shifts.ranks_at(self.sites, _KEY, rank) for rank in (rank_shared, rank_private))
+        self.ranks = {site: shared[site] + private[site] for site in self.sites}
         self.average = find_average(aggregation)
         self.seed = seed
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse a site beyond the last block and a rank above d."""
-        shifts.check_fit(self.sites, [("rank.shared + rank.private", self.rank)], backbone)
+        shifts.check_fit(_KEY, self.ranks, backbone)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return the identity at every site."""
         state: Tensors = {}
         for site in self.sites:
-            begin = shifts.identity(self.rank, backbone.hidden, self.seed, _STAGE, site)
+            begin = shifts.identity(self.ranks[site], backbone.hidden, self.seed, _STAGE, site)
             state |= shifts.named(f"{_SHARED}.{site}", begin)
         return state
 
@@ -49,7 +56,7 @@ class ReftC(Method):
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ to every site."""
-        return SiteShifts(model, self.positions, backbone.hidden, {_STAGE: (self.sites, self.rank)})
+        return SiteShifts(model, self.positions, backbone.hidden, {_STAGE: self.ranks})
 
     def client_train(self, adapter: SiteShifts, request: TrainRequest) -> TrainResult:
         """Train φ."""

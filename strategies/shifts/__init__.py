@@ -5,6 +5,7 @@
 """
 
 from strategies.shifts.common import (
+    Rates,
     Triple,
     check_fit,
     checked_sites,
@@ -12,6 +13,7 @@ from strategies.shifts.common import (
     load,
     named,
     parameters,
+    ranks_at,
     state,
     train,
     triple,
@@ -19,6 +21,7 @@ from strategies.shifts.common import (
 from strategies.shifts.spacing import read_sites
 
 __all__ = [
+    "Rates",
     "Triple",
     "check_fit",
     "checked_sites",
@@ -26,6 +29,7 @@ __all__ = [
     "load",
     "named",
     "parameters",
+    "ranks_at",
     "read_sites",
     "state",
     "train",

@@ -1,6 +1,6 @@
 """What the methods built on low-rank shifts share: checks, initial values, training with retraction, names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -11,6 +11,10 @@ from strategies.shifts.sites import SiteShifts
 
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """R [r, d], W [r, d], b [r]."""
+
+
+Rates = tuple[float, float]
+"""Learning rates of R and b, as multiples of D's."""
 
 
 def checked_sites(sites: list[int]) -> list[int]:
@@ -24,21 +28,38 @@ def checked_sites(sites: list[int]) -> list[int]:
     return sorted(sites)
 
 
-def check_fit(sites: list[int], ranks: Iterable[tuple[str, int]], backbone: BackboneShape) -> None:
+def ranks_at(sites: list[int], key: str, rank: int | Sequence[int]) -> dict[int, int]:
+    """Return the rank at every site, in the order of sites.
+
+    Args:
+        sites: Decoder blocks, in order.
+        key: The config key of the rank.
+        rank: One for all sites, or one for each.
+
+    Raises:
+        ValueError: There are more or fewer ranks than sites.
+    """
+    if isinstance(rank, int):
+        return dict.fromkeys(sites, rank)
+    if len(rank) != len(sites):
+        raise ValueError(f"{key}={list(rank)}: expected one rank, or {len(sites)}, one for each of the sites {sites}")
+    return dict(zip(sites, rank, strict=True))
+
+
+def check_fit(key: str, ranks: Mapping[int, int], backbone: BackboneShape) -> None:
     """Refuse a site beyond the last block and a rank above d.
 
     Args:
-        sites: Decoder blocks.
-        ranks: Pairs of a config key and its rank.
+        key: The config key of the ranks.
+        ranks: By site.
         backbone: The backbone to fit.
 
     Raises:
         ValueError: Names the key.
     """
-    for site in sites:
+    for site, rank in ranks.items():
         if not 0 <= site < backbone.blocks:
-            raise ValueError(f"sites={sites}: the backbone has blocks 0 to {backbone.blocks - 1}")
-    for key, rank in ranks:
+            raise ValueError(f"sites={[*ranks]}: the backbone has blocks 0 to {backbone.blocks - 1}")
         if rank < 1:
             raise ValueError(f"{key}={rank}: expected at least 1")
         if rank > backbone.hidden:
@@ -84,17 +105,26 @@ def load(adapter: SiteShifts, shift_name: str, tensors: Tensors, prefix: str) ->
         adapter.shift(shift_name, site).load(*triple(tensors, f"{prefix}.{site}"))
 
 
-def train(adapter: SiteShifts, shift_names: Iterable[str], fit: Fit) -> FitResult:
-    """Train the named shifts; after every step, R is retracted to orthonormal rows."""
+def train(adapter: SiteShifts, shift_names: Iterable[str], fit: Fit, rates: Rates = (1.0, 1.0)) -> FitResult:
+    """Train the named shifts; after every step, R is retracted to orthonormal rows.
+
+    Args:
+        adapter: Has the shifts.
+        shift_names: What is trained.
+        fit: The training.
+        rates: Learning rates of R and b as multiples of that of D.
+    """
     shifts = [adapter.shift(shift_name, site) for shift_name in shift_names for site in adapter.sites(shift_name)]
 
     def retract_all() -> None:
         for shift in shifts:
             shift.retract()
 
-    return fit([parameter for shift in shifts for parameter in shift.parameters()], retract_all)
+    of_R, of_b = rates
+    parameters = [parameter for shift in shifts for parameter in (shift.R, shift.D, shift.b)]
+    return fit(parameters, retract_all, [of_R, 1.0, of_b] * len(shifts))
 
 
-def parameters(sites: list[int], rank: int, hidden: int) -> int:
-    """Return L(2rd + r)."""
-    return len(sites) * (2 * rank * hidden + rank)
+def parameters(ranks: Mapping[int, int], hidden: int) -> int:
+    """Return the sum of 2rd + r over the sites; L(2rd + r) if all L sites have the same rank."""
+    return sum(2 * rank * hidden + rank for rank in ranks.values())

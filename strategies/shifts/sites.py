@@ -20,7 +20,7 @@ class SiteShifts(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, positions: Positions, hidden: int, shifts: Mapping[str, tuple[list[int], int]]
+        self, model: nn.Module, positions: Positions, hidden: int, shifts: Mapping[str, Mapping[int, int]]
     ) -> None:
         """Attach to `model`.
 
@@ -28,14 +28,14 @@ class SiteShifts(nn.Module):
             model: A frozen causal language model.
             positions: Prompt tokens to act on.
             hidden: d, the width of the residual stream.
-            shifts: Sites (decoder blocks, counted from 0) and rank by shift name, in the order of composition
-                (innermost first).
+            shifts: Rank by site (decoder block, counted from 0) by shift name, in the order of composition (innermost
+                first).
         """
         super().__init__()
         self.shifts = nn.ModuleDict(
             {
-                name: nn.ModuleDict({str(site): Shift(hidden, rank) for site in sites})
-                for name, (sites, rank) in shifts.items()
+                name: nn.ModuleDict({str(site): Shift(hidden, rank) for site, rank in ranks.items()})
+                for name, ranks in shifts.items()
             }
         )
         self.hidden = hidden

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,3 +158,50 @@ def test_a_nonfinite_loss_stops_the_client(tiny: Backbone, attached: SiteShifts)
 
 def test_the_schedule_warms_up_and_decays_to_zero() -> None:
     assert [rate(progress, 0.2) for progress in (0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+class Rates(torch.optim.SGD):
+    """Records the learning rates of every step."""
+
+    seen: list[list[float]]
+
+    def step(self, *_: object) -> None:  # type: ignore[override]
+        self.seen.append([float(group["lr"]) for group in self.param_groups])
+
+
+def rates_of(
+    tiny: Backbone, attached: SiteShifts, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> list[list[float]]:
+    Rates.seen = []
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, weight_decay: Rates(groups, lr=lr))
+    fit = LocalFit(Forward(tiny, None), attached, EXAMPLES, FitConfig(batch_size=1, warmup=0, lr=1, **settings), 0)
+    shift = attached.shift("collective", "1")
+    fit([shift.R, shift.D, shift.b], lambda: None, [0.5, 1.0, 0.5])
+    return Rates.seen
+
+
+def test_parameters_may_have_rates_of_their_own(
+    tiny: Backbone, attached: SiteShifts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Linear decay over three steps: 5/6, 3/6, 1/6; half of it for R and b.
+    expected = [[0.5 * height, height] for height in (5 / 6, 3 / 6, 1 / 6)]
+    assert rates_of(tiny, attached, monkeypatch) == [pytest.approx(step) for step in expected]
+
+
+def test_a_training_may_warm_up_on_its_own(
+    tiny: Backbone, attached: SiteShifts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first two of three steps rise: at 1/6 and 3/6 of the steps, 1/4 and 3/4 of the schedule's rate.
+    found = [step[1] for step in rates_of(tiny, attached, monkeypatch, visit_warmup=2 / 3)]
+    assert found == pytest.approx([5 / 6 * 1 / 4, 3 / 6 * 3 / 4, 1 / 6])
+
+
+def test_a_proximal_term_keeps_a_training_near_its_start(tiny: Backbone, attached: SiteShifts) -> None:
+    moved = {}
+    for mu in (0.0, 100.0):
+        shift = attached.shift("collective", "1")
+        shift.load(torch.eye(4, 16), torch.eye(4, 16), torch.zeros(4))
+        settings = FitConfig(epochs=10, lr=0.1, proximal=mu)
+        LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 0)([shift.b])
+        moved[mu] = float(shift.b.norm())
+    assert moved[100.0] < 0.5 * moved[0.0]

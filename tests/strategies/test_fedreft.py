@@ -1,6 +1,6 @@
 """FedReFT by hand: mixing, training and keeping on the client, and the median that the server sends."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +31,13 @@ class AddOneToB:
         self.losses = iter(losses)
         self.before: list[Tensors] = []
 
-    def __call__(self, parameters: Iterable[nn.Parameter], after: Callable[[], None] = lambda: None, /) -> FitResult:
+    def __call__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        after: Callable[[], None] = lambda: None,
+        _rates: Sequence[float] | None = None,
+        /,
+    ) -> FitResult:
         self.before.append(shifts.state(self.adapter, "personal", "kept_own"))
         for parameter in parameters:
             if parameter.dim() == 1:

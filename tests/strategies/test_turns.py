@@ -1,6 +1,6 @@
 """What a client starts from, trains, sends and keeps in one round, by method; training only adds 1."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -51,7 +51,13 @@ class AddOne:
         self.before: dict[str, torch.Tensor] = {}
         self.trained: list[int] = []
 
-    def __call__(self, parameters: Iterable[nn.Parameter], _after: Callable[[], None] = lambda: None, /) -> FitResult:
+    def __call__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        _after: Callable[[], None] = lambda: None,
+        _rates: Sequence[float] | None = None,
+        /,
+    ) -> FitResult:
         self.before = products(self.adapter)
         for parameter in parameters:
             parameter.data += 1

@@ -269,7 +269,7 @@ def _transferred(planned: Planned, task: str, toml: Path | str | None, overrides
     if other.backbone != config.backbone:
         both = f"{config.task} has backbone {config.backbone!r}, {task} {other.backbone!r}"
         raise InputError(f"a shift fits only the backbone it was trained on; {both}", field="transfer")
-    keys = ("settings", "sites", "positions", "rank", "joint_private_init", "aggregation", "evaluate")
+    keys = ("settings", "sites", "private_sites", "positions", "rank", "joint_private_init", "aggregation", "evaluate")
     same = {key: getattr(config, key) for key in keys}
     same["personal"] = other.personal.model_copy(update={"lr": config.personal.lr})
     return other.model_copy(update=same)

@@ -168,7 +168,24 @@ def test_a_spacing_that_gives_no_site_is_refused(given: str, message: str) -> No
 
 
 def test_shifts_may_have_sites_of_their_own(tiny: Backbone) -> None:
-    adapter = SiteShifts(tiny.model, Positions(None, None), 16, {"a": ([1, 3], 2), "b": ([2], 4)})
+    adapter = SiteShifts(tiny.model, Positions(None, None), 16, {"a": {1: 2, 3: 5}, "b": {2: 4}})
     assert (adapter.sites("a"), adapter.sites("b"), adapter.every_site()) == (["1", "3"], ["2"], ["1", "2", "3"])
     assert adapter.chain("2") == [adapter.shift("b", "2")]
+    assert adapter.shift("a", "3").R.shape == (5, 16)
     assert adapter.frozen_blocks == 2
+
+
+def test_ranks_may_differ_by_site(tiny: Backbone) -> None:
+    method = PerFit([1, 3], "all", [2, 5], 4, False, "mean", 0, private_sites=[2])
+    # 2rd + r with d = 16: sites of ranks 2 and 5, then one site of rank 4.
+    assert method.shared_parameters(tiny.shape) == (2 * 2 * 16 + 2) + (2 * 5 * 16 + 5)
+    assert method.private_parameters(tiny.shape) == 2 * 4 * 16 + 4
+    state = method.server_init(tiny.shape)
+    assert {name: tuple(value.shape) for name, value in state.items() if name.endswith("R")} == {
+        "shared_collective.1.R": (2, 16),
+        "shared_collective.3.R": (5, 16),
+    }
+    with pytest.raises(ValueError, match=r"rank.shared=\[2\]: expected one rank, or 2, one for each of the sites"):
+        PerFit([1, 3], "all", [2], 4, False, "mean", 0)
+    with pytest.raises(ValueError, match=r"rank.private=17: the backbone's hidden size is 16"):
+        PerFit([1, 3], "all", 2, 17, False, "mean", 0).check(tiny.shape)
