@@ -18,7 +18,7 @@ from simulations.cli.project import project
 from simulations.cli.report import report
 from simulations.cli.runs import runs_app
 from simulations.cli.simulate import simulate
-from simulations.display.output import forgiving_output
+from simulations.display.output import forgiving_output, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,5 +107,5 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"fedperfit: {message}", file=sys.stderr)
+    print(f"fedperfit: {printable(message)}", file=sys.stderr)
     sys.exit(status)

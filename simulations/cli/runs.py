@@ -15,6 +15,7 @@ from rich.table import Table
 from configs.errors import InputError, nearest
 from simulations.cli.options import Json, Results, show
 from simulations.display.console import console
+from simulations.display.output import printable
 from simulations.display.progress import Follower
 from simulations.display.tables import bytes_table, human_bytes, quality_table
 from simulations.run.catalogue import find_run, find_runs
@@ -92,7 +93,7 @@ def show_run(
         return
     screen = console()
     hint = f"; `fedperfit simulate --resume {run.name}` resumes it" if run.status == "interrupted" else ""
-    error = f"; {record.error}" if record.error else ""
+    error = f"; {printable(record.error)}" if record.error else ""
     screen.print(f"{run.folder}: {run.status}, {_ago(run.age_s)} ago{hint}{error}", soft_wrap=True)
     if record.status == "completed":
         screen.print(quality_table(record), bytes_table(record), sep="\n")
@@ -117,7 +118,7 @@ def follow_run(
 
 
 def _report_skipped(error: str) -> None:
-    print(f"skipped: {error.splitlines()[0]}", file=sys.stderr)
+    print(f"skipped: {printable(error.splitlines()[0])}", file=sys.stderr)
 
 
 def _order(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:

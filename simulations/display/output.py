@@ -1,11 +1,20 @@
-"""Standard output that may be closed or full: what cannot be shown is given up, and the work goes on."""
+"""Standard output that may be closed or full: what cannot be shown is given up; and texts that are safe to show."""
 
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters: an error may quote a file, which must not command the terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ForgivingOutput:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from simulations.display.output import printable
 from simulations.display.tables import human_bytes
 from simulations.display.trackers import TrackedRun, check_tracker
 
@@ -130,7 +131,7 @@ class _Lines:
         elif event["event"] == "round":
             print(f"{_round_line(event)}, {state.cost()}", flush=True)
         elif event["event"] == "note":
-            print(event["text"], flush=True)
+            print(printable(event["text"]), flush=True)
 
 
 class _Bars:
@@ -165,7 +166,7 @@ class _Bars:
             quality = _round_line(event).partition(": ")[2]
             self.progress.update(bar, completed=event["round"], note=f"{quality}, {state.cost()}")
         elif event["event"] == "note":
-            self.progress.console.print(event["text"])
+            self.progress.console.print(printable(event["text"]))
 
     def _bar(self, title: str, total: int | None = None, reset: bool = False) -> TaskID:
         if title not in self._bars:

@@ -75,3 +75,17 @@ def test_odd_paths_are_refused_in_one_sentence(word: bytes, message: str, tmp_pa
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_an_error_quotes_does_not_command_the_terminal(tmp_path: Path) -> None:
+    name = "\x1b]0;title\x07\x1b[31mred"
+    done = subprocess.run(
+        [*FEDPERFIT, "simulate", f"users.source={name}", "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert "\x07" not in done.stderr
+    assert "]0;title" in done.stderr
