@@ -35,6 +35,8 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     method = str(given.get("method", RunConfig.model_fields["method"].default))
     task = str(given.get("task", RunConfig.model_fields["task"].default))
     presets = [_method_preset(method)] if ":" not in method else []
+    for preset in presets:
+        preset.pop("search", None)  # what `tune` tries, not a setting
     task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
@@ -62,6 +64,21 @@ def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()
     method = str(given.get("method", ""))
     files = [*([Path(toml)] if toml else []), *([Path(method)] if method.endswith(".toml") else [])]
     return list(dict.fromkeys(str(file.resolve().parent) for file in files))
+
+
+def method_search(method: str) -> Table:
+    """Return the `[search]` table of a method's TOML: `shapes`, a list of tables, and `size`, a list of keys.
+
+    Raises:
+        InputError: It has other keys, or values of another kind.
+    """
+    search: Table = _method_preset(method).get("search", {}) if ":" not in method else {}
+    shapes, size = search.get("shapes"), search.get("size")
+    tables = isinstance(shapes, list) and all(isinstance(shape, dict) for shape in shapes)
+    keys = isinstance(size, list) and all(isinstance(key, str) for key in size)
+    if search and not (search.keys() == {"shapes", "size"} and tables and keys and shapes and size):
+        raise InputError(f'method {method}: [search]: expected shapes = [{{key = value}}, …] and size = ["key", …]')
+    return search
 
 
 def _method_preset(method: str) -> Table:

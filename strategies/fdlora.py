@@ -52,7 +52,7 @@ class FdLora(Method):
         alpha: int,
         dropout: float,
         targets: list[str],
-        blocks: list[int],
+        blocks: list[int] | str,
         sync_every: int,
         outer_lr: float,
         outer_momentum: float,
@@ -71,7 +71,7 @@ class FdLora(Method):
             fusion_batches: Number of local batches for a trial's loss.
             fusion_penalty: λ; a trial minimises loss + λ·mean|w|.
         """
-        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
         for key, value, least in (
             ("sync_every", sync_every, 1),
             ("fusion_trials", fusion_trials, 3),

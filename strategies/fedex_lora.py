@@ -22,9 +22,11 @@ class FedexLora(Method):
     name = "fedex-lora"
     first_round = 1
 
-    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+    def __init__(
+        self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int] | str, seed: int
+    ) -> None:
         """Take the settings; see `LoraSettings`."""
-        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
         self.seed = seed
 
     def server_init(self, backbone: BackboneShape) -> Tensors:

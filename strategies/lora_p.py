@@ -15,9 +15,11 @@ class LoraP(Method):
     name = "lora-p"
     first_round = None
 
-    def __init__(self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int], seed: int) -> None:
+    def __init__(
+        self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int] | str, seed: int
+    ) -> None:
         """Take the settings; see `LoraSettings`."""
-        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
+        self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
         self.seed = seed
         self._begin: Tensors = {}
 

@@ -25,12 +25,12 @@ class Oppu(Method):
         dropout: float,
         targets: list[str],
         private_targets: list[str],
-        blocks: list[int],
+        blocks: list[int] | str,
         seed: int,
     ) -> None:
         """Take the settings; see `LoraSettings`. `private_targets` are the personal adapter's modules."""
-        self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), tuple(blocks))
-        self.personal = LoraSettings(rank, alpha, dropout, tuple(private_targets), tuple(blocks))
+        self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
+        self.personal = LoraSettings(rank, alpha, dropout, tuple(private_targets), blocks)
         self.seed = seed
         self._begin: Tensors = {}
 

@@ -97,31 +97,44 @@ def tune(
     held_out: Annotated[
         int, typer.Option(help="Number of collective users to evaluate on instead of the target users.")
     ] = 8,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Also search where the numbers go, if at most this many travel one way.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The folder under --results; default: tune-METHOD.")] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Search a method's learning rates on held-out collective users; the search is the same for every method."""
+    """Search a method's learning rates on held-out collective users; the search is the same for every method.
+
+    With --size, the shapes in the method's TOML are compared first, each as large as fits.
+
+    Example: `fedperfit tune perfit --size 28000 --config configs/experiments/tune.toml`
+    """
     from simulations.experiments.tune import tune as run_tune
 
     load_config(config, [*(arguments or []), f"method={method}"])  # reports an unknown method before claiming a folder
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
     log = partial(_log, as_json)
-    tuned = run_tune(method, config, arguments or [], read_numbers("seeds", seeds), held_out, folder, log)
-    table = Table(*tuned.table.columns, title=f"{method}: learning rates tried")
-    for row in tuned.table.itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    tuned = run_tune(method, config, arguments or [], read_numbers("seeds", seeds), held_out, folder, log, size)
+    tables = []
+    for frame, title in ((tuned.shapes, "shapes tried"), (tuned.table, "learning rates tried")):
+        if len(frame):
+            tables.append(Table(*frame.columns, title=f"{method}: {title}"))
+            for row in frame.itertuples(index=False):
+                tables[-1].add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     content = {
         "rates": tuned.rates,
         "at_the_edge": tuned.at_the_edge,
+        "shape": list(tuned.shape),
         "tried": json.loads(tuned.table.to_json(orient="records")),
     }
     rates = [
         f"{key} = {rate:g}" + (" (at the grid's edge)" if key in tuned.at_the_edge else "")
         for key, rate in tuned.rates.items()
     ]
-    show(as_json, content, [table], *rates, f"{folder / 'tune.csv'}")
+    shape = [f"shape: {' '.join(tuned.shape)}"] if tuned.shape else []
+    show(as_json, content, tables, *shape, *rates, f"{folder / ('rates' if size else '') / 'tune.csv'}")
 
 
 def cold_start(

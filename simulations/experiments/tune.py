@@ -1,5 +1,7 @@
 """`fedperfit tune`: a method's learning rates, by a small search that is the same for every method.
 
+With a size, the method's shapes are compared first (`shapes`), and the rates are those of the best.
+
 Stage 1's rate is searched first, with a fixed rate for stage 2; then stage 2's rate, with the best rate of stage 1. The
 rates in the method's TOML are not used. While the best rate is the lowest or highest tried, the next one is tried too.
 Rates within one standard error of the best are run with more seeds, which then decide, since a few dozen questions do
@@ -9,15 +11,17 @@ held out of training. The config's target users are not used.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from configs.errors import InputError, RunFailed
+from configs.load import import_folders
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from simulations.experiments.comparable import Run
@@ -25,9 +29,11 @@ from simulations.experiments.compare import complete
 from simulations.experiments.comparison.curves import per_user
 from simulations.experiments.plan import Planned, plan
 from simulations.experiments.reuse import started_from
+from simulations.experiments.shapes import FittedShape, fitted_shapes
 from simulations.run.preflight import build_method
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
+T = TypeVar("T")
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 """The rates tried first."""
 RATES = (3e-5, 1e-4, 3e-4, *GRID, 1e-1, 3e-1)
@@ -49,6 +55,10 @@ class Tuned:
     table: pd.DataFrame
     """One row per setting tried: `local_lr, personal_lr, seeds, metric, value, standard_error, users`. `seeds` is the
     number of seeds it ran with; a setting close to the best has one row for the first seeds and one for all."""
+    shape: tuple[str, ...] = ()
+    """The best shape's overrides, if a size was given."""
+    shapes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row per shape tried: `shape, shared, seeds, metric, value, standard_error, users`."""
 
 
 def tune(
@@ -59,8 +69,9 @@ def tune(
     held_out: int,
     folder: Path | str,
     log: Callable[[str], None],
+    size: int | None = None,
 ) -> Tuned:
-    """Search a method's learning rates; completed runs are reused.
+    """Search a method's shape, if a size is given, and its learning rates; completed runs are reused.
 
     Args:
         method: A name or an object reference.
@@ -70,19 +81,30 @@ def tune(
         held_out: Number of collective users that are personalised and evaluated instead.
         folder: Folder for runs and `tune.csv`.
         log: Called with progress messages.
+        size: The most numbers that may travel, one way; the method's shapes are then tried at that size, and the rates
+            are searched for the best one. None: the method's own shape.
 
     Raises:
-        InputError: A setting is invalid, or there are too few users.
+        InputError: A setting is invalid, there are too few users, or no shape fits the size.
         RunFailed: A run failed for another reason than a non-finite loss.
     """
     folder = Path(folder)
-    planned = plan([method], toml, overrides, seeds)
+    import_path = import_folders(toml, [*overrides, f"method={method}"])
+    fitted = [] if size is None else fitted_shapes(method, toml, overrides, size, import_path)
+    # The method's own shape may not fit the backbone.
+    planned = plan([method], toml, [*overrides, *(fitted[0].overrides if fitted else ())], seeds)
     _check(planned[0].config, overrides, held_out)
     shape = read_shape(planned[0].config.backbone)
     built = build_method(planned[0].config, shape, planned[0].import_path)
     keys = ["local.lr"] if built.first_round is not None else []
     keys += ["personal.lr"] if built.private_parameters(shape) else []
     held_out_users = [*overrides, *_hold_out(planned[0].config, held_out)]
+    shape_words: tuple[str, ...] = ()
+    shapes = pd.DataFrame()
+    if fitted:
+        shape_words, shapes = _best_shape(fitted, method, toml, held_out_users, seeds, folder / "shapes", log)
+        held_out_users += shape_words
+        folder = folder / "rates"
     search = _Search(method, toml, held_out_users, seeds, folder, log, built.first_round == 1)
     search.rates = dict.fromkeys(keys[1:], _PERSONAL)
     for key in keys:
@@ -91,7 +113,49 @@ def tune(
     table = pd.DataFrame([(*setting, *found) for setting, found in search.tried.items()], columns=columns)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
-    return Tuned(search.rates, [key for key, rate in search.rates.items() if rate in (RATES[0], RATES[-1])], table)
+    edges = [key for key, rate in search.rates.items() if rate in (RATES[0], RATES[-1])]
+    return Tuned(search.rates, edges, table, shape_words, shapes)
+
+
+def _best_shape(
+    fitted: Sequence[FittedShape],
+    method: str,
+    toml: Path | str | None,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    log: Callable[[str], None],
+) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """Run every shape with the method's own rates; return the best one's overrides, and what each scored."""
+    rows = []
+
+    def quality(shape: FittedShape, more: int) -> tuple[float, float]:
+        chosen = _more_seeds(seeds, more)
+        runs = plan([method], toml, [*overrides, *shape.overrides], chosen)
+        named = [replace(run, name=f"{shape.name}-seed{run.config.seed}") for run in runs]
+        metric, value, error, count = _score(complete(named, folder, False, log))
+        rows.append((shape.name, shape.shared, len(chosen), metric, value, error, count))
+        return value * (-1 if metric in LOWER_IS_BETTER else 1), error
+
+    found = {shape: quality(shape, 0) for shape in fitted}
+    close = _close_to_best(found)
+    if len(close) > 1:
+        found = {shape: quality(shape, _MORE_SEEDS) for shape in close}
+    best = max(found, key=lambda shape: found[shape][0])
+    columns = ["shape", "shared", "seeds", "metric", "value", "standard_error", "users"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.to_csv(folder / "shapes.csv", index=False, float_format="%.6g")
+    return best.overrides, table
+
+
+def _more_seeds(seeds: Sequence[int], more: int) -> list[int]:
+    return [*seeds, *(max(seeds) + number for number in range(1, more + 1))]
+
+
+def _close_to_best(found: Mapping[T, tuple[float, float]]) -> list[T]:
+    """Return what is within one standard error of the best, the best included."""
+    value, error = max(found.values(), key=lambda pair: pair[0])
+    return [key for key, (other, _) in found.items() if other == value or value - other <= error]
 
 
 def _check(config: RunConfig, overrides: Sequence[str], held_out: int) -> None:
@@ -133,7 +197,7 @@ class _Search:
 
     def quality(self, key: str, rate: float, more: int) -> tuple[float, float]:
         """Return the quality of a rate and its standard error, with `more` additional seeds."""
-        seeds = [*self.seeds, *(max(self.seeds) + number for number in range(1, more + 1))]
+        seeds = _more_seeds(self.seeds, more)
         runs = self._planned(key, rate, seeds)
         try:
             if key == "personal.lr" and self.stage_1_is_shared and rate != _PERSONAL:
@@ -164,8 +228,7 @@ def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
     found = {rate: quality(rate, 0) for rate in GRID}
     tried = set(GRID)
     best = _climb(found, tried, lambda rate: quality(rate, 0))
-    value, error = found[best]
-    close = [rate for rate in found if rate == best or value - found[rate][0] <= error]
+    close = _close_to_best(found)
     if len(close) == 1:
         return best
     again = {rate: quality(rate, _MORE_SEEDS) for rate in close}

@@ -22,7 +22,7 @@ from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
 from strategies.loading import load_method
 from strategies.method import BackboneShape, Method, Tensors
-from strategies.shifts.spacing import read_sites
+from strategies.spacing import read_sites
 
 
 def with_sites(config: RunConfig, shape: BackboneShape) -> RunConfig:

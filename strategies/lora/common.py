@@ -5,6 +5,7 @@ messages the prefix is `shared_lora`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from configs.seeds import derive_seed
 from strategies.lora.adapters import Lora, LoraAdapters, find_modules
 from strategies.method import BackboneShape, Fit, FitResult, Tensors, TrainRequest, TrainResult
+from strategies.spacing import read_sites
 
 COLLECTIVE, PERSONAL = "collective", "personal"
 SHARED, KEPT, PRIVATE = "shared_lora", "kept_lora", "private_lora"
@@ -30,8 +32,8 @@ class LoraSettings:
     """Dropout rate of the adapter's inputs in training."""
     targets: tuple[str, ...]
     """Suffixes of the adapted modules' names, such as q_proj or self_attn.q_proj."""
-    blocks: tuple[int, ...]
-    """Adapted decoder blocks; empty: all."""
+    blocks: Sequence[int] | str
+    """Adapted decoder blocks: a list or a spacing (`read_sites`); empty: all."""
 
     def on(self, backbone: BackboneShape) -> Lora:
         """Return the adapter for a backbone.
@@ -47,17 +49,18 @@ class LoraSettings:
             raise ValueError(f"settings.dropout={self.dropout}: expected at least 0 and below 1")
         if not self.targets:
             raise ValueError("settings.targets=[]: expected at least one module name")
-        for block in self.blocks:
+        blocks = read_sites(self.blocks, backbone.blocks, "settings.blocks") if self.blocks else []
+        for block in blocks:
             if not 0 <= block < backbone.blocks:
                 last = backbone.blocks - 1
-                raise ValueError(f"settings.blocks={list(self.blocks)}: the backbone has blocks 0 to {last}")
+                raise ValueError(f"settings.blocks={blocks}: the backbone has blocks 0 to {last}")
         try:
             modules = find_modules(backbone.linears, self.targets)
         except ValueError as error:
             raise ValueError(f"settings.targets: {error}") from None
-        chosen = tuple(name for name in modules if not self.blocks or block_of(name) in self.blocks)
+        chosen = tuple(name for name in modules if not blocks or block_of(name) in blocks)
         if not chosen:
-            raise ValueError(f"settings.blocks={list(self.blocks)}: no {', '.join(self.targets)} in these blocks")
+            raise ValueError(f"settings.blocks={blocks}: no {', '.join(self.targets)} in these blocks")
         for name in chosen:
             if self.rank > (smaller := min(backbone.linears[name])):
                 raise ValueError(f"settings.rank={self.rank}: the rank of {name} is at most {smaller}")

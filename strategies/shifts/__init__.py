@@ -18,7 +18,7 @@ from strategies.shifts.common import (
     train,
     triple,
 )
-from strategies.shifts.spacing import read_sites
+from strategies.spacing import read_sites
 
 __all__ = [
     "Rates",

@@ -14,6 +14,7 @@ from simulations.cli.main import app
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.curves import per_user
 from simulations.experiments.plan import Planned
+from simulations.experiments.shapes import fitted_shapes
 from simulations.experiments.tune import tune
 from simulations.run.simulate import simulate
 from tests.conftest import TINY
@@ -110,3 +111,31 @@ def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
         CliRunner().invoke(app, ["tune", "x/perfit-seed0", "--results", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(InputError, match="held_out=6"):
         tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)
+
+
+def test_every_shape_gets_the_largest_size_that_fits(tmp_path: Path) -> None:
+    shapes = fitted_shapes("perfit", None, ["backbone=tiny"], 1000)
+    # On tiny (d = 16, four blocks) a site of rank r has 33r numbers; 4, 6 and 10 spread are only 3, 3 and 4 sites.
+    assert [shape.shared for shape in shapes] == [33 * 16, 2 * 33 * 15, 3 * 33 * 10, 3 * 33 * 10, 4 * 33 * 7]
+    assert shapes[1].overrides == ("sites=2 spread", "joint_private_init=False", "rank.shared=15")
+    lora = fitted_shapes("lora-c", None, ["backbone=tiny"], 1000)
+    assert all(0 < shape.shared <= 1000 for shape in lora)
+    with pytest.raises(InputError, match="size=10: the smallest shape has 33 numbers"):
+        fitted_shapes("perfit", None, ["backbone=tiny"], 10)
+    with pytest.raises(InputError, match=r"lora-p: its TOML has no \[search\]"):
+        fitted_shapes("lora-p", None, ["backbone=tiny"], 1000)
+
+
+def test_the_rates_are_searched_for_the_best_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(planned: Sequence[Run]) -> tuple[str, float, float, int]:
+        config = planned[0].config
+        return "accuracy", float(config.sites == [2, 3]) - abs(math.log10(config.local.lr / 1e-2)), 0.0, 1
+
+    monkeypatch.setattr("simulations.experiments.tune.complete", pretend)
+    monkeypatch.setattr("simulations.experiments.tune._score", score)
+    (tmp_path / "shapes").mkdir()
+    words = [word for word in TINY if not word.startswith(("sites", "rank"))]
+    tuned = tune("perfit", None, words, [0], 2, tmp_path, quiet, size=500)
+    assert tuned.shape[0] == "sites=2 spread"
+    assert tuned.rates["local.lr"] == 1e-2
+    assert set(tuned.shapes["shape"]) >= {"sites-2-spread-joint_private_init-False-rank.shared-7"}

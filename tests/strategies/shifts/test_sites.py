@@ -21,7 +21,7 @@ from strategies.method import BackboneShape
 from strategies.perfit import PerFit
 from strategies.shifts.positions import Positions
 from strategies.shifts.sites import SiteShifts
-from strategies.shifts.spacing import read_sites
+from strategies.spacing import read_sites
 
 SMALL = {
     "hidden_size": 16,
