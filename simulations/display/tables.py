@@ -10,7 +10,7 @@ BASELINES = {"copy": "copying the question", "first_sentence": "its first senten
 """What trivial answers are called."""
 BOUNDS = {
     "personalised": "oracle, user known",
-    "learner": "ideal learner of the user's items",
+    "learner": "ideal learner, same items",
     "collective": "oracle, user unknown",
 }
 """What the best reachable scores of synthetic users are called."""

@@ -90,7 +90,8 @@ def test_the_server_listens_where_it_was_told_to(
     words: list[str], listens: str, warned: bool, tmp_path: Path, cache: Path
 ) -> None:
     done = CliRunner().invoke(app, ["deploy", str(tmp_path / "out"), *TINY, *words], catch_exceptions=False)
-    assert f"--host {listens} --port 9092" in (tmp_path / "out" / "server" / "start.sh").read_text()
+    script = (tmp_path / "out" / "server" / "start.sh").read_text()
+    assert f'--host "${{SUPERLINK_HOST:-{listens}}}" --port "${{SUPERLINK_PORT:-9092}}"' in script
     assert (f"warning: the server listens on {listens}" in done.output) == warned
 
 

@@ -45,7 +45,7 @@ WORDS = [word for word in TINY if not word.startswith(("users.collective", "user
         (["--collective", "2", "--transfer"], "--transfer: expected at least two tasks"),
         (["--collective", "2", "--history", "8"], "--history 8: no newcomer has more items (seed 0); use `all`"),
         (["--collective", "2", "--methods", "perfit, lora-c, perfit"], "--methods perfit: given twice"),
-        (["--collective", "2", "--methods", "my own.toml"], "method='my own': expected letters, digits"),
+        (["--collective", "2", "--methods", "my own.toml"], "method='my own': expected at most 200 letters, digits"),
         (["--collective", "2", "--methods", "perfit,over.toml"], "over.toml: a cold start draws its own users"),
         (["--collective", "2", "users.overlap=true"], "a cold start draws its own users, without users.overlap"),
         (
