@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 
+import httpx
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from google.protobuf.message import DecodeError
 
 from configs.errors import RunFailed
 from fl_server.record.ledger import Ledger
@@ -154,7 +154,7 @@ class Clients:
         nodes = iter(order)
         next_node = next(nodes, None)
         for pending, message in self._exchange(task, order, arrived):
-            arrived[pending.node] = self._reply(pending, message)
+            arrived[pending.node] = self._reply(pending, message, task.phase)
             while next_node in arrived:
                 yield arrived.pop(next_node)
                 next_node = next(nodes, None)
@@ -211,7 +211,9 @@ class Clients:
             try:
                 for message in self._grid.pull_messages([message_id]):
                     yield message_id, message
-            except (ValueError, TypeError, LookupError, AttributeError, AssertionError, DecodeError) as error:
+            except (httpx.HTTPError, ConnectionError):
+                raise  # the server's own connection, not the message
+            except Exception as error:
                 yield message_id, f"cannot be decoded: {type(error).__name__}: {error}"
 
     def _send(self, task: ClientTask, pending: _Pending) -> str:
@@ -237,7 +239,8 @@ class Clients:
         """Note a failed attempt and tell whether another one is allowed."""
         if not message.has_error():
             return False
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(message.error.reason))
+        # Colours and anything else that would command the operator's terminal.
+        reason = re.sub(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", str(message.error.reason))
         if message.error.code == ErrorCode.UNKNOWN:
             reason = f"the worker process ended (killed, out of memory, or over faults.client_seconds): {reason}"
         pending.attempts.append(f"(code {message.error.code}) {reason}")
@@ -247,11 +250,15 @@ class Clients:
         self._on_retry(task.round, task.phase, user, len(pending.attempts), pending.attempts[-1])
         return True
 
-    def _reply(self, pending: _Pending, message: Message | str) -> ClientReply:
+    def _reply(self, pending: _Pending, message: Message | str, phase: Phase) -> ClientReply:
         user, attempts = self._users[pending.node], tuple(pending.attempts)
         if isinstance(message, str):
             return ClientReply(user, {}, None, {}, message, None, attempts, pending.sent)
-        down, up = pending.sent, MessageSize.of(message)
-        if message.has_error():
-            return ClientReply(user, {}, None, {}, None, attempts[-1], attempts, down, up)
-        return ClientReply.read(user, message.content, attempts, down, up)
+        try:
+            down, up = pending.sent, MessageSize.of(message)
+            if message.has_error():
+                return ClientReply(user, {}, None, {}, None, attempts[-1], attempts, down, up)
+            return ClientReply.read(user, message.content, attempts, down, up, phase != Phase.TRAIN)
+        except Exception as error:  # whatever a client sent costs that client's reply only
+            fault = f"cannot be read: {type(error).__name__}: {error}"
+            return ClientReply(user, {}, None, {}, fault, None, attempts, pending.sent)

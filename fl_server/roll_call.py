@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from configs.errors import RunFailed
 from configs.versions import difference
@@ -24,7 +25,11 @@ def check_versions(answers: Mapping[int, RollCallAnswer]) -> None:
         RunFailed: A device's packages differ; the message names the device and the package.
     """
     for partition, answer in answers.items():
-        if problem := difference(json.loads(answer.versions or "{}")):
+        try:
+            versions = TypeAdapter(dict[str, str]).validate_json(answer.versions or "{}")
+        except ValueError:
+            raise RunFailed(f"roll call: the node of partition {partition} reports no versions") from None
+        if problem := difference(versions):
             raise RunFailed(f"roll call: the node of partition {partition} is refused: {problem}")
 
 

@@ -48,6 +48,11 @@ def load_method(
     except Exception as error:  # an imported file may raise anything
         problem = f"{type(error).__name__}: {error}{moved_hint(error) or _own_folder_hint(module_name, error)}"
         raise ValueError(f"method '{reference}' cannot be imported: {problem}") from error
+    # Before anything is called: a record or a TOML file may name any object.
+    functions = [member for member in _NO_DEFAULT if callable(getattr(Method, member, None))]
+    if not isinstance(factory, type) or any(not hasattr(factory, name) for name in functions):
+        lacks = ", ".join(name for name in functions if not hasattr(factory, name)) or "everything: it is no class"
+        raise ValueError(f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}")
     parameters = inspect.signature(factory).parameters
     _check_settings(reference, parameters, values, settings)
     chosen = {key: value for key, value in values.items() if key in parameters}

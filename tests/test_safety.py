@@ -7,8 +7,12 @@ import traceback
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
-from fl_clients.process.device_errors import DeviceError, kept_on_device
+from configs.load import dump_resolved
+from fl_clients import device_app
+from fl_clients.process.device_errors import DeviceError
 from fl_server.record.folder import RunFolder
 from simulations.exports.export import export
 from simulations.report.page import write_page
@@ -74,9 +78,20 @@ def test_only_the_owner_can_read_what_is_about_real_users(tmp_path: Path) -> Non
     assert str(Path.home()) not in card
 
 
-def test_a_devices_error_tells_the_server_its_type_and_place_only(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError) as caught, kept_on_device(tmp_path / "store"):
+def test_a_devices_error_tells_the_server_its_type_and_place_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_message: Message, _context: Context) -> Message:
         raise ValueError("the user's text: I love lighthouses")
+
+    monkeypatch.setattr(device_app, "tasks", fail)
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    config = dump_resolved(tiny_config())
+    context = Context(1, 1, {"store": str(tmp_path / "store")}, RecordDict(), {"config": config})
+    message = Message(RecordDict(), dst_node_id=1, message_type="train")
+    # Flower sends the type and the text of what the app raises.
+    with pytest.raises(DeviceError) as caught:
+        device_app.app(message, context)
     assert str(caught.value).startswith("ValueError in test_safety.py, line ")
     assert "lighthouse" not in "".join(traceback.format_exception(caught.value))
     log = tmp_path / "store" / "errors.log"

@@ -6,20 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from configs.errors import InputError
+
 
 class DeviceError(RuntimeError):
     """What the server learns of an error on a device: its type and its place in the code."""
 
 
 @contextmanager
-def kept_on_device(store: Path) -> Iterator[None]:
+def kept_on_device(store: Path, tell_input_errors: bool = False) -> Iterator[None]:
     """Write an error's traceback to `errors.log` in the device's store, and raise a `DeviceError` in its place.
 
     Flower sends the text of what a ClientApp raises to the server.
+
+    Args:
+        store: The device's store.
+        tell_input_errors: Let an `InputError` pass: what was prepared wrongly, before any user's text is read.
     """
     try:
         yield
     except Exception as error:
+        if tell_input_errors and isinstance(error, InputError):
+            raise
         raise _kept(error, store) from None
 
 

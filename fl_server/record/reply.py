@@ -6,7 +6,7 @@ from enum import StrEnum
 from flwr.app import Message, RecordDict
 
 from strategies.method import Tensors
-from strategies.metrics.statistics import Statistics
+from strategies.metrics.statistics import Statistics, check_statistics
 from strategies.wire import (
     ArraySize,
     ClientReport,
@@ -61,12 +61,30 @@ class ClientReply:
 
     @classmethod
     def read(
-        cls, user: int, content: RecordDict, attempts: tuple[str, ...], down: MessageSize, up: MessageSize
+        cls,
+        user: int,
+        content: RecordDict,
+        attempts: tuple[str, ...],
+        down: MessageSize,
+        up: MessageSize,
+        evaluated: bool = False,
     ) -> "ClientReply":
-        """Read the content of a client's message; if anything is wrong, that becomes `fault`, the only content."""
+        """Read the content of a client's message; if anything is wrong, that becomes `fault`, the only content.
+
+        Args:
+            user: Partition id.
+            content: The content.
+            attempts: As the attribute.
+            down: As the attribute.
+            up: As the attribute.
+            evaluated: Whether the task asked for statistics.
+        """
         try:
             shared, values = unpack(content)
             report, statistics = ClientReport.from_record(values), read_statistics(content)
+            if statistics and not evaluated:
+                raise ValueError("it has statistics, and nothing was evaluated")
+            check_statistics(statistics)
         except ValueError as error:
             return cls(user, {}, None, {}, str(error), None, attempts, down, up)
         return cls(user, shared, report, statistics, None, None, attempts, down, up)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from configs.errors import InputError
 from configs.files import append_line, write_atomic
@@ -119,6 +119,14 @@ class RunRecord(_Part):
     simulated_s: float | None = None
     shared_sha256: str | None = None
     """Digest of `shared.safetensors`, which may be missing from stored records."""
+
+    @field_validator("name", "method", "task", "backbone")
+    @classmethod
+    def _is_printable(cls, text: str) -> str:
+        """Refuse what would command a terminal: a record may come from anybody."""
+        if not text.isprintable():
+            raise ValueError("expected printable characters only")
+        return text
 
     @property
     def main_metric(self) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -18,11 +19,26 @@ def leave_network() -> None:
     Root takes a network namespace only, because in a user namespace it would lose its rights to others' files. Others
     need a user namespace, which some machines forbid; the process then keeps the machine's network.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not _succeeds(_leave):
         return
+    _leave()
+
+
+def _succeeds(step: Callable[[], None]) -> bool:
+    """Try a step in a child: halfway through it, a process could not go back (Ubuntu forbids the mapping of users)."""
+    if not (child := os.fork()):
+        try:
+            step()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _leave() -> None:
     uid, gid = os.geteuid(), os.getegid()
     if ctypes.CDLL(None).unshare(_CLONE_NEWNET | (_CLONE_NEWUSER if uid else 0)):
-        return
+        raise OSError("the kernel refuses a network namespace")
     if uid:
         for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             Path("/proc/self", file).write_text(text, encoding="ascii")

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import ipaddress
+import os
 import re
 import shutil
 import sys
@@ -130,7 +131,8 @@ def _write_containers(server: Path, bind: str, port: int) -> None:
     places = {"port": port, "inner": port - 1 or 2}
     _write_file(server / "proxy.conf", "proxy.conf", bind=bind, **places)
     _write_file(server / "container-proxy.conf", "proxy.conf", bind="0.0.0.0", **places)  # noqa: S104: the container's
-    _write_file(server / "compose.yaml", "compose.yaml", **places)
+    # The keys are this user's only.
+    _write_file(server / "compose.yaml", "compose.yaml", user=f"{os.getuid()}:{os.getgid()}", **places)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     _write_file(server / "Dockerfile", "Dockerfile", python=python, version=importlib.metadata.version("fedperfit"))
 

@@ -54,7 +54,7 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", field="out", value=out) from None
     if figures:
-        write_figures(drawn, Path(figures))
+        write_figures(drawn, Path(figures), texts)
     return out
 
 

@@ -13,7 +13,7 @@ FORMATS = ("png", "svg", "pdf")
 _WHITE = {"paper_bgcolor": "white", "plot_bgcolor": "white"}
 
 
-def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
+def write_figures(figures: Mapping[str, go.Figure], folder: Path, private: bool = False) -> None:
     """Write each figure as `<name>.png`, `.svg` and `.pdf`.
 
     Raises:
@@ -25,6 +25,8 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> None:
         raise InputError("needs Kaleido; pip install 'fedperfit[figures]'", field="figures") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if private:
+            folder.chmod(0o700)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", field="figures", value=folder) from None
     # The legend is below the axes, with about three names per line.

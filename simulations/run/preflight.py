@@ -120,8 +120,11 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
     Raises:
         InputError: Some target users were collective users; the message names them.
     """
-    origin = Path(config.start_from)
+    origin, passed = Path(config.start_from), set[Path]()
     while (theirs := RunFolder(origin).config).start_from:
+        if origin.resolve() in passed:
+            raise InputError(f"start_from: {origin} starts from itself")
+        passed.add(origin.resolve())
         origin = Path(theirs.start_from)
     synthetic = config.users.source == "synthetic", theirs.users.source == "synthetic"
     comparable = config.task == theirs.task and synthetic[0] == synthetic[1]

@@ -10,7 +10,7 @@ import torch
 from configs.errors import InputError, RunFailed
 from configs.files import append_line
 from configs.import_path import find_intruder, python_path_folders
-from configs.paths import expand
+from configs.paths import USERS_LINK, expand
 from configs.schema import RunConfig
 from fl_clients.backbone.load import check_backbone, read_shape
 from fl_clients.lamp.select_users import build_table
@@ -83,6 +83,7 @@ def resume(
     results = expand(results)
     folder = find_run(results, name).folder.resolve()
     with RunFolder(folder).lock():
+        _check_own_files(folder)
         # Leftover processes may still write to the record, and even complete the run.
         end_leftovers(folder)
         record = read_run(folder)
@@ -113,12 +114,20 @@ def resume(
         return _run(folder, config, checkpoint.import_path, on_progress)
 
 
+def _check_own_files(folder: Path) -> None:
+    """Refuse a record with links or devices in it: resuming would write to, or empty, what they lead to."""
+    for path in folder.rglob("*"):
+        regular = path.is_dir() or path.is_file()
+        if path.relative_to(folder) != Path(USERS_LINK) and (path.is_symlink() or not regular):
+            raise InputError(f"{path}: expected a file or a folder of the record itself, not a link")
+
+
 def _check_trusted(config: RunConfig, import_path: list[str]) -> None:
     """Refuse to import a method's code from a folder that only the record names."""
     if config.method.startswith("strategies."):
         return
-    here = Path.cwd()
-    if foreign := [folder for folder in import_path if not Path(folder).is_relative_to(here)]:
+    here = Path.cwd().resolve()
+    if foreign := [folder for folder in import_path if not Path(folder).resolve().is_relative_to(here)]:
         raise InputError(
             f"this record would run the code of {config.method} from {foreign[0]}, which is not in the current folder; "
             "--trust (trust=True) if you know the record",

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.words import UnicodeTokenizer
 
 Statistics = dict[str, list[float]]
@@ -83,6 +84,31 @@ def generation_statistics(
     scores = [scorer.score(gold, text) for text, gold in zip(predictions, references, strict=True)]
     sums = {key: [sum(float(score[key].fmeasure) for score in scores)] for key in ("rouge1", "rougeL")}
     return {**sums, "count": [float(len(scores))]}
+
+
+_SUMS = ({"absolute_error", "squared_error", "unparsed", "count"}, {"rouge1", "rougeL", "count"})
+
+
+def check_statistics(statistics: Statistics) -> None:
+    """Refuse statistics from which no metrics could be computed.
+
+    Args:
+        statistics: Named `<point>.<sum>`, each a list of numbers.
+
+    Raises:
+        ValueError: Names the first that is missing, unknown or of another length.
+    """
+    by_point: dict[str, dict[str, int]] = {}
+    for key, values in statistics.items():
+        point, _, name = key.partition(".")
+        by_point.setdefault(point, {})[name] = len(values)
+    known = {*map(str, EvaluationPoint), *map(str, Baseline)}
+    for point, sizes in by_point.items():
+        labels = math.isqrt(sizes.get("confusion", 0))
+        square = sizes.keys() == {"confusion"} and labels > 0 and sizes["confusion"] == labels * (labels + 1)
+        sums = sizes.keys() in _SUMS and set(sizes.values()) == {1}
+        if point not in known or not (square or sums):
+            raise ValueError(f"statistics of {point!r}: {sizes} are not those of a task")
 
 
 def pool(parts: Iterable[Statistics]) -> Statistics:

@@ -85,14 +85,35 @@ MALFORMED = {
     "a record type": with_header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", b"\0\0\0\0"),
     "no header": b"\x93NUMPY\x01\x00",
     "deep": with_header("(" * 50 + ")" * 50),
+    "half a header": with_header("{'descr': ("),
+    "an open string": with_header("{'descr': '''"),
+    "a long double": with_header("{'descr': '<f16', 'fortran_order': False, 'shape': (1,)}", b"\\0" * 16),
+    "indented": with_header("  {'descr'\\n   : 1\\n }"),
     "empty": b"",
 }
 
 
-def reply_with(content: RecordDict) -> ClientReply:
+def reply_with(content: RecordDict, evaluated: bool = False) -> ClientReply:
     """Read a reply as the server does, with its sizes."""
     message = Message(content, dst_node_id=1, message_type="train")
-    return ClientReply.read(3, message.content, (), MessageSize(), MessageSize.of(message))
+    return ClientReply.read(3, message.content, (), MessageSize(), MessageSize.of(message), evaluated)
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        {"base.confusion": [1.0, 2.0, 3.0]},
+        {"base.count": [1.0]},
+        {"base.rouge1": [], "base.rougeL": [], "base.count": []},
+        {"nowhere.confusion": [1.0, 1.0]},
+        {"base.rouge1": [1.0], "base.count": [1.0]},
+    ],
+)
+def test_statistics_that_no_task_has_are_a_fault(statistics: dict[str, list[float]]) -> None:
+    content = pack({}, REPORT.to_record())
+    write_statistics(content, statistics)
+    assert "are not those of a task" in (reply_with(content, evaluated=True).fault or "")
+    assert "nothing was evaluated" in (reply_with(content).fault or "")
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
@@ -123,12 +144,12 @@ def test_a_missing_or_mistyped_record_is_a_fault() -> None:
 def test_statistics_of_another_length_than_those_of_others_are_a_fault() -> None:
     sizes: dict[str, int] = {}
     replies = []
-    for length in (6, 6, 5):
+    for length in (6, 6, 12):
         content = pack({}, REPORT.to_record())
         write_statistics(content, {"base.confusion": [1.0] * length})
-        replies.append(reply_with(content).checked_against(sizes))
+        replies.append(reply_with(content, evaluated=True).checked_against(sizes))
     assert [reply.fault for reply in replies[:2]] == [None, None]
-    assert replies[2].fault == "statistics 'base.confusion' have 5 numbers, those of others 6"
+    assert replies[2].fault == "statistics 'base.confusion' have 12 numbers, those of others 6"
     assert replies[2].statistics == {}
 
 
