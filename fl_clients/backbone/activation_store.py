@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import tempfile
 import time
 import zlib
@@ -33,6 +34,8 @@ def activation_folder() -> Path | None:
     try:
         # Hidden states derive from users' texts, so only the owner may read them.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if stat.S_IMODE(folder.stat().st_mode) != 0o700:  # made by an older version, or by hand
+            folder.chmod(0o700)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:

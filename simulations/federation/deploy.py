@@ -74,6 +74,8 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
     config = resolve(config)
     users = build_table(config)
     folder = expand(folder).resolve()
+    if any(letter in str(folder) for letter in '"\\$`\n'):
+        raise InputError(f"{folder}: the scripts cannot quote this path; choose one without quotes, \\ and $")
     server = folder / "server"
     try:
         (server / "keys").mkdir(parents=True)

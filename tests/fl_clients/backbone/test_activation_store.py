@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_clients.backbone.activation_store import ActivationStore, fingerprint, key_of
+from fl_clients.backbone.activation_store import ActivationStore, activation_folder, fingerprint, key_of
 from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.frozen_prefix import FrozenPrefix
 from fl_clients.backbone.load import Backbone, load
@@ -152,3 +152,11 @@ def test_a_backbone_with_other_settings_finds_no_entries(tiny: Backbone, tmp_pat
 def test_an_adapter_with_more_frozen_blocks_than_the_backbone_has_is_refused(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen_blocks=9: the backbone has 4 blocks"):
         FrozenPrefix(tiny, "", 9, None, ActivationStore(tmp_path, 10**6, print))
+
+
+def test_a_folder_that_others_can_read_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDPERFIT_CACHE", str(tmp_path))
+    (tmp_path / "activations").mkdir(mode=0o755)
+    folder = activation_folder()
+    assert folder is not None
+    assert folder.stat().st_mode & 0o777 == 0o700

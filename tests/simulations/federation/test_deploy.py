@@ -47,6 +47,13 @@ def users(folder: Path) -> Path:
     return out
 
 
+def test_a_path_that_the_scripts_cannot_quote_is_refused(tmp_path: Path, cache: Path) -> None:
+    for name in ('a"b', "a\\b", "a$b"):
+        with pytest.raises(InputError, match="the scripts cannot quote this path"):
+            deploy(tiny_config(), tmp_path / name, "localhost", 9092)
+        assert not (tmp_path / name).exists()
+
+
 def test_the_deployed_config_is_the_runs(tmp_path: Path, cache: Path) -> None:
     folder = deploy(tiny_config(), tmp_path / "out", "localhost", 9092)
     project = tomllib.loads((folder / "server" / "app" / "pyproject.toml").read_text())
