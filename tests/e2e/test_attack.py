@@ -1,5 +1,6 @@
 """Another user of the machine attacks a running simulation on Ray: it must get nothing."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -37,17 +38,20 @@ def ports_of_children() -> dict[int, str]:
     found = {}
     for process in psutil.Process().children(recursive=True):
         place = Path(f"/proc/{process.pid}")
-        sockets = {os.readlink(file) for file in (place / "fd").iterdir()}  # noqa: PTH115
-        for table in ("tcp", "tcp6"):
-            for row in (place / "net" / table).read_text().splitlines()[1:]:
-                cells = row.split()
-                if cells[3] == "0A" and f"socket:[{cells[9]}]" in sockets:
-                    found[int(cells[1].rpartition(":")[2], 16)] = process.name()
+        with contextlib.suppress(OSError, psutil.Error):  # it may end meanwhile
+            sockets = {os.readlink(file) for file in (place / "fd").iterdir()}  # noqa: PTH115
+            for table in ("tcp", "tcp6"):
+                for row in (place / "net" / table).read_text().splitlines()[1:]:
+                    cells = row.split()
+                    if cells[3] == "0A" and f"socket:[{cells[9]}]" in sockets:
+                        found[int(cells[1].rpartition(":")[2], 16)] = process.name()
     return found
 
 
 def as_nobody(attack: Callable[[], str]) -> str:
     """Return what an attack finds in a process of another user which does not know Ray's token."""
+    # Loads a codec that connecting needs: the other user may not read this interpreter's folder.
+    "localhost".encode("idna")
     reading, writing = os.pipe()
     if not (pid := os.fork()):
         try:

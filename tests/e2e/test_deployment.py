@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -201,4 +202,6 @@ def test_the_containers_files_fit_together(tmp_path: Path) -> None:
     )
     lines = [line for line in (server / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     assert [line.split()[0] for line in lines] == ["FROM", "COPY", "RUN"]
-    assert f"fedperfit=={importlib.metadata.version('fedperfit')}" in lines[1]
+    # Not from an index, where anybody could register the name.
+    assert f"fedperfit-{importlib.metadata.version('fedperfit')}-*.whl" in lines[1]
+    assert superlink["user"] == proxy["user"] == f"{os.getuid()}:{os.getgid()}"
