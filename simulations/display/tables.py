@@ -6,6 +6,7 @@ from fl_server.record.schema import AgreementPart, RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 WORST = "10th percentile"
+"""Column header for p10 over users, or p90 for an error."""
 BASELINES = {"copy": "copying the question", "first_sentence": "its first sentence"}
 """What trivial answers are called."""
 BOUNDS = {
@@ -14,7 +15,6 @@ BOUNDS = {
     "collective": "oracle, user unknown",
 }
 """What the best reachable scores of synthetic users are called."""
-"""Column header for p10 over users, or p90 for an error."""
 
 
 def quality_table(record: RunRecord) -> Table:

@@ -1,4 +1,4 @@
-"""A network of a run's own: nobody else on the machine can reach the ports of its processes (Linux)."""
+"""Gives a run a network namespace, so that other users of the machine cannot reach its ports (Linux)."""
 
 import ctypes
 import fcntl
@@ -46,11 +46,3 @@ def _leave() -> None:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
-
-
-def has_own_network(pid: int) -> bool:
-    """Tell whether a process is in another network than this one."""
-    try:
-        return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
-    except OSError:
-        return False

@@ -29,7 +29,7 @@ _HERE = Path(__file__).parent
 
 
 def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str | None = None) -> Path:
-    """Write a report.
+    """Write a report; only the owner can read one on real users, since it quotes their texts.
 
     Args:
         paths: Folders of run records, comparisons, cold-start experiments.
@@ -38,8 +38,6 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
 
     Raises:
         InputError: There is nothing to show, a file cannot be written, or a package for figures is not installed.
-
-    A report on real users quotes their texts, so only the owner can read it.
     """
     out = Path(out)
     gathered = gather_report([Path(path) for path in paths])

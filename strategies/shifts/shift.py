@@ -12,7 +12,7 @@ class Shift(nn.Module):
 
     Trained are R, D = W − R and b: the same function, x + Rᵀ(Dx + b). With G = ∂L/∂φ(x), the gradients are
     ∂R = (Dx + b)Gᵀ and ∂D = (RG)xᵀ. In terms of R and W they would be ∂W = (RG)xᵀ and ∂R = (Wx − Rx + b)Gᵀ − (RG)xᵀ: R
-    would get −∂W too. On the residual stream |x| is large (135 on average in the default backbone) while Wx − Rx + b
+    would get −∂W too. On the residual stream |x| is large while Wx − Rx + b
     starts at 0, so −∂W would be nearly all of it, and an optimiser that forgets the size of gradients, as AdamW does,
     would turn R by W's gradient instead of its own.
     """

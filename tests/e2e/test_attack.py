@@ -14,7 +14,6 @@ import pytest
 from configs.load import load_config
 from fl_server.record.schema import read_run
 from simulations.engines import ray_engine
-from simulations.engines.isolation import has_own_network
 from simulations.run.simulate import simulate
 from tests.e2e.test_faults import ROOT, faulty
 
@@ -31,6 +30,10 @@ CALLS = (
     "JobInfoGcsService/AddJob",
 )
 """What runs code, reads objects, or reads the cluster's state."""
+
+
+def has_own_network(pid: int) -> bool:
+    return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
 
 def ports_of_children() -> dict[int, str]:

@@ -1,7 +1,7 @@
 """The best that can be learned from a user's items: how users are drawn is known, the user's worths are not.
 
-The oracle that knows the user's worths is out of reach for whoever has 32 items. The ideal learner answers with the
-posterior of the worths given the items, so no method can be expected to do better.
+Nobody can learn a user's worths exactly from 32 items, so the oracle that knows them is no fair ceiling. The ideal
+learner answers with the posterior of the worths given the items: no method can be expected to do better.
 """
 
 from collections.abc import Sequence

@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from configs.errors import InputError
 from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.load import load, read_shape
-from fl_server.record.schema import read_run, write_run
 from simulations.experiments.plan import plan
 from simulations.experiments.reuse import find
 from simulations.exports.served import load_served_model
-from simulations.run.simulate import resume, simulate
+from simulations.run.simulate import simulate
 from tests.conftest import TINY, tiny_config
 
 Change = Callable[[Path], None]
@@ -146,12 +145,6 @@ def test_a_backbone_with_other_weights_than_the_runs_is_refused_by_everything_th
         simulate(tiny_config(*words, f"start_from={tmp_path / 'run'}"), "later", tmp_path)
     planned = plan(["perfit"], None, [*TINY, *words], [0])[0]
     assert find(planned, tmp_path / "comparison") is None
-    record = read_run(tmp_path / "run")
-    record.status = "failed"
-    write_run(tmp_path / "run", record)
-    (tmp_path / "run" / ".checkpoint").mkdir(exist_ok=True)
-    with pytest.raises(InputError):
-        resume("run", tmp_path)
 
 
 def test_a_backbone_that_is_gone_is_named(tmp_path: Path) -> None:
