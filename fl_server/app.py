@@ -1,6 +1,7 @@
 """The Flower ServerApp: one run, from the roll call to the finished record."""
 
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
@@ -21,16 +22,17 @@ def main(grid: Grid, context: Context) -> None:
     complete(run_dir(context.run_config, context.run_id), grid)
 
 
-def complete(folder: Path, grid: Grid, real: bool = False) -> None:
+def complete(folder: Path, grid: Grid, registered: Mapping[int, int] | None = None) -> None:
     """Run or resume the federation of a record; if it fails, the error is written to the record.
 
     Args:
         folder: The run record.
         grid: Flower's grid.
-        real: Whether the clients are real devices, each with one user's data.
+        registered: If the clients are real devices, each with one user's data: the partition that belongs to each
+            device's key, by node id. Empty if nobody registered the keys with `run.sh`.
     """
     try:
-        FederatedRun(folder, grid, real).complete()
+        FederatedRun(folder, grid, registered).complete()
     except Exception as error:
         record = read_run(folder)
         record.status = "failed"

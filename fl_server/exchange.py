@@ -94,7 +94,13 @@ class Clients:
         self._nodes: dict[int, int] = {}
         self._users: dict[int, int] = {}
 
-    def call_roll(self, expected: int, record: bool = True, timeout: float = 300.0) -> dict[int, RollCallAnswer]:
+    def call_roll(
+        self,
+        expected: int,
+        record: bool = True,
+        timeout: float = 300.0,
+        registered: Mapping[int, int] | None = None,
+    ) -> dict[int, RollCallAnswer]:
         """Wait for all nodes to connect, and ask every node which user it holds.
 
         Flower registers nodes while the server is already running, and node ids are random: without the roll call,
@@ -104,12 +110,14 @@ class Clients:
             expected: Number of clients.
             record: Record the messages in the ledger; a resumed run already has them.
             timeout: Seconds to wait for all clients to connect.
+            registered: The partition that belongs to each node's key, by node id; if given, no node may hold another.
 
         Returns:
             The answers by partition id.
 
         Raises:
-            RunFailed: A client did not answer, an answer is invalid, or two clients hold the same partition.
+            RunFailed: A client did not answer, an answer is invalid, two clients hold the same partition, or one holds
+                a partition that is not its key's.
         """
         deadline = time.monotonic() + timeout
         while len(nodes := list(self._grid.get_node_ids())) < expected:
@@ -129,6 +137,9 @@ class Clients:
                 raise RunFailed(f"roll call: a client's answer cannot be read: {error}") from None
             if answer.partition in answers:
                 raise RunFailed(f"roll call: two clients hold partition {answer.partition}")
+            if registered and (own := registered.get(pending.node)) != answer.partition:
+                whose = f"with the key of partition {own}" if own is not None else "whose key run.sh did not register"
+                raise RunFailed(f"roll call: a device {whose} says that it holds partition {answer.partition}")
             answers[answer.partition] = answer
             self._nodes[answer.partition], self._users[pending.node] = pending.node, answer.partition
             if record:

@@ -1,7 +1,7 @@
 """One federated run: base evaluation, the rounds of stage 1, stage 2. Its core is `FederatedRun._train_round`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -40,10 +40,11 @@ Point = TypeVar("Point", bound=StrEnum)
 class FederatedRun:
     """One run of a method over the clients of a grid."""
 
-    def __init__(self, folder: Path, grid: Grid, real: bool = False) -> None:
-        """Read the record's config and checkpoint; `real` as in `fl_server.app.complete`."""
+    def __init__(self, folder: Path, grid: Grid, registered: Mapping[int, int] | None = None) -> None:
+        """Read the record's config and checkpoint; `registered` as in `fl_server.app.complete`."""
         self.folder = folder
-        self._real = real
+        self._registered = registered
+        real = registered is not None
         self.config: RunConfig = read_resolved(folder / "config.toml")
         # The same number of threads as on the clients: sums split over threads may round differently.
         torch.set_num_threads(self.config.partitions.cpus_per_client)
@@ -79,8 +80,9 @@ class FederatedRun:
     def _call_roll(self) -> list[int]:
         """Call the roll; return the collective users that have an example to train on."""
         users = self.config.users
-        answers = self.clients.call_roll(users.collective + users.target, record=not self.writer.checkpoint.parts)
-        if self._real:
+        anew = not self.writer.checkpoint.parts
+        answers = self.clients.call_roll(users.collective + users.target, record=anew, registered=self._registered)
+        if self._registered is not None:
             check_versions(answers)
             write_users_table(self.folder, read_run(self.folder), answers)
         self.examples = {user: answers[user].history + answers[user].queries for user in range(users.collective)}

@@ -1,5 +1,6 @@
 """`fedperfit deploy`: writes everything a real federation of Flower SuperNodes needs, one folder per machine."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import ipaddress
@@ -7,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
@@ -19,11 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from configs.errors import InputError
 from configs.files import keep_out_of_git
 from configs.load import dump_resolved
-from configs.paths import expand
+from configs.paths import expand, make_cache
 from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from fl_clients.lamp.select_users import build_table
-from fl_clients.lamp.user_table import open_user, write_one_user
+from fl_clients.lamp.user_table import OpenedUser, open_user, write_one_user
 from simulations.run.preflight import build_method, resolve
 
 DAYS = 365
@@ -71,11 +73,27 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
     build_method(config, read_shape(config.backbone))
-    config = resolve(config)
-    users = build_table(config)
     folder = expand(folder).resolve()
     if any(letter in str(folder) for letter in '"\\$`\n'):
         raise InputError(f"{folder}: the scripts cannot quote this path; choose one without quotes, \\ and $")
+    with _selected_users(config := resolve(config)) as users:
+        _write_folders(config, folder, users, host, port, bind or host)
+    return folder
+
+
+@contextlib.contextmanager
+def _selected_users(config: RunConfig) -> Iterator[Path]:
+    """Build the users' table; everybody's texts stay in the operator's cache only if an earlier run put them there."""
+    cached = set(make_cache("users").iterdir())
+    users = build_table(config).folder
+    try:
+        yield users
+    finally:
+        if users not in cached:
+            shutil.rmtree(users)
+
+
+def _write_folders(config: RunConfig, folder: Path, users: Path, host: str, port: int, bind: str) -> None:
     server = folder / "server"
     try:
         (server / "keys").mkdir(parents=True)
@@ -84,21 +102,23 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
     keep_out_of_git(folder)
     write_certificates(server, host)
     _write_app(server, config)
-    _write_script(server, "start.sh", bind=bind or host, port=port)
+    _write_script(server, "start.sh", bind=bind, port=port)
     _write_script(server, "run.sh", address=f"{host}:{port}")
-    _write_containers(server, bind or host, port)
-    for partition in range(total_users):
-        node = folder / "nodes" / str(partition)
-        node.mkdir(parents=True)
-        node.chmod(0o700)
-        write_one_user(open_user(users.folder, partition), partition, config.task, node / "user")
-        shutil.copyfile(server / "ca.crt", node / "ca.crt")
-        public = write_key(node / "node.key")
-        (server / "keys" / f"{partition}.pub").write_bytes(public)
-        # For the SuperNode's own processes; SuperNodes on one machine need different ports.
-        node_port = port + 1 + partition
-        _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=node_port)
-    return folder
+    _write_containers(server, bind, port)
+    for partition in range(config.users.collective + config.users.target):
+        _write_node(folder, partition, open_user(users, partition), config.task, host, port)
+
+
+def _write_node(folder: Path, partition: int, user: OpenedUser, task: str, host: str, port: int) -> None:
+    node, server = folder / "nodes" / str(partition), folder / "server"
+    node.mkdir(parents=True)
+    node.chmod(0o700)
+    write_one_user(user, partition, task, node / "user")
+    shutil.copyfile(server / "ca.crt", node / "ca.crt")
+    public = write_key(node / "node.key")
+    (server / "keys" / f"{partition}.pub").write_bytes(public)
+    # For the SuperNode's own processes; SuperNodes on one machine need different ports.
+    _write_script(node, "node.sh", address=f"{host}:{port}", partition=partition, port=port + 1 + partition)
 
 
 def is_loopback(host: str) -> bool:
@@ -114,7 +134,7 @@ def _write_app(server: Path, config: RunConfig) -> None:
     # The server must not learn which users were selected or where their data come from.
     anonymous = {"source": "devices", "select": "random", "collective_ids": [], "target_ids": []}
     config = config.model_copy(update={"users": config.users.model_copy(update=anonymous)})
-    run_config = {"config": dump_resolved(config), "results": "results", "run-dir": ""}
+    run_config = {"config": dump_resolved(config), "results": "results", "run-dir": "", "keys": "keys"}
     components = {
         "serverapp": "fedperfit.flower_apps.federation_server:app",
         "clientapp": "fedperfit.flower_apps.device_client:app",

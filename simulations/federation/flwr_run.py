@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
@@ -50,18 +51,18 @@ def main(grid: Grid, context: Context) -> None:
         run_on(folder, grid)
 
 
-def run_on(folder: Path, grid: Grid, real: bool = False) -> None:
+def run_on(folder: Path, grid: Grid, registered: Mapping[int, int] | None = None) -> None:
     """Run a new record's federation in this ServerApp's process, and finish the record.
 
     Args:
         folder: The run record.
         grid: Flower's grid.
-        real: As in `fl_server.app.complete`.
+        registered: As in `fl_server.app.complete`.
 
     Raises:
         RunFailed: The run did not complete; the record says why.
     """
-    complete(folder, grid, real)
+    complete(folder, grid, registered)
     record = read_run(folder)
     if record.status != "completed":
         raise RunFailed(record.error or record.status)

@@ -23,4 +23,10 @@ def main(grid: Grid, context: Context) -> None:
     config = parse_resolved(str(context.run_config["config"]))
     results = Path(str(context.run_config["results"]))
     with new_record(config, f"run-{context.run_id}", results, False, [], real=True) as record:
-        run_on(record.folder, grid, real=True)
+        run_on(record.folder, grid, _registered(Path(str(context.run_config["keys"]))))
+
+
+def _registered(keys: Path) -> dict[int, int]:
+    """Return the partition of each node id, from what `run.sh` noted when it registered the devices' keys."""
+    notes = {int(path.name.split(".")[0]): path.read_text() for path in keys.glob("*.pub.registered")}
+    return {int(node): partition for partition, node in notes.items()}

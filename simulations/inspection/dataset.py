@@ -17,6 +17,7 @@ from fl_clients.lamp.notes import DataNotes
 from fl_clients.lamp.readers import Source
 from fl_clients.lamp.tasks import Task
 from fl_clients.lamp.user import Pair, User, revealing_keys
+from simulations.display.output import printable
 
 _SAMPLE = 5000
 """Maximum number of texts whose tokens are counted, sampled uniformly: enough for percentiles, quick on large files."""
@@ -157,7 +158,7 @@ def inspection_table(found: dict[str, Any]) -> Table:
     if found["labels"]:
         table.add_section()
         for label, counts in found["labels"].items():
-            table.add_row(label, f"{counts['histories']:,} in histories, {counts['golds']:,} gold answers")
+            table.add_row(printable(label), f"{counts['histories']:,} in histories, {counts['golds']:,} gold answers")
     if tokens := found.get("tokens"):
         table.add_section()
         texts, counted = tokens["texts"], tokens["counted"]

@@ -162,6 +162,17 @@ def test_two_clients_with_one_partition_fail_the_roll_call(tmp_path: Path) -> No
         Clients(grid, Ledger(tmp_path)).call_roll(2)
 
 
+def test_a_device_cannot_claim_the_partition_of_another_key(tmp_path: Path) -> None:
+    grid = InlineGrid(echo_app(), 2, {})
+    contexts: dict[int, Any] = grid._contexts
+    first, second = contexts
+    Clients(grid, Ledger(tmp_path)).call_roll(2, registered={first: 0, second: 1})
+    with pytest.raises(RunFailed, match="the key of partition 1 says that it holds partition 0"):
+        Clients(grid, Ledger(tmp_path)).call_roll(2, registered={first: 1, second: 0})
+    with pytest.raises(RunFailed, match=r"whose key run.sh did not register says that it holds partition 1"):
+        Clients(grid, Ledger(tmp_path)).call_roll(2, registered={first: 0})
+
+
 def test_the_number_of_open_messages_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_module, "_WINDOW", 3)
     grid, ledger = Shuffled(echo_app(), 9, {}), Ledger(tmp_path)

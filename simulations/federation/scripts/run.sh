@@ -7,11 +7,14 @@ printf '[superlink]\ndefault = "server"\n[superlink.server]\naddress = "%s"\nroo
     "${SUPERLINK_ADDRESS:-{{ address }}}" "$PWD/ca.crt" > flwr/config.toml
 for key in keys/*.pub; do
     [ -e "$key.registered" ] && continue
-    if ! said=$(flwr supernode register "$key" server 2>&1) && ! echo "$said" | grep -qi "already in use"; then
+    said=$(flwr supernode register "$key" server --format json 2>&1)
+    node=$(echo "$said" | sed -n 's/.*"node-id": *"\{0,1\}\([0-9]\{1,\}\).*/\1/p')
+    if [ -z "$node" ]; then
         echo "run.sh: $key cannot be registered: $said" >&2
         exit 1
     fi
-    touch "$key.registered"
+    # The server compares: no device may claim another's partition.
+    echo "$node" > "$key.registered"
 done
 before=" $(ls -d results/run-*/ 2>/dev/null | tr '\n' ' ')"
 flwr run app server --stream || exit 1

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from configs.errors import InputError
 from configs.load import parse_resolved
+from configs.paths import make_cache
+from fl_clients.lamp.select_users import build_table
 from simulations.cli.main import app
 from simulations.federation.deploy import deploy
 from tests.conftest import TINY, tiny_config
@@ -108,6 +110,16 @@ def test_keys_and_users_data_stay_out_of_git(tmp_path: Path, cache: Path) -> Non
     assert (folder / "nodes" / "0" / "user" / ".gitignore").read_text() == "*\n"
 
 
+def test_the_operators_cache_keeps_only_tables_that_were_there(tmp_path: Path, cache: Path) -> None:
+    before = set(make_cache("users").iterdir())
+    config = tiny_config("seed=77001")
+    deploy(config, tmp_path / "first", "localhost", 9092)
+    assert set(make_cache("users").iterdir()) == before
+    table = build_table(config).folder
+    deploy(config, tmp_path / "second", "localhost", 9092)
+    assert table.is_dir()
+
+
 FLWR = """#!/bin/sh
 case "$1" in
 supernode) {register} ;;
@@ -116,14 +128,18 @@ esac
 """
 
 
+REGISTERED = 'echo \'{"success": true, "node-id": 18446744073709551557}\''
+RAN = """mkdir -p results/run-2; echo '{{ "status": "{}" }}' > results/run-2/run.json"""
+
+
 @pytest.mark.parametrize(
     ("register", "run", "status", "message"),
     [
-        ("exit 0", 'mkdir -p results/run-2; echo \'{ "status": "completed" }\' > results/run-2/run.json', 0, ""),
-        ("exit 0", 'mkdir -p results/run-2; echo \'{ "status": "failed" }\' > results/run-2/run.json', 1, ""),
-        ("exit 0", "exit 0", 1, "this run left no record"),
+        (REGISTERED, RAN.format("completed"), 0, ""),
+        (REGISTERED, RAN.format("failed"), 1, ""),
+        (REGISTERED, "exit 0", 1, "this run left no record"),
         ("echo no such server; exit 1", "exit 0", 1, "0.pub cannot be registered: no such server"),
-        ("echo Public key already in use; exit 1", "exit 0", 1, "this run left no record"),
+        ("exit 0", "exit 0", 1, "0.pub cannot be registered: "),
     ],
 )
 def test_the_script_of_a_run_fails_unless_this_run_completed(
@@ -140,6 +156,8 @@ def test_the_script_of_a_run_fails_unless_this_run_completed(
     done = subprocess.run([server / "run.sh"], env={"PATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert message in done.stderr
+    if register == REGISTERED:
+        assert (server / "keys" / "0.pub.registered").read_text() == "18446744073709551557\n"
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
