@@ -100,7 +100,7 @@ class RankConfig(_Group):
 
 
 class FitConfig(_Group):
-    """Local training: AdamW with linear warm-up and linear decay."""
+    """Local training with linear warm-up and linear decay."""
 
     epochs: int = Field(1, ge=1)
     """Passes over the client's examples."""
@@ -108,8 +108,12 @@ class FitConfig(_Group):
     """Examples per optimiser step."""
     lr: float = Field(5e-3, gt=0)
     """Peak learning rate."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` has `momentum`; its steps shrink with the gradient, so that a server optimiser can set their length."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of `sgd`."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay, or SGD's."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the schedule during which the learning rate rises linearly from 0."""
     clip: float = Field(1.0, gt=0)
@@ -119,6 +123,11 @@ class FitConfig(_Group):
     begins anew in every round, and its first steps are as long as any other."""
     proximal: float = Field(0.0, ge=0)
     """FedProx's µ: adds µ/2 · ‖p − p₀‖² to the loss, p₀ being the parameters at the beginning of the training."""
+    keep_moments: bool = False
+    """AdamW's second moments stay on the client and are used again in its next round."""
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Early stopping: share of the client's examples, at least one, that are not trained on. The parameters of the
+    epoch with the lowest loss on them are kept, or those of the beginning."""
     max_tokens: int = Field(512, ge=8)
     """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut."""
 
@@ -233,7 +242,7 @@ class RunConfig(_Group):
     private_sites: list[int] | str = ""
     """The sites of the personalised shift, likewise; empty: those of the collective shift."""
     positions: str = "all"
-    """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7` or `all`."""
+    """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7`, `all`, or `all-f1` (all but the first)."""
     rank: RankConfig = RankConfig()
     joint_private_init: bool = True
     """Stage 1 also trains the common start of the personalised shifts, which is then sent too."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from torch.nn.functional import cross_entropy
 from configs.schema import FitConfig
 from fl_clients.backbone.batches import IGNORED, Example, epoch_batches
 from fl_clients.backbone.forward import Forward
-from strategies.method import Adapter, FitResult
+from strategies.method import Adapter, FitResult, Tensors
+
+MOMENTS = "kept_moments."
+"""Prefix of the optimiser's state in the client's store."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class LocalFit:
     span: tuple[float, float] = (0.0, 1.0)
     """The part of the learning-rate schedule that this training covers, as fractions: ((t−1)/T, t/T) in round t of T,
     (0, 1) for the whole schedule."""
+    moments: Tensors = field(default_factory=dict)
+    """AdamW's second moments at the end of the client's last training (`kept_moments.*`), empty at first; with
+    `keep_moments` replaced by those at the end of this one. The first moments begin anew: their direction is old."""
 
     def __call__(
         self,
@@ -46,14 +52,14 @@ class LocalFit:
             FloatingPointError: The loss is not finite.
         """
         trained = list(parameters)
-        groups = _groups(trained, rates)
+        optimizer = self._optimizer(_groups(trained, rates))
         for parameter in trained:
             parameter.requires_grad_(True)
         # Dropout draws from the global generator; seeding it here makes it independent of other clients.
         torch.manual_seed(self.seed)
         self.adapter.train(True)
         try:
-            losses = self._steps(trained, groups, after_step)
+            losses = self._steps(trained, optimizer, after_step)
         finally:
             self.adapter.train(False)
             for parameter in trained:
@@ -62,16 +68,17 @@ class LocalFit:
         return FitResult(len(self.examples), len(losses), losses[0], losses[-1])
 
     def _steps(
-        self, trained: list[nn.Parameter], groups: list[dict[str, Any]], after_step: Callable[[], None]
+        self, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer, after_step: Callable[[], None]
     ) -> list[float]:
         settings = self.settings
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         begun = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
         generator = torch.Generator().manual_seed(self.seed)
-        steps = settings.epochs * math.ceil(len(self.examples) / settings.batch_size)
+        examples, held_out = _hold_out(self.examples, settings.held_out, generator)
+        best = _Best(trained, self._mean_loss(held_out)) if held_out else None
+        steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
         losses: list[float] = []
         for _ in range(settings.epochs):
-            for chosen in epoch_batches(self.examples, settings.batch_size, generator):
+            for chosen in epoch_batches(examples, settings.batch_size, generator):
                 done = (len(losses) + 0.5) / steps
                 progress = self.span[0] + (self.span[1] - self.span[0]) * done
                 height = rate(progress, settings.warmup) * min(1.0, done / (settings.visit_warmup or done))
@@ -89,16 +96,85 @@ class LocalFit:
                 nn.utils.clip_grad_norm_(trained, settings.clip)
                 optimizer.step()
                 after_step()
+            if best:
+                best.see(self._mean_loss(held_out))
+        if best:
+            best.restore()
+        if settings.keep_moments:
+            self.moments.update(_moments(optimizer))
         return losses
+
+    def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        settings = self.settings
+        if settings.optimizer == "sgd":
+            momentum, decay = settings.momentum, settings.weight_decay
+            return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, weight_decay=decay)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        for number, parameter in enumerate(_parameters(optimizer) if self.moments else ()):
+            optimizer.state[parameter] = {
+                "step": self.moments[f"{MOMENTS}{number}.step"].clone(),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": self.moments[f"{MOMENTS}{number}.square"].to(parameter.device, copy=True),
+            }
+        return optimizer
 
     @torch.no_grad()
     def loss(self, batches: int, /) -> float:
         """Return the mean loss over the first `batches` batches of the first epoch, without dropout."""
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = epoch_batches(self.examples, self.settings.batch_size, generator)[:batches]
-        tokens = [sum(len(example.answer) for example in batch) for batch in chosen]
-        losses = [float(answer_loss(self.forward, self.adapter, batch)) for batch in chosen]
+        return self._mean_loss(epoch_batches(self.examples, self.settings.batch_size, generator)[:batches])
+
+    @torch.no_grad()
+    def _mean_loss(self, batches: Sequence[Sequence[Example]]) -> float:
+        tokens = [sum(len(example.answer) for example in batch) for batch in batches]
+        losses = [float(answer_loss(self.forward, self.adapter, batch)) for batch in batches]
         return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+
+
+class _Best:
+    """The parameters with the lowest loss on held-out examples so far."""
+
+    def __init__(self, parameters: list[nn.Parameter], loss: float) -> None:
+        self._parameters, self._loss = parameters, loss
+        self._copy()
+
+    def see(self, loss: float) -> None:
+        if loss < self._loss:
+            self._loss = loss
+            self._copy()
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, self._values, strict=True):
+                parameter.copy_(value)
+
+    def _copy(self) -> None:
+        self._values = [parameter.detach().clone() for parameter in self._parameters]
+
+
+def _hold_out(
+    examples: Sequence[Example], share: float, generator: torch.Generator
+) -> tuple[Sequence[Example], list[Sequence[Example]]]:
+    """Split off a share of the examples, at least one and never all, each a batch of its own."""
+    if not share or len(examples) < 2:
+        return examples, []
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    count = min(max(1, round(share * len(examples))), len(examples) - 1)
+    return [examples[i] for i in sorted(order[count:])], [[examples[i]] for i in order[:count]]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return AdamW's second moments and step counts, by the parameters' order."""
+    kept: Tensors = {}
+    for number, parameter in enumerate(_parameters(optimizer)):
+        if state := optimizer.state.get(parameter):
+            kept[f"{MOMENTS}{number}.step"] = state["step"].cpu()
+            kept[f"{MOMENTS}{number}.square"] = state["exp_avg_sq"].cpu()
+    return kept
 
 
 def _groups(trained: list[nn.Parameter], rates: Sequence[float] | None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from configs.schema import FitConfig
 from configs.seeds import derive_seed
 from fl_clients.backbone.batches import Example
 from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers, score_baselines
-from fl_clients.fit import LocalFit
+from fl_clients.fit import MOMENTS, LocalFit
 from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import read_client_state, write_client_state, write_private
@@ -68,11 +68,13 @@ def train(paths: ClientPaths, shared: Tensors, round_number: int, last_turn: int
     span = (0.0, 1.0) if opening else ((round_number - 1) / config.rounds, round_number / config.rounds)
     examples = _encode(session, user.history + user.queries, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
-    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span)
-    client_state = read_client_state(paths.private_dir, paths.partition, last_turn)
-    result = session.method.client_train(session.adapter, TrainRequest(round_number, shared, client_state, local_fit))
-    if result.client_state is not None:
-        write_client_state(paths.private_dir, paths.partition, round_number, last_turn, result.client_state)
+    before = read_client_state(paths.private_dir, paths.partition, last_turn)
+    moments = {name: before.pop(name) for name in list(before) if name.startswith(MOMENTS)}
+    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments)
+    result = session.method.client_train(session.adapter, TrainRequest(round_number, shared, before, local_fit))
+    if result.client_state is not None or local_fit.moments:
+        after = (before if result.client_state is None else result.client_state) | local_fit.moments
+        write_client_state(paths.private_dir, paths.partition, round_number, last_turn, after)
     report = ClientReport(**_fit_values(result.fit, examples), **_finish(session, started))
     return Reply(result.shared, report, {})
 

@@ -44,6 +44,7 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
             "stages": json.dumps(list(adapter.shifts)),
             "first": str(_EVERYWHERE if everywhere else positions.first),
             "last": str(0 if everywhere else positions.last),
+            "spared": str(positions.spared),
         }
         states = [shifts.state(adapter, name, name) for name in adapter.shifts]
         tensors = {name: value for state in states for name, value in state.items()}

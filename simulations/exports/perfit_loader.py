@@ -20,6 +20,7 @@ def attach(model: torch.nn.Module, path: str) -> Callable[[], None]:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     stages, first, last = json.loads(metadata["stages"]), int(metadata["first"]), int(metadata["last"])
+    spared = int(metadata["spared"])
 
     def shift(site: int) -> Callable[..., Any]:
         def act(_block: Any, _inputs: Any, output: Any) -> Any:
@@ -27,7 +28,8 @@ def attach(model: torch.nn.Module, path: str) -> Callable[[], None]:
             length = hidden.shape[1]
             if length == 1:  # a token that is being generated; prompts are longer
                 return output
-            touched = torch.tensor([i < first or i >= length - last for i in range(length)], device=hidden.device)
+            chosen = [i >= spared and (i < first or i >= length - last) for i in range(length)]
+            touched = torch.tensor(chosen, device=hidden.device)
             x = hidden
             for stage in stages:  # φ(x) = x + Rᵀ(Wx + b − Rx), the collective one first
                 if f"{stage}.{site}.R" not in tensors:  # it has other sites

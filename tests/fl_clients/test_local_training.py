@@ -205,3 +205,45 @@ def test_a_proximal_term_keeps_a_training_near_its_start(tiny: Backbone, attache
         LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 0)([shift.b])
         moved[mu] = float(shift.b.norm())
     assert moved[100.0] < 0.5 * moved[0.0]
+
+
+def test_sgd_steps_along_the_gradient(tiny: Backbone, attached: SiteShifts) -> None:
+    shift = attached.shift("collective", "1")
+    shift.b.requires_grad_(True)
+    answer_loss(Forward(tiny, None), attached, EXAMPLES).backward()
+    start, gradient = shift.b.detach().clone(), shift.b.grad
+    assert gradient is not None
+    settings = FitConfig(optimizer="sgd", lr=0.5, warmup=0, batch_size=3, clip=1e9)
+    LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 0)([shift.b])
+    # A schedule of one step is at its middle: half of the peak rate.
+    assert torch.allclose(shift.b, start - 0.25 * gradient, atol=1e-7)
+
+
+def test_second_moments_are_kept_from_visit_to_visit(tiny: Backbone, attached: SiteShifts) -> None:
+    shift, forward = attached.shift("collective", "1"), Forward(tiny, None)
+    settings = FitConfig(batch_size=1, keep_moments=True)
+    first = LocalFit(forward, attached, EXAMPLES, settings, 0)
+    first([shift.b, shift.D], lambda: None, [10.0, 1.0])
+    assert {name: tuple(value.shape) for name, value in first.moments.items()} == {
+        "kept_moments.0.step": (),
+        "kept_moments.0.square": (4,),
+        "kept_moments.1.step": (),
+        "kept_moments.1.square": (4, 16),
+    }
+    before = {name: value.clone() for name, value in first.moments.items()}
+    second = LocalFit(forward, attached, EXAMPLES, settings, 1, moments=dict(before))
+    second([shift.b, shift.D], lambda: None, [10.0, 1.0])
+    assert (float(before["kept_moments.1.step"]), float(second.moments["kept_moments.1.step"])) == (3, 6)
+    # v ← 0.999 v + 0.001 g² never falls below 0.999³ of what was kept.
+    assert bool((second.moments["kept_moments.1.square"] >= 0.997 * before["kept_moments.1.square"]).all())
+
+
+def test_early_stopping_keeps_the_start_if_training_only_harms(tiny: Backbone, attached: SiteShifts) -> None:
+    shift = attached.shift("collective", "1")
+    start = shift.b.detach().clone()
+    for share, kept in ((0.3, True), (0.0, False)):
+        settings = FitConfig(epochs=2, batch_size=1, lr=1e3, warmup=0, held_out=share)
+        result = LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 0)([shift.b])
+        assert torch.equal(shift.b, start) == kept
+        # One of three examples is held out.
+        assert result.steps == (4 if kept else 6)

@@ -97,7 +97,7 @@ def test_the_collective_part_differs_from_the_users_model(run: Callable[..., Pat
     assert (served_logits(folder, first_target(folder)) - collective).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("words", [(), ("positions=all",), ("positions=l3",)])
+@pytest.mark.parametrize("words", [(), ("positions=all",), ("positions=l3",), ("positions=all-f1",)])
 def test_shifts_load_in_plain_pytorch_with_the_shipped_loader(
     run: Callable[..., Path], words: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -29,3 +29,21 @@ def test_one_schedule_covers_all_rounds_and_an_opening_is_trained_separately(
     # The opening trains with the newcomers' settings: two clients in the opening and each round, then the newcomer.
     opening, newcomer = [(0.005, (0.0, 1.0))] * 2, [(0.005, (0.0, 1.0))]
     assert seen == [*opening, *[(0.02, (0.0, 0.5))] * 2, *[(0.02, (0.5, 1.0))] * 2, *newcomer]
+
+
+def test_second_moments_survive_between_a_clients_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[list[float]] = []
+
+    def noted(*args: Any) -> LocalFit:
+        fit = LocalFit(*args)
+        steps.append([float(value) for name, value in fit.moments.items() if name.endswith(".step")])
+        return fit
+
+    monkeypatch.setattr(handlers, "LocalFit", noted)
+    small = ["rounds=2", "users.collective=2", "users.target=1", "cohort=2", "local.keep_moments=true"]
+    # FedSA-LoRA keeps tensors of its own besides.
+    simulate(tiny_config("method=fedsa-lora", "settings.rank=2", *small), "x", tmp_path)
+    first, second, newcomer = steps[:2], steps[2:4], steps[4]
+    assert first == [[], []]
+    assert all(len(found) > 4 and set(found) == {found[0]} and found[0] >= 1 for found in second)
+    assert newcomer == []
