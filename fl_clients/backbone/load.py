@@ -273,4 +273,14 @@ def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
         raise InputError(f"backbone: '{name}' cannot be loaded: {first_line(error)}") from None
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
     model.to(device).eval().requires_grad_(False)
+    if head := model.get_output_embeddings():
+        head.register_forward_pre_hook(_make_contiguous)
     return Backbone(model, tokenizer, shape_of(model), device)
+
+
+def _make_contiguous(_head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Copy what the head gets: the last positions of a batch are a view, on which PyTorch's bf16 product is slow.
+
+    On a CPU with AMX, 8 rows of a vocabulary of 49,152 took 1.5 s as a view and 9 ms as a copy (torch 2.13).
+    """
+    return (inputs[0].contiguous(), *inputs[1:])

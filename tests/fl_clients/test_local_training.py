@@ -247,3 +247,13 @@ def test_early_stopping_keeps_the_start_if_training_only_harms(tiny: Backbone, a
         assert torch.equal(shift.b, start) == kept
         # One of three examples is held out.
         assert result.steps == (4 if kept else 6)
+
+
+def test_the_head_gets_a_contiguous_input(tiny: Backbone) -> None:
+    # PyTorch's bf16 product of a view is a hundred times slower.
+    seen: list[bool] = []
+    head = tiny.model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _head, inputs: seen.append(inputs[0].is_contiguous()))
+    Forward(tiny, None).run(None, EXAMPLES, 2)
+    hook.remove()
+    assert seen == [True]
