@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.base import Group as _Group
 from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
+from configs.exchange import ServerConfig, WireConfig
 
 
 class SyntheticConfig(_Group):
@@ -258,6 +259,8 @@ class RunConfig(_Group):
     0 recomputes them each time."""
     partitions: PartitionsConfig = PartitionsConfig()
     ray: RayConfig = RayConfig()
+    wire: WireConfig = WireConfig()
+    server: ServerConfig = ServerConfig()
     faults: FaultsConfig = FaultsConfig()
     robust: RobustConfig = RobustConfig()
     devices: DevicesConfig = DevicesConfig()

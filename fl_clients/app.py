@@ -25,25 +25,25 @@ def rollcall(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Stage 1 on this client."""
-    shared, task = unpack(message.content)
-    return _answer(message, handlers.train(_paths(context), shared, task["round"], task["last_turn"]))
+    payload, task = unpack(message.content)
+    return _answer(message, handlers.train(_paths(context), payload, task["round"], task["last_turn"]))
 
 
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
     """Stage 2 on this client."""
-    shared, _ = unpack(message.content)
-    return _answer(message, handlers.personalize_once(_paths(context), shared))
+    payload, _ = unpack(message.content)
+    return _answer(message, handlers.personalize_once(_paths(context), payload))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate at the point that the server requests."""
-    shared, task = unpack(message.content)
+    payload, task = unpack(message.content)
     point = EvaluationPoint(task["point"])
     if point == EvaluationPoint.PERSONALISED:
-        return _answer(message, handlers.personalize(_paths(context), shared, persist=False))
-    return _answer(message, handlers.evaluate(_paths(context), shared, point))
+        return _answer(message, handlers.personalize(_paths(context), payload, persist=False))
+    return _answer(message, handlers.evaluate(_paths(context), payload, point))
 
 
 def _paths(context: Context) -> ClientPaths:
@@ -51,6 +51,6 @@ def _paths(context: Context) -> ClientPaths:
 
 
 def _answer(message: Message, reply: handlers.Reply) -> Message:
-    content = pack(reply.shared, reply.report.to_record())
+    content = pack(reply.payload, reply.report.to_record())
     write_statistics(content, reply.statistics)
     return Message(content, reply_to=message)

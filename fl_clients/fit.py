@@ -14,7 +14,7 @@ from fl_clients.backbone.batches import IGNORED, Example, epoch_batches
 from fl_clients.backbone.forward import Forward
 from strategies.method import Adapter, FitResult, Tensors
 
-MOMENTS = "kept_moments."
+MOMENTS = "private_moments."
 """Prefix of the optimiser's state in the client's store."""
 
 
@@ -36,7 +36,7 @@ class LocalFit:
     """The part of the learning-rate schedule that this training covers, as fractions: ((t−1)/T, t/T) in round t of T,
     (0, 1) for the whole schedule."""
     moments: Tensors = field(default_factory=dict)
-    """AdamW's second moments at the end of the client's last training (`kept_moments.*`), empty at first; with
+    """AdamW's second moments at the end of the client's last training (`private_moments.*`), empty at first; with
     `keep_moments` replaced by those at the end of this one. The first moments begin anew: their direction is old."""
 
     def __call__(

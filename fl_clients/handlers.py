@@ -13,6 +13,7 @@ from configs.files import write_atomic
 from configs.schema import FitConfig
 from configs.seeds import derive_seed
 from fl_clients.backbone.batches import Example
+from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers, score_baselines
 from fl_clients.fit import MOMENTS, LocalFit
 from fl_clients.lamp.user import Pair
@@ -20,17 +21,17 @@ from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import read_client_state, write_client_state, write_private
 from fl_clients.process.paths import ClientPaths
 from fl_clients.session import Session, open_session
-from strategies.method import FitResult, Tensors, TrainRequest
+from strategies.method import FitResult, TrainRequest
 from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics
-from strategies.wire import ClientReport, RollCallAnswer
+from strategies.wire import ClientReport, Payload, RollCallAnswer
 
 
 @dataclass(frozen=True)
 class Reply:
     """A client's reply."""
 
-    shared: Tensors | None
+    payload: Payload | None
     report: ClientReport | RollCallAnswer
     statistics: Statistics
     """Sums by evaluation point and name, such as `base.confusion`."""
@@ -50,12 +51,12 @@ def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
     return Reply(None, answer, {})
 
 
-def train(paths: ClientPaths, shared: Tensors, round_number: int, last_turn: int = -1) -> Reply:
+def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: int = -1) -> Reply:
     """Stage 1: train on the user's history and answered questions; return the tensors to send.
 
     Args:
         paths: The client's files.
-        shared: The tensors the server sent.
+        payload: What the server sent.
         round_number: The round.
         last_turn: The last round in which the server counted this user's update; −1 if none.
     """
@@ -68,30 +69,35 @@ def train(paths: ClientPaths, shared: Tensors, round_number: int, last_turn: int
     span = (0.0, 1.0) if opening else ((round_number - 1) / config.rounds, round_number / config.rounds)
     examples = _encode(session, user.history + user.queries, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
-    before = read_client_state(paths.private_dir, paths.partition, last_turn)
-    moments = {name: before.pop(name) for name in list(before) if name.startswith(MOMENTS)}
+    store = read_client_state(paths.private_dir, paths.partition, last_turn)
+    shared, held = session.coding.receive(payload, store, last_turn)
+    moments = {name: value for name, value in store.items() if name.startswith(MOMENTS)}
+    before = {name: v for name, v in store.items() if not name.startswith((MOMENTS, REFERENCE, LEFT_OUT))}
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments)
-    result = session.method.client_train(session.adapter, TrainRequest(round_number, shared, before, local_fit))
-    if result.client_state is not None or local_fit.moments:
-        after = (before if result.client_state is None else result.client_state) | local_fit.moments
+    request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
+    result = session.method.client_train(session.adapter, request)
+    answer, owed = session.coding.reply(result.shared, shared, store, (round_number, last_turn), user.user_id)
+    engine_state = local_fit.moments | held | owed
+    if result.client_state is not None or engine_state:
+        after = (before if result.client_state is None else result.client_state) | engine_state
         write_client_state(paths.private_dir, paths.partition, round_number, last_turn, after)
     report = ClientReport(**_fit_values(result.fit, examples), **_finish(session, started))
-    return Reply(result.shared, report, {})
+    return Reply(answer, report, {})
 
 
-def personalize_once(paths: ClientPaths, shared: Tensors) -> Reply:
+def personalize_once(paths: ClientPaths, payload: Payload) -> Reply:
     """Stage 2, done once: if a resumed run sends the task again, the client returns its first reply."""
     path = paths.run_dir / ".personalised" / f"{paths.partition}.json"
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Reply(None, ClientReport.from_record(stored["report"]), stored["statistics"])
-    reply = personalize(paths, shared, persist=True)
+    reply = personalize(paths, payload, persist=True)
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, json.dumps({"report": reply.report.to_record(), "statistics": reply.statistics}))
     return reply
 
 
-def personalize(paths: ClientPaths, shared: Tensors, persist: bool) -> Reply:
+def personalize(paths: ClientPaths, payload: Payload, persist: bool) -> Reply:
     """Stage 2: evaluate the collective shift, train the private tensors, evaluate again.
 
     A user without history cannot be personalised and keeps the collective shift; so do all users of a method that has
@@ -99,13 +105,14 @@ def personalize(paths: ClientPaths, shared: Tensors, persist: bool) -> Reply:
 
     Args:
         paths: The client's files.
-        shared: The tensors the server sent.
+        payload: What the server sent.
         persist: Keep the private tensors and the predictions; False for a midway evaluation, which keeps nothing.
     """
     session = open_session(paths.run_dir)
     started = _start(session)
     user = open_user(paths.data_dir, paths.partition)
     predictions_dir = paths.predictions_dir if persist else None
+    shared, _ = session.coding.receive(payload, {}, -1)
     session.method.client_load(session.adapter, shared, None)
     answers = answer_questions(session, user, EvaluationPoint.COLLECTIVE)
     statistics = score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.COLLECTIVE)
@@ -128,13 +135,14 @@ def personalize(paths: ClientPaths, shared: Tensors, persist: bool) -> Reply:
     return Reply(None, ClientReport(**values, questions_cut=cut, **_finish(session, started)), statistics)
 
 
-def evaluate(paths: ClientPaths, shared: Tensors, point: EvaluationPoint) -> Reply:
+def evaluate(paths: ClientPaths, payload: Payload, point: EvaluationPoint) -> Reply:
     """Evaluate the bare backbone (`point` base) or the shared tensors (collective) on the user's questions."""
     session = open_session(paths.run_dir)
     started = _start(session)
     user = open_user(paths.data_dir, paths.partition)
     base = point == EvaluationPoint.BASE
     if not base:
+        shared, _ = session.coding.receive(payload, {}, -1)
         session.method.client_load(session.adapter, shared, None)
     answers = answer_questions(session, user, point)
     predictions_dir = paths.predictions_dir if base else None

@@ -13,6 +13,7 @@ from fl_clients.backbone.batches import Encoder
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.frozen_prefix import FrozenPrefix, shares_keys
 from fl_clients.backbone.load import Backbone, load, resolve_precision
+from fl_clients.coding import ClientCoding
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.predict import stop_tokens
 from fl_clients.process.partition import Partition
@@ -50,6 +51,7 @@ class Session:
             self.config.method, self.config.method_values(), self.config.settings, read_import_path(run_dir)
         )
         self.adapter: Adapter = self.method.client_attach(self.backbone.model, self.backbone.shape)
+        self.coding = ClientCoding(self.config, self.method, self.backbone.shape)
         self.plain = Forward(self.backbone, None)
         self.forward = self.plain
         # An adapter without `frozen_blocks` may touch every block.

@@ -18,8 +18,7 @@ from flwr.serverapp import Grid
 from configs.errors import RunFailed
 from fl_server.record.ledger import Ledger
 from fl_server.record.reply import ClientReply, MessageSize
-from strategies.method import Tensors
-from strategies.wire import SHARED, Phase, RollCallAnswer, pack, unpack
+from strategies.wire import SHARED, Payload, Phase, RollCallAnswer, pack, unpack
 
 _POLL_S = 0.05
 _AWAY_PAUSE_S = 5.0
@@ -46,7 +45,7 @@ class ClientTask:
     round: int
     """0 before the first round of stage 1."""
     phase: Phase
-    payload_for: Callable[[int], Tensors] | None = None
+    payload_for: Callable[[int], Payload] | None = None
     """Returns the tensors for a user; None sends none."""
     values_for: Callable[[int], Mapping[str, object]] = _no_values
     """Returns the plain values for a user."""
@@ -232,8 +231,8 @@ class Clients:
         user = self._users[pending.node]
         pending.first_sent = pending.first_sent or time.monotonic()
         # New content every time, because Flower binds content to its message.
-        shared = task.payload_for(user) if task.payload_for else None
-        content = pack(shared, {"round": task.round, **task.values_for(user)})
+        payload = task.payload_for(user) if task.payload_for else None
+        content = pack(payload, {"round": task.round, **task.values_for(user)})
         kind = _MESSAGE_TYPES[task.phase]
         message = Message(content, dst_node_id=pending.node, message_type=kind, ttl=self._patience_s)
         (message_id,) = self._grid.push_messages([message])

@@ -19,12 +19,14 @@ from configs.import_path import read_import_path
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from fl_server.coding import ServerCoding
 from fl_server.exchange import Clients, ClientTask
 from fl_server.record.complete import complete_record
 from fl_server.record.reply import ClientReply
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
+from fl_server.server_step import ServerStep
 from fl_server.simulated_devices import DeviceTask, device_model
 from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
@@ -32,7 +34,7 @@ from strategies.loading import load_method
 from strategies.method import Method, Tensors
 from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool
-from strategies.wire import Phase
+from strategies.wire import Payload, Phase
 
 Point = TypeVar("Point", bound=StrEnum)
 
@@ -52,7 +54,12 @@ class FederatedRun:
             self.config.method, self.config.method_values(), self.config.settings, read_import_path(folder)
         )
         self.writer = RecordWriter(folder)
-        self.state: Tensors = self.writer.state
+        checkpoint = self.writer.state
+        self.coding = ServerCoding(self.config, self.method, checkpoint)
+        self.server_step = ServerStep(self.config.server, self.method, checkpoint)
+        self.state: Tensors = {
+            name: value for name, value in checkpoint.items() if name.startswith(("shared_", "server_"))
+        }
         faults = self.config.faults
         patience = faults.client_seconds if real else None
         self.clients = Clients(grid, self.writer.ledger, faults.retries, self._note_retry, patience)
@@ -101,7 +108,7 @@ class FederatedRun:
             scores = {str(point): metrics(pool(users)) for point, users in found.items()}
             base = scores.pop(EvaluationPoint.BASE)
             baselines = {name: values for name, values in scores.items() if values}
-            self.writer.commit(self.state, metrics_base=base, baselines=baselines)
+            self._commit(metrics_base=base, baselines=baselines)
 
     def _train_collective(self, trainable_users: list[int]) -> None:
         """Stage 1: run the remaining rounds, unless the shared tensors come from another run."""
@@ -138,9 +145,16 @@ class FederatedRun:
         updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust, self.examples)
         this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
         last_turns = self.writer.checkpoint.last_turns
-        send = partial(self.method.server_send, self.state) if number else None
-        task = ClientTask(number, Phase.TRAIN, send, lambda user: {"last_turn": last_turns.get(user, -1)})
-        for reply in self._ask(task, cohort):
+        self.coding.advance(number, self.state)
+
+        def send(user: int) -> Payload:
+            return self.coding.payload(self.state, user, last_turns.get(user, 0))
+
+        task = ClientTask(
+            number, Phase.TRAIN, send if number else None, lambda user: {"last_turn": last_turns.get(user, -1)}
+        )
+        for answer in self._ask(task, cohort):
+            reply = self.coding.decoded(answer, self.state, number)
             updates.add(reply)
             # Only reports stay in memory, and only those of accepted replies.
             this.replies.append(reply.without_tensors(keep_report=reply.user not in updates.rejected))
@@ -160,7 +174,8 @@ class FederatedRun:
         this.averaged = this.problem is None and this.updates.accepted >= self.devices.quorum(self.config.cohort)
         if this.averaged:
             started = time.monotonic()
-            self.state, figures = this.aggregator.result()
+            average, figures = this.aggregator.result()
+            self.state = self.server_step.apply(self.state, average)
             this.server_s += time.monotonic() - started
             this.figures = {f"aggregation.{key}": value for key, value in figures.items()}
 
@@ -206,9 +221,9 @@ class FederatedRun:
             self.writer.event("note", text=updates.describe(number, len(this.cohort)))
         if not this.averaged:
             self.writer.event("note", text=f"round {number} is abandoned: {updates.accepted} updates arrived in time")
-        self._save_shared()
+        self._save_shared(number + 1)
         counted = dict.fromkeys(this.counted, number) if this.averaged else {}
-        self.writer.commit(self.state, round=number, last_turns=self.writer.checkpoint.last_turns | counted)
+        self._commit(round=number, last_turns=self.writer.checkpoint.last_turns | counted)
         figures = this.figures | {"bytes": sum(self.writer.ledger.so_far.values())}
         self.writer.event("round", round=number, rounds=self.config.rounds, loss=this.loss, **figures)
 
@@ -229,12 +244,13 @@ class FederatedRun:
         """Evaluate the target users at the given points; private tensors trained for this are not kept."""
         last = str(points[-1])
         return self._ask_targets(
-            ClientTask(number, Phase.EVALUATE, self._send_newcomers(), lambda _user: {"point": last}), points
+            ClientTask(number, Phase.EVALUATE, self._send_newcomers(number + 1), lambda _user: {"point": last}), points
         )
 
     def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
         """Stage 2: every target user trains its private tensors and is evaluated before and after."""
-        task = ClientTask(self.config.rounds, Phase.PERSONALIZE, self._send_newcomers())
+        rounds = self.config.rounds
+        task = ClientTask(rounds, Phase.PERSONALIZE, self._send_newcomers(rounds + 1))
         return self._ask_targets(task, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
 
     def _ask_targets(self, task: ClientTask, points: Sequence[Point]) -> dict[Point, list[Statistics]]:
@@ -273,13 +289,15 @@ class FederatedRun:
         text = f"user {user} failed and is retried: {error.strip().splitlines()[-1][:200]}"
         self.writer.event("note", text=text)
 
-    def _newcomer_tensors(self) -> Tensors:
-        """Return the tensors that newcomers are sent; with `start_from`, the state already consists of them."""
-        return self.state if self.config.start_from else self.method.server_send(self.state, None)
+    def _send_newcomers(self, version: int) -> Callable[[int], Payload]:
+        self.coding.advance(version, self.state)
+        payload = self.coding.payload(self.state, None)
+        return lambda _user: payload
 
-    def _send_newcomers(self) -> Callable[[int], Tensors]:
-        tensors = self._newcomer_tensors()
-        return lambda _user: tensors
+    def _save_shared(self, version: int) -> None:
+        self.coding.advance(version, self.state)
+        tensors = self.coding.newcomers_tensors(self.state)
+        write_atomic(self.folder / "shared.safetensors", partial(save_file, tensors))
 
-    def _save_shared(self) -> None:
-        write_atomic(self.folder / "shared.safetensors", partial(save_file, self._newcomer_tensors()))
+    def _commit(self, **done: object) -> None:
+        self.writer.commit(self.state | self.coding.saved() | self.server_step.saved(), **done)

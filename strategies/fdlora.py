@@ -15,6 +15,7 @@ from torch import nn
 from configs.seeds import derive_seed
 from strategies import lora
 from strategies.aggregation.mean import TensorMean
+from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, KEPT, PRIVATE, SHARED, LoraSettings
 from strategies.method import (
@@ -30,6 +31,7 @@ from strategies.method import (
 )
 
 _FUSION = "private_fusion.w"
+_VELOCITY = "server_momentum_"
 _LIMIT = 1.5
 
 
@@ -172,7 +174,7 @@ def fused(shared: Tensors, private: Tensors, w: torch.Tensor) -> Tensors:
 
 
 class OuterStep:
-    """θ_s ← θ_s − η(g + μv), v ← μv + g, g = Σp_k(θ_s − θ_s,k): SGD with Nesterov momentum, in PyTorch's form."""
+    """θ_s ← θ_s + η(Δ + μv), v ← μv + Δ, Δ = Σp_k(θ_s,k − θ_s): SGD with Nesterov momentum, in PyTorch's form."""
 
     per_user = False
 
@@ -189,11 +191,9 @@ class OuterStep:
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
         """Take the step and return the state."""
         mean, _ = self._mean.result()
-        state = dict(self._state)
-        for name, value in travelling(self._state).items():
-            key = name.replace("shared_", "server_momentum_", 1)
-            gradient = value - mean[name]
-            velocity = self._momentum * state[key] + gradient if key in state else gradient
-            state[key] = velocity
-            state[name] = value - self._lr * (gradient + self._momentum * velocity)
-        return state, {}
+        shared = travelling(self._state)
+        memory = {name.replace(_VELOCITY, "shared_", 1): v for name, v in self._state.items() if name not in shared}
+        change = {name: mean[name] - value for name, value in shared.items()}
+        steps, memory = ServerOptimizer("nesterov", self._lr, self._momentum).step(change, memory)
+        velocity = {name.replace("shared_", _VELOCITY, 1): value for name, value in memory.items()}
+        return {name: value + steps[name] for name, value in shared.items()} | velocity, {}

@@ -175,6 +175,17 @@ class Method(Protocol):
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the aggregator of one round's replies."""
 
+    def to_wire(self, shared: Tensors) -> Tensors:
+        """Return shared tensors in the coordinates whose changes a codec writes (`wire.up`, `wire.down`).
+
+        By default the tensors themselves. The names and shapes may not depend on the values.
+        """
+        return shared
+
+    def from_wire(self, coded: Tensors) -> Tensors:
+        """Return the shared tensors of coordinates that a codec has changed; what they must satisfy holds again."""
+        return coded
+
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Adapter:
         """Attach this method's adapter to a frozen backbone, inactive."""
 

@@ -86,6 +86,14 @@ class PerFit(Method):
         """Return the aggregator of (R, W, b) that `aggregation` names."""
         return ShiftAggregator(state, self.average)
 
+    def to_wire(self, shared: Tensors) -> Tensors:
+        """Return R, D = W − R and b."""
+        return shifts.to_wire(shared)
+
+    def from_wire(self, coded: Tensors) -> Tensors:
+        """Return R, W and b with RRᵀ = I."""
+        return shifts.from_wire(coded)
+
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ⁽²⁾ ∘ φ⁽¹⁾ to every site of the frozen backbone."""
         return SiteShifts(model, self.positions, backbone.hidden, self.ranks)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from enum import StrEnum
 from io import BytesIO
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -13,10 +14,13 @@ from flwr.common.constant import SType
 from flwr.common.serde import message_to_proto
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from strategies.codecs import blob_header
 from strategies.method import Tensors
 
 SHARED, TASK, STATISTICS = "shared", "task", "numbers"
 """Names of the records in a message: tensors, plain values, and the sums that a client returns."""
+_BLOB = "fedperfit.blob"
+"""Marks an array that `strategies.codecs` reads."""
 
 
 class Phase(StrEnum):
@@ -36,14 +40,22 @@ class MalformedMessage(ValueError):
     """A message that no client of this package would send."""
 
 
+class Payload(NamedTuple):
+    """The tensors of a message: as they are, or as blobs that a codec wrote (`strategies.codecs`)."""
+
+    tensors: Tensors
+    blobs: Mapping[str, bytes] = MappingProxyType({})
+
+
 class ArraySize(NamedTuple):
-    """One tensor of a message, as sent."""
+    """One array of a message, as sent."""
 
     name: str
     elements: int
     payload_bytes: int
     """Bytes of the values, without name and wrapper."""
     dtype: str
+    codec: str = "raw"
 
 
 _DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "|b1")
@@ -119,29 +131,33 @@ class RollCallAnswer(_PlainValues):
     """Package versions as JSON; only real devices send them."""
 
 
-def pack(shared: Tensors | None = None, task: Mapping[str, Any] | None = None) -> RecordDict:
+def pack(payload: Payload | None = None, task: Mapping[str, Any] | None = None) -> RecordDict:
     """Build the content of a message.
 
     Args:
-        shared: Tensors to send; each name must begin with `shared_`.
+        payload: Tensors and blobs to send; each name must begin with `shared_`.
         task: Plain values: numbers, strings, or lists of numbers.
 
     Raises:
         PrivateTensorError: A tensor's name does not begin with `shared_`.
     """
     content = RecordDict()
-    if shared is not None:
-        for name in shared:
+    if payload is not None:
+        for name in (*payload.tensors, *payload.blobs):
             if not name.startswith("shared_"):
                 raise PrivateTensorError(f"tensor '{name}' must not be sent: its name does not begin with shared_")
-        arrays = {name: Array.from_numpy_ndarray(value.contiguous().numpy()) for name, value in shared.items()}
+        arrays = {name: Array.from_numpy_ndarray(value.contiguous().numpy()) for name, value in payload.tensors.items()}
+        arrays |= {
+            name: Array(dtype="uint8", shape=(len(blob),), stype=_BLOB, data=blob)
+            for name, blob in payload.blobs.items()
+        }
         content.array_records[SHARED] = ArrayRecord(arrays)
     content.config_records[TASK] = ConfigRecord(dict(task or {}))
     return content
 
 
-def unpack(content: RecordDict) -> tuple[Tensors, dict[str, Any]]:
-    """Split a message's content into tensors (empty if there are none) and plain values.
+def unpack(content: RecordDict) -> tuple[Payload, dict[str, Any]]:
+    """Split a message's content into its payload (empty if there is none) and plain values.
 
     Raises:
         MalformedMessage: The plain values are missing, or a tensor cannot be read; nothing of its size was allocated.
@@ -149,8 +165,11 @@ def unpack(content: RecordDict) -> tuple[Tensors, dict[str, Any]]:
     if TASK not in content.config_records:
         raise MalformedMessage(f"record '{TASK}' is missing")
     arrays = content.array_records.get(SHARED) or ArrayRecord()
-    tensors = {name: torch.from_numpy(_decode(name, array).copy()) for name, array in arrays.items()}
-    return tensors, dict(content.config_records[TASK])
+    blobs = {name: array.data for name, array in arrays.items() if array.stype == _BLOB}
+    tensors = {
+        name: torch.from_numpy(_decode(name, array).copy()) for name, array in arrays.items() if name not in blobs
+    }
+    return Payload(tensors, blobs), dict(content.config_records[TASK])
 
 
 def _decode(name: str, array: Array) -> np.ndarray:
@@ -195,13 +214,16 @@ def message_bytes(message: Message) -> int:
 
 
 def array_sizes(message: Message) -> list[ArraySize]:
-    """Return the size of every tensor in a message, from the tensors themselves."""
+    """Return the size of every array in a message, from the arrays themselves."""
     if not message.has_content():
         return []
     return [_size(name, array) for name, array in (message.content.array_records.get(SHARED) or ArrayRecord()).items()]
 
 
 def _size(name: str, array: Array) -> ArraySize:
+    if array.stype == _BLOB:
+        codec, numbers = blob_header(array.data)
+        return ArraySize(name.partition(".")[0].removeprefix("shared_"), numbers, len(array.data), "uint8", codec)
     try:
         value = _decode(name, array)
     except MalformedMessage:  # it crossed the network nevertheless

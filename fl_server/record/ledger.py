@@ -42,12 +42,13 @@ class Ledger:
             message: The message's sizes. The last dotted part of a tensor's name is its group. The size of the whole
                 message is only in the first of its rows, so that the column sums to the bytes exchanged.
         """
-        groups: dict[tuple[str, str], list[int]] = {}
-        for name, elements, payload, dtype in message.arrays:
-            sums = groups.setdefault((name.rpartition(".")[2], dtype), [0, 0])
+        groups: dict[tuple[str, str, str], list[int]] = {}
+        for name, elements, payload, dtype, codec in message.arrays:
+            sums = groups.setdefault((name.rpartition(".")[2], dtype, codec), [0, 0])
             sums[0] += elements
             sums[1] += payload
-        for number, ((group, dtype), (elements, payload)) in enumerate((groups or {("", ""): [0, 0]}).items()):
+        rows = groups or {("", "", "raw"): [0, 0]}
+        for number, ((group, dtype, codec), (elements, payload)) in enumerate(rows.items()):
             self.table.add(
                 round=round_number,
                 phase=str(phase),
@@ -58,7 +59,7 @@ class Ledger:
                 elements=elements,
                 payload_bytes=payload,
                 message_bytes=0 if number else message.size,
-                codec="raw",
+                codec=codec,
                 dtype=dtype,
             )
         self.so_far[direction] += message.size

@@ -1,5 +1,6 @@
 """One client's reply to one task, as the server holds it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -44,6 +45,7 @@ class ClientReply:
     user: int
     """Partition id."""
     shared: Tensors
+    """Its tensors."""
     report: ClientReport | None
     """None if the client failed or its message is malformed (see `fault`)."""
     statistics: Statistics
@@ -58,6 +60,8 @@ class ClientReply:
     """The message to the client."""
     up: MessageSize = field(default_factory=MessageSize)
     """The client's message."""
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    """Its tensors as a codec wrote them, until `fl_server.coding` reads them."""
 
     @classmethod
     def read(
@@ -80,14 +84,14 @@ class ClientReply:
             evaluated: Whether the task asked for statistics.
         """
         try:
-            shared, values = unpack(content)
+            payload, values = unpack(content)
             report, statistics = ClientReport.from_record(values), read_statistics(content)
             if statistics and not evaluated:
                 raise ValueError("it has statistics, and nothing was evaluated")
             check_statistics(statistics)
         except ValueError as error:
             return cls(user, {}, None, {}, str(error), None, attempts, down, up)
-        return cls(user, shared, report, statistics, None, None, attempts, down, up)
+        return cls(user, payload.tensors, report, statistics, None, None, attempts, down, up, payload.blobs)
 
     def checked_against(self, sizes: dict[str, int]) -> "ClientReply":
         """Return the reply, or one with a fault if its statistics cannot be added to those of earlier replies.
@@ -115,4 +119,4 @@ class ClientReply:
 
     def without_tensors(self, keep_report: bool) -> "ClientReply":
         """Return a copy without tensors, which stays in memory until the end of a round."""
-        return replace(self, shared={}, report=self.report if keep_report else None)
+        return replace(self, shared={}, blobs={}, report=self.report if keep_report else None)

@@ -20,6 +20,7 @@ from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
+from strategies.codecs import find_codec
 from strategies.loading import load_method
 from strategies.method import BackboneShape, Method, Tensors
 from strategies.spacing import read_sites
@@ -60,12 +61,35 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
         ):
             if shape.positions and limit > shape.positions:
                 raise ValueError(f"{key}={limit}: the backbone {config.backbone} has {shape.positions} positions only")
-        pooling = config.robust.rule in POOLING and method.first_round is not None
-        if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
-            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates separate")
+        _check_exchange(config, method, shape)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
     return method
+
+
+def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> None:
+    """Refuse codecs that do not exist, and what needs one shared state from methods that keep clients apart."""
+    wire, pooled = config.wire, []
+    for key in ("up", "down"):
+        if (name := getattr(wire, key)) != "raw":
+            pooled.append(f"wire.{key}='{name}'")
+            try:
+                find_codec(name)
+            except ValueError as error:
+                raise ValueError(f"wire.{key}={error}") from None
+    if config.robust.rule in POOLING:
+        pooled.append(f"robust.rule='{config.robust.rule}'")
+    if config.server.optimizer != "none":
+        pooled.append(f"server.optimizer='{config.server.optimizer}'")
+    separate = pooled and method.first_round is not None and keeps_clients_apart(method, shape)
+    if separate:
+        raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
+
+
+def keeps_clients_apart(method: Method, shape: BackboneShape) -> bool:
+    """Tell whether a method has no one shared state: it sends every client something else, or does not average."""
+    alike = getattr(type(method), "server_send", None) is Method.server_send
+    return not alike or method.server_aggregator(method.server_init(shape), 1).per_user
 
 
 def method_digest(method: Method) -> dict[str, str]:

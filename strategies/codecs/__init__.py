@@ -1,10 +1,26 @@
 """Codecs for messages: a flat vector of numbers becomes few bytes, and, approximately, itself again.
 
 `find_codec` reads a config's `wire.up` or `wire.down`; `quantised`, `sparse` and `signs` have the arithmetic, `blob`
-puts a message's tensors into one array with a header.
+puts a message's tensors into one array with a header, and `reference` is what changes are relative to.
 """
 
-from strategies.codecs.blob import HEADER_BYTES, Layout, MalformedBlob, read_blob, write_blob
+from strategies.codecs.blob import HEADER_BYTES, Layout, MalformedBlob, blob_header, read_blob, write_blob
 from strategies.codecs.codec import Codec, find_codec
+from strategies.codecs.reference import Reference, change_name, codecs_of, copy_name, minus, plus
 
-__all__ = ["HEADER_BYTES", "Codec", "Layout", "MalformedBlob", "find_codec", "read_blob", "write_blob"]
+__all__ = [
+    "HEADER_BYTES",
+    "Codec",
+    "Layout",
+    "MalformedBlob",
+    "Reference",
+    "blob_header",
+    "change_name",
+    "codecs_of",
+    "copy_name",
+    "find_codec",
+    "minus",
+    "plus",
+    "read_blob",
+    "write_blob",
+]

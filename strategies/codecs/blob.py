@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from strategies.codecs.codec import Codec, find_codec
+from strategies.codecs.codec import KINDS, Codec, find_codec
 from strategies.method import Tensors
 
 _HEADER = struct.Struct("<2sBBIIQ")
@@ -123,9 +123,12 @@ def read_blob(codec: Codec, layout: Layout, blob: bytes, round_number: int) -> T
     return layout.restore(matrices, vectors)
 
 
-def numbers_in(blob: bytes) -> int:
-    """Return how many numbers a blob's header says that it holds; 0 if it has no header."""
-    return int(_HEADER.unpack_from(blob)[4]) if len(blob) >= HEADER_BYTES else 0
+def blob_header(blob: bytes) -> tuple[str, int]:
+    """Return the codec that a blob's header names, without a share, and how many numbers it says that there are."""
+    if len(blob) < HEADER_BYTES:
+        return "unreadable", 0
+    _, _, number, _, count, _ = _HEADER.unpack_from(blob)
+    return KINDS.get(number, "unreadable"), int(count)
 
 
 def _codec_of_vectors(codec: Codec) -> Codec:

@@ -31,6 +31,7 @@ class Codec:
     """
 
 
+_TOP, _TERNARY = 6, 7
 _SHARE = re.compile(r"(top-k|ternary) (\d*\.?\d+(?:e-?\d+)?)")
 _FIXED = {
     codec.name: codec
@@ -44,6 +45,8 @@ _FIXED = {
         Codec("drive", 9, False, signs.write_drive, signs.read_drive),
     )
 }
+KINDS = {codec.number: codec.name for codec in _FIXED.values()} | {_TOP: "top-k", _TERNARY: "ternary"}
+"""Names by `Codec.number`, without a share."""
 
 
 def find_codec(name: str) -> Codec:
@@ -64,5 +67,5 @@ def find_codec(name: str) -> Codec:
     if not 0 < share <= 1:
         raise ValueError(f"'{name}': expected a share of the numbers above 0 and at most 1")
     if kind == "top-k":
-        return Codec(name, 6, True, partial(sparse.write_top, share), partial(sparse.read_top, share))
-    return Codec(name, 7, True, partial(sparse.write_ternary, share), partial(sparse.read_ternary, share))
+        return Codec(name, _TOP, True, partial(sparse.write_top, share), partial(sparse.read_top, share))
+    return Codec(name, _TERNARY, True, partial(sparse.write_ternary, share), partial(sparse.read_ternary, share))

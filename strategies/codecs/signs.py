@@ -49,7 +49,7 @@ def read_drive(data: bytes, n: int, seed: int) -> np.ndarray:
     scale = read_numbers(data[: 4 * len(blocks)], "<f4", len(blocks)).astype(np.float64)
     positive = np.unpackbits(read_numbers(data[4 * len(blocks) :], "u1", blocks.size // 8)).reshape(blocks.shape)
     rotated = np.where(positive, scale[:, None], -scale[:, None])
-    return (_hadamard(rotated) * flips).reshape(-1)[:n].astype(np.float32)
+    return np.asarray((_hadamard(rotated) * flips).reshape(-1)[:n], np.float32)
 
 
 def _blocks(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import torch
 
 from configs.seeds import derive_seed
 from strategies.method import BackboneShape, Fit, FitResult, Tensors
-from strategies.shifts.shift import random_orthonormal
+from strategies.shifts.shift import random_orthonormal, retract
 from strategies.shifts.sites import SiteShifts
 
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -103,6 +103,26 @@ def load(adapter: SiteShifts, shift_name: str, tensors: Tensors, prefix: str) ->
     """Set one shift at all sites from the tensors that `state` returned."""
     for site in adapter.sites(shift_name):
         adapter.shift(shift_name, site).load(*triple(tensors, f"{prefix}.{site}"))
+
+
+def to_wire(tensors: Tensors) -> Tensors:
+    """Return R, D = W − R and b for every R, W, b: R's changes are not sent twice, and D's start at 0."""
+    coded: Tensors = {}
+    for name, value in tensors.items():
+        prefix, _, letter = name.rpartition(".")
+        coded[f"{prefix}.D" if letter == "W" else name] = value - tensors[f"{prefix}.R"] if letter == "W" else value
+    return coded
+
+
+def from_wire(coded: Tensors) -> Tensors:
+    """Return R with orthonormal rows, W and b that are the function of the given R, D and b (`retract`)."""
+    tensors: Tensors = {}
+    for name in coded:
+        prefix, _, letter = name.rpartition(".")
+        if letter == "R":
+            R, D, b = (coded[f"{prefix}.{part}"].double() for part in "RDb")
+            tensors |= named(prefix, [value.float().contiguous() for value in retract(R, R + D, b)])
+    return tensors
 
 
 def train(adapter: SiteShifts, shift_names: Iterable[str], fit: Fit, rates: Rates = (1.0, 1.0)) -> FitResult:

@@ -225,17 +225,17 @@ def test_second_moments_are_kept_from_visit_to_visit(tiny: Backbone, attached: S
     first = LocalFit(forward, attached, EXAMPLES, settings, 0)
     first([shift.b, shift.D], lambda: None, [10.0, 1.0])
     assert {name: tuple(value.shape) for name, value in first.moments.items()} == {
-        "kept_moments.0.step": (),
-        "kept_moments.0.square": (4,),
-        "kept_moments.1.step": (),
-        "kept_moments.1.square": (4, 16),
+        "private_moments.0.step": (),
+        "private_moments.0.square": (4,),
+        "private_moments.1.step": (),
+        "private_moments.1.square": (4, 16),
     }
     before = {name: value.clone() for name, value in first.moments.items()}
     second = LocalFit(forward, attached, EXAMPLES, settings, 1, moments=dict(before))
     second([shift.b, shift.D], lambda: None, [10.0, 1.0])
-    assert (float(before["kept_moments.1.step"]), float(second.moments["kept_moments.1.step"])) == (3, 6)
+    assert (float(before["private_moments.1.step"]), float(second.moments["private_moments.1.step"])) == (3, 6)
     # v ← 0.999 v + 0.001 g² never falls below 0.999³ of what was kept.
-    assert bool((second.moments["kept_moments.1.square"] >= 0.997 * before["kept_moments.1.square"]).all())
+    assert bool((second.moments["private_moments.1.square"] >= 0.997 * before["private_moments.1.square"]).all())
 
 
 def test_early_stopping_keeps_the_start_if_training_only_harms(tiny: Backbone, attached: SiteShifts) -> None:

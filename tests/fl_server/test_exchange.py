@@ -18,14 +18,14 @@ from fl_server.record.ledger import Ledger, total_bytes
 from fl_server.record.reply import ClientReply
 from fl_server.record.tables import gather
 from simulations.engines.inline import InlineGrid
-from strategies.wire import TASK, ClientReport, Phase, array_sizes, message_bytes, pack, unpack
+from strategies.wire import TASK, ClientReport, Payload, Phase, array_sizes, message_bytes, pack, unpack
 
 REPORT = ClientReport(examples=1, steps=1, wall_s=0.0, ended_at=0.0, partition_name="cpu", peak_memory_bytes=0)
 
 
 def train(tensor: torch.Tensor) -> ClientTask:
     """A task of round 1 that sends one tensor to all clients."""
-    return ClientTask(1, Phase.TRAIN, lambda _user: {"shared_x.1.R": tensor})
+    return ClientTask(1, Phase.TRAIN, lambda _user: Payload({"shared_x.1.R": tensor}))
 
 
 def echo_app(fail: int | None = None) -> ClientApp:
@@ -43,8 +43,9 @@ def echo_app(fail: int | None = None) -> ClientApp:
         partition = int(context.node_config["partition-id"])
         if partition == fail:
             raise ArithmeticError("on purpose")
-        shared, _ = unpack(message.content)
-        return Message(pack({k: v + partition for k, v in shared.items()}, REPORT.to_record()), reply_to=message)
+        (shared, _), _ = unpack(message.content)
+        payload = Payload({k: v + partition for k, v in shared.items()})
+        return Message(pack(payload, REPORT.to_record()), reply_to=message)
 
     return app
 
@@ -67,7 +68,7 @@ class Shuffled(InlineGrid):
 
 
 def payload(message: Message) -> int:
-    return sum(size for _, _, size, _ in array_sizes(message))
+    return sum(array.payload_bytes for array in array_sizes(message))
 
 
 def exchange(tmp_path: Path, users: list[int], fail: int | None = None) -> tuple[list[ClientReply], Shuffled, Path]:

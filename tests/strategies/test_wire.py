@@ -19,6 +19,7 @@ from strategies.wire import (
     TASK,
     ClientReport,
     MalformedMessage,
+    Payload,
     PrivateTensorError,
     array_sizes,
     message_bytes,
@@ -37,9 +38,10 @@ def _identity() -> None:
 
 def test_content_survives_the_round_trip() -> None:
     shared = {"shared_x.1.R": torch.randn(2, 3), "shared_x.1.b": torch.zeros(2)}
-    content = pack(shared, {"round": 3})
+    content = pack(Payload(shared), {"round": 3})
     write_statistics(content, {"a": [1.0, 2.0]})
-    tensors, task = unpack(content)
+    (tensors, blobs), task = unpack(content)
+    assert not blobs
     assert task == {"round": 3}
     assert read_statistics(content) == {"a": [1.0, 2.0]}
     for name, value in shared.items():
@@ -48,12 +50,12 @@ def test_content_survives_the_round_trip() -> None:
 
 def test_a_private_tensor_cannot_be_packed() -> None:
     with pytest.raises(PrivateTensorError, match=r"private_x\.1\.R"):
-        pack({"private_x.1.R": torch.zeros(1)})
+        pack(Payload({"private_x.1.R": torch.zeros(1)}))
 
 
 def test_bytes_are_those_of_the_message() -> None:
-    message = Message(pack({"shared_x.1.R": torch.zeros(20, 30)}), dst_node_id=1, message_type="train")
-    assert array_sizes(message) == [("shared_x.1.R", 600, 2400, "float32")]
+    message = Message(pack(Payload({"shared_x.1.R": torch.zeros(20, 30)})), dst_node_id=1, message_type="train")
+    assert array_sizes(message) == [("shared_x.1.R", 600, 2400, "float32", "raw")]
     assert 2400 < message_bytes(message) < 2400 + 400
 
 
@@ -110,7 +112,7 @@ def reply_with(content: RecordDict, evaluated: bool = False) -> ClientReply:
     ],
 )
 def test_statistics_that_no_task_has_are_a_fault(statistics: dict[str, list[float]]) -> None:
-    content = pack({}, REPORT.to_record())
+    content = pack(Payload({}), REPORT.to_record())
     write_statistics(content, statistics)
     assert "are not those of a task" in (reply_with(content, evaluated=True).fault or "")
     assert "nothing was evaluated" in (reply_with(content).fault or "")
@@ -118,23 +120,23 @@ def test_statistics_that_no_task_has_are_a_fault(statistics: dict[str, list[floa
 
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_a_malformed_tensor_is_a_fault_and_allocates_nothing(kind: str) -> None:
-    content = pack({"shared_x.1.R": torch.zeros(1)}, REPORT.to_record())
+    content = pack(Payload({"shared_x.1.R": torch.zeros(1)}), REPORT.to_record())
     data = MALFORMED[kind]
     content.array_records[SHARED]["shared_x.1.W"] = Array("float32", (3,), "numpy.ndarray", data)
     reply = reply_with(content)
     assert (reply.shared, reply.report) == ({}, None)
     assert (reply.fault or "").startswith("tensor 'shared_x.1.W' cannot be read: ")
     # The ledger counts what crossed the network.
-    assert ("shared_x.1.W", 0, len(data), "unreadable") in reply.up.arrays
+    assert ("shared_x.1.W", 0, len(data), "unreadable", "raw") in reply.up.arrays
 
 
 def test_a_missing_or_mistyped_record_is_a_fault() -> None:
     content = RecordDict({SHARED: ArrayRecord()})
     assert reply_with(content).fault == "record 'task' is missing"
-    content = pack({}, {**REPORT.to_record(), "wall_s": "long"})
+    content = pack(Payload({}), {**REPORT.to_record(), "wall_s": "long"})
     assert "wall_s='long'" in (reply_with(content).fault or "")
     for values in ([1.0, float("nan")], [-1.0], 2.0):
-        content = pack({}, REPORT.to_record())
+        content = pack(Payload({}), REPORT.to_record())
         content.metric_records[STATISTICS] = MetricRecord({"base.confusion": values})
         assert "base.confusion" in (reply_with(content).fault or "")
         with pytest.raises(MalformedMessage):
@@ -145,7 +147,7 @@ def test_statistics_of_another_length_than_those_of_others_are_a_fault() -> None
     sizes: dict[str, int] = {}
     replies = []
     for length in (6, 6, 12):
-        content = pack({}, REPORT.to_record())
+        content = pack(Payload({}), REPORT.to_record())
         write_statistics(content, {"base.confusion": [1.0] * length})
         replies.append(reply_with(content, evaluated=True).checked_against(sizes))
     assert [reply.fault for reply in replies[:2]] == [None, None]

@@ -17,7 +17,7 @@ from fl_server.record.schema import read_run
 from fl_server.run import FederatedRun
 from simulations.run.simulate import simulate
 from strategies.method import Tensors
-from strategies.wire import ClientReport
+from strategies.wire import ClientReport, Payload
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -30,10 +30,10 @@ def tamper(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int], Tamper], None
     honest = handlers.train
 
     def install(users: set[int], change: Tamper) -> None:
-        def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
-            reply = honest(paths, shared, number, last)
-            if paths.partition in users and reply.shared is not None:
-                change(reply.shared, shared, number)
+        def train(paths: ClientPaths, received: Payload, number: int, last: int) -> handlers.Reply:
+            reply = honest(paths, received, number, last)
+            if paths.partition in users and reply.payload is not None:
+                change(reply.payload.tensors, received.tensors, number)
             return reply
 
         monkeypatch.setattr(handlers, "train", train)
@@ -55,8 +55,8 @@ def test_a_client_cannot_claim_more_examples_than_at_the_roll_call(
 ) -> None:
     honest = handlers.train
 
-    def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
-        reply = honest(paths, shared, number, last)
+    def train(paths: ClientPaths, received: Payload, number: int, last: int) -> handlers.Reply:
+        reply = honest(paths, received, number, last)
         assert isinstance(reply.report, ClientReport)
         claim = {"examples": 2**31 - 1} if paths.partition == 2 else {}
         return replace(reply, report=reply.report.model_copy(update=claim))
@@ -113,7 +113,7 @@ def test_a_client_that_keeps_failing_is_left_out_if_there_are_enough_replies(
 ) -> None:
     honest = handlers.train
 
-    def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
+    def train(paths: ClientPaths, shared: Payload, number: int, last: int) -> handlers.Reply:
         if paths.partition == 2:
             raise MemoryError("this device has none")
         return honest(paths, shared, number, last)
@@ -144,10 +144,10 @@ def test_invalid_values_are_rejected_by_name(
 ) -> None:
     honest = handlers.train
 
-    def train(paths: ClientPaths, shared: Tensors, number: int, last: int) -> handlers.Reply:
-        reply = honest(paths, shared, number, last)
+    def train(paths: ClientPaths, received: Payload, number: int, last: int) -> handlers.Reply:
+        reply = honest(paths, received, number, last)
         report = reply.report.model_copy(update=values if paths.partition == 1 else {})
-        return handlers.Reply(reply.shared, report, {})
+        return handlers.Reply(reply.payload, report, {})
 
     monkeypatch.setattr(handlers, "train", train)
     with pytest.raises(RunFailed, match=f"the update of user 1 was rejected: {next(iter(values))}="):

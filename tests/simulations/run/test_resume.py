@@ -30,7 +30,8 @@ from tests.same import assert_same_run
 
 pytestmark = pytest.mark.integration
 METHODS = ["perfit", "fedsa-lora"]
-_WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"]}
+_CODED = ["wire.up=top-k 0.1", "wire.down=int4", "server.optimizer=adam", "server.lr=0.02", "local.keep_moments=true"]
+_WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"], "coded": _CODED}
 
 
 def words(method: str) -> list[str]:
@@ -77,11 +78,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[st
 
 # A sample of the writes to be killed at; FEDPERFIT_KILL_EVERYWHERE=1 takes them all.
 KILLS = [("perfit", 5, True), ("perfit", 14, False), ("perfit", 27, True), ("perfit", 40, False)]
+KILLS += [("coded", 18, True), ("coded", 28, False), ("coded", 35, True), ("coded", 45, False)]
 KILLS += [("fedsa-lora", 20, False), ("fedsa-lora", 39, True), ("fedsa-lora", 46, False), ("fedsa-lora", 52, True)]
 if "FEDPERFIT_KILL_EVERYWHERE" in os.environ:
     KILLS = [
         (method, at, torn)
-        for method, last in (("perfit", 42), ("fedsa-lora", 54))
+        for method, last in (("perfit", 42), ("fedsa-lora", 54), ("coded", 48))
         for at in range(5, last)
         for torn in (False, True)
     ]

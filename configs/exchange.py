@@ -1,0 +1,42 @@
+"""Config keys for what clients and server exchange, and what the server does with the average."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from configs.base import Group
+
+
+class WireConfig(Group):
+    """How messages are written. `raw` sends every tensor as it is, in an array of its own.
+
+    Any codec sends the change since what the receiver has, all tensors in one array: `fp32`, `fp16`, `bf16`, `int8`,
+    `int4`, `sign`, `drive`, or with a share of the numbers `top-k 0.01` or `ternary 0.01` (strategies/codecs).
+    """
+
+    up: str = "raw"
+    """From the clients."""
+    down: str = "raw"
+    """To the clients. With a codec a client gets the changes it has missed, or a copy if that is less; all clients know
+    the initial values from the seed."""
+    error_decay: float = Field(1.0, ge=0, le=1)
+    """What a client's codec has left out (`top-k`, `ternary`, `sign`) is added to its next change, multiplied by this
+    for every round in between."""
+
+
+class ServerConfig(Group):
+    """What the server does with the average of a round (FedOpt: Reddi et al., arXiv 2003.00295).
+
+    The average minus the shared tensors, Δ, takes the place of a gradient.
+    """
+
+    optimizer: Literal["none", "momentum", "nesterov", "adam", "yogi"] = "none"
+    """`none`: the average is the new value (FedAvg)."""
+    lr: float = Field(1.0, gt=0)
+    """Length of a step: of Δ for momentum, of each number for Adam and Yogi."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """β₁, that of Δ."""
+    beta2: float = Field(0.99, ge=0, lt=1)
+    """β₂, that of Δ², for Adam and Yogi."""
+    tau: float = Field(1e-3, gt=0)
+    """Added to √v: steps are not longer than `lr` where Δ is much larger, and proportional to Δ where it is smaller."""

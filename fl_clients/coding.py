@@ -1,0 +1,87 @@
+"""A client's side of coded messages: reads what the server sent, writes the change that its training made."""
+
+from functools import cached_property
+
+from configs.schema import RunConfig
+from configs.seeds import derive_seed
+from strategies.codecs import Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
+from strategies.method import BackboneShape, Method, Tensors, travelling
+from strategies.wire import Payload
+
+REFERENCE, LEFT_OUT = "kept_reference.", "private_left_out."
+"""Prefixes in the client's store: the server's tensors that it holds, and what its codec has not sent yet."""
+
+
+class ClientCoding:
+    """The codecs of one run; with `raw` both ways, tensors pass as they are."""
+
+    def __init__(self, config: RunConfig, method: Method, backbone: BackboneShape) -> None:
+        """Set up the codecs that the config names."""
+        self._config, self._method, self._backbone = config, method, backbone
+        self._up, self._down = codecs_of(config.wire.up, config.wire.down, method)
+
+    def receive(self, payload: Payload, store: Tensors, last_turn: int) -> tuple[Tensors, Tensors]:
+        """Read the shared tensors of a message.
+
+        Args:
+            payload: What the server sent; empty in an opening round.
+            store: What this client keeps since `last_turn`; empty for a newcomer.
+            last_turn: The last round in which the server counted its update; −1 if none.
+
+        Returns:
+            The shared tensors, and what to keep for the next message.
+
+        Raises:
+            ValueError: A blob cannot be read, or does not follow what the client holds.
+        """
+        if self._down is None:
+            opening = not payload.tensors and self._up is not None
+            return self._method.from_wire(self._start) if opening else payload.tensors, {}
+        held = _taken(store, REFERENCE)
+        known = Reference(last_turn, held) if held else Reference(0, self._start)
+        reference = known.receive(self._down, payload.blobs)
+        return self._method.from_wire(reference.tensors), _prefixed(reference.tensors, REFERENCE)
+
+    def reply(
+        self, trained: Tensors, received: Tensors, store: Tensors, turn: tuple[int, int], user_id: str
+    ) -> tuple[Payload, Tensors]:
+        """Write what training changed.
+
+        Args:
+            trained: The tensors after training.
+            received: Those before, as `receive` returned them.
+            store: What this client keeps since its last turn.
+            turn: This round, and the round of the last turn (−1 if none).
+            user_id: For the seed.
+
+        Returns:
+            The payload, and what to keep for the next message: what the codec left out.
+        """
+        if self._up is None:
+            return Payload(trained), {}
+        number, last = turn
+        change = minus(self._method.to_wire(trained), self._method.to_wire(received))
+        if owed := _taken(store, LEFT_OUT):
+            decay = self._config.wire.error_decay ** (number - last - 1)
+            change = plus(change, {name: decay * value for name, value in owed.items()})
+        layout = Reference(0, change).layout
+        seed = derive_seed(self._config.seed, "wire", "up", number, user_id)
+        blob = write_blob(self._up, layout, change, number, seed)
+        payload = Payload({}, blobs={change_name(number): blob})
+        if not self._up.feedback:
+            return payload, {}
+        return payload, _prefixed(minus(change, read_blob(self._up, layout, blob, number)), LEFT_OUT)
+
+    @cached_property
+    def _start(self) -> Tensors:
+        """The initial values in wire form, which every client knows from the seed."""
+        return self._method.to_wire(travelling(self._method.server_init(self._backbone)))
+
+
+def _prefixed(tensors: Tensors, prefix: str) -> Tensors:
+    # Copies: what is stored may not share memory with what a method keeps.
+    return {f"{prefix}{name}": value.clone() for name, value in tensors.items()}
+
+
+def _taken(store: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in store.items() if name.startswith(prefix)}

@@ -1,0 +1,122 @@
+"""The server's side of coded messages: writes each client what it has missed, reads the changes that come back."""
+
+from dataclasses import replace
+
+import torch
+
+from configs.schema import RunConfig
+from configs.seeds import derive_seed
+from fl_server.record.reply import ClientReply
+from strategies.codecs import Layout, Reference, change_name, codecs_of, copy_name, minus, plus, read_blob
+from strategies.method import Method, Tensors, travelling
+from strategies.wire import Payload
+
+_REFERENCE, _CHANGE, _VERSION = "wire.reference.", "wire.change.", "wire.version"
+
+
+class ServerCoding:
+    """The codecs of one run; with `raw` both ways, tensors pass as they are.
+
+    A round's change leads from what clients hold, not from what the server held, to the server's tensors. So what a
+    codec left out in one round is part of the next round's change.
+    """
+
+    def __init__(self, config: RunConfig, method: Method, checkpoint: Tensors) -> None:
+        """Continue from a checkpoint's tensors, or begin with the initial ones."""
+        self._seed, self._method = config.seed, method
+        self._starts_elsewhere = bool(config.start_from)
+        self._up, self._down = codecs_of(config.wire.up, config.wire.down, method)
+        held = {name.removeprefix(_REFERENCE): v for name, v in checkpoint.items() if name.startswith(_REFERENCE)}
+        # The tensors of another run are not known from the seed: clients get a copy.
+        self._reference = Reference(int(checkpoint.get(_VERSION, self._starts_elsewhere)), held)
+        if self._down is not None and not held:
+            self._reference = replace(self._reference, tensors=method.to_wire(travelling(checkpoint)))
+        changes = {name.removeprefix(_CHANGE): v for name, v in checkpoint.items() if name.startswith(_CHANGE)}
+        self._changes = {int(version): value.numpy().tobytes() for version, value in changes.items()}
+
+    def advance(self, version: int, state: Tensors) -> None:
+        """Write the change that leads to a version, unless it is written already, or the state never changes.
+
+        Args:
+            version: The round in which it is sent.
+            state: The server's tensors.
+        """
+        if self._down is None or self._starts_elsewhere or version <= self._reference.version:
+            return
+        seed = derive_seed(self._seed, "wire", "down", version)
+        change = self._reference.write_change(self._down, self._method.to_wire(travelling(state)), seed)
+        name = change_name(version)
+        self._reference = self._reference.receive(self._down, {name: change})
+        self._changes[version] = change
+        # Whoever lacks changes that together are longer than a copy gets a copy.
+        while sum(map(len, self._changes.values())) > len(self._reference.write_copy()):
+            del self._changes[min(self._changes)]
+
+    def payload(self, state: Tensors, user: int | None, last_turn: int = 0) -> Payload:
+        """Return what a client is sent.
+
+        Args:
+            state: The server's tensors.
+            user: Partition id; None is a newcomer.
+            last_turn: The last round in which its update was counted, from which it has kept what it received; else 0.
+        """
+        if self._down is None:
+            return Payload(self._plain(state, user))
+        version = self._reference.version
+        missing = range(max(last_turn, 0) + 1, version + 1)
+        if all(number in self._changes for number in missing):
+            return Payload({}, blobs={change_name(number): self._changes[number] for number in missing})
+        return Payload({}, blobs={copy_name(version): self._reference.write_copy()})
+
+    def newcomers_tensors(self, state: Tensors) -> Tensors:
+        """Return the tensors that a newcomer has after decoding."""
+        if self._down is None:
+            return self._plain(state, None)
+        return self._method.from_wire(self._reference.tensors)
+
+    def decoded(self, reply: ClientReply, state: Tensors, version: int) -> ClientReply:
+        """Return a reply with the client's tensors, or with a fault if its change cannot be read.
+
+        A client's change is added to the server's tensors, which with a codec down are not quite what it received.
+
+        Args:
+            reply: The reply.
+            state: The server's tensors.
+            version: The round.
+        """
+        if (self._up is None and self._down is None) or not reply.report:
+            return reply
+        try:
+            base = self._method.to_wire(travelling(state))
+            shared = self._method.from_wire(plus(base, self._change(reply, Layout.of(base), version)))
+        except (ValueError, KeyError, RuntimeError) as error:
+            fault = f"its change cannot be read: {error}"
+            return replace(reply, shared={}, blobs={}, report=None, fault=fault)
+        return replace(reply, shared=shared, blobs={})
+
+    def saved(self) -> Tensors:
+        """Return what a checkpoint needs."""
+        if self._down is None:
+            return {}
+        changes = {
+            f"{_CHANGE}{version}": torch.frombuffer(bytearray(change), dtype=torch.uint8)
+            for version, change in self._changes.items()
+        }
+        # A checkpoint's tensors may not share memory with the state's.
+        held = {f"{_REFERENCE}{name}": value.clone() for name, value in self._reference.tensors.items()}
+        return changes | held | {_VERSION: torch.tensor(self._reference.version)}
+
+    def _plain(self, state: Tensors, user: int | None) -> Tensors:
+        # With `start_from`, the state already is what newcomers are sent.
+        return state if self._starts_elsewhere else self._method.server_send(state, user)
+
+    def _change(self, reply: ClientReply, layout: Layout, version: int) -> Tensors:
+        if self._up is not None:
+            if set(reply.blobs) != {change_name(version)} or reply.shared:
+                raise ValueError(f"expected one array '{change_name(version)}'")
+            return read_blob(self._up, layout, reply.blobs[change_name(version)], version)
+        trained = self._method.to_wire(reply.shared)
+        if Layout.of(trained) != layout:
+            raise ValueError("its tensors have other names or shapes than those sent out")
+        received = self._method.from_wire(self._reference.tensors)
+        return minus(trained, self._method.to_wire(received))

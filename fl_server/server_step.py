@@ -1,0 +1,42 @@
+"""The step that the server takes from its tensors towards a round's average (`server.optimizer`)."""
+
+from configs.exchange import ServerConfig
+from strategies.aggregation.optimizers import ServerOptimizer
+from strategies.codecs import minus, plus
+from strategies.method import Method, Tensors, travelling
+
+_MEMORY = "optimizer."
+
+
+class ServerStep:
+    """A server optimiser and its memory; without one, the average is the next state."""
+
+    def __init__(self, config: ServerConfig, method: Method, checkpoint: Tensors) -> None:
+        """Continue from a checkpoint's tensors."""
+        self._method = method
+        self._optimizer = None
+        if config.optimizer != "none":
+            self._optimizer = ServerOptimizer(config.optimizer, config.lr, config.momentum, config.beta2, config.tau)
+        self._memory = {
+            name.removeprefix(_MEMORY): value for name, value in checkpoint.items() if name.startswith(_MEMORY)
+        }
+
+    def apply(self, before: Tensors, average: Tensors) -> Tensors:
+        """Return the next state: the average's, with the shared tensors that the optimiser chooses.
+
+        Δ is taken in wire form (R, D, b for a shift), and what a method promises, such as RRᵀ = I, holds afterwards.
+
+        Args:
+            before: The state that the round started from.
+            average: The state that the aggregator returned.
+        """
+        if self._optimizer is None:
+            return average
+        begin = self._method.to_wire(travelling(before))
+        change = minus(self._method.to_wire(travelling(average)), begin)
+        step, self._memory = self._optimizer.step(change, self._memory)
+        return average | self._method.from_wire(plus(begin, step))
+
+    def saved(self) -> Tensors:
+        """Return what a checkpoint needs."""
+        return {f"{_MEMORY}{name}": value for name, value in self._memory.items()}

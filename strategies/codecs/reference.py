@@ -1,0 +1,86 @@
+"""What both sides of a coded exchange hold: shared tensors in wire form, to which changes are added."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from strategies.codecs.blob import Layout, MalformedBlob, read_blob, write_blob
+from strategies.codecs.codec import Codec, find_codec
+from strategies.method import Method, Tensors
+
+_CHANGE, _COPY = "shared_change", "shared_copy"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Shared tensors in wire form (`Method.to_wire`) at a version: the round in which they are sent, 0 at the start."""
+
+    version: int
+    tensors: Tensors
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes."""
+        return Layout.of(self.tensors)
+
+    def write_change(self, codec: Codec, to: Tensors, seed: int) -> bytes:
+        """Return the change from this version to the values `to` of the next one."""
+        return write_blob(codec, self.layout, minus(to, self.tensors), self.version + 1, seed)
+
+    def write_copy(self) -> bytes:
+        """Return all values, exactly."""
+        return write_blob(find_codec("fp32"), self.layout, self.tensors, self.version, 0)
+
+    def receive(self, codec: Codec, blobs: Mapping[str, bytes]) -> "Reference":
+        """Return the version that a message leads to.
+
+        Args:
+            codec: How changes are written.
+            blobs: A copy, or every change since this version.
+
+        Raises:
+            MalformedBlob: A change is missing, or a blob cannot be read.
+        """
+        current = self
+        for number, name in sorted((_version_in(name), name) for name in blobs):
+            if name == copy_name(number):
+                values = read_blob(find_codec("fp32"), self.layout, blobs[name], number)
+            elif name == change_name(number) and number == current.version + 1:
+                values = plus(current.tensors, read_blob(codec, self.layout, blobs[name], number))
+            else:
+                raise MalformedBlob(f"'{name}' does not follow version {current.version}")
+            current = Reference(number, values)
+        return current
+
+
+def codecs_of(up: str, down: str, method: Method) -> tuple[Codec | None, Codec | None]:
+    """Return the codecs of a config's `wire`; None for `raw`, and for a method without stage 1, which sends nothing."""
+    silent = method.first_round is None
+    first, second = (None if silent or name == "raw" else find_codec(name) for name in (up, down))
+    return first, second
+
+
+def change_name(version: int) -> str:
+    """Return the name of the blob with the change that leads to a version."""
+    return f"{_CHANGE}.{version}"
+
+
+def copy_name(version: int) -> str:
+    """Return the name of the blob with all values of a version."""
+    return f"{_COPY}.{version}"
+
+
+def plus(values: Tensors, change: Tensors) -> Tensors:
+    """Return values + change, by name."""
+    return {name: value + change[name] for name, value in values.items()}
+
+
+def minus(values: Tensors, others: Tensors) -> Tensors:
+    """Return values − others, by name."""
+    return {name: value - others[name] for name, value in values.items()}
+
+
+def _version_in(name: str) -> int:
+    number = name.rpartition(".")[2]
+    if not number.isdecimal():
+        raise MalformedBlob(f"'{name}' names no version")
+    return int(number)

@@ -1,0 +1,233 @@
+"""Coded messages between a server and its clients, without Flower and without training."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from configs.schema import RunConfig
+from fl_clients.coding import LEFT_OUT, ClientCoding
+from fl_server.coding import ServerCoding
+from fl_server.record.reply import ClientReply
+from strategies.codecs import change_name, copy_name
+from strategies.method import BackboneShape, Tensors
+from strategies.perfit import PerFit
+from strategies.wire import ClientReport, Payload
+from tests.conftest import tiny_config
+
+SHAPE = BackboneShape(hidden=64, blocks=4, parameters=0)
+METHOD = PerFit([1, 3], "all", 4, 2, False, "mean", 0)
+START = METHOD.server_init(SHAPE)
+REPORT = ClientReport(
+    examples=1, steps=1, loss_first=1, loss_last=1, wall_s=0, ended_at=0, partition_name="cpu", peak_memory_bytes=0
+)
+
+
+def config(**wire: object) -> RunConfig:
+    return tiny_config(*(f"wire.{key}={value}" for key, value in wire.items()))
+
+
+def trained(shared: Tensors, seed: int) -> Tensors:
+    """Return a client's tensors after a training that moves all of R, D and b, with RRᵀ = I."""
+    generator = torch.Generator().manual_seed(seed)
+    coded = METHOD.to_wire(shared)
+    return METHOD.from_wire({k: v + 0.05 * torch.randn(v.shape, generator=generator) for k, v in coded.items()})
+
+
+def distance(tensors: Tensors, others: Tensors) -> float:
+    """The longest difference in wire form, which is that of the functions."""
+    ours, theirs = METHOD.to_wire(tensors), METHOD.to_wire(others)
+    return max(float((ours[name] - theirs[name]).norm()) for name in ours)
+
+
+def reply(user: int, payload: Payload) -> ClientReply:
+    return ClientReply(user, payload.tensors, REPORT, {}, blobs=payload.blobs)
+
+
+def exchange(settings: RunConfig, rounds: int, cohorts: list[list[int]]) -> tuple[ServerCoding, Tensors, list[Payload]]:
+    """Run rounds in which every client of a cohort moves and the server takes the mean in wire form."""
+    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
+    state, stores, turns, sent = START, dict[int, Tensors](), dict[int, int](), []
+    for number in range(1, rounds + 1):
+        server.advance(number, state)
+        found = []
+        for user in cohorts[number - 1]:
+            last = turns.get(user, -1)
+            payload = server.payload(state, user, max(last, 0))
+            store = stores.get(user, {})
+            shared, held = client.receive(payload, store, last)
+            answer, owed = client.reply(trained(shared, 100 * number + user), shared, store, (number, last), str(user))
+            stores[user], turns[user] = held | owed, number
+            sent += [payload, answer]
+            decoded = server.decoded(reply(user, answer), state, number)
+            assert decoded.fault is None
+            found.append(METHOD.to_wire(decoded.shared))
+        mean = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+        state = METHOD.from_wire(mean)
+    return server, state, sent
+
+
+def test_raw_messages_are_the_tensors_themselves() -> None:
+    server, client = ServerCoding(config(), METHOD, START), ClientCoding(config(), METHOD, SHAPE)
+    payload = server.payload(START, 0)
+    assert payload.tensors.keys() == START.keys()
+    assert not payload.blobs
+    shared, held = client.receive(payload, {}, -1)
+    assert (shared, held) == (payload.tensors, {})
+    answer, owed = client.reply(trained(shared, 1), shared, {}, (1, -1), "u")
+    back = server.decoded(reply(0, answer), START, 1)
+    assert back.shared is answer.tensors
+    assert owed == {}
+
+
+def test_exact_codecs_change_nothing_beyond_rounding() -> None:
+    cohorts = [[0, 1], [1, 2], [0, 2]]
+    _, plain, _ = exchange(config(), 3, cohorts)
+    for up, down in (("fp32", "fp32"), ("fp32", "raw"), ("raw", "fp32")):
+        _, coded, _ = exchange(config(up=up, down=down), 3, cohorts)
+        assert distance(plain, coded) < 1e-5, (up, down)
+
+
+@pytest.mark.parametrize("codec", ["int4", "top-k 0.3", "ternary 0.3", "sign", "drive"])
+def test_decoded_tensors_keep_what_the_method_promises(codec: str) -> None:
+    server, state, _ = exchange(config(up=codec, down=codec), 3, [[0, 1], [1, 2], [0, 2]])
+    for tensors in (state, server.newcomers_tensors(state)):
+        for name, R in tensors.items():
+            if name.endswith(".R"):
+                assert torch.allclose(R @ R.T, torch.eye(len(R)), atol=1e-5)
+    assert server.newcomers_tensors(state).keys() == START.keys()
+
+
+def test_a_client_gets_the_changes_it_has_missed_or_a_copy_if_that_is_less() -> None:
+    _, _, sent = exchange(config(down="int4"), 5, [[0], [0], [1], [1], [0]])
+    names = [list(payload.blobs) for payload in sent[::2]]
+    assert names == [
+        [change_name(1)],
+        [change_name(2)],
+        [change_name(1), change_name(2), change_name(3)],
+        [change_name(4)],
+        [change_name(3), change_name(4), change_name(5)],
+    ]
+    _, _, sent = exchange(config(down="fp32"), 3, [[0], [0], [1]])
+    assert [list(payload.blobs) for payload in sent[::2]] == [[change_name(1)], [change_name(2)], [copy_name(3)]]
+
+
+def test_what_the_downlink_left_out_comes_later() -> None:
+    # Nothing changes after round 1, so the clients' tensors approach the server's.
+    settings = config(down="top-k 0.1")
+    server, goal = ServerCoding(settings, METHOD, START), trained(START, 1)
+    gaps = []
+    for version in range(1, 25):
+        server.advance(version, goal)
+        gaps.append(distance(server.newcomers_tensors(goal), goal))
+    assert gaps[0] > 0.1
+    assert gaps[-1] < 0.01 * gaps[0]
+
+
+@pytest.mark.parametrize("codec", ["top-k 0.1", "ternary 0.1", "sign"])
+def test_the_decoded_changes_and_the_rest_are_all_changes(codec: str) -> None:
+    settings = config(up=codec)
+    client, server = ClientCoding(settings, METHOD, SHAPE), ServerCoding(settings, METHOD, START)
+    base = METHOD.to_wire(START)
+    decoded, changes, store = {n: torch.zeros_like(v) for n, v in base.items()}, dict[str, torch.Tensor](), {}
+    changes = {name: torch.zeros_like(value) for name, value in base.items()}
+    for number in range(1, 11):
+        after = trained(START, number)
+        answer, store = client.reply(after, START, store, (number, number - 1), "u")
+        blob = server._change(reply(0, answer), client_layout(), number)
+        for name in base:
+            decoded[name] += blob[name]
+            changes[name] += METHOD.to_wire(after)[name] - base[name]
+    for name in base:
+        assert torch.allclose(decoded[name] + store[f"{LEFT_OUT}{name}"], changes[name], atol=1e-6)
+
+
+def client_layout() -> object:
+    from strategies.codecs import Layout
+
+    return Layout.of(METHOD.to_wire(START))
+
+
+def test_the_rest_is_forgotten_at_the_rate_of_the_config() -> None:
+    client = ClientCoding(config(up="top-k 0.1", error_decay=0.5), METHOD, SHAPE)
+    owed = {f"{LEFT_OUT}{name}": torch.ones_like(value) for name, value in METHOD.to_wire(START).items()}
+    # Two rounds were missed, and training changed nothing: a quarter of what was owed is owed now.
+    answer, left = client.reply(START, START, owed, (5, 2), "u")
+    sent = ServerCoding(config(up="top-k 0.1"), METHOD, START)._change(reply(0, answer), client_layout(), 5)
+    for name, value in sent.items():
+        assert torch.allclose(value + left[f"{LEFT_OUT}{name}"], torch.full_like(value, 0.25), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda blob: blob[:-1], "checksum"),
+        (lambda blob: blob[:2] + b"\x07" + blob[3:], "version is 7"),
+        (lambda _blob: b"", "less than a header"),
+    ],
+)
+def test_a_damaged_change_costs_its_sender(damage: object, fault: str) -> None:
+    assert callable(damage)
+    settings = config(up="int8")
+    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
+    answer, _ = client.reply(trained(START, 1), START, {}, (1, -1), "u")
+    (name, blob), *_ = answer.blobs.items()
+    bad = server.decoded(reply(3, Payload({}, {name: damage(blob)})), START, 1)
+    assert bad.report is None
+    assert fault in str(bad.fault)
+    for wrong in (Payload(trained(START, 1)), Payload({}, {change_name(2): blob}), Payload({})):
+        assert "expected one array 'shared_change.1'" in str(server.decoded(reply(3, wrong), START, 1).fault)
+
+
+def test_tensors_of_other_shapes_cost_their_sender() -> None:
+    server = ServerCoding(config(down="int8"), METHOD, START)
+    server.advance(1, START)
+    shared = {name: value[:1] for name, value in START.items()}
+    assert "other names or shapes" in str(server.decoded(reply(0, Payload(shared)), START, 1).fault)
+
+
+def test_a_change_that_does_not_follow_is_refused_by_the_client() -> None:
+    server, client = ServerCoding(config(down="int8"), METHOD, START), ClientCoding(config(down="int8"), METHOD, SHAPE)
+    for version in (1, 2):
+        server.advance(version, trained(START, version))
+    payload = server.payload(START, 0, 1)
+    with pytest.raises(ValueError, match=r"'shared_change\.2' does not follow version 0"):
+        client.receive(payload, {}, -1)
+
+
+def test_a_resumed_server_goes_on_with_the_same_bits() -> None:
+    settings = config(up="int4", down="ternary 0.1")
+    server, state, _ = exchange(settings, 3, [[0], [1], [0]])
+    again = ServerCoding(settings, METHOD, state | server.saved())
+    for one in (server, again):
+        one.advance(4, trained(state, 9))
+    ours, theirs = server.payload(state, 1, 2), again.payload(state, 1, 2)
+    assert ours.blobs == theirs.blobs
+    assert list(ours.blobs) == [change_name(3), change_name(4)]
+
+
+def test_newcomers_to_another_runs_tensors_get_a_copy() -> None:
+    settings = config(down="int8").model_copy(update={"start_from": "other"})
+    goal = trained(START, 1)
+    server, client = ServerCoding(settings, METHOD, goal), ClientCoding(settings, METHOD, SHAPE)
+    server.advance(9, goal)
+    payload = server.payload(goal, None)
+    assert list(payload.blobs) == [copy_name(1)]
+    shared, _ = client.receive(payload, {}, -1)
+    assert distance(shared, goal) < 1e-5
+
+
+def test_an_opening_round_is_coded_against_the_start() -> None:
+    settings = config(up="fp32", down="int8")
+    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
+    shared, held = client.receive(Payload({}), {}, -1)
+    assert distance(shared, START) < 1e-5
+    after = trained(START, 1)
+    answer, _ = client.reply(after, shared, held, (0, -1), "u")
+    assert distance(server.decoded(reply(0, answer), START, 0).shared, after) < 1e-5
+
+
+def test_failed_clients_pass_through() -> None:
+    server = ServerCoding(config(up="int8"), METHOD, START)
+    failed = replace(reply(0, Payload({})), report=None, error="Traceback")
+    assert server.decoded(failed, START, 1) is failed

@@ -1,0 +1,155 @@
+"""Codecs and server optimisers through whole federations."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from fl_clients.coding import ClientCoding
+from fl_server.record.schema import RunRecord, read_run
+from simulations.cli.main import app
+from simulations.run.simulate import simulate
+from strategies.codecs import HEADER_BYTES, find_codec
+from strategies.method import Tensors
+from strategies.wire import Payload
+from tests.conftest import TINY, tiny_config
+
+pytestmark = pytest.mark.integration
+LORA = ("settings.rank=2", "settings.alpha=4")
+METHODS = ["perfit", "reft-c", "lora-c", "oppu", "ffa-lora", "fedsa-lora", "fdlora"]
+APART = ["flora", "fedex-lora", "fedreft"]
+
+
+def run(folder: Path, *words: str, method: str = "perfit") -> RunRecord:
+    settings = LORA if "lora" in method or method == "oppu" else ()
+    return simulate(tiny_config(f"method={method}", "rounds=3", *settings, *words), "run", folder, overwrite=True)
+
+
+def rows(folder: Path, phase: str, direction: str) -> list[dict[str, object]]:
+    table = pq.read_table(folder / "run" / "ledger.parquet").to_pylist()
+    return [row for row in table if (row["phase"], row["direction"]) == (phase, direction)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_with_one_shared_state_takes_codecs(method: str, tmp_path: Path) -> None:
+    raw = run(tmp_path, method=method)
+    coded = run(tmp_path, "wire.up=int4", "wire.down=int8", method=method)
+    assert coded.status == "completed"
+    assert coded.bytes.payload_up < raw.bytes.payload_up / 4
+    assert coded.bytes.payload_down < raw.bytes.payload_down / 1.5
+    assert {row["codec"] for row in rows(tmp_path, "train", "up")} == {"int4"}
+
+
+@pytest.mark.parametrize("method", APART)
+def test_methods_that_keep_clients_apart_refuse_codecs_and_optimisers_by_name(method: str, tmp_path: Path) -> None:
+    for words in ("wire.up=int4", "wire.down=fp16", "server.optimizer=adam"):
+        with pytest.raises(InputError, match=f"{words.split('=')[0]}='.*': {method} keeps clients' updates separate"):
+            run(tmp_path, words, method=method)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_that_sends_nothing_ignores_codecs(tmp_path: Path) -> None:
+    plain = run(tmp_path, method="lora-p")
+    assert run(tmp_path, "wire.up=int4", "wire.down=int4", method="lora-p").metrics == plain.metrics
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("wire.up=int5", "wire.up='int5': expected raw, fp32"),
+        ("wire.down=top-k 7", "wire.down='top-k 7': expected a share of the numbers above 0 and at most 1"),
+        ("wire.error_decay=2", "wire.error_decay"),
+        ("server.optimizer=sgd", "server.optimizer"),
+        ("server.lr=0", "server.lr"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(words: str, message: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["simulate", *TINY, words, "--results", str(tmp_path), "--name", "run"])
+    assert message in str(done.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_exact_codec_gives_the_same_answers(tmp_path: Path) -> None:
+    raw = run(tmp_path)
+    before = load_file(tmp_path / "run" / "shared.safetensors")
+    coded = run(tmp_path, "wire.up=fp32", "wire.down=fp32")
+    after = load_file(tmp_path / "run" / "shared.safetensors")
+    assert all(torch.allclose(value, after[name], atol=1e-5) for name, value in before.items())
+    assert coded.metrics == raw.metrics
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8", "int4", "sign", "drive", "top-k 0.1", "ternary 0.1"])
+def test_messages_are_a_header_and_what_the_codec_writes(codec: str, tmp_path: Path) -> None:
+    run(tmp_path, f"wire.up={codec}")
+    # Per site R and D [4, 16] of the collective and [2, 16] of the personal shift, and their b.
+    matrices, vectors = 2 * 2 * (4 + 2) * 16, 2 * (4 + 2)
+    found = rows(tmp_path, "train", "up")
+    assert {row["elements"] for row in found} == {matrices + vectors}
+    # The places of sparse codecs need more or fewer bits.
+    written = len(find_codec(codec).encode(torch.randn(matrices).numpy(), 0))
+    slack = 12 if " " in codec else 0
+    for row in found:
+        assert abs(int(str(row["payload_bytes"])) - (HEADER_BYTES + written + 2 * vectors)) <= slack
+    # One array: its name and wrapper are all that is added, and the report.
+    assert all(int(str(row["message_bytes"])) - int(str(row["payload_bytes"])) < 700 for row in found)
+
+
+def test_a_coded_update_that_is_damaged_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, users = ClientCoding.reply, list[object]()
+
+    def reply(self: ClientCoding, *args: object) -> tuple[Payload, Tensors]:
+        payload, owed = honest(self, *args)  # type: ignore[arg-type]
+        users.append(args[4])
+        if args[4] == users[0] and args[3][0] == 2:  # type: ignore[index]
+            return Payload({}, {name: blob[:-3] for name, blob in payload.blobs.items()}), owed
+        return payload, owed
+
+    monkeypatch.setattr(ClientCoding, "reply", reply)
+    words = ("wire.up=int8", "users.collective=3", "cohort=3", "faults.min_replies=2")
+    record = run(tmp_path, *words)
+    assert record.status == "completed"
+    assert record.left_out == 1
+    clients = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
+    assert [row["round"] for row in clients if "its change cannot be read" in row["status"]] == [2]
+
+
+@pytest.mark.parametrize("rule", ["clip", "median", "trimmed_mean", "krum"])
+def test_robust_rules_judge_decoded_updates(rule: str, tmp_path: Path) -> None:
+    words = ("users.collective=5", "cohort=5", "wire.up=int8", f"robust.rule={rule}")
+    assert run(tmp_path, *words).status == "completed"
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam", "yogi"])
+def test_server_optimisers_keep_rows_orthonormal(optimizer: str, tmp_path: Path) -> None:
+    plain = run(tmp_path)
+    first = load_file(tmp_path / "run" / "shared.safetensors")
+    stepped = run(tmp_path, f"server.optimizer={optimizer}", "server.lr=0.02")
+    tensors = load_file(tmp_path / "run" / "shared.safetensors")
+    R = tensors["shared_collective.1.R"]
+    assert torch.allclose(R @ R.T, torch.eye(len(R)), atol=1e-5)
+    assert not torch.equal(R, first["shared_collective.1.R"])
+    assert stepped.bytes.payload_up == plain.bytes.payload_up
+
+
+def test_momentum_of_zero_and_a_full_step_are_the_average(tmp_path: Path) -> None:
+    run(tmp_path)
+    first = load_file(tmp_path / "run" / "shared.safetensors")
+    run(tmp_path, "server.optimizer=momentum", "server.momentum=0")
+    second = load_file(tmp_path / "run" / "shared.safetensors")
+    assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
+
+
+def test_the_record_holds_what_newcomers_decoded(tmp_path: Path) -> None:
+    run(tmp_path, "wire.down=sign")
+    coded = load_file(tmp_path / "run" / "shared.safetensors")
+    first = read_run(tmp_path / "run").metrics_collective
+    # A newcomer to the finished run starts from those tensors, and answers alike.
+    words = ["rounds=3", f"start_from={tmp_path / 'run'}", "wire.down=sign", "users.overlap=true"]
+    again = simulate(tiny_config(*words), "newcomers", tmp_path)
+    assert again.metrics_collective == first
+    copied = load_file(tmp_path / "newcomers" / "shared.safetensors")
+    assert all(torch.allclose(value, copied[name], atol=1e-5) for name, value in coded.items())
