@@ -82,12 +82,15 @@ def method_search(method: str) -> Table:
 
 
 def _method_preset(method: str) -> Table:
+    known = sorted(path.stem for path in (CONFIGS / "methods").glob("*.toml"))
     if method.endswith(".toml"):
         preset = read_toml(Path(method))
-        if ":" not in str(preset.get("method")):
-            raise InputError(f'{method}: expected it to set method = "module:Class"')
+        named = str(preset.get("method"))
+        if named in known:  # a variant of a preset
+            return _merge(_method_preset(named), {key: value for key, value in preset.items() if key != "method"})
+        if ":" not in named:
+            raise InputError(f'{method}: expected it to set method = "module:Class", or a preset such as "perfit"')
         return preset
-    known = sorted(path.stem for path in (CONFIGS / "methods").glob("*.toml"))
     if method not in known:
         raise InputError(
             f"method: unknown method '{method}'{nearest(method, known)} "

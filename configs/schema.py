@@ -32,6 +32,9 @@ class UsersConfig(_Group):
     """Users who are personalised and evaluated (stage 2); unseen in stage 1."""
     reserved: int = Field(0, ge=0)
     """Users left out who would be targets, so that a search for settings does not see users evaluated later."""
+    held_out: int = Field(0, ge=0)
+    """Collective users, the last ones, who do not train: their questions judge the shared tensors, before stage 1, at
+    every midway evaluation and at the end."""
     source: str = "synthetic"
     """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
     select: Literal["random", "paper", "listed"] = "random"
@@ -235,6 +238,9 @@ class RunConfig(_Group):
     """Rounds of stage 1."""
     cohort: int = Field(8, ge=1)
     """Collective users per round."""
+    keep: Literal["last", "best"] = "last"
+    """Which shared tensors stage 1 ends with. `best`: those of the round with the best main metric on the
+    `users.held_out`, or the initial ones, with which every method is the bare backbone, if no round was better."""
     aggregation: str = "mean"
     """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/shifts/averages.py)."""
     sites: list[int] | str = Field([10, 12])
@@ -269,8 +275,12 @@ class RunConfig(_Group):
     def _fit_together(self) -> "RunConfig":
         if self.faults.min_replies and self.faults.min_replies > self.cohort:
             raise ValueError(f"faults.min_replies={self.faults.min_replies} is more than cohort={self.cohort}")
-        if self.cohort > self.users.collective:
-            raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}")
+        training = self.users.collective - self.users.held_out
+        if self.cohort > training:
+            besides = f" without users.held_out={self.users.held_out}" if self.users.held_out else ""
+            raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}{besides}")
+        if self.keep == "best" and not self.users.held_out:
+            raise ValueError("keep='best' needs users.held_out, the collective users who judge")
         return self
 
     def method_values(self) -> dict[str, Any]:

@@ -52,6 +52,12 @@ class ServerCoding:
         while sum(map(len, self._changes.values())) > len(self._reference.write_copy()):
             del self._changes[min(self._changes)]
 
+    def begin_anew(self, state: Tensors) -> None:
+        """Take tensors that no change leads to, such as those of an earlier round: everybody gets a copy."""
+        if self._down is not None:
+            self._reference = Reference(self._reference.version + 1, self._method.to_wire(travelling(state)))
+            self._changes = {}
+
     def payload(self, state: Tensors, user: int | None, last_turn: int = 0) -> Payload:
         """Return what a client is sent.
 

@@ -1,11 +1,9 @@
 """One federated run: base evaluation, the rounds of stage 1, stage 2. Its core is `FederatedRun._train_round`."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -19,10 +17,10 @@ from configs.import_path import read_import_path
 from configs.load import read_resolved
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from fl_server.best_round import BestRound
 from fl_server.coding import ServerCoding
 from fl_server.exchange import Clients, ClientTask
 from fl_server.record.complete import complete_record
-from fl_server.record.reply import ClientReply
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
@@ -30,13 +28,12 @@ from fl_server.server_step import ServerStep
 from fl_server.simulated_devices import DeviceTask, device_model
 from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
+from fl_server.user_tasks import UserTasks
 from strategies.loading import load_method
 from strategies.method import Method, Tensors
 from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool
 from strategies.wire import Payload, Phase
-
-Point = TypeVar("Point", bound=StrEnum)
 
 
 class FederatedRun:
@@ -64,8 +61,11 @@ class FederatedRun:
         patience = faults.client_seconds if real else None
         self.clients = Clients(grid, self.writer.ledger, faults.retries, self._note_retry, patience)
         self.devices = device_model(self.config.devices, self.config.seed)
+        self.tasks = UserTasks(self.clients, self.writer, self.devices)
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
+        self.judges = list(range(users.collective - users.held_out, users.collective))
+        self.best = BestRound(checkpoint)
 
     def complete(self) -> None:
         """Run from the checkpoint to the end.
@@ -93,7 +93,7 @@ class FederatedRun:
             check_versions(answers)
             write_users_table(self.folder, read_run(self.folder), answers)
         self.examples = {user: answers[user].history + answers[user].queries for user in range(users.collective)}
-        trainable = [user for user, count in self.examples.items() if count]
+        trainable = [user for user, count in self.examples.items() if count and user not in self.judges]
         if len(trainable) < self.config.cohort:
             raise RunFailed(
                 f"cohort={self.config.cohort}: only {len(trainable)} collective users have an example to train on"
@@ -104,10 +104,11 @@ class FederatedRun:
         """Evaluate the bare backbone, unless the checkpoint has its metrics."""
         if self.writer.checkpoint.metrics_base is None:
             task = ClientTask(0, Phase.EVALUATE, None, lambda _user: {"point": str(EvaluationPoint.BASE)})
-            found = self._ask_targets(task, [EvaluationPoint.BASE, *Baseline])
+            found = self.tasks.statistics(task, self.targets, [EvaluationPoint.BASE, *Baseline])
             scores = {str(point): metrics(pool(users)) for point, users in found.items()}
             base = scores.pop(EvaluationPoint.BASE)
             baselines = {name: values for name, values in scores.items() if values}
+            self._judge(0, EvaluationPoint.BASE)
             self._commit(metrics_base=base, baselines=baselines)
 
     def _train_collective(self, trainable_users: list[int]) -> None:
@@ -120,6 +121,8 @@ class FederatedRun:
             self._train_round(number, trainable_users)
         if not self.writer.checkpoint.last_turns:
             raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
+        if self.config.keep == "best":
+            self._keep_best()
 
     def _train_round(self, number: int, trainable_users: list[int]) -> None:
         """One round of federated averaging: sample, collect, aggregate, record, commit."""
@@ -153,7 +156,7 @@ class FederatedRun:
         task = ClientTask(
             number, Phase.TRAIN, send if number else None, lambda user: {"last_turn": last_turns.get(user, -1)}
         )
-        for answer in self._ask(task, cohort):
+        for answer in self.tasks.ask(task, cohort):
             reply = self.coding.decoded(answer, self.state, number)
             updates.add(reply)
             # Only reports stay in memory, and only those of accepted replies.
@@ -193,7 +196,7 @@ class FederatedRun:
             rejection, device = this.rejections.get(user), self.devices.device(user)
             self.writer.client(number, Phase.TRAIN, reply, rejection, device, arrived_at_s)
         if this.averaged:
-            this.figures |= self._evaluate_midway(number)
+            this.figures |= self._evaluate_midway(number) | self._judge(number, EvaluationPoint.COLLECTIVE)
         sent = self.writer.ledger.so_far
         self.writer.round(
             round=number,
@@ -240,49 +243,40 @@ class FederatedRun:
             figures |= {f"{point}.{key}": value for key, value in metrics(pool(users)).items()}
         return figures
 
+    def _judge(self, number: int, point: EvaluationPoint) -> dict[str, float]:
+        """Ask the held-out collective users for the shared tensors' quality, and remember the best state."""
+        last = self.config.rounds
+        if not self.judges or number not in self.config.evaluate.midway_rounds(last) | {0, last}:
+            return {}
+        send = self._send_newcomers(number + 1) if number else None
+        task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(point)})
+        scores = metrics(pool(self.tasks.statistics(task, self.judges, [point])[point]))
+        if not scores:
+            raise RunFailed(f"users.held_out={len(self.judges)}: none of these users has a question")
+        self.best.consider(number, scores, self.state)
+        return {f"held_out.{key}": value for key, value in scores.items()}
+
+    def _keep_best(self) -> None:
+        """Go back to the best state, if it is an earlier one."""
+        if self.best.round != self.writer.checkpoint.round:
+            self.state = self.best.state
+            self.coding.begin_anew(self.state)
+        what = f"round {self.best.round}" if self.best.round else "the initial tensors: no round was better"
+        self.writer.event("note", text=f"keep='best': {what} ({self.best.score:.3f} on held-out users)")
+        self._save_shared(self.config.rounds + 1)
+
     def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
         """Evaluate the target users at the given points; private tensors trained for this are not kept."""
         last = str(points[-1])
-        return self._ask_targets(
-            ClientTask(number, Phase.EVALUATE, self._send_newcomers(number + 1), lambda _user: {"point": last}), points
-        )
+        send = self._send_newcomers(number + 1)
+        task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": last})
+        return self.tasks.statistics(task, self.targets, points)
 
     def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
         """Stage 2: every target user trains its private tensors and is evaluated before and after."""
         rounds = self.config.rounds
         task = ClientTask(rounds, Phase.PERSONALIZE, self._send_newcomers(rounds + 1))
-        return self._ask_targets(task, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
-
-    def _ask_targets(self, task: ClientTask, points: Sequence[Point]) -> dict[Point, list[Statistics]]:
-        """Send a task to the target users, record their replies, and return their statistics in the users' order."""
-        collected: dict[Point, list[Statistics]] = {point: [] for point in points}
-        failed: list[int] = []
-        sizes: dict[str, int] = {}
-        for reply in self._ask(task, self.targets):
-            reply = reply.checked_against(sizes)
-            self.clients.record_message(task.round, task.phase, reply)
-            rejection = f"rejected: {reply.fault}" if reply.fault else None
-            self.writer.client(task.round, task.phase, reply, rejection, self.devices.device(reply.user))
-            if reply.report is None:
-                failed.append(reply.user)
-            for point, users in collected.items():
-                users.append(reply.statistics_at(point))
-        if failed:
-            evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
-            raise RunFailed(
-                f"{task.phase} ({evaluated}): {len(failed)} of {len(self.targets)} clients failed; "
-                f"their tracebacks are in {self.folder / 'errors.jsonl'}"
-            )
-        return collected
-
-    def _ask(self, task: ClientTask, users: list[int]) -> Iterator[ClientReply]:
-        """Send a task to `users`, and write an event for every reply."""
-        self.writer.event("phase", phase=str(task.phase), round=task.round, total=len(users))
-        for reply in self.clients.ask(task, users):
-            yield reply
-            sent = sum(self.writer.ledger.so_far.values())
-            failed = reply.error is not None
-            self.writer.event("client", phase=str(task.phase), user=reply.user, failed=failed, bytes=sent)
+        return self.tasks.statistics(task, self.targets, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
 
     def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
         self.writer.failure(number, phase, user, attempt, error)
@@ -300,4 +294,5 @@ class FederatedRun:
         write_atomic(self.folder / "shared.safetensors", partial(save_file, tensors))
 
     def _commit(self, **done: object) -> None:
-        self.writer.commit(self.state | self.coding.saved() | self.server_step.saved(), **done)
+        kept = self.coding.saved() | self.server_step.saved() | self.best.saved()
+        self.writer.commit(self.state | kept, **done)

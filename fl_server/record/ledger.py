@@ -69,7 +69,7 @@ def total_bytes(folder: Path) -> BytesPart:
     """Sum a gathered ledger.
 
     Up, down and total include every message of the run. The values per client and round are means over the messages of
-    stage 1 without its opening.
+    stage 1 without its opening, the ratios over all arrays that a codec wrote.
     """
     table = pq.read_table(folder / "ledger.parquet")
 
@@ -80,6 +80,11 @@ def total_bytes(folder: Path) -> BytesPart:
         )
         return float(pc.mean(table.filter(chosen)["message_bytes"]).as_py() or 0.0)
 
+    def ratio(direction: Direction) -> float:
+        coded = table.filter(pc.not_equal(table["codec"], "raw"))
+        payload = _add(coded, "payload_bytes", direction)
+        return 4 * _add(coded, "elements", direction) / payload if payload else 1.0
+
     up, down = _add(table, "message_bytes", "up"), _add(table, "message_bytes", "down")
     return BytesPart(
         up=up,
@@ -89,6 +94,8 @@ def total_bytes(folder: Path) -> BytesPart:
         payload_down=_add(table, "payload_bytes", "down"),
         per_client_round_up=mean("up"),
         per_client_round_down=mean("down"),
+        ratio_up=ratio("up"),
+        ratio_down=ratio("down"),
     )
 
 

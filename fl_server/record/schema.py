@@ -49,6 +49,9 @@ class BytesPart(_Part):
     payload_down: int = 0
     per_client_round_up: float = 0.0
     per_client_round_down: float = 0.0
+    ratio_up: float = 1.0
+    """Bytes of the sent numbers as fp32, over those of the arrays that carried them."""
+    ratio_down: float = 1.0
 
 
 class ParamsPart(_Part):

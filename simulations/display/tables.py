@@ -1,5 +1,7 @@
 """Terminal tables of run records, and helpers for all tables."""
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from fl_server.record.schema import AgreementPart, RunRecord
@@ -48,6 +50,8 @@ def quality_table(record: RunRecord) -> Table:
     captions = []
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
+    if record.metrics and _is_worse(record.metrics_collective, record.metrics_base, record.main_metric):
+        captions.append("the collective shift scores below the bare backbone: stage 1 harmed")
     captions += [
         f"the personalised answers score below {BASELINES[name]}, which needs no model"
         for name, values in record.baselines.items()
@@ -55,6 +59,11 @@ def quality_table(record: RunRecord) -> Table:
     ]
     table.caption = "; ".join(captions) or None
     return table
+
+
+def _is_worse(scores: Mapping[str, float], others: Mapping[str, float], metric: str) -> bool:
+    difference = scores[metric] - others[metric]
+    return difference > 0 if metric in LOWER_IS_BETTER else difference < 0
 
 
 def _before_and_after(part: AgreementPart, metric: str) -> str:
@@ -85,7 +94,11 @@ def bytes_table(record: RunRecord) -> Table:
     )
     table.add_row("total", human_bytes(counted.up), human_bytes(counted.down))
     table.add_row("  of which tensors", human_bytes(counted.payload_up), human_bytes(counted.payload_down))
-    table.caption = f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
+    if counted.ratio_up != 1 or counted.ratio_down != 1:
+        table.add_row("  compressed by", f"{counted.ratio_up:.1f} ×", f"{counted.ratio_down:.1f} ×")
+    arrays = (counted.payload_up + counted.payload_down) / 1e6
+    table.caption = f"arrays both ways, FlowerTune's measure: {arrays:,.1f} MB of its 200,000 MB\n"
+    table.caption += f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
     if record.simulated_s is not None:
         table.caption += f"; stage 1 took {record.simulated_s:,.0f} simulated seconds"
     if record.left_out:

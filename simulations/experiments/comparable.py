@@ -24,7 +24,18 @@ _ALIKE = (
     "robust",
 )
 """Config keys in which compared runs must not differ; rounds may, since quality is read at equal bytes."""
-_OWN = ("method", "settings", "sites", "private_sites", "positions", "rank", "local.lr", "personal.lr")
+_OWN = (
+    "method",
+    "settings",
+    "wire",
+    "server",
+    "sites",
+    "private_sites",
+    "positions",
+    "rank",
+    "local.lr",
+    "personal.lr",
+)
 """Config keys, or tables of keys, that define a method."""
 NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
 """Config keys that do not affect results."""

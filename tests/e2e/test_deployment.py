@@ -32,6 +32,8 @@ THREE = [
     "rounds=1",
     "faults.client_seconds=240",
     "faults.retries=0",
+    "wire.up=int4",
+    "wire.down=int8",
 ]
 
 

@@ -31,6 +31,7 @@ from tests.same import assert_same_run
 pytestmark = pytest.mark.integration
 METHODS = ["perfit", "fedsa-lora"]
 _CODED = ["wire.up=top-k 0.1", "wire.down=int4", "server.optimizer=adam", "server.lr=0.02", "local.keep_moments=true"]
+_CODED += ["users.held_out=1", "keep=best"]
 _WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"], "coded": _CODED}
 
 

@@ -1,0 +1,45 @@
+"""The best state of stage 1 so far, by held-out collective users (`keep = "best"`)."""
+
+from collections.abc import Mapping
+
+import torch
+
+from strategies.method import Tensors
+from strategies.metrics.statistics import LOWER_IS_BETTER
+
+_STATE, _SCORE, _ROUND = "best.state.", "best.score", "best.round"
+
+
+class BestRound:
+    """Remembers the state with the best main metric; of equal ones the first."""
+
+    def __init__(self, checkpoint: Tensors) -> None:
+        """Continue from a checkpoint's tensors."""
+        self.round = int(checkpoint.get(_ROUND, -1))
+        """Of the best state; 0: the initial one, with which every method is the bare backbone. −1 before any."""
+        self.score = float(checkpoint.get(_SCORE, 0.0))
+        """Its main metric."""
+        self.state: Tensors = {
+            name.removeprefix(_STATE): value for name, value in checkpoint.items() if name.startswith(_STATE)
+        }
+
+    def consider(self, number: int, scores: Mapping[str, float], state: Tensors) -> None:
+        """Remember a state if it is better.
+
+        Args:
+            number: Its round.
+            scores: The held-out users' metrics, the main one first.
+            state: The server's tensors.
+        """
+        metric, score = next(iter(scores.items()))
+        better = score < self.score if metric in LOWER_IS_BETTER else score > self.score
+        if self.round < 0 or better:
+            self.round, self.score, self.state = number, score, dict(state)
+
+    def saved(self) -> Tensors:
+        """Return what a checkpoint needs."""
+        if self.round < 0:
+            return {}
+        state = {f"{_STATE}{name}": value.clone() for name, value in self.state.items()}
+        score = torch.tensor(self.score, dtype=torch.float64)
+        return state | {_SCORE: score, _ROUND: torch.tensor(self.round)}

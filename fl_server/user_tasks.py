@@ -1,0 +1,58 @@
+"""Tasks for users, recorded: events as replies come, their messages in the ledger, their rows in the tables."""
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from configs.errors import RunFailed
+from fl_server.exchange import Clients, ClientTask
+from fl_server.record.reply import ClientReply
+from fl_server.record.writer import RecordWriter
+from fl_server.simulated_devices import DeviceModel
+from strategies.metrics.points import EvaluationPoint
+from strategies.metrics.statistics import Statistics
+
+Point = TypeVar("Point", bound=StrEnum)
+
+
+class UserTasks:
+    """Asks clients, and writes what they answer to the run record."""
+
+    def __init__(self, clients: Clients, writer: RecordWriter, devices: DeviceModel) -> None:
+        """Bind to a run's clients, record and simulated devices."""
+        self._clients, self._writer, self._devices = clients, writer, devices
+
+    def ask(self, task: ClientTask, users: list[int]) -> Iterator[ClientReply]:
+        """Send a task to `users`, and write an event for every reply; the caller records the messages."""
+        self._writer.event("phase", phase=str(task.phase), round=task.round, total=len(users))
+        for reply in self._clients.ask(task, users):
+            yield reply
+            sent = sum(self._writer.ledger.so_far.values())
+            failed = reply.error is not None
+            self._writer.event("client", phase=str(task.phase), user=reply.user, failed=failed, bytes=sent)
+
+    def statistics(self, task: ClientTask, users: list[int], points: Sequence[Point]) -> dict[Point, list[Statistics]]:
+        """Send a task to users, record their replies, and return their statistics in the users' order.
+
+        Raises:
+            RunFailed: A client failed: every user's answers are needed.
+        """
+        collected: dict[Point, list[Statistics]] = {point: [] for point in points}
+        failed: list[int] = []
+        sizes: dict[str, int] = {}
+        for answer in self.ask(task, users):
+            reply = answer.checked_against(sizes)
+            self._clients.record_message(task.round, task.phase, reply)
+            rejection = f"rejected: {reply.fault}" if reply.fault else None
+            self._writer.client(task.round, task.phase, reply, rejection, self._devices.device(reply.user))
+            if reply.report is None:
+                failed.append(reply.user)
+            for point, found in collected.items():
+                found.append(reply.statistics_at(point))
+        if failed:
+            evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
+            raise RunFailed(
+                f"{task.phase} ({evaluated}): {len(failed)} of {len(users)} clients failed; "
+                f"their tracebacks are in {self._writer.folder / 'errors.jsonl'}"
+            )
+        return collected
