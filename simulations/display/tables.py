@@ -96,9 +96,9 @@ def bytes_table(record: RunRecord) -> Table:
     table.add_row("  of which tensors", human_bytes(counted.payload_up), human_bytes(counted.payload_down))
     if counted.ratio_up != 1 or counted.ratio_down != 1:
         table.add_row("  compressed by", f"{counted.ratio_up:.1f} ×", f"{counted.ratio_down:.1f} ×")
-    arrays = (counted.payload_up + counted.payload_down) / 1e6
-    table.caption = f"arrays both ways, FlowerTune's measure: {arrays:,.1f} MB of its 200,000 MB\n"
-    table.caption += f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
+    # The communication that FlowerTune's leaderboard counts, against a budget of 200,000 MB.
+    table.add_row("tensors, both ways (FlowerTune)", human_bytes(counted.payload_up + counted.payload_down), "")
+    table.caption = f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
     if record.simulated_s is not None:
         table.caption += f"; stage 1 took {record.simulated_s:,.0f} simulated seconds"
     if record.left_out:
