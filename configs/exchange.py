@@ -19,9 +19,13 @@ class WireConfig(Group):
     down: str = "raw"
     """To the clients. With a codec a client gets the changes it has missed, or a copy if that is less; all clients know
     the initial values from the seed."""
+    down_of: Literal["changes", "values"] = "changes"
+    """What the codec writes for clients. `values`: the tensors themselves, for all clients alike; what it leaves out is
+    0 for them, as in FLASC (arXiv 2406.05233)."""
+    feedback: bool = True
+    """Clients add what their codec has left out (`top-k`, `ternary`, `sign`) to their next change."""
     error_decay: float = Field(1.0, ge=0, le=1)
-    """What a client's codec has left out (`top-k`, `ternary`, `sign`) is added to its next change, multiplied by this
-    for every round in between."""
+    """What was left out is multiplied by this for every round in between."""
 
 
 class ServerConfig(Group):

@@ -68,7 +68,7 @@ class ClientCoding:
         seed = derive_seed(self._config.seed, "wire", "up", number, user_id)
         blob = write_blob(self._up, layout, change, number, seed)
         payload = Payload({}, blobs={change_name(number): blob})
-        if not self._up.feedback:
+        if not (self._up.feedback and self._config.wire.feedback):
             return payload, {}
         return payload, _prefixed(minus(change, read_blob(self._up, layout, blob, number)), LEFT_OUT)
 

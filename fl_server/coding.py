@@ -7,7 +7,7 @@ import torch
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from fl_server.record.reply import ClientReply
-from strategies.codecs import Layout, Reference, change_name, codecs_of, copy_name, minus, plus, read_blob
+from strategies.codecs import Layout, Reference, change_name, codecs_of, copy_name, minus, plus, read_blob, values_name
 from strategies.method import Method, Tensors, travelling
 from strategies.wire import Payload
 
@@ -24,6 +24,7 @@ class ServerCoding:
     def __init__(self, config: RunConfig, method: Method, checkpoint: Tensors) -> None:
         """Continue from a checkpoint's tensors, or begin with the initial ones."""
         self._seed, self._method = config.seed, method
+        self._of_values = config.wire.down_of == "values"
         self._starts_elsewhere = bool(config.start_from)
         self._up, self._down = codecs_of(config.wire.up, config.wire.down, method)
         held = {name.removeprefix(_REFERENCE): v for name, v in checkpoint.items() if name.startswith(_REFERENCE)}
@@ -35,7 +36,7 @@ class ServerCoding:
         self._changes = {int(version): value.numpy().tobytes() for version, value in changes.items()}
 
     def advance(self, version: int, state: Tensors) -> None:
-        """Write the change that leads to a version, unless it is written already, or the state never changes.
+        """Write what leads to a version, unless it is written already, or the state never changes.
 
         Args:
             version: The round in which it is sent.
@@ -44,10 +45,14 @@ class ServerCoding:
         if self._down is None or self._starts_elsewhere or version <= self._reference.version:
             return
         seed = derive_seed(self._seed, "wire", "down", version)
-        change = self._reference.write_change(self._down, self._method.to_wire(travelling(state)), seed)
-        name = change_name(version)
-        self._reference = self._reference.receive(self._down, {name: change})
-        self._changes[version] = change
+        goal = self._method.to_wire(travelling(state))
+        if self._of_values:
+            blob, name = self._reference.write_values(self._down, goal, seed), values_name(version)
+            self._changes = {}
+        else:
+            blob, name = self._reference.write_change(self._down, goal, seed), change_name(version)
+        self._reference = self._reference.receive(self._down, {name: blob})
+        self._changes[version] = blob
         # Whoever lacks changes that together are longer than a copy gets a copy.
         while sum(map(len, self._changes.values())) > len(self._reference.write_copy()):
             del self._changes[min(self._changes)]
@@ -69,6 +74,8 @@ class ServerCoding:
         if self._down is None:
             return Payload(self._plain(state, user))
         version = self._reference.version
+        if self._of_values and version in self._changes:
+            return Payload({}, {values_name(version): self._changes[version]})
         missing = range(max(last_turn, 0) + 1, version + 1)
         if all(number in self._changes for number in missing):
             return Payload({}, blobs={change_name(number): self._changes[number] for number in missing})

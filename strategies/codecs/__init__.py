@@ -6,7 +6,15 @@ puts a message's tensors into one array with a header, and `reference` is what c
 
 from strategies.codecs.blob import HEADER_BYTES, Layout, MalformedBlob, blob_header, read_blob, write_blob
 from strategies.codecs.codec import Codec, find_codec
-from strategies.codecs.reference import Reference, change_name, codecs_of, copy_name, minus, plus
+from strategies.codecs.reference import (
+    Reference,
+    change_name,
+    codecs_of,
+    copy_name,
+    minus,
+    plus,
+    values_name,
+)
 
 __all__ = [
     "HEADER_BYTES",
@@ -22,5 +30,6 @@ __all__ = [
     "minus",
     "plus",
     "read_blob",
+    "values_name",
     "write_blob",
 ]

@@ -7,7 +7,7 @@ from strategies.codecs.blob import Layout, MalformedBlob, read_blob, write_blob
 from strategies.codecs.codec import Codec, find_codec
 from strategies.method import Method, Tensors
 
-_CHANGE, _COPY = "shared_change", "shared_copy"
+_CHANGE, _COPY, _VALUES = "shared_change", "shared_copy", "shared_values"
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Reference:
         """Return the change from this version to the values `to` of the next one."""
         return write_blob(codec, self.layout, minus(to, self.tensors), self.version + 1, seed)
 
+    def write_values(self, codec: Codec, to: Tensors, seed: int) -> bytes:
+        """Return the values `to` of the next version, coded as they are."""
+        return write_blob(codec, self.layout, to, self.version + 1, seed)
+
     def write_copy(self) -> bytes:
         """Return all values, exactly."""
         return write_blob(find_codec("fp32"), self.layout, self.tensors, self.version, 0)
@@ -35,7 +39,7 @@ class Reference:
 
         Args:
             codec: How changes are written.
-            blobs: A copy, or every change since this version.
+            blobs: A copy, coded values, or every change since this version.
 
         Raises:
             MalformedBlob: A change is missing, or a blob cannot be read.
@@ -44,6 +48,8 @@ class Reference:
         for number, name in sorted((_version_in(name), name) for name in blobs):
             if name == copy_name(number):
                 values = read_blob(find_codec("fp32"), self.layout, blobs[name], number)
+            elif name == values_name(number):
+                values = read_blob(codec, self.layout, blobs[name], number)
             elif name == change_name(number) and number == current.version + 1:
                 values = plus(current.tensors, read_blob(codec, self.layout, blobs[name], number))
             else:
@@ -67,6 +73,11 @@ def change_name(version: int) -> str:
 def copy_name(version: int) -> str:
     """Return the name of the blob with all values of a version."""
     return f"{_COPY}.{version}"
+
+
+def values_name(version: int) -> str:
+    """Return the name of the blob with a version's values as the codec writes them."""
+    return f"{_VALUES}.{version}"
 
 
 def plus(values: Tensors, change: Tensors) -> Tensors:

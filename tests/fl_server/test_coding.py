@@ -112,6 +112,32 @@ def test_a_client_gets_the_changes_it_has_missed_or_a_copy_if_that_is_less() -> 
     assert [list(payload.blobs) for payload in sent[::2]] == [[change_name(1)], [change_name(2)], [copy_name(3)]]
 
 
+def test_coded_values_are_the_same_for_everybody_and_0_where_left_out() -> None:
+    settings = config(down="top-k 0.25", down_of="values")
+    server, state, sent = exchange(settings, 3, [[0, 1], [1], [2]])
+    assert [list(payload.blobs) for payload in sent[::2]] == [["shared_values.1"]] * 2 + [
+        ["shared_values.2"],
+        ["shared_values.3"],
+    ]
+    goal = trained(START, 5)
+    server.advance(4, goal)
+    held, full = server._reference.tensors, METHOD.to_wire(goal)
+    matrices = [name for name in full if full[name].dim() > 1]
+    kept = sum(int((held[name] != 0).sum()) for name in matrices)
+    assert kept == round(0.25 * sum(full[name].numel() for name in matrices))
+    for name in matrices:
+        there = held[name] != 0
+        assert torch.allclose(held[name][there], full[name][there], rtol=1e-3)
+    again = ServerCoding(settings, METHOD, goal | server.saved())
+    assert again.payload(goal, None).blobs == server.payload(goal, None).blobs
+
+
+def test_without_feedback_nothing_is_owed() -> None:
+    client = ClientCoding(config(up="top-k 0.1", feedback=False), METHOD, SHAPE)
+    _, owed = client.reply(trained(START, 1), START, {}, (1, -1), "u")
+    assert owed == {}
+
+
 def test_what_the_downlink_left_out_comes_later() -> None:
     # Nothing changes after round 1, so the clients' tensors approach the server's.
     settings = config(down="top-k 0.1")

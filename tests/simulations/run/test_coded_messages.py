@@ -25,7 +25,7 @@ APART = ["flora", "fedex-lora", "fedreft"]
 
 
 def run(folder: Path, *words: str, method: str = "perfit") -> RunRecord:
-    settings = LORA if "lora" in method or method == "oppu" else ()
+    settings = LORA if "lora" in method or method in ("oppu", "flasc") else ()
     return simulate(tiny_config(f"method={method}", "rounds=3", *settings, *words), "run", folder, overwrite=True)
 
 
@@ -42,6 +42,19 @@ def test_every_method_with_one_shared_state_takes_codecs(method: str, tmp_path: 
     assert coded.bytes.payload_up < raw.bytes.payload_up / 4
     assert coded.bytes.payload_down < raw.bytes.payload_down / 1.5
     assert {row["codec"] for row in rows(tmp_path, "train", "up")} == {"int4"}
+
+
+def test_flasc_sends_a_quarter_of_the_numbers_and_their_places_both_ways(tmp_path: Path) -> None:
+    record = run(tmp_path, method="flasc")
+    # LoRA of rank 2 on q, k, v of four blocks: A is 2·16·3 a block, B 2·(16 + 8 + 8).
+    numbers = 4 * 2 * (48 + 32)
+    # Two bytes for each quarter of them, and places of at most a bit a number.
+    most = HEADER_BYTES + 2 * numbers // 4 + numbers // 8
+    for direction in ("up", "down"):
+        found = rows(tmp_path, "train", direction)
+        assert {row["codec"] for row in found} == {"top-k"}
+        assert all(most - numbers // 8 < int(str(row["payload_bytes"])) <= most for row in found)
+    assert record.status == "completed"
 
 
 @pytest.mark.parametrize("method", APART)
