@@ -30,7 +30,7 @@ from strategies.shifts.shift import Shift, retract
 from strategies.shifts.sites import SiteShifts
 
 USERS, ITEMS, OTHERS, OTHER_ITEMS = 60, 8, 16, 4
-EVERY = 5
+EVERY = 10
 """Steps between two measurements of the loss on others' items."""
 FORMS = {"R and W": False, "R and D": True}
 SITES = {"sites 10 and 12, rank 32": ([10, 12], 32), "6 spread, rank 11": ("6 spread", 11)}
@@ -133,12 +133,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/conditioning"))
     parser.add_argument("--backbone", default="smollm2-135m")
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seeds", default="0,1")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    backbone = load(args.backbone, "fp32")
-    report: dict[str, Any] = {"backbone": args.backbone, "lr": args.lr, "curves": {}}
+    backbone = load(args.backbone, args.precision)
+    report: dict[str, Any] = {"backbone": args.backbone, "precision": args.precision, "lr": args.lr, "curves": {}}
     for title, (sites, rank) in SITES.items():
         for name, split in FORMS.items():
             for seed in map(int, args.seeds.split(",")):

@@ -20,7 +20,7 @@ from fl_server.simulated_devices import DeviceTask, SimulatedDevices
 
 _PLAYED, _LARGEST = 20, 200
 """Rounds that the device model simulates, and the largest cohort it simulates."""
-_QUANTITIES = ("up_elements", "up_rest", "down_elements", "down_rest")
+_QUANTITIES = tuple(f"{way}_{part}" for way in ("up", "down") for part in ("elements", "coded", "rest"))
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,18 @@ class MeasuredRun:
     cohort: float
     users: int
     up_elements: float
-    """Numbers in a client's message to the server."""
+    """Numbers in a client's message to the server that are sent as they are."""
+    up_coded: float
+    """Bytes of that message's numbers that a codec wrote."""
     up_rest: float
     """Bytes of that message besides its numbers."""
     down_elements: float
+    down_coded: float
     down_rest: float
     opening_elements: float
     """Numbers in a user's messages before the first round, both ways."""
     opening_rest: float
+    """Bytes of those messages besides, with what a codec wrote."""
     server_s: list[float]
     """The server's seconds in each round, for checking and averaging; empty if not recorded."""
     server_rss_bytes: float | None
@@ -98,17 +102,20 @@ def measure(folder: Path) -> MeasuredRun:
     per_message: dict[str, float] = {}
     for direction, sent in train.groupby("direction"):
         messages = int((sent.message_bytes > 0).sum())
-        per_message[f"{direction}_elements"] = sent.elements.sum() / messages
+        raw, coded = sent[sent.codec == "raw"], sent[sent.codec != "raw"]
+        per_message[f"{direction}_elements"] = raw.elements.sum() / messages
+        per_message[f"{direction}_coded"] = coded.payload_bytes.sum() / messages
         per_message[f"{direction}_rest"] = (sent.message_bytes.sum() - sent.payload_bytes.sum()) / messages
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
+    opening_raw = opening[opening.codec == "raw"]
     clients = files.clients(["round", "phase", "steps"]).to_pandas()
     steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
     return MeasuredRun(
         cohort=float(rounds.cohort.mean()),
         users=record.users.collective,
         **per_message,
-        opening_elements=float(opening.elements.sum()) / record.users.collective,
-        opening_rest=float(opening.message_bytes.sum() - opening.payload_bytes.sum()) / record.users.collective,
+        opening_elements=float(opening_raw.elements.sum()) / record.users.collective,
+        opening_rest=float(opening.message_bytes.sum() - opening_raw.payload_bytes.sum()) / record.users.collective,
         server_s=rounds.server_s.dropna().tolist(),
         server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
         steps=float(steps.mean()),
@@ -149,14 +156,14 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
         return _line([run.cohort for run in runs], values, cohort) if several else float(np.mean(values))
 
     quantity = {key: at(key) for key in _QUANTITIES}
-    per_client = {
-        way: quantity[f"{way}_elements"] * scale.bytes_per_element + quantity[f"{way}_rest"] for way in ("up", "down")
+    tensors = {
+        way: quantity[f"{way}_elements"] * scale.bytes_per_element + quantity[f"{way}_coded"] for way in ("up", "down")
     }
+    per_client = {way: tensors[way] + quantity[f"{way}_rest"] for way in ("up", "down")}
     opening = float(np.mean([run.opening_elements * scale.bytes_per_element + run.opening_rest for run in runs]))
     seconds, error = _server_seconds(runs, cohort)
     memory = _server_memory([run for run in runs if run.server_rss_bytes is not None], scale.users)
     steps = float(np.mean([run.steps for run in runs]))
-    tensors = {way: quantity[f"{way}_elements"] * scale.bytes_per_element for way in ("up", "down")}
     device_s = device_seconds(scale, tensors, steps) if scale.devices else None
     round_s = None if device_s is None else device_s + (seconds or 0.0)
     return {
@@ -181,7 +188,18 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
 def _setting(folder: Path) -> str:
     """Return the settings that decide what is sent and trained; runs that agree in them are fitted together."""
     config = RunFolder(folder).config.model_dump(mode="json")
-    keys = ("method", "backbone", "sites", "positions", "rank", "joint_private_init", "settings", "local")
+    keys = (
+        "method",
+        "backbone",
+        "sites",
+        "positions",
+        "rank",
+        "joint_private_init",
+        "settings",
+        "local",
+        "wire",
+        "server",
+    )
     return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 
 
@@ -262,6 +280,8 @@ def _assumptions(
         f"{measured}; extrapolated to {scale.cohort / sizes[-1]:,.0f} times the largest of them",
         "every user takes as many steps as the measured users on average",
     ]
+    if any(run.up_coded or run.down_coded for run in runs):
+        lines.append("coded numbers take as many bytes as measured; a client misses as many rounds as there on average")
     if len(sizes) > 1:
         lines.append("message sizes and the server's seconds are linear in the cohort size, fitted to the runs")
     else:

@@ -114,7 +114,7 @@ def test_a_client_gets_the_changes_it_has_missed_or_a_copy_if_that_is_less() -> 
 
 def test_coded_values_are_the_same_for_everybody_and_0_where_left_out() -> None:
     settings = config(down="top-k 0.25", down_of="values")
-    server, state, sent = exchange(settings, 3, [[0, 1], [1], [2]])
+    server, _, sent = exchange(settings, 3, [[0, 1], [1], [2]])
     assert [list(payload.blobs) for payload in sent[::2]] == [["shared_values.1"]] * 2 + [
         ["shared_values.2"],
         ["shared_values.3"],

@@ -58,6 +58,17 @@ def test_the_servers_seconds_follow_the_line_through_the_measured_rounds(results
     assert single["server_round_s"] == pytest.approx(0.35 * 3)
 
 
+def test_coded_numbers_take_as_many_bytes_as_measured(results: Path) -> None:
+    simulate(tiny_config("wire.up=int4", "wire.down=int8"), "coded", results, overwrite=True)
+    ledger = pd.read_parquet(results / "coded" / "ledger.parquet")
+    measured = ledger[ledger.phase == "train"].message_bytes.sum()
+    for number_format in (2, 4):
+        scale = Scale(users=6, participation=0.5, rounds=2, bytes_per_element=number_format)
+        (row,) = project([results / "coded"], scale)
+        assert row["total_bytes"] == pytest.approx(measured)
+        assert any("coded numbers" in line for line in row["assumptions"])
+
+
 def test_an_opening_is_counted_once_per_user_in_the_new_number_format(results: Path) -> None:
     ledger = pd.read_parquet(results / "fdlora" / "ledger.parquet")
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
