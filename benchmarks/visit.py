@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from configs.errors import InputError
 from configs.schema import FitConfig
 from fl_clients.backbone.batches import Encoder, Example
 from fl_clients.backbone.forward import Forward
@@ -76,6 +77,8 @@ def measure(record: Path, visitors: int) -> dict[str, dict[str, float]]:
         user: encoder.examples(open_user(data, user).history, config.local.max_tokens)
         for user in range(first, first + config.users.target)
     }
+    if min(map(len, items.values())) <= ITEMS:
+        raise InputError(f"{record}: its target users need more than {ITEMS} history items", field="record")
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for visitor in range(first, first + visitors):
         own = items[visitor][ITEMS:]

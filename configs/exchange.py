@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import Group
 
@@ -26,6 +26,16 @@ class WireConfig(Group):
     """Clients add what their codec has left out (`top-k`, `ternary`, `sign`) to their next change."""
     error_decay: float = Field(1.0, ge=0, le=1)
     """What was left out is multiplied by this for every round in between."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "WireConfig":
+        if self.down_of == "values" and self.down == "raw":
+            raise ValueError("down_of='values' needs a codec for clients (down)")
+        if not (self.up.startswith(("top-k", "ternary")) or self.up == "sign"):
+            for key, value in (("error_decay", self.error_decay), ("feedback", self.feedback)):
+                if value != type(self).model_fields[key].default:
+                    raise ValueError(f"{key}={value} needs up='top-k …', 'ternary …' or 'sign', not '{self.up}'")
+        return self
 
 
 class ServerConfig(Group):

@@ -135,6 +135,12 @@ class FitConfig(_Group):
     max_tokens: int = Field(512, ge=8)
     """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut."""
 
+    @model_validator(mode="after")
+    def _has_moments(self) -> "FitConfig":
+        if self.keep_moments and self.optimizer != "adamw":
+            raise ValueError(f"keep_moments=true needs optimizer='adamw', not '{self.optimizer}'")
+        return self
+
 
 class PersonalConfig(FitConfig):
     """Training in stage 2: more epochs, since a client does it once."""
@@ -281,6 +287,8 @@ class RunConfig(_Group):
             raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}{besides}")
         if self.keep == "best" and not self.users.held_out:
             raise ValueError("keep='best' needs users.held_out, the collective users who judge")
+        if self.keep == "best" and self.start_from:
+            raise ValueError("keep='best' chooses a round of stage 1, which start_from skips")
         return self
 
     def method_values(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from functools import cached_property
 
+import torch
+
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from strategies.codecs import Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
@@ -10,6 +12,7 @@ from strategies.wire import Payload
 
 REFERENCE, LEFT_OUT = "kept_reference.", "private_left_out."
 """Prefixes in the client's store: the server's tensors that it holds, and what its codec has not sent yet."""
+_VERSION = "version"
 
 
 class ClientCoding:
@@ -20,13 +23,12 @@ class ClientCoding:
         self._config, self._method, self._backbone = config, method, backbone
         self._up, self._down = codecs_of(config.wire.up, config.wire.down, method)
 
-    def receive(self, payload: Payload, store: Tensors, last_turn: int) -> tuple[Tensors, Tensors]:
+    def receive(self, payload: Payload, store: Tensors) -> tuple[Tensors, Tensors]:
         """Read the shared tensors of a message.
 
         Args:
             payload: What the server sent; empty in an opening round.
-            store: What this client keeps since `last_turn`; empty for a newcomer.
-            last_turn: The last round in which the server counted its update; −1 if none.
+            store: What this client keeps since its last turn that the server counted; empty for a newcomer.
 
         Returns:
             The shared tensors, and what to keep for the next message.
@@ -38,9 +40,13 @@ class ClientCoding:
             opening = not payload.tensors and self._up is not None
             return self._method.from_wire(self._start) if opening else payload.tensors, {}
         held = _taken(store, REFERENCE)
-        known = Reference(last_turn, held) if held else Reference(0, self._start)
+        version = held.pop(_VERSION, None)
+        known = (
+            Reference(self._method.first_round or 0, self._start) if version is None else Reference(int(version), held)
+        )
         reference = known.receive(self._down, payload.blobs)
-        return self._method.from_wire(reference.tensors), _prefixed(reference.tensors, REFERENCE)
+        kept = reference.tensors | {_VERSION: torch.tensor(reference.version)}
+        return self._method.from_wire(reference.tensors), _prefixed(kept, REFERENCE)
 
     def reply(
         self, trained: Tensors, received: Tensors, store: Tensors, turn: tuple[int, int], user_id: str
@@ -68,7 +74,8 @@ class ClientCoding:
         seed = derive_seed(self._config.seed, "wire", "up", number, user_id)
         blob = write_blob(self._up, layout, change, number, seed)
         payload = Payload({}, blobs={change_name(number): blob})
-        if not (self._up.feedback and self._config.wire.feedback):
+        # What an opening trains is not what the rounds train.
+        if not (self._up.feedback and self._config.wire.feedback and number):
             return payload, {}
         return payload, _prefixed(minus(change, read_blob(self._up, layout, blob, number)), LEFT_OUT)
 

@@ -74,7 +74,7 @@ class LocalFit:
         begun = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
         generator = torch.Generator().manual_seed(self.seed)
         examples, held_out = _hold_out(self.examples, settings.held_out, generator)
-        best = _Best(trained, self._mean_loss(held_out)) if held_out else None
+        best = _Best(trained, self._held_out_loss(held_out)) if held_out else None
         steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
         losses: list[float] = []
         for _ in range(settings.epochs):
@@ -97,7 +97,7 @@ class LocalFit:
                 optimizer.step()
                 after_step()
             if best:
-                best.see(self._mean_loss(held_out))
+                best.see(self._held_out_loss(held_out))
         if best:
             best.restore()
         if settings.keep_moments:
@@ -123,6 +123,13 @@ class LocalFit:
         """Return the mean loss over the first `batches` batches of the first epoch, without dropout."""
         generator = torch.Generator().manual_seed(self.seed)
         return self._mean_loss(epoch_batches(self.examples, self.settings.batch_size, generator)[:batches])
+
+    def _held_out_loss(self, batches: Sequence[Sequence[Example]]) -> float:
+        """Return the mean loss in the middle of a training, without dropout."""
+        self.adapter.train(False)
+        loss = self._mean_loss(batches)
+        self.adapter.train(True)
+        return loss
 
     @torch.no_grad()
     def _mean_loss(self, batches: Sequence[Sequence[Example]]) -> float:

@@ -70,14 +70,16 @@ def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: in
     examples = _encode(session, user.history + user.queries, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
     store = read_client_state(paths.private_dir, paths.partition, last_turn)
-    shared, held = session.coding.receive(payload, store, last_turn)
-    moments = {name: value for name, value in store.items() if name.startswith(MOMENTS)}
+    shared, held = session.coding.receive(payload, store)
+    # In an opening other tensors are trained, with stage 2's settings.
+    keeps_moments = settings.keep_moments and not opening
+    moments = {name: value for name, value in store.items() if keeps_moments and name.startswith(MOMENTS)}
     before = {name: v for name, v in store.items() if not name.startswith((MOMENTS, REFERENCE, LEFT_OUT))}
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
     answer, owed = session.coding.reply(result.shared, shared, store, (round_number, last_turn), user.user_id)
-    engine_state = local_fit.moments | held | owed
+    engine_state = (local_fit.moments if keeps_moments else {}) | held | owed
     if result.client_state is not None or engine_state:
         after = (before if result.client_state is None else result.client_state) | engine_state
         write_client_state(paths.private_dir, paths.partition, round_number, last_turn, after)
@@ -112,7 +114,7 @@ def personalize(paths: ClientPaths, payload: Payload, persist: bool) -> Reply:
     started = _start(session)
     user = open_user(paths.data_dir, paths.partition)
     predictions_dir = paths.predictions_dir if persist else None
-    shared, _ = session.coding.receive(payload, {}, -1)
+    shared, _ = session.coding.receive(payload, {})
     session.method.client_load(session.adapter, shared, None)
     answers = answer_questions(session, user, EvaluationPoint.COLLECTIVE)
     statistics = score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.COLLECTIVE)
@@ -142,7 +144,7 @@ def evaluate(paths: ClientPaths, payload: Payload, point: EvaluationPoint) -> Re
     user = open_user(paths.data_dir, paths.partition)
     base = point == EvaluationPoint.BASE
     if not base:
-        shared, _ = session.coding.receive(payload, {}, -1)
+        shared, _ = session.coding.receive(payload, {})
         session.method.client_load(session.adapter, shared, None)
     answers = answer_questions(session, user, point)
     predictions_dir = paths.predictions_dir if base else None

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from configs.errors import RunFailed
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from fl_server.record.reply import ClientReply
@@ -28,8 +29,11 @@ class ServerCoding:
         self._starts_elsewhere = bool(config.start_from)
         self._up, self._down = codecs_of(config.wire.up, config.wire.down, method)
         held = {name.removeprefix(_REFERENCE): v for name, v in checkpoint.items() if name.startswith(_REFERENCE)}
-        # The tensors of another run are not known from the seed: clients get a copy.
-        self._reference = Reference(int(checkpoint.get(_VERSION, self._starts_elsewhere)), held)
+        # Everybody knows the version of the first round from the seed, but not the tensors of another run, nor which of
+        # the values a codec keeps.
+        self._first = method.first_round or 0
+        begin = self._first + self._starts_elsewhere if self._starts_elsewhere else self._first - self._of_values
+        self._reference = Reference(int(checkpoint.get(_VERSION, begin)), held)
         if self._down is not None and not held:
             self._reference = replace(self._reference, tensors=method.to_wire(travelling(checkpoint)))
         changes = {name.removeprefix(_CHANGE): v for name, v in checkpoint.items() if name.startswith(_CHANGE)}
@@ -37,6 +41,9 @@ class ServerCoding:
 
     def advance(self, version: int, state: Tensors) -> None:
         """Write what leads to a version, unless it is written already, or the state never changes.
+
+        Raises:
+            RunFailed: The state is not finite.
 
         Args:
             version: The round in which it is sent.
@@ -46,15 +53,21 @@ class ServerCoding:
             return
         seed = derive_seed(self._seed, "wire", "down", version)
         goal = self._method.to_wire(travelling(state))
-        if self._of_values:
-            blob, name = self._reference.write_values(self._down, goal, seed), values_name(version)
-            self._changes = {}
-        else:
-            blob, name = self._reference.write_change(self._down, goal, seed), change_name(version)
-        self._reference = self._reference.receive(self._down, {name: blob})
+        try:
+            if self._of_values:
+                blob, name = self._reference.write_values(self._down, goal, seed), values_name(version)
+                self._changes = {}
+            else:
+                blob, name = self._reference.write_change(self._down, goal, seed), change_name(version)
+            self._reference = self._reference.receive(self._down, {name: blob})
+        except ValueError as error:
+            raise RunFailed(
+                f"round {version}: wire.down='{self._down.name}' cannot write the tensors: {error}"
+            ) from None
         self._changes[version] = blob
         # Whoever lacks changes that together are longer than a copy gets a copy.
-        while sum(map(len, self._changes.values())) > len(self._reference.write_copy()):
+        copy = len(self._reference.write_copy())
+        while sum(map(len, self._changes.values())) > copy:
             del self._changes[min(self._changes)]
 
     def begin_anew(self, state: Tensors) -> None:
@@ -76,7 +89,7 @@ class ServerCoding:
         version = self._reference.version
         if self._of_values and version in self._changes:
             return Payload({}, {values_name(version): self._changes[version]})
-        missing = range(max(last_turn, 0) + 1, version + 1)
+        missing = range(max(last_turn, self._first) + 1, version + 1)
         if all(number in self._changes for number in missing):
             return Payload({}, blobs={change_name(number): self._changes[number] for number in missing})
         return Payload({}, blobs={copy_name(version): self._reference.write_copy()})
@@ -86,6 +99,10 @@ class ServerCoding:
         if self._down is None:
             return self._plain(state, None)
         return self._method.from_wire(self._reference.tensors)
+
+    def as_sent(self, state: Tensors) -> Tensors:
+        """Return the state with the shared tensors that clients decode."""
+        return state if self._down is None else state | self.newcomers_tensors(state)
 
     def decoded(self, reply: ClientReply, state: Tensors, version: int) -> ClientReply:
         """Return a reply with the client's tensors, or with a fault if its change cannot be read.

@@ -178,7 +178,7 @@ class FederatedRun:
         if this.averaged:
             started = time.monotonic()
             average, figures = this.aggregator.result()
-            self.state = self.server_step.apply(self.state, average)
+            self.state = self.server_step.apply(this.number, self.state, average)
             this.server_s += time.monotonic() - started
             this.figures = {f"aggregation.{key}": value for key, value in figures.items()}
 
@@ -245,15 +245,15 @@ class FederatedRun:
 
     def _judge(self, number: int, point: EvaluationPoint) -> dict[str, float]:
         """Ask the held-out collective users for the shared tensors' quality, and remember the best state."""
-        last = self.config.rounds
-        if not self.judges or number not in self.config.evaluate.midway_rounds(last) | {0, last}:
+        last, base = self.config.rounds, point == EvaluationPoint.BASE
+        if not self.judges or not (base or number in self.config.evaluate.midway_rounds(last) | {last}):
             return {}
-        send = self._send_newcomers(number + 1) if number else None
+        send = None if base else self._send_newcomers(number + 1)
         task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(point)})
         scores = metrics(pool(self.tasks.statistics(task, self.judges, [point])[point]))
         if not scores:
             raise RunFailed(f"users.held_out={len(self.judges)}: none of these users has a question")
-        self.best.consider(number, scores, self.state)
+        self.best.consider(number, scores, self.state if base else self.coding.as_sent(self.state))
         return {f"held_out.{key}": value for key, value in scores.items()}
 
     def _keep_best(self) -> None:

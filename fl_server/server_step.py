@@ -1,5 +1,8 @@
 """The step that the server takes from its tensors towards a round's average (`server.optimizer`)."""
 
+import torch
+
+from configs.errors import RunFailed
 from configs.exchange import ServerConfig
 from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.codecs import minus, plus
@@ -21,21 +24,34 @@ class ServerStep:
             name.removeprefix(_MEMORY): value for name, value in checkpoint.items() if name.startswith(_MEMORY)
         }
 
-    def apply(self, before: Tensors, average: Tensors) -> Tensors:
+    def apply(self, number: int, before: Tensors, average: Tensors) -> Tensors:
         """Return the next state: the average's, with the shared tensors that the optimiser chooses.
 
         Δ is taken in wire form (R, D, b for a shift), and what a method promises, such as RRᵀ = I, holds afterwards.
 
         Args:
+            number: The round; an opening (0) takes no step.
             before: The state that the round started from.
             average: The state that the aggregator returned.
+
+        Raises:
+            RunFailed: The next state is not finite.
         """
-        if self._optimizer is None:
+        if self._optimizer is None or number == 0:
             return average
         begin = self._method.to_wire(travelling(before))
         change = minus(self._method.to_wire(travelling(average)), begin)
         step, self._memory = self._optimizer.step(change, self._memory)
-        return average | self._method.from_wire(plus(begin, step))
+        try:
+            shared = self._method.from_wire(plus(begin, step))
+        except RuntimeError:  # no retraction of what is not finite
+            shared = {}
+        if not shared or not all(bool(torch.isfinite(value).all()) for value in shared.values()):
+            kind, rate = self._optimizer.kind, self._optimizer.lr
+            raise RunFailed(
+                f"round {number}: the step of server.optimizer='{kind}' is too long; try server.lr < {rate:g}"
+            )
+        return average | shared
 
     def saved(self) -> Tensors:
         """Return what a checkpoint needs."""

@@ -84,12 +84,13 @@ class Updates:
                     self.rejected[user] = f"its step's norm {norm:.3g} is {norm / median:.0f} times the cohort's median"
                     del self._norms[user]
         norms = list(self._norms.values())
-        kept = apply_rule(self._robust.rule, self._robust.share, self._read(), norms, self._aggregator.expected)
         self.accepted = len(norms)
         added = []
-        for update in kept if norms else ():
-            self._aggregator.add(update.user, update.shared, update.examples)
-            added.append(update.user)
+        if norms:
+            kept = apply_rule(self._robust.rule, self._robust.share, self._read(), norms, self._aggregator.expected)
+            for update in kept:
+                self._aggregator.add(update.user, update.shared, update.examples)
+                added.append(update.user)
         shutil.rmtree(self._folder)
         self.seconds += time.monotonic() - started
         return added if self._aggregator.per_user else list(self._norms)

@@ -61,7 +61,11 @@ def load_method(
         lacks = ", ".join(missing_members)
         raise ValueError(f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}")
     if not isinstance(method, Method):
-        raise ValueError(f"method '{reference}' does not implement strategies.method.Method")
+        lacks = ", ".join(sorted(member for member in _EVERY_MEMBER if not hasattr(method, member)))
+        raise ValueError(
+            f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}, which classes that "
+            "name Method as their base have"
+        )
     return method
 
 
@@ -125,6 +129,9 @@ _NO_DEFAULT = (
     *("client_attach", "client_train", "client_load"),
 )
 """What every method must have itself."""
+
+
+_EVERY_MEMBER = [*Method.__annotations__, *(name for name in vars(Method) if not name.startswith("_"))]
 
 
 def _missing(method: object) -> list[str]:

@@ -217,7 +217,11 @@ def array_sizes(message: Message) -> list[ArraySize]:
     """Return the size of every array in a message, from the arrays themselves."""
     if not message.has_content():
         return []
-    return [_size(name, array) for name, array in (message.content.array_records.get(SHARED) or ArrayRecord()).items()]
+    arrays = message.content.array_records.get(SHARED) or ArrayRecord()
+    sizes = [_size(name, array) for name, array in arrays.items()]
+    coded = [number for number, size in enumerate(sizes) if size.codec != "raw"]
+    # Several changes are together one new value for each number.
+    return [size._replace(elements=0) if number in coded[:-1] else size for number, size in enumerate(sizes)]
 
 
 def _size(name: str, array: Array) -> ArraySize:

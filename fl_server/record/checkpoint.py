@@ -7,6 +7,7 @@ again.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,8 @@ class Checkpoint(BaseModel):
     """Folders that the method may be imported from, besides installed packages."""
     started_in: str = ""
     """Base folder of relative paths in the run's config."""
+    exchange: dict[str, Any] = {}
+    """The config's `wire` and `server`, which its tensors depend on; empty in records of older versions."""
     round: int | None = None
     """The last completed round of stage 1, whose state is stored; None before the first."""
     parts: dict[str, int] = {}

@@ -25,7 +25,7 @@ from fl_server.record.folder import RunFolder
 from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, write_run
 from simulations.engines.ray_engine import end_leftovers
 from simulations.run.folders import claim_folder
-from simulations.run.preflight import build_method, check_unseen, load_shared, method_digest, resolve
+from simulations.run.preflight import build_method, check_unseen, exchange_keys, load_shared, method_digest, resolve
 from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")
@@ -80,7 +80,8 @@ def new_record(
         _start_record(folder, config, method, shape, users)
         save_file(shared, folder / "shared.safetensors")
         paths = [str(Path(path).resolve()) for path in import_path]
-        save_checkpoint(folder, Checkpoint(import_path=paths, started_in=str(Path.cwd())), state)
+        begun = Checkpoint(import_path=paths, started_in=str(Path.cwd()), exchange=exchange_keys(config))
+        save_checkpoint(folder, begun, state)
         if requested.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} is not writable: hidden states are recomputed each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from safetensors.torch import load_file
 
 from configs.errors import InputError
+from configs.load import flatten
 from configs.paths import expand
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
@@ -22,7 +24,7 @@ from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
 from strategies.codecs import find_codec
 from strategies.loading import load_method
-from strategies.method import BackboneShape, Method, Tensors
+from strategies.method import BackboneShape, Method, Tensors, travelling
 from strategies.spacing import read_sites
 
 
@@ -67,6 +69,11 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     return method
 
 
+def exchange_keys(config: RunConfig) -> dict[str, Any]:
+    """Return the values of `wire.*` and `server.*` by dotted key."""
+    return {key: value for key, value in flatten(config).items() if key.startswith(("wire.", "server."))}
+
+
 def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> None:
     """Refuse codecs that do not exist, and what needs one shared state from methods that keep clients apart."""
     wire, pooled = config.wire, []
@@ -81,9 +88,22 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         pooled.append(f"robust.rule='{config.robust.rule}'")
     if config.server.optimizer != "none":
         pooled.append(f"server.optimizer='{config.server.optimizer}'")
+    if pooled and wire.down_of == "values" and type(method).from_wire is not Method.from_wire:
+        raise ValueError(f"wire.down_of='values': {method.name} needs every number; only LoRA methods can lack some")
     separate = pooled and method.first_round is not None and keeps_clients_apart(method, shape)
     if separate:
         raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
+    if pooled and method.first_round is not None:
+        _check_wire_form(method, travelling(method.server_init(shape)))
+
+
+def _check_wire_form(method: Method, shared: Tensors) -> None:
+    """Refuse a method whose `from_wire` does not undo its `to_wire`: its clients would be blamed for it."""
+    back = method.from_wire(method.to_wire(shared))
+    for name in sorted({*shared, *back}):
+        ours, theirs = shared.get(name), back.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-4):
+            raise ValueError(f"{method.name}.from_wire does not undo to_wire: tensor '{name}' does not come back")
 
 
 def keeps_clients_apart(method: Method, shape: BackboneShape) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -25,7 +25,7 @@ from simulations.engines.ray_cluster import check_cluster, cluster_address
 from simulations.engines.ray_engine import end_leftovers
 from simulations.run.catalogue import find_run
 from simulations.run.new_record import link_users, new_record
-from simulations.run.preflight import build_method, find_changed_method, method_digest
+from simulations.run.preflight import build_method, exchange_keys, find_changed_method, method_digest
 from simulations.run.synthetic_users import record_oracles
 
 
@@ -95,6 +95,7 @@ def resume(
             raise InputError("a run of a real federation cannot be resumed", field="name", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = RunFolder(folder).config
+        _check_exchange(config, checkpoint.exchange)
         if not trust:
             _check_trusted(config, checkpoint.import_path)
         _check_engine(config, results)
@@ -120,6 +121,14 @@ def _check_own_files(folder: Path) -> None:
         regular = path.is_dir() or path.is_file()
         if path.relative_to(folder) != Path(USERS_LINK) and (path.is_symlink() or not regular):
             raise InputError(f"{path}: expected a file or a folder of the record itself, not a link")
+
+
+def _check_exchange(config: RunConfig, begun: dict[str, Any]) -> None:
+    """Refuse other codecs or another server optimiser than those of the checkpoint's tensors."""
+    now = exchange_keys(config)
+    for key, value in begun.items():
+        if now.get(key) != value:
+            raise InputError(f"{key}={now.get(key)!r}: the run began with {value!r}, and cannot change it")
 
 
 def _check_trusted(config: RunConfig, import_path: list[str]) -> None:

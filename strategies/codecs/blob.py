@@ -114,8 +114,9 @@ def read_blob(codec: Codec, layout: Layout, blob: bytes, round_number: int) -> T
     plain = _codec_of_vectors(codec)
     end = len(body) - len(plain.encode(np.zeros(expected[1], np.float32), 0))
     try:
-        matrices = codec.decode(body[: max(end, 0)], expected[0], seed) if expected[0] else np.zeros(0, np.float32)
-        vectors = plain.decode(body[max(end, 0) :], expected[1], seed)
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            matrices = codec.decode(body[: max(end, 0)], expected[0], seed) if expected[0] else np.zeros(0, np.float32)
+            vectors = plain.decode(body[max(end, 0) :], expected[1], seed)
     except ValueError as error:
         raise MalformedBlob(str(error)) from None
     if not (np.isfinite(matrices).all() and np.isfinite(vectors).all()):

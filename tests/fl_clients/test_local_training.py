@@ -238,6 +238,17 @@ def test_second_moments_are_kept_from_visit_to_visit(tiny: Backbone, attached: S
     assert bool((second.moments["private_moments.1.square"] >= 0.997 * before["private_moments.1.square"]).all())
 
 
+def test_early_stopping_judges_without_dropout(tiny: Backbone, attached: SiteShifts) -> None:
+    modes: list[bool] = []
+    settings = FitConfig(epochs=1, batch_size=1, held_out=0.3)
+    fit = LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 0)
+    hook = tiny.model.register_forward_pre_hook(lambda *_: modes.append(attached.training))
+    fit([attached.shift("collective", "1").b])
+    hook.remove()
+    # One held-out example before and after the epoch, two steps between.
+    assert modes == [False, True, True, False]
+
+
 def test_early_stopping_keeps_the_start_if_training_only_harms(tiny: Backbone, attached: SiteShifts) -> None:
     shift = attached.shift("collective", "1")
     start = shift.b.detach().clone()

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from configs.errors import RunFailed
+from configs.exchange import ServerConfig
 from configs.schema import RunConfig
 from fl_clients.coding import LEFT_OUT, ClientCoding
 from fl_server.coding import ServerCoding
 from fl_server.record.reply import ClientReply
+from fl_server.server_step import ServerStep
 from strategies.codecs import change_name, copy_name
 from strategies.method import BackboneShape, Tensors
 from strategies.perfit import PerFit
@@ -55,7 +58,7 @@ def exchange(settings: RunConfig, rounds: int, cohorts: list[list[int]]) -> tupl
             last = turns.get(user, -1)
             payload = server.payload(state, user, max(last, 0))
             store = stores.get(user, {})
-            shared, held = client.receive(payload, store, last)
+            shared, held = client.receive(payload, store)
             answer, owed = client.reply(trained(shared, 100 * number + user), shared, store, (number, last), str(user))
             stores[user], turns[user] = held | owed, number
             sent += [payload, answer]
@@ -72,7 +75,7 @@ def test_raw_messages_are_the_tensors_themselves() -> None:
     payload = server.payload(START, 0)
     assert payload.tensors.keys() == START.keys()
     assert not payload.blobs
-    shared, held = client.receive(payload, {}, -1)
+    shared, held = client.receive(payload, {})
     assert (shared, held) == (payload.tensors, {})
     answer, owed = client.reply(trained(shared, 1), shared, {}, (1, -1), "u")
     back = server.decoded(reply(0, answer), START, 1)
@@ -101,15 +104,16 @@ def test_decoded_tensors_keep_what_the_method_promises(codec: str) -> None:
 def test_a_client_gets_the_changes_it_has_missed_or_a_copy_if_that_is_less() -> None:
     _, _, sent = exchange(config(down="int4"), 5, [[0], [0], [1], [1], [0]])
     names = [list(payload.blobs) for payload in sent[::2]]
+    # In round 1 everybody has the start, from the seed.
     assert names == [
-        [change_name(1)],
+        [],
         [change_name(2)],
-        [change_name(1), change_name(2), change_name(3)],
+        [change_name(2), change_name(3)],
         [change_name(4)],
         [change_name(3), change_name(4), change_name(5)],
     ]
     _, _, sent = exchange(config(down="fp32"), 3, [[0], [0], [1]])
-    assert [list(payload.blobs) for payload in sent[::2]] == [[change_name(1)], [change_name(2)], [copy_name(3)]]
+    assert [list(payload.blobs) for payload in sent[::2]] == [[], [change_name(2)], [copy_name(3)]]
 
 
 def test_coded_values_are_the_same_for_everybody_and_0_where_left_out() -> None:
@@ -143,7 +147,7 @@ def test_what_the_downlink_left_out_comes_later() -> None:
     settings = config(down="top-k 0.1")
     server, goal = ServerCoding(settings, METHOD, START), trained(START, 1)
     gaps = []
-    for version in range(1, 25):
+    for version in range(2, 26):
         server.advance(version, goal)
         gaps.append(distance(server.newcomers_tensors(goal), goal))
     assert gaps[0] > 0.1
@@ -214,11 +218,12 @@ def test_tensors_of_other_shapes_cost_their_sender() -> None:
 
 def test_a_change_that_does_not_follow_is_refused_by_the_client() -> None:
     server, client = ServerCoding(config(down="int8"), METHOD, START), ClientCoding(config(down="int8"), METHOD, SHAPE)
-    for version in (1, 2):
+    for version in (2, 3):
         server.advance(version, trained(START, version))
-    payload = server.payload(START, 0, 1)
-    with pytest.raises(ValueError, match=r"'shared_change\.2' does not follow version 0"):
-        client.receive(payload, {}, -1)
+    # The server believes that the client has version 2, but its store was lost.
+    payload = server.payload(START, 0, 2)
+    with pytest.raises(ValueError, match=r"'shared_change\.3' does not follow version 1"):
+        client.receive(payload, {})
 
 
 def test_a_resumed_server_goes_on_with_the_same_bits() -> None:
@@ -238,19 +243,43 @@ def test_newcomers_to_another_runs_tensors_get_a_copy() -> None:
     server, client = ServerCoding(settings, METHOD, goal), ClientCoding(settings, METHOD, SHAPE)
     server.advance(9, goal)
     payload = server.payload(goal, None)
-    assert list(payload.blobs) == [copy_name(1)]
-    shared, _ = client.receive(payload, {}, -1)
+    assert list(payload.blobs) == [copy_name(2)]
+    shared, _ = client.receive(payload, {})
     assert distance(shared, goal) < 1e-5
 
 
 def test_an_opening_round_is_coded_against_the_start() -> None:
     settings = config(up="fp32", down="int8")
     server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
-    shared, held = client.receive(Payload({}), {}, -1)
+    shared, held = client.receive(Payload({}), {})
     assert distance(shared, START) < 1e-5
     after = trained(START, 1)
     answer, _ = client.reply(after, shared, held, (0, -1), "u")
     assert distance(server.decoded(reply(0, answer), START, 0).shared, after) < 1e-5
+
+
+def test_what_an_opening_left_out_is_not_owed_to_the_rounds() -> None:
+    client = ClientCoding(config(up="top-k 0.1"), METHOD, SHAPE)
+    for number, owes in ((0, False), (1, True)):
+        _, owed = client.reply(trained(START, 1), START, {}, (number, -1), "u")
+        assert bool(owed) == owes
+
+
+def test_tensors_that_are_not_finite_end_the_run_by_name() -> None:
+    server = ServerCoding(config(down="int8"), METHOD, START)
+    endless = {name: value * float("inf") for name, value in START.items()}
+    with pytest.raises(RunFailed, match=r"round 2: wire.down='int8' cannot write the tensors: .*not finite"):
+        server.advance(2, endless)
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_a_step_that_is_too_long_ends_the_run_by_name(kind: str) -> None:
+    settings = config().model_copy(update={"server": ServerConfig(optimizer=kind, lr=1e42)})
+    step = ServerStep(settings.server, METHOD, {})
+    average = trained(START, 1)
+    assert step.apply(0, START, average) is average  # an opening takes no step
+    with pytest.raises(RunFailed, match=f"round 3: the step of server.optimizer='{kind}' is too long; try server.lr"):
+        step.apply(3, START, trained(START, 1))
 
 
 def test_failed_clients_pass_through() -> None:

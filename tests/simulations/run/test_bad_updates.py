@@ -238,3 +238,12 @@ def test_a_fifth_of_attackers_hurts_the_mean_but_not_the_robust_rules(
     assert learned("hurt", {0, 1}, "none") < 0.8 * clean
     for rule in ("clip", "median", "trimmed_mean", "krum"):
         assert learned(rule, {0, 1}, rule) > 0.9 * clean, rule
+
+
+@pytest.mark.parametrize("rule", ["clip", "median", "trimmed_mean", "krum"])
+def test_a_round_without_any_update_is_named_whatever_the_rule(
+    rule: str, tamper: Callable[[set[int], Tamper], None], tmp_path: Path
+) -> None:
+    tamper(set(range(6)), poison)
+    with pytest.raises(RunFailed, match="round 1: the update of user 0 was rejected"):
+        simulate(tiny_config("cohort=6", "faults.min_replies=2", f"robust.rule={rule}"), "run", tmp_path)

@@ -9,14 +9,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from configs.load import write_config
 from fl_clients.coding import ClientCoding
 from fl_server.record.schema import RunRecord, read_run
 from simulations.cli.main import app
-from simulations.run.simulate import simulate
+from simulations.run.simulate import resume, simulate
 from strategies.codecs import HEADER_BYTES, find_codec
+from strategies.lora_c import LoraC
 from strategies.method import Tensors
 from strategies.wire import Payload
-from tests.conftest import TINY, tiny_config
+from tests.conftest import TINY, happened, tiny_config
 
 pytestmark = pytest.mark.integration
 LORA = ("settings.rank=2", "settings.alpha=4")
@@ -76,14 +78,49 @@ def test_a_method_that_sends_nothing_ignores_codecs(tmp_path: Path) -> None:
         ("wire.up=int5", "wire.up='int5': expected raw, fp32"),
         ("wire.down=top-k 7", "wire.down='top-k 7': expected a share of the numbers above 0 and at most 1"),
         ("wire.error_decay=2", "wire.error_decay"),
+        ("wire.error_decay=0.5", "error_decay=0.5 needs up='top-k …', 'ternary …' or 'sign', not 'raw'"),
+        ("wire.feedback=false", "feedback=False needs up="),
+        ("wire.down_of=values", "down_of='values' needs a codec for clients"),
+        ("local.optimizer=sgd local.keep_moments=true", "keep_moments=true needs optimizer='adamw', not 'sgd'"),
         ("server.optimizer=sgd", "server.optimizer"),
         ("server.lr=0", "server.lr"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(words: str, message: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["simulate", *TINY, words, "--results", str(tmp_path), "--name", "run"])
+    split = words.split() if words.startswith("local") else [words]
+    done = CliRunner().invoke(app, ["simulate", *TINY, *split, "--results", str(tmp_path), "--name", "run"])
     assert message in str(done.exception)
     assert not (tmp_path / "run").exists()
+
+
+class Forgetful(LoraC):
+    """A method whose wire form loses B."""
+
+    def to_wire(self, shared: Tensors) -> Tensors:
+        return {name: value for name, value in shared.items() if not name.endswith(".B")}
+
+
+def test_a_wire_form_that_loses_something_is_refused_before_any_work(tmp_path: Path) -> None:
+    settings = [f"settings.{key}" for key in ("rank=2", "alpha=4", "dropout=0.0", 'targets=["v_proj"]', "blocks=[]")]
+    method = f"method={__name__}:Forgetful"
+    with pytest.raises(InputError, match=r"from_wire does not undo to_wire: tensor 'shared_.*B' does not come back"):
+        simulate(tiny_config(method, *settings, "wire.up=int8"), "run", tmp_path)
+    with pytest.raises(InputError, match=r"down_of='values': perfit needs every number"):
+        run(tmp_path, "wire.down=int8", "wire.down_of=values")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["wire.up=int8", "wire.down=sign", "server.optimizer=adam"])
+def test_what_tensors_depend_on_cannot_change_when_a_run_is_resumed(key: str, tmp_path: Path) -> None:
+    def stop(folder: Path) -> None:
+        if happened(folder, '"round": 1'):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny_config("wire.up=int4", "wire.down=int8"), "run", tmp_path, on_progress=stop)
+    write_config(tiny_config("wire.up=int4", "wire.down=int8", key), tmp_path / "run" / "config.toml")
+    with pytest.raises(InputError, match=f"{key.partition('=')[0]}='.*': the run began with"):
+        resume("run", tmp_path)
 
 
 def test_an_exact_codec_gives_the_same_answers(tmp_path: Path) -> None:

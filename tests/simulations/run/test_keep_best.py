@@ -38,6 +38,14 @@ def test_held_out_users_judge_and_never_train(tmp_path: Path) -> None:
     assert all("held_out.accuracy" in dict(row["metrics"]) for row in rounds)
 
 
+def test_an_opening_is_judged_neither_as_the_start_nor_as_a_round(tmp_path: Path) -> None:
+    lora = ("method=fdlora", "settings.rank=2", "settings.alpha=4")
+    simulate(tiny_config(*lora, *JUDGED, "keep=best"), "run", tmp_path)
+    clients = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
+    judged = [row["round"] for row in clients if row["phase"] == "evaluate" and row["user"] == 5]
+    assert judged == [0, 1, 2, 3, 4]
+
+
 def judged(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> dict[int, Tensors]:
     """Let the held-out users give these scores before stage 1 and after each round; return the states they judged."""
     consider, states = BestRound.consider, dict[int, Tensors]()
