@@ -122,7 +122,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
         for (name, seeds), style in zip(forms.items(), ("--", "-"), strict=True):
             for seed, points in seeds.items():
                 panel.plot(*zip(*points, strict=True), style, color=f"C{seed}", label=f"{name}, seed {seed}")
-        panel.set(title=title, xlabel="step")
+        panel.set(title=title, xlabel="step", yscale="log")
     panels[0].set_ylabel("loss on others' items (nats)")
     panels[0].legend()
     figure.tight_layout()

@@ -85,6 +85,12 @@ def total_bytes(folder: Path) -> BytesPart:
         payload = _add(coded, "payload_bytes", direction)
         return 4 * _add(coded, "elements", direction) / payload if payload else 1.0
 
+    def codec(direction: Direction) -> str:
+        # A copy is fp32 whatever the codec.
+        coded = table.filter(pc.and_(pc.not_equal(table["codec"], "raw"), pc.not_equal(table["group"], "copy")))
+        names = coded.filter(pc.equal(coded["direction"], direction))["codec"].unique().to_pylist()
+        return str(names[0]) if names else "raw"
+
     up, down = _add(table, "message_bytes", "up"), _add(table, "message_bytes", "down")
     return BytesPart(
         up=up,
@@ -96,6 +102,8 @@ def total_bytes(folder: Path) -> BytesPart:
         per_client_round_down=mean("down"),
         ratio_up=ratio("up"),
         ratio_down=ratio("down"),
+        codec_up=codec("up"),
+        codec_down=codec("down"),
     )
 
 

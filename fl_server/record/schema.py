@@ -52,6 +52,9 @@ class BytesPart(_Part):
     ratio_up: float = 1.0
     """Bytes of the sent numbers as fp32, over those of the arrays that carried them."""
     ratio_down: float = 1.0
+    codec_up: str = "raw"
+    """How changes of the tensors were written, without a share."""
+    codec_down: str = "raw"
 
 
 class ParamsPart(_Part):

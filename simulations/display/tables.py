@@ -95,6 +95,7 @@ def bytes_table(record: RunRecord) -> Table:
     table.add_row("total", human_bytes(counted.up), human_bytes(counted.down))
     table.add_row("  of which tensors", human_bytes(counted.payload_up), human_bytes(counted.payload_down))
     if counted.ratio_up != 1 or counted.ratio_down != 1:
+        table.add_row("  codec", counted.codec_up, counted.codec_down)
         table.add_row("  compressed by", f"{counted.ratio_up:.1f} ×", f"{counted.ratio_down:.1f} ×")
     # The communication that FlowerTune's leaderboard counts, against a budget of 200,000 MB.
     table.add_row("tensors, both ways (FlowerTune)", human_bytes(counted.payload_up + counted.payload_down), "")

@@ -13,6 +13,7 @@ from configs.load import write_config
 from fl_clients.coding import ClientCoding
 from fl_server.record.schema import RunRecord, read_run
 from simulations.cli.main import app
+from simulations.display.tables import bytes_table
 from simulations.run.simulate import resume, simulate
 from strategies.codecs import HEADER_BYTES, find_codec
 from strategies.lora_c import LoraC
@@ -44,6 +45,12 @@ def test_every_method_with_one_shared_state_takes_codecs(method: str, tmp_path: 
     assert coded.bytes.payload_up < raw.bytes.payload_up / 4
     assert coded.bytes.payload_down < raw.bytes.payload_down / 1.5
     assert {row["codec"] for row in rows(tmp_path, "train", "up")} == {"int4"}
+    assert (coded.bytes.codec_up, coded.bytes.codec_down) == ("int4", "int8")
+    found = rows(tmp_path, "train", "up")
+    numbers, payload = (sum(int(str(row[key])) for row in found) for key in ("elements", "payload_bytes"))
+    assert coded.bytes.ratio_up == pytest.approx(4 * numbers / payload)
+    cells = [str(cell) for column in bytes_table(coded).columns for cell in column.cells]
+    assert {"  codec", "int4", "int8", f"{coded.bytes.ratio_up:.1f} ×"} <= set(cells)
 
 
 def test_flasc_sends_a_quarter_of_the_numbers_and_their_places_both_ways(tmp_path: Path) -> None:
