@@ -76,13 +76,14 @@ class ServerCoding:
             self._reference = Reference(self._reference.version + 1, self._method.to_wire(travelling(state)))
             self._changes = {}
 
-    def payload(self, state: Tensors, user: int | None, last_turn: int = 0) -> Payload:
+    def payload(self, state: Tensors, user: int | None, last_turn: int = 0, whole: bool = False) -> Payload:
         """Return what a client is sent.
 
         Args:
             state: The server's tensors.
             user: Partition id; None is a newcomer.
             last_turn: The last round in which its update was counted, from which it has kept what it received; else 0.
+            whole: Send a copy: it failed, perhaps because it has lost what it kept.
         """
         if self._down is None:
             return Payload(self._plain(state, user))
@@ -90,7 +91,7 @@ class ServerCoding:
         if self._of_values and version in self._changes:
             return Payload({}, {values_name(version): self._changes[version]})
         missing = range(max(last_turn, self._first) + 1, version + 1)
-        if all(number in self._changes for number in missing):
+        if not whole and all(number in self._changes for number in missing):
             return Payload({}, blobs={change_name(number): self._changes[number] for number in missing})
         return Payload({}, blobs={copy_name(version): self._reference.write_copy()})
 

@@ -45,8 +45,8 @@ class ClientTask:
     round: int
     """0 before the first round of stage 1."""
     phase: Phase
-    payload_for: Callable[[int], Payload] | None = None
-    """Returns the tensors for a user; None sends none."""
+    payload_for: Callable[[int, bool], Payload] | None = None
+    """Returns the tensors for a user, and on a retry (True) without relying on what it has kept; None sends none."""
     values_for: Callable[[int], Mapping[str, object]] = _no_values
     """Returns the plain values for a user."""
 
@@ -231,7 +231,7 @@ class Clients:
         user = self._users[pending.node]
         pending.first_sent = pending.first_sent or time.monotonic()
         # New content every time, because Flower binds content to its message.
-        payload = task.payload_for(user) if task.payload_for else None
+        payload = task.payload_for(user, bool(pending.attempts)) if task.payload_for else None
         content = pack(payload, {"round": task.round, **task.values_for(user)})
         kind = _MESSAGE_TYPES[task.phase]
         message = Message(content, dst_node_id=pending.node, message_type=kind, ttl=self._patience_s)

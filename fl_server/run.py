@@ -150,8 +150,8 @@ class FederatedRun:
         last_turns = self.writer.checkpoint.last_turns
         self.coding.advance(number, self.state)
 
-        def send(user: int) -> Payload:
-            return self.coding.payload(self.state, user, last_turns.get(user, 0))
+        def send(user: int, again: bool) -> Payload:
+            return self.coding.payload(self.state, user, last_turns.get(user, 0), whole=again)
 
         task = ClientTask(
             number, Phase.TRAIN, send if number else None, lambda user: {"last_turn": last_turns.get(user, -1)}
@@ -283,10 +283,10 @@ class FederatedRun:
         text = f"user {user} failed and is retried: {error.strip().splitlines()[-1][:200]}"
         self.writer.event("note", text=text)
 
-    def _send_newcomers(self, version: int) -> Callable[[int], Payload]:
+    def _send_newcomers(self, version: int) -> Callable[[int, bool], Payload]:
         self.coding.advance(version, self.state)
         payload = self.coding.payload(self.state, None)
-        return lambda _user: payload
+        return lambda _user, _again: payload
 
     def _save_shared(self, version: int) -> None:
         self.coding.advance(version, self.state)

@@ -25,7 +25,7 @@ REPORT = ClientReport(examples=1, steps=1, wall_s=0.0, ended_at=0.0, partition_n
 
 def train(tensor: torch.Tensor) -> ClientTask:
     """A task of round 1 that sends one tensor to all clients."""
-    return ClientTask(1, Phase.TRAIN, lambda _user: Payload({"shared_x.1.R": tensor}))
+    return ClientTask(1, Phase.TRAIN, lambda _user, _again: Payload({"shared_x.1.R": tensor}))
 
 
 def echo_app(fail: int | None = None) -> ClientApp:

@@ -130,6 +130,23 @@ def test_what_tensors_depend_on_cannot_change_when_a_run_is_resumed(key: str, tm
         resume("run", tmp_path)
 
 
+def test_a_client_that_lost_what_it_kept_gets_a_copy_on_the_retry(tmp_path: Path) -> None:
+    whole = run(tmp_path, "wire.down=int8")
+    before = load_file(tmp_path / "run" / "shared.safetensors")
+
+    def lose(folder: Path) -> None:
+        if happened(folder, '"round": 2') and not happened(folder, '"round": 3'):
+            for kept in (folder / "private").glob("*.round*.safetensors"):
+                kept.unlink()
+
+    again = simulate(tiny_config("rounds=3", "wire.down=int8"), "lost", tmp_path, on_progress=lose)
+    after = load_file(tmp_path / "lost" / "shared.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert again.retries > whole.retries
+    clients = pq.read_table(tmp_path / "lost" / "ledger.parquet").to_pylist()
+    assert any(row["group"] == "copy" and row["round"] == 3 and row["phase"] == "train" for row in clients)
+
+
 def test_an_exact_codec_gives_the_same_answers(tmp_path: Path) -> None:
     raw = run(tmp_path)
     before = load_file(tmp_path / "run" / "shared.safetensors")
