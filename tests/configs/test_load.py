@@ -73,6 +73,18 @@ def test_a_methods_keys_for_one_task_override_the_task_preset(tmp_path: Path) ->
     assert (paper.personal.lr, paper.personal.epochs) == (1e-4, 4)
 
 
+def test_a_variant_has_its_presets_keys_and_its_own(tmp_path: Path) -> None:
+    variant = tmp_path / "small.toml"
+    variant.write_text('method = "oppu"\nlocal.lr = 2e-2\n[settings]\nrank = 1\n')
+    preset, own = load_config(None, ["method=oppu"]), load_config(None, [f"method={variant}"])
+    assert own.method == preset.method
+    assert own.settings == preset.settings | {"rank": 1}
+    assert (own.local.lr, own.personal.lr) == (2e-2, preset.personal.lr)
+    variant.write_text('method = "opu"\n')
+    with pytest.raises(InputError, match='expected it to set method = "module:Class", or a preset such as "perfit"'):
+        load_config(None, [f"method={variant}"])
+
+
 @pytest.mark.parametrize(("method", "epochs"), [("perfit", 6), ("reft-c", 6), ("oppu", 2), ("lora-p", 2)])
 def test_methods_with_lora_have_the_papers_two_personal_epochs(method: str, epochs: int) -> None:
     # Table 9 has the epochs of PerFit and ReFT; appendix D.5 those of the others.
