@@ -19,6 +19,7 @@ _ALIKE = (
     "cohort",
     "users.collective",
     "users.target",
+    "users.held_out",
     "personal.max_tokens",
     "devices",
     "robust",
