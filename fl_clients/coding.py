@@ -6,7 +6,7 @@ import torch
 
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
-from strategies.codecs import Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
+from strategies.codecs import Layout, Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
 from strategies.method import BackboneShape, Method, Tensors, travelling
 from strategies.wire import Payload
 
@@ -70,7 +70,7 @@ class ClientCoding:
         if owed := _taken(store, LEFT_OUT):
             decay = self._config.wire.error_decay ** (number - last - 1)
             change = plus(change, {name: decay * value for name, value in owed.items()})
-        layout = Reference(0, change).layout
+        layout = Layout.of(change)
         seed = derive_seed(self._config.seed, "wire", "up", number, user_id)
         blob = write_blob(self._up, layout, change, number, seed)
         payload = Payload({}, blobs={change_name(number): blob})

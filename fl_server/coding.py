@@ -32,7 +32,7 @@ class ServerCoding:
         # Everybody knows the version of the first round from the seed, but not the tensors of another run, nor which of
         # the values a codec keeps.
         self._first = method.first_round or 0
-        begin = self._first + self._starts_elsewhere if self._starts_elsewhere else self._first - self._of_values
+        begin = self._first + 1 if self._starts_elsewhere else 0 if self._of_values else self._first
         self._reference = Reference(int(checkpoint.get(_VERSION, begin)), held)
         if self._down is not None and not held:
             self._reference = replace(self._reference, tensors=method.to_wire(travelling(checkpoint)))
@@ -42,12 +42,12 @@ class ServerCoding:
     def advance(self, version: int, state: Tensors) -> None:
         """Write what leads to a version, unless it is written already, or the state never changes.
 
-        Raises:
-            RunFailed: The state is not finite.
-
         Args:
             version: The round in which it is sent.
             state: The server's tensors.
+
+        Raises:
+            RunFailed: The state is not finite.
         """
         if self._down is None or self._starts_elsewhere or version <= self._reference.version:
             return

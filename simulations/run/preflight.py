@@ -76,6 +76,10 @@ def exchange_keys(config: RunConfig) -> dict[str, Any]:
 
 def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> None:
     """Refuse codecs that do not exist, and what needs one shared state from methods that keep clients apart."""
+    rounds = method.first_round is not None
+    pooling = config.robust.rule in POOLING and rounds
+    if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
+        raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates separate")
     wire, pooled = config.wire, []
     for key in ("up", "down"):
         if (name := getattr(wire, key)) != "raw":
@@ -84,16 +88,13 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
                 find_codec(name)
             except ValueError as error:
                 raise ValueError(f"wire.{key}={error}") from None
-    if config.robust.rule in POOLING:
-        pooled.append(f"robust.rule='{config.robust.rule}'")
     if config.server.optimizer != "none":
         pooled.append(f"server.optimizer='{config.server.optimizer}'")
     if pooled and wire.down_of == "values" and type(method).from_wire is not Method.from_wire:
         raise ValueError(f"wire.down_of='values': {method.name} needs every number; only LoRA methods can lack some")
-    separate = pooled and method.first_round is not None and keeps_clients_apart(method, shape)
-    if separate:
-        raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
-    if pooled and method.first_round is not None:
+    if pooled and rounds:
+        if keeps_clients_apart(method, shape):
+            raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
         _check_wire_form(method, travelling(method.server_init(shape)))
 
 
