@@ -34,7 +34,8 @@ CALLS = (
 
 def have_own_network(children: list[psutil.Process]) -> bool:
     for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):  # others may end meanwhile
+        # Another may end meanwhile, or have ended and not yet been waited for: a raylet of an earlier test.
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             if child.name() == "raylet":
                 return Path(f"/proc/{child.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
     raise AssertionError("Ray is not running")
