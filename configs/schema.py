@@ -97,9 +97,9 @@ class UsersConfig(_Group):
 class RankConfig(_Group):
     """Ranks of the two shifts."""
 
-    shared: int | list[int] = 32
+    shared: int | list[int] = 12
     """r⁽¹⁾, the collective shift's rank; a list gives one for each site."""
-    private: int | list[int] = 4
+    private: int | list[int] = 16
     """r⁽²⁾, the personalised shift's rank, likewise."""
 
 
@@ -249,7 +249,7 @@ class RunConfig(_Group):
     `users.held_out`, or the initial ones, with which every method is the bare backbone, if no round was better."""
     aggregation: str = "mean"
     """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/shifts/averages.py)."""
-    sites: list[int] | str = Field([10, 12])
+    sites: list[int] | str = "6 spread"
     """Decoder blocks whose output is intervened on, counted from 0: a list, `every 4`, or `6 spread` (evenly, down to
     four fifths of the depth)."""
     private_sites: list[int] | str = ""
@@ -257,7 +257,7 @@ class RunConfig(_Group):
     positions: str = "all"
     """Prompt tokens intervened on: `f7+l7` (first 7 and last 7), `l7`, `f7`, `all`, or `all-f1` (all but the first)."""
     rank: RankConfig = RankConfig()
-    joint_private_init: bool = True
+    joint_private_init: bool = False
     """Stage 1 also trains the common start of the personalised shifts, which is then sent too."""
     local: FitConfig = FitConfig()
     personal: PersonalConfig = PersonalConfig()

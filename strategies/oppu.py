@@ -27,10 +27,13 @@ class Oppu(Method):
         private_targets: list[str],
         blocks: list[int] | str,
         seed: int,
+        private_rank: int | None = None,
+        private_alpha: int | None = None,
     ) -> None:
-        """Take the settings; see `LoraSettings`. `private_targets` are the personal adapter's modules."""
+        """Take the settings; see `LoraSettings`. Those named `private` are the personal adapter's, by default the same."""
         self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
-        self.personal = LoraSettings(rank, alpha, dropout, tuple(private_targets), blocks)
+        personal = (private_rank or rank, private_alpha or alpha)
+        self.personal = LoraSettings(*personal, dropout, tuple(private_targets), blocks)
         self.seed = seed
         self._begin: Tensors = {}
 
