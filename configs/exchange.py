@@ -11,7 +11,8 @@ class WireConfig(Group):
     """How messages are written. `raw` sends every tensor as it is, in an array of its own.
 
     Any codec sends the change since what the receiver has, all tensors in one array: `fp32`, `fp16`, `bf16`, `int8`,
-    `int4`, `sign`, `drive`, or with a share of the numbers `top-k 0.01` or `ternary 0.01` (strategies/codecs).
+    `int4`, `sign`, `drive`, `nonzero`, or with a share of the numbers `top-k 0.01` or `ternary 0.01`
+    (strategies/codecs).
     """
 
     up: str = "raw"

@@ -30,7 +30,7 @@ class Oppu(Method):
         private_rank: int | None = None,
         private_alpha: int | None = None,
     ) -> None:
-        """Take the settings; see `LoraSettings`. Those named `private` are the personal adapter's, by default the same."""
+        """Take the settings; see `LoraSettings`. The personal adapter's are named `private`; by default the same."""
         self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
         personal = (private_rank or rank, private_alpha or alpha)
         self.personal = LoraSettings(*personal, dropout, tuple(private_targets), blocks)

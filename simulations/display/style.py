@@ -16,6 +16,9 @@ _KNOWN = (
     "ffa-lora",
     "flora",
     "fedex-lora",
+    "flasc",
+    "fed-sb",
+    "fedsrd",
 )
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "star": "*"}

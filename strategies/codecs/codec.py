@@ -43,6 +43,7 @@ _FIXED = {
         Codec("int4", 5, False, partial(quantised.write_int, 4), partial(quantised.read_int, 4)),
         Codec("sign", 8, True, signs.write_sign, signs.read_sign),
         Codec("drive", 9, False, signs.write_drive, signs.read_drive),
+        Codec("nonzero", 10, False, sparse.write_nonzero, sparse.read_nonzero),
     )
 }
 KINDS = {codec.number: codec.name for codec in _FIXED.values()} | {_TOP: "top-k", _TERNARY: "ternary"}
@@ -53,8 +54,8 @@ def find_codec(name: str) -> Codec:
     """Return the codec of a config.
 
     Args:
-        name: `fp32`, `fp16`, `bf16`, `int8`, `int4`, `sign`, `drive`, or with a share of the numbers `top-k 0.01` or
-            `ternary 0.01`.
+        name: `fp32`, `fp16`, `bf16`, `int8`, `int4`, `sign`, `drive`, `nonzero`, or with a share of the numbers
+            `top-k 0.01` or `ternary 0.01`.
 
     Raises:
         ValueError: There is no such codec, or the share is not above 0 and at most 1.

@@ -12,6 +12,26 @@ def count(share: float, n: int) -> int:
     return max(1, min(n, round(share * n)))
 
 
+def write_nonzero(values: np.ndarray, _seed: int) -> bytes:
+    """4 + 4k bytes and those of the places: the k numbers that are not 0, exactly."""
+    places = np.flatnonzero(values)
+    numbers = np.asarray([len(places)], "<u4").tobytes() + values[places].astype("<f4").tobytes()
+    return numbers + (write_places(places, len(values)) if len(places) else b"")
+
+
+def read_nonzero(data: bytes, n: int, _seed: int) -> np.ndarray:
+    """Undo `write_nonzero`, exactly."""
+    k = int(read_numbers(data[:4], "<u4", 1)[0])
+    end = 4 + 4 * k
+    if k > n or (not k and len(data) > end):
+        raise ValueError(f"{k} of {n} numbers do not fill {len(data)} bytes")
+    values = np.zeros(n, np.float32)
+    if k:
+        chosen = read_numbers(data[4:end], "<f4", k)
+        values[read_places(data[end:], k, n)] = chosen
+    return values
+
+
 def write_top(share: float, values: np.ndarray, seed: int) -> bytes:
     """2k bytes and those of the places: the k largest in magnitude as fp16, zero elsewhere."""
     places = _largest(values, count(share, len(values)))

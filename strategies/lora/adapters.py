@@ -74,23 +74,35 @@ class LoraAdapters:
     def trainable(self, *names: str, letters: str = "AB") -> list[nn.Parameter]:
         """Return the parameters of adapters; `letters` selects A, B or both."""
         return [
-            self._factor(name, module, letter).weight
+            self.factor(name, module, letter).weight
             for name in names
             for module in self._modules_of[name]
             for letter in letters
         ]
+
+    def factor(self, name: str, module: str, letter: str) -> Any:
+        """Return the linear module that is an adapter's A or B at one of its modules."""
+        layer = self._layers[module]
+        return (layer.lora_A if letter == "A" else layer.lora_B)[name]
+
+    def base_weight(self, module: str) -> torch.Tensor:
+        """Return the frozen weight of an adapted module, [m, n]."""
+        layer = self._layers[module].get_base_layer()
+        weight: torch.Tensor = layer.weight
+        # transformers' Conv1D stores its weight as n×m.
+        return weight if isinstance(layer, nn.Linear) else weight.T
 
     @torch.no_grad()
     def load(self, name: str, tensors: Tensors, prefix: str, letters: str = "AB") -> None:
         """Copy `<prefix>.<module>.A` [r, n] and `.B` [m, r] into an adapter."""
         for module in self._modules_of[name]:
             for letter in letters:
-                self._factor(name, module, letter).weight.copy_(tensors[f"{prefix}.{module}.{letter}"])
+                self.factor(name, module, letter).weight.copy_(tensors[f"{prefix}.{module}.{letter}"])
 
     def state(self, name: str, prefix: str, letters: str = "AB") -> Tensors:
         """Return an adapter's factors, named as in `load`."""
         return {
-            f"{prefix}.{module}.{letter}": self._factor(name, module, letter).weight.detach().cpu().clone()
+            f"{prefix}.{module}.{letter}": self.factor(name, module, letter).weight.detach().cpu().clone()
             for module in self._modules_of[name]
             for letter in letters
         }
@@ -112,7 +124,7 @@ class LoraAdapters:
         parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for name in self._used:
             for module in self._modules_of[name]:
-                A, B = (self._factor(name, module, letter).weight.detach().cpu() for letter in "AB")
+                A, B = (self.factor(name, module, letter).weight.detach().cpu() for letter in "AB")
                 parts.setdefault(module, []).append((A, self._layers[module].scaling[name] * B))
         for module, change in self._changes.items():
             outputs, inputs = change.shape
@@ -164,10 +176,6 @@ class LoraAdapters:
         for layer in self._layers.values():
             # peft's `enable_adapters` would also turn on the gradients of every adapter.
             layer._disable_adapters = not enabled
-
-    def _factor(self, name: str, module: str, letter: str) -> Any:
-        layer = self._layers[module]
-        return (layer.lora_A if letter == "A" else layer.lora_B)[name]
 
 
 def _add_product(

@@ -9,6 +9,7 @@ from torch import nn
 
 from strategies import lora
 from strategies.fdlora import FdLora, OuterStep
+from strategies.fed_sb import FedSb, first_singular_vectors
 from strategies.fedex_lora import FedexLora
 from strategies.fedsa_lora import FedsaLora
 from strategies.ffa_lora import FfaLora
@@ -212,6 +213,42 @@ def test_ffa_lora_trains_only_b() -> None:
     torch.testing.assert_close(
         adapter.state(COLLECTIVE, "x", letters="A"), {name: t for name, t in first.items() if name.endswith("A")}
     )
+
+
+def test_the_first_singular_vectors_of_a_weight_have_fixed_signs() -> None:
+    # 3 e₁f₂ᵀ − 2 e₂f₁ᵀ: singular values 3 and 2; of ±e₂ the positive one is taken, so f₁ is negative.
+    U, Vt = first_singular_vectors(torch.tensor([[0.0, 3, 0], [-2, 0, 0]]), 2)
+    torch.testing.assert_close(U, torch.eye(2))
+    torch.testing.assert_close(Vt, torch.tensor([[0.0, 1, 0], [-1, 0, 0]]))
+    torch.testing.assert_close(first_singular_vectors(torch.tensor([[0.0, 3, 0], [-2, 0, 0]]), 1), (U[:, :1], Vt[:1]))
+
+
+def test_fed_sb_trains_only_the_matrix_between_its_bases() -> None:
+    method = FedSb(**{key: value for key, value in SETTINGS.items() if key != "seed"})
+    model = Model()
+    adapter = method.client_attach(model, SHAPE)
+    fit = AddOne(adapter)
+    shared = some(method.server_init(SHAPE))
+    trained = method.client_train(adapter, TrainRequest(1, shared, {}, fit))
+    torch.testing.assert_close(trained.shared, {name: value + 1 for name, value in shared.items()})
+    for index, (module, kind) in enumerate(((Q, "q_proj"), (V, "v_proj"))):
+        U, Vt = first_singular_vectors(getattr(model.layers[index], kind).base_layer.weight, 2)
+        M = shared[f"shared_core.{module}.M"]
+        torch.testing.assert_close(fit.before[module], 2 * U @ M @ Vt)  # α/r = 2
+        torch.testing.assert_close(products(adapter)[module], 2 * U @ (M + 1) @ Vt)
+
+
+def test_fed_sbs_gradient_is_that_of_the_matrix_between() -> None:
+    method = FedSb(**{key: value for key, value in SETTINGS.items() if key != "seed"})
+    model = Model()
+    adapter = method.client_attach(model, SHAPE)
+    adapter.use(COLLECTIVE)
+    x, g = torch.randn(4, 6), torch.randn(4, 5)
+    M = adapter.factor(COLLECTIVE, Q, "A").parametrizations.weight.original.requires_grad_(True)
+    with adapter.active(torch.ones(1, 1, dtype=torch.bool)):
+        model.layers[0].q_proj(x).backward(g)
+    U, Vt = first_singular_vectors(model.layers[0].q_proj.base_layer.weight, 2)
+    torch.testing.assert_close(M.grad, 2 * U.T @ g.T @ x @ Vt.T)
 
 
 @pytest.mark.parametrize("method", [Flora(**SETTINGS), FedexLora(**SETTINGS)], ids=["flora", "fedex-lora"])

@@ -117,7 +117,7 @@ def test_every_shape_gets_the_largest_size_that_fits(tmp_path: Path) -> None:
     shapes = fitted_shapes("perfit", None, ["backbone=tiny"], 1000)
     # On tiny (d = 16, four blocks) a site of rank r has 33r numbers; 4, 6 and 10 spread are only 3, 3 and 4 sites.
     assert [shape.shared for shape in shapes] == [33 * 16, 2 * 33 * 15, 3 * 33 * 10, 3 * 33 * 10, 4 * 33 * 7]
-    assert shapes[1].overrides == ("sites=2 spread", "joint_private_init=False", "rank.shared=15")
+    assert shapes[1].overrides == ("sites=2 spread", "rank.shared=15")
     lora = fitted_shapes("lora-c", None, ["backbone=tiny"], 1000)
     assert all(0 < shape.shared <= 1000 for shape in lora)
     with pytest.raises(InputError, match="size=10: the smallest shape has 33 numbers"):
@@ -138,4 +138,4 @@ def test_the_rates_are_searched_for_the_best_shape(tmp_path: Path, monkeypatch: 
     tuned = tune("perfit", None, words, [0], 2, tmp_path, quiet, size=500)
     assert tuned.shape[0] == "sites=2 spread"
     assert tuned.rates["local.lr"] == 1e-2
-    assert set(tuned.shapes["shape"]) >= {"sites-2-spread-joint_private_init-False-rank.shared-7"}
+    assert set(tuned.shapes["shape"]) >= {"sites-2-spread-rank.shared-7"}

@@ -80,10 +80,10 @@ def assert_same_and_not_bare(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["lora-c", "lora-p", "oppu", "fdlora", "ffa-lora", "fedsa-lora", "flora", "fedex-lora"]
+    "method", ["lora-c", "lora-p", "oppu", "fdlora", "ffa-lora", "fedsa-lora", "fed-sb", "flora", "fedex-lora"]
 )
 def test_lora_loads_in_plain_peft_with_the_same_logits(run: Callable[..., Path], method: str, tmp_path: Path) -> None:
-    folder = run(method)
+    folder = run(method, *(["settings.rank=8"] if method == "fed-sb" else []))
     user = first_target(folder)
     out = export(folder, user, "peft", tmp_path / "peft")
     assert_same_and_not_bare(served_logits(folder, user), logits_of(PeftModel.from_pretrained(plain(), str(out))))

@@ -23,12 +23,12 @@ from tests.conftest import TINY, happened, tiny_config
 
 pytestmark = pytest.mark.integration
 LORA = ("settings.rank=2", "settings.alpha=4")
-METHODS = ["perfit", "reft-c", "lora-c", "oppu", "ffa-lora", "fedsa-lora", "fdlora"]
+METHODS = ["perfit", "reft-c", "lora-c", "oppu", "ffa-lora", "fedsa-lora", "fed-sb", "fdlora"]
 APART = ["flora", "fedex-lora", "fedreft"]
 
 
 def run(folder: Path, *words: str, method: str = "perfit") -> RunRecord:
-    settings = LORA if "lora" in method or method in ("oppu", "flasc") else ()
+    settings = LORA if "lora" in method or method in ("oppu", "flasc", "fed-sb", "fedsrd") else ()
     return simulate(tiny_config(f"method={method}", "rounds=3", *settings, *words), "run", folder, overwrite=True)
 
 
@@ -42,7 +42,8 @@ def test_every_method_with_one_shared_state_takes_codecs(method: str, tmp_path: 
     raw = run(tmp_path, method=method)
     coded = run(tmp_path, "wire.up=int4", "wire.down=int8", method=method)
     assert coded.status == "completed"
-    assert coded.bytes.payload_up < raw.bytes.payload_up / 4
+    # Besides the coded numbers a message has its header, which matters at a few hundred numbers.
+    assert coded.bytes.payload_up - 9 * HEADER_BYTES < raw.bytes.payload_up / 4
     assert coded.bytes.payload_down < raw.bytes.payload_down / 1.5
     assert {row["codec"] for row in rows(tmp_path, "train", "up")} == {"int4"}
     assert (coded.bytes.codec_up, coded.bytes.codec_down) == ("int4", "int8")
@@ -64,6 +65,26 @@ def test_flasc_sends_a_quarter_of_the_numbers_and_their_places_both_ways(tmp_pat
         assert {row["codec"] for row in found} == {"top-k"}
         assert all(most - numbers // 8 < int(str(row["payload_bytes"])) <= most for row in found)
     assert record.status == "completed"
+
+
+def test_fedsrd_sends_the_numbers_that_matter_and_their_places_both_ways(tmp_path: Path) -> None:
+    # B of a layer this small with four fifths left out is nearly singular, and A would become large.
+    record = run(tmp_path, "settings.rank=8", "settings.drop=0.3", method="fedsrd")
+    assert record.status == "completed"
+    numbers = 4 * 8 * (48 + 32)
+    for direction in ("up", "down"):  # nothing comes down in the first round
+        found = [row for row in rows(tmp_path, "train", direction) if row["group"]]
+        assert {row["codec"] for row in found} == {"nonzero"}
+        assert {row["elements"] for row in found} == {numbers}
+    # 4 to 15 % of the numbers, or one of each matrix of eight rows, and a bit for the place of each.
+    for row in rows(tmp_path, "train", "up"):
+        payload = int(str(row["payload_bytes"])) - HEADER_BYTES
+        assert 4 * 0.04 * numbers < payload < 4 * 0.2 * numbers + numbers / 8
+    # The first round changes seven tenths of B, which is 32 of 80 numbers.
+    for row in rows(tmp_path, "train", "down"):
+        if row["round"] == 2:
+            payload = int(str(row["payload_bytes"])) - HEADER_BYTES
+            assert payload == pytest.approx(4 * 0.7 * numbers * 32 / 80, rel=0.1)
 
 
 @pytest.mark.parametrize("method", APART)
@@ -159,8 +180,8 @@ def test_an_exact_codec_gives_the_same_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", ["fp16", "int8", "int4", "sign", "drive", "top-k 0.1", "ternary 0.1"])
 def test_messages_are_a_header_and_what_the_codec_writes(codec: str, tmp_path: Path) -> None:
     run(tmp_path, f"wire.up={codec}")
-    # Per site R and D [4, 16] of the collective and [2, 16] of the personal shift, and their b.
-    matrices, vectors = 2 * 2 * (4 + 2) * 16, 2 * (4 + 2)
+    # Per site R and D [4, 16] of the collective shift, and its b.
+    matrices, vectors = 2 * 2 * 4 * 16, 2 * 4
     found = rows(tmp_path, "train", "up")
     assert {row["elements"] for row in found} == {matrices + vectors}
     # The places of sparse codecs need more or fewer bits.

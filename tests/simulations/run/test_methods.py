@@ -20,6 +20,7 @@ COLLECTIVE, ROUNDS = 3, 2
 # tiny: d = 16, 4 blocks, k and v map 16 to 8. LoRA of rank 2 on q, k, v: |A| = 4·2·(16·3), |B| = 4·2·(16 + 8 + 8).
 A, B = 4 * 2 * 48, 4 * 2 * 32
 P = A + B
+CORES = 4 * 3 * 2 * 2
 PRIVATE_P = 4 * 2 * ((16 + 16) + (16 + 8))
 SITES = 2
 SHIFT = SITES * (2 * 4 * 16 + 4)
@@ -29,7 +30,7 @@ LORA = ("settings.rank=2", "settings.alpha=4")
 
 # docs/methods.md, "Bytes per client and round", in elements: up; down in round 1 and in round 2; private.
 FORMS: dict[str, tuple[int, int, int, int]] = {
-    "perfit": (SHIFT + PERSONAL_SHIFT, SHIFT + PERSONAL_SHIFT, SHIFT + PERSONAL_SHIFT, PERSONAL_SHIFT),
+    "perfit": (SHIFT, SHIFT, SHIFT, PERSONAL_SHIFT),
     "reft-c": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, 0),
     "fedreft": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS),
     "lora-c": (P, P, P, 0),
@@ -38,6 +39,7 @@ FORMS: dict[str, tuple[int, int, int, int]] = {
     "fdlora": (P, P, P, P + 2),
     "ffa-lora": (B, B, B, 0),
     "fedsa-lora": (A, A, A, P),
+    "fed-sb": (CORES, CORES, CORES, 0),
     # The stack of round 1 has rank Σr_k = 6. As factors q needs 6·32, and k and v 6·24 = 144 each, more than their 128.
     "flora": (P, 0, 4 * (6 * 32 + 128 + 128), 0),
     # The residual has rank (K − 1)r = 4: the factors of q need 4·32, those of k and v 4·24; plus Ā and B̄.
@@ -46,14 +48,14 @@ FORMS: dict[str, tuple[int, int, int, int]] = {
 
 
 def run(method: str, results: Path, *words: str) -> RunRecord:
-    lora = LORA if "lora" in method or method == "oppu" else ()
+    lora = LORA if "lora" in method or method in ("oppu", "fed-sb") else ()
     chosen = (f"method={method}", f"users.collective={COLLECTIVE}", f"cohort={COLLECTIVE}", f"rounds={ROUNDS}")
     return simulate(tiny_config(*chosen, *lora, "local.epochs=1", *words), method, results)
 
 
 def test_every_shipped_method_has_a_closed_form() -> None:
-    # FLASC is LoRA-C with codecs (test_coded_messages.py).
-    assert {*FORMS, "flasc"} == {path.stem for path in (CONFIGS / "methods").glob("*.toml")}
+    # FLASC and FedSRD use codecs (test_coded_messages.py).
+    assert {*FORMS, "flasc", "fedsrd"} == {path.stem for path in (CONFIGS / "methods").glob("*.toml")}
 
 
 @pytest.mark.parametrize("method", FORMS)

@@ -73,9 +73,9 @@ def test_predictions_cover_every_target_query_at_every_evaluation_point(run: tup
 
 
 def test_bytes_equal_the_closed_form(run: tuple[Path, RunRecord]) -> None:
-    # docs/methods.md: βL(2r⁽¹⁾d + r⁽¹⁾ + 2r⁽²⁾d + r⁽²⁾) each way, with β=4, L=2, d=16, r⁽¹⁾=4, r⁽²⁾=2.
+    # docs/methods.md: βL(2r⁽¹⁾d + r⁽¹⁾) each way, with β=4, L=2, d=16, r⁽¹⁾=4.
     folder, record = run
-    per_message = 4 * 2 * (2 * 4 * 16 + 4 + 2 * 2 * 16 + 2)
+    per_message = 4 * 2 * (2 * 4 * 16 + 4)
     totals: dict[tuple[str, str, int], int] = {}
     for row in rows(folder, "ledger"):
         key = (str(row["phase"]), str(row["direction"]), int(str(row["round"])))
@@ -115,7 +115,7 @@ def test_r_is_row_orthonormal_in_a_runs_tensors(run: tuple[Path, RunRecord]) -> 
     folder, _ = run
     files = [folder / "shared.safetensors", *(folder / "private").iterdir()]
     frames = [tensor for file in files for name, tensor in load_file(file).items() if name.endswith(".R")]
-    assert len(frames) == 4 + 3 * 2
+    assert len(frames) == 2 + 3 * 2
     for R in frames:
         assert (R @ R.T - torch.eye(len(R))).abs().max() <= 1e-5
 
@@ -130,7 +130,7 @@ def test_same_seed_same_bits_and_midway_evaluation_changes_nothing(run: tuple[Pa
     assert other.users.data_sha256 != record.users.data_sha256
 
 
-@pytest.mark.parametrize("change", ["aggregation=procrustes", "aggregation=function", "joint_private_init=false"])
+@pytest.mark.parametrize("change", ["aggregation=procrustes", "aggregation=function", "joint_private_init=true"])
 def test_variants_complete(change: str, tmp_path: Path) -> None:
     assert simulate(tiny_config(change, "rounds=1"), "variant", tmp_path).status == "completed"
 

@@ -20,6 +20,7 @@ ALL = [
     "ternary 0.01",
     "sign",
     "drive",
+    "nonzero",
 ]
 UNBIASED = ["int8", "int4", "drive"]
 CONTRACTIVE = ["top-k 0.1", "ternary 0.1", "sign"]
@@ -68,6 +69,17 @@ def test_bytes_are_those_of_the_formula(name: str, formula: object, n: int) -> N
 def test_drive_cuts_long_vectors_into_blocks_and_fills_short_ones_up() -> None:
     # 4097 numbers are two blocks of 4096 bits and a scale each; 100 numbers one block of 128 bits.
     assert [len(find_codec("drive").encode(vector(n), 0)) for n in (4097, 100)] == [2 * (512 + 4), 16 + 4]
+
+
+def test_nonzero_is_exact_and_needs_four_bytes_a_number_and_its_places() -> None:
+    values = np.zeros(20_000, np.float32)
+    places = np.sort(np.random.default_rng(0).choice(20_000, 2000, replace=False))
+    values[places] = vector(2000)
+    assert np.array_equal(code("nonzero", values), values)
+    assert len(find_codec("nonzero").encode(values, 0)) == 4 + 4 * 2000 + len(write_places(places, 20_000))
+    assert len(find_codec("nonzero").encode(np.zeros(20_000, np.float32), 0)) == 4
+    with pytest.raises(ValueError, match="0 of 20000 numbers do not fill 5 bytes"):
+        find_codec("nonzero").decode(bytes(5), 20_000, 0)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.05, 0.01])
