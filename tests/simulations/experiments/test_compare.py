@@ -204,7 +204,7 @@ def test_runs_that_differ_in_more_than_the_method_are_refused(
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("personal.lr=0.5", "personal.lr: 0.01 vs. 0.5"), ("rank.shared=3", "rank.shared: 4 vs. 3")],
+    [("personal.lr=0.5", "personal.lr: 0.001 vs. 0.5"), ("rank.shared=3", "rank.shared: 4 vs. 3")],
 )
 def test_runs_of_one_method_must_differ_only_in_the_seed(
     compared: tuple[Path, list[Run]], word: str, message: str

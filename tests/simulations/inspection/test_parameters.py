@@ -37,6 +37,8 @@ def test_parameters_of_a_config_computed_by_hand() -> None:
     config = tiny_config()
     shape = read_shape("tiny", usable=False)
     rows = parameter_rows(build_method(config, shape), shape)
-    assert [(row["parameters"], row["bytes"]) for row in rows] == [(396, 1584), (264, 1056), (132, 528), (132, 528)]
+    assert [(row["parameters"], row["bytes"]) for row in rows] == [(264, 1056), (132, 528)]
+    joint = parameter_rows(build_method(tiny_config("joint_private_init=true"), shape), shape)
+    assert [row["parameters"] for row in joint] == [396, 264, 132, 132]
     cells = list(zip(*(column.cells for column in parameter_table(rows, "by hand").columns), strict=True))
-    assert [(row[1], row[3]) for row in cells][:2] == [("396", "1.58 kB"), ("264", "1.06 kB")]
+    assert [(row[1], row[3]) for row in cells] == [("264", "1.06 kB"), ("132", "528 B")]

@@ -189,7 +189,7 @@ def test_cold_start_figures_are_of_one_task_and_follow_from_the_rows(results: Pa
     for text, source in zip(heat.text, heat.y, strict=True):
         assert list(text) == [f"{matrix[source][target]:.3f}" for target in heat.x]
     # For an error, the lowest is brightest, and the brightness of the others is its share of their value.
-    rows.loc[rows.task != rows.trained_on, "value"] += 1
+    rows.loc[rows.task != rows.trained_on, "value"] += 10
     (heat,) = figures.transfer_map(rows, "perfit").data
     errors = dict(zip(heat.y, transfer_matrix(rows, "perfit")[task], strict=True))
     shades = dict(zip(heat.y, [shades[list(heat.x).index(task)] for shades in heat.z], strict=True))

@@ -237,7 +237,7 @@ def test_a_fifth_of_attackers_hurts_the_mean_but_not_the_robust_rules(
     assert clean > 0.03
     assert learned("hurt", {0, 1}, "none") < 0.8 * clean
     for rule in ("clip", "median", "trimmed_mean", "krum"):
-        assert learned(rule, {0, 1}, rule) > 0.9 * clean, rule
+        assert learned(rule, {0, 1}, rule) > 0.85 * clean, rule
 
 
 @pytest.mark.parametrize("rule", ["clip", "median", "trimmed_mean", "krum"])

@@ -164,14 +164,14 @@ def test_runs_that_start_from_another_do_not_train_the_collective_shift(folder: 
 def test_transferred_shift_keeps_its_sites_positions_ranks_and_rate() -> None:
     (planned,) = plan(["perfit"], None, [*WORDS, "users.collective=2", "cohort=2"], [0])
     own = {"sites": [2], "positions": "f1+l1", "joint_private_init": False, "aggregation": "procrustes"}
-    planned = replace(planned, config=planned.config.model_copy(update=own))
+    rate = planned.config.personal.model_copy(update={"lr": 0.5})
+    planned = replace(planned, config=planned.config.model_copy(update=own | {"personal": rate}))
     moved = module._transferred(planned, "news_categorization", None, WORDS)
     assert moved.task == "news_categorization"
     # Everything that a run requires of the tensors it starts from.
     assert _fitting(moved) == _fitting(planned.config)
-    assert moved.personal.lr == planned.config.personal.lr
+    assert moved.personal.lr == 0.5
     of_its_own = load_config(None, [*WORDS, "task=news_categorization"])
-    assert of_its_own.personal.lr != moved.personal.lr
     assert of_its_own.personal.max_tokens == moved.personal.max_tokens != planned.config.personal.max_tokens
 
 
