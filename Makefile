@@ -11,7 +11,7 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test unit lint types format bench lock clean
+.PHONY: help install demo check test unit lint types format docs bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ types: install ## run the strict type checker
 format: install ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install ## build the site in site/; fails on a dead link or an undocumented name
+	$(BIN)/ruff check --select D1 .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: install ## measure local work against a plain baseline, and the engine's cost
 	$(BIN)/fedperfit bench

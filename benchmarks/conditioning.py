@@ -136,18 +136,22 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--sites", help="a spacing, with --rank instead of both placements")
+    parser.add_argument("--rank", type=int)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load(args.backbone, args.precision)
     report: dict[str, Any] = {"backbone": args.backbone, "precision": args.precision, "lr": args.lr, "curves": {}}
-    for title, (sites, rank) in SITES.items():
+    chosen = {f"{args.sites}, rank {args.rank}": (args.sites, args.rank)} if args.sites else SITES
+    for title, (sites, rank) in chosen.items():
         for name, split in FORMS.items():
             for seed in map(int, args.seeds.split(",")):
                 points = curve(backbone, sites, rank, split, args.lr, seed)
                 report["curves"].setdefault(title, {}).setdefault(name, {})[seed] = points
                 print(f"{title}, {name}, seed {seed}: {points[0][1]:.3f} to {points[-1][1]:.3f}", flush=True)
                 (args.out / "conditioning.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, args.out)
+    if len(chosen) > 1:
+        draw(report, args.out)
 
 
 if __name__ == "__main__":

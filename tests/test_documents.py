@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXPERIMENTS = ("cold-start", "reference", "speed")
+EXPERIMENTS = ("cold-start", "compare", "reference", "speed")
 """Pages with long commands; another file runs them, so that two workers share the work."""
 TINY = ["backbone=tiny", "sites=[1,2]", "rank.shared=4", "rank.private=2", "rounds=1", "personal.epochs=1"]
 SMALL = [*TINY, "engine=inline", "users.synthetic.history=4", "users.synthetic.queries=2"]
