@@ -69,6 +69,13 @@ def load_method(
     return method
 
 
+def parameters_of(reference: str, import_path: Sequence[str] = ()) -> set[str]:
+    """Return the names of the constructor's parameters of a method that `load_method` has accepted."""
+    module_name, _, class_name = reference.partition(":")
+    with IMPORTING:
+        return set(inspect.signature(getattr(_import(module_name, import_path), class_name)).parameters)
+
+
 def _own_folder_hint(module_name: str, error: Exception) -> str:
     top = module_name.partition(".")[0]
     if top not in PACKAGES or not isinstance(error, ModuleNotFoundError):

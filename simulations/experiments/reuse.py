@@ -15,6 +15,7 @@ from fl_server.record.schema import RunRecord, read_run
 from simulations.experiments.comparable import first_difference
 from simulations.experiments.plan import Planned
 from simulations.run.preflight import find_changed_method, resolve
+from strategies.loading import parameters_of
 
 
 def started_from(planned: Planned, place: Path) -> Planned:
@@ -69,7 +70,9 @@ def _start(planned: Planned) -> str | None:
 
 def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
     """Describe how a record differs from the planned run; `start` is the digest of the tensors to start from."""
-    ignored = ["users.source"] if planned.needs_midway else ["users.source", "evaluate.every"]
+    ignored = ["users.source", *_unused(planned)]
+    if not planned.needs_midway:
+        ignored.append("evaluate.every")
     config = RunFolder(place).config
     if start and config.start_from:
         # The location of `start_from` does not affect results; the digests of the tensors are compared below.
@@ -83,6 +86,13 @@ def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None)
     if start and record.status == "completed" and record.shared_sha256 != start:
         return f"it started from other shared tensors than those of {planned.config.start_from}"
     return find_changed_method(planned.code, record)
+
+
+def _unused(planned: Planned) -> list[str]:
+    """Return the config keys that other methods take and this one does not, such as `sites` for LoRA."""
+    taken = parameters_of(planned.config.method, planned.import_path)
+    values = planned.config.method_values()
+    return [name.replace("rank_", "rank.") for name in values if name not in (*taken, "rounds", "seed")]
 
 
 def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bool:

@@ -39,6 +39,16 @@ def test_record_without_shared_tensors_is_reused_unless_others_start_from_it(com
     assert find(starting, tmp_path / "second") is None
 
 
+def test_a_key_that_the_method_does_not_take_does_not_matter(completed: Path, tmp_path: Path) -> None:
+    (lora,) = complete(plan(["lora-c"], None, [*TINY, "users.target_history=0"], [0]), tmp_path / "x", False, print)
+    (other,) = plan(["lora-c"], None, [*TINY, "users.target_history=0", "sites=[1]", "rank.shared=3"], [0])
+    assert find(other, tmp_path / "x") == lora.folder
+    for change in ("sites=[1]", "rank.shared=3", "rank.private=3", "joint_private_init=true"):
+        (other,) = plan(["perfit"], None, [*TINY, change], [0])
+        with pytest.raises(InputError, match=f"different config .{change.partition('=')[0]}: "):
+            find(other, completed.parent)
+
+
 def test_damaged_record_is_named_and_another_is_reused(completed: Path, tmp_path: Path) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
     places = [tmp_path / name / planned.name for name in ("a", "b")]
