@@ -34,6 +34,8 @@ from fl_clients.backbone.source import pretrained
 from strategies.blocks import find_blocks, name_of_blocks
 from strategies.method import BackboneShape
 
+transformers_logging.disable_progress_bar()  # it would draw on standard error whenever weights are read
+
 Precision = Literal["fp32", "bf16"]
 
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -264,7 +266,6 @@ def load(name: str, precision: Precision, gpu: bool = False) -> Backbone:
     Raises:
         InputError: The backbone is gone, or its files cannot be read.
     """
-    transformers_logging.disable_progress_bar()
     where = _reach(name)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(**pretrained(where), dtype=_DTYPES[precision])

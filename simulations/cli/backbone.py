@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from simulations.cli.options import Json, show
+from simulations.display.tables import new_table
 
 backbone_app = typer.Typer(no_args_is_help=True, help="Built-in frozen language models, which need no model hub.")
 
@@ -15,7 +15,7 @@ def backbone_list(as_json: Json = False) -> None:
     """List the built-in backbones and whether they are in the cache."""
     from fl_clients.backbone import builtin
 
-    table = Table("name", "description", "fetched")
+    table = new_table("name", "description", "fetched")
     fetched = {name: builtin.is_fetched(name) for name in builtin.BUILT_IN}
     for name, text in builtin.BUILT_IN.items():
         table.add_row(name, text, "yes" if fetched[name] else "no")

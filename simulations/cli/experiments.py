@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import CONFIGS, load_config
@@ -25,6 +24,7 @@ from simulations.cli.options import (
 )
 from simulations.display.console import console
 from simulations.display.progress import Follower
+from simulations.display.tables import new_table
 from simulations.experiments.comparison.tables import comparison_tables
 from simulations.run.catalogue import find_run
 from simulations.run.folders import claim_folder
@@ -120,7 +120,7 @@ def tune(
     tables = []
     for frame, title in ((tuned.shapes, "shapes tried"), (tuned.table, "learning rates tried")):
         if len(frame):
-            tables.append(Table(*frame.columns, title=f"{method}: {title}"))
+            tables.append(new_table(*frame.columns, title=f"{method}: {title}"))
             for row in frame.itertuples(index=False):
                 tables[-1].add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     content = {

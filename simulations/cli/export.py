@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from simulations.cli.options import Json, Results
 from simulations.display.console import console
 from simulations.display.output import printable
+from simulations.display.tables import new_table
 from simulations.run.catalogue import find_run
 
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="A name listed by `fedperfit runs`.")]
@@ -61,6 +61,6 @@ def chat(
         if as_json:
             print(json.dumps(answers, ensure_ascii=False), flush=True)
             continue
-        table = Table(*answers, title=printable(line.strip()))
+        table = new_table(*answers, title=printable(line.strip()))
         table.add_row(*map(printable, answers.values()))
         screen.print(table)

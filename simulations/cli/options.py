@@ -13,6 +13,7 @@ from configs.errors import InputError
 from configs.load import load_config
 from configs.schema import RunConfig
 from simulations.display.console import console
+from simulations.display.tables import print_tables
 
 ConfigArguments = Annotated[
     list[str] | None,
@@ -73,7 +74,6 @@ def show(as_json: bool, content: Mapping[str, Any] | Sequence[Any], tables: Sequ
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return
     screen = console()
-    for table in tables:
-        screen.print(table)
+    print_tables(screen, tables)
     for line in lines:
         screen.print(line, soft_wrap=True)

@@ -17,7 +17,7 @@ from simulations.cli.options import Json, Results, show
 from simulations.display.console import console
 from simulations.display.output import printable
 from simulations.display.progress import Follower
-from simulations.display.tables import bytes_table, human_bytes, quality_table
+from simulations.display.tables import bytes_table, human_bytes, new_table, print_tables, quality_table
 from simulations.run.catalogue import find_run, find_runs
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
@@ -96,7 +96,7 @@ def show_run(
     error = f"; {printable(record.error)}" if record.error else ""
     screen.print(f"{run.folder}: {run.status}, {_ago(run.age_s)} ago{hint}{error}", soft_wrap=True)
     if record.status == "completed":
-        screen.print(quality_table(record), bytes_table(record), sep="\n")
+        print_tables(screen, [quality_table(record), bytes_table(record)])
         screen.print(f"{record.wall_s:.0f} s; retries: {record.retries}, resumes: {record.resumed}")
 
 
@@ -159,7 +159,7 @@ def _experiment(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _runs_table(lines: Iterable[dict[str, Any]]) -> Table:
-    table = Table(caption="bytes: this run's messages only; a run with `start_from` takes stage 1 from another run")
+    table = new_table(caption="bytes: this run's messages only; a run with `start_from` takes stage 1 from another run")
     for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
         # Other commands need the exact name, so it is not wrapped.
         right = title in ("seed", "quality", "bytes", "age")

@@ -14,7 +14,7 @@ from fl_server.record.schema import RunRecord
 from simulations.cli.options import ConfigArguments, Json, Results, Track, overrides_of, read_arguments, show
 from simulations.display.console import console
 from simulations.display.progress import Follower
-from simulations.display.tables import bytes_table, quality_table
+from simulations.display.tables import bytes_table, quality_table, sentence
 from simulations.run.catalogue import find_run
 
 
@@ -53,8 +53,13 @@ def simulate(
             folder = expand(results).resolve() / record.name
     if not quiet:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        where = f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s"
-        show(as_json, content, [quality_table(record), bytes_table(record)], where)
+        place = f"{record.name}{'' if str(results) == 'results' else f' --results {results}'}"
+        lines = (
+            f"\n{sentence(record)}",
+            f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s",
+            f"next: `fedperfit report {place}` draws it, `fedperfit chat {place}` asks the models",
+        )
+        show(as_json, content, [quality_table(record), bytes_table(record)], *lines)
 
 
 def _resume(name: str, results: Path, follower: Follower, trust: bool) -> tuple[RunRecord, Path]:

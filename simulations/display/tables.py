@@ -1,7 +1,11 @@
 """Terminal tables of run records, and helpers for all tables."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 
 from fl_server.record.schema import AgreementPart, RunRecord
@@ -19,9 +23,37 @@ BOUNDS = {
 """What the best reachable scores of synthetic users are called."""
 
 
+def new_table(*headers: str, title: str | None = None, caption: str | None = None, show_header: bool = True) -> Table:
+    """Return an empty table in the style of all of them: lines only where they separate."""
+    return Table(
+        *headers,
+        title=title,
+        caption=caption,
+        show_header=show_header,
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        caption_justify="left",
+    )
+
+
+def print_tables(screen: Console, tables: Sequence[Table]) -> None:
+    """Print tables one below the other. Where they are too wide, headings and texts wrap, and numbers stay whole."""
+    unbounded = screen.options.update(max_width=1000)
+    for place, table in enumerate(tables):
+        if screen.measure(table, options=unbounded).maximum > screen.width:
+            for column in table.columns:
+                if column.justify == "right":
+                    widest = max(cell_len(text) for text in [*str(column.header).split(), *map(str, column.cells)])
+                    column.header = "\n".join(textwrap.wrap(str(column.header), widest))
+                    column.no_wrap = True
+        screen.print(*([""] if place else []), table, sep="\n")
+
+
 def quality_table(record: RunRecord) -> Table:
     """Quality of the bare backbone, the collective shift and the personalised shift on the same target users."""
-    table = Table(title=f"{record.name}: {record.task}, {record.users.target} target users, {record.backbone}")
+    table = new_table(title=f"{record.name}: {record.task}, {record.users.target} target users, {record.backbone}")
     metrics = [key for key in record.metrics if key != "outside"]
     table.add_column("")
     for key in metrics:
@@ -45,9 +77,9 @@ def quality_table(record: RunRecord) -> Table:
             if score is not None:
                 table.add_row(title, *(f"{score:.3f}" if name == oracle.metric else "" for name in metrics))
     for name, part in record.agreement.items():
-        title = f"where user and crowd {name} ({part.questions} questions), before and after stage 2"
+        title = f"user and crowd {name}: {part.questions} questions"
         table.add_row(title, *(_before_and_after(part, key) for key in metrics))
-    captions = []
+    captions = ["→: before and after stage 2"] if record.agreement else []
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
     if record.metrics and _is_worse(record.metrics_collective, record.metrics_base, record.main_metric):
@@ -59,6 +91,18 @@ def quality_table(record: RunRecord) -> Table:
     ]
     table.caption = "; ".join(captions) or None
     return table
+
+
+def sentence(record: RunRecord) -> str:
+    """Say a completed run's result in one line."""
+    key = record.main_metric
+    points = (
+        ("bare", record.metrics_base),
+        ("collective", record.metrics_collective),
+        ("personalised", record.metrics),
+    )
+    path = " → ".join(f"{values[key]:.3f} {name}" for name, values in points)
+    return f"{record.method}: {with_arrow(key)} {path}, for {human_bytes(record.bytes.total)}"
 
 
 def _is_worse(scores: Mapping[str, float], others: Mapping[str, float], metric: str) -> bool:
@@ -83,7 +127,7 @@ def with_arrow(metric: str) -> str:
 
 def bytes_table(record: RunRecord) -> Table:
     """Bytes between server and clients, from the ledger."""
-    table = Table(title="bytes on the wire (serialised messages)")
+    table = new_table(title="bytes on the wire (serialised messages)")
     for title in ("", "up", "down"):
         table.add_column(title, justify="right" if title else "left")
     counted = record.bytes

@@ -18,6 +18,7 @@ from fl_clients.lamp.readers import Source
 from fl_clients.lamp.tasks import Task
 from fl_clients.lamp.user import Pair, User, revealing_keys
 from simulations.display.output import printable
+from simulations.display.tables import new_table
 
 _SAMPLE = 5000
 """Maximum number of texts whose tokens are counted, sampled uniformly: enough for percentiles, quick on large files."""
@@ -135,7 +136,7 @@ def _count_tokens(task: Task, tokenizer: PreTrainedTokenizerBase, sample: _Sampl
 
 def inspection_table(found: dict[str, Any]) -> Table:
     """Tabulate `inspect_source`."""
-    table = Table(title=f"{found['path']} ({found['layout']} layout)", show_header=False)
+    table = new_table(title=f"{found['path']} ({found['layout']} layout)", show_header=False)
     table.add_row("users", f"{found['users']:,}")
     for pool, count in found["pools"].items():
         table.add_row(f"  {pool}, as marked in the files", f"{count:,}")

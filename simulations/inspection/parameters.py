@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from configs.load import CONFIGS, load_config
 from configs.schema import RunConfig
 from fl_clients.backbone.load import on_meta, shape_of
-from simulations.display.tables import human_bytes
+from simulations.display.tables import human_bytes, new_table
 from strategies.loading import load_method
 from strategies.method import BackboneShape, Method
 
@@ -67,7 +67,7 @@ def parameter_rows(method: Method, shape: BackboneShape) -> list[dict[str, Any]]
 
 def parameter_table(rows: list[dict[str, Any]], title: str) -> Table:
     """Tabulate `parameter_rows`."""
-    table = Table(title=title)
+    table = new_table(title=title)
     for column in ("", "parameters", "of the backbone", "fp32"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
@@ -98,7 +98,7 @@ def _parameters(config: RunConfig, shape: BackboneShape) -> tuple[int, int]:
 
 def parity_table(rows: list[Parity]) -> Table:
     """Tabulate `paper_parity` as the paper prints it, with both averages of the reductions."""
-    table = Table(title="PerFit on Llama-2-7B against OPPU (the paper's Tables 2 and 3)")
+    table = new_table(title="PerFit on Llama-2-7B against OPPU (the paper's Tables 2 and 3)")
     for title in ("task", "stage 1", "stage 2", "reduction against OPPU, stage 1", "stage 2"):
         table.add_column(title, justify="left" if title == "task" else "right")
     for row in rows:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from configs.errors import InputError
 from simulations.display.style import colour, marker
-from simulations.display.tables import human_bytes
+from simulations.display.tables import human_bytes, new_table
 from simulations.projection.model import Scale, project
 
 _FORMATS = (".png", ".svg", ".pdf")
@@ -18,7 +18,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 def projection_table(rows: Sequence[dict[str, Any]], scale: Scale) -> Table:
     """Return the rows of `project` as a table."""
-    table = Table(title=f"{scale.users:,} users, {scale.cohort:,} in a round, {scale.rounds:,} rounds")
+    table = new_table(title=f"{scale.users:,} users, {scale.cohort:,} in a round, {scale.rounds:,} rounds")
     titles = (
         "in, per round",
         "out, per round",

@@ -4,7 +4,7 @@ from itertools import groupby
 
 from rich.table import Table
 
-from simulations.display.tables import BASELINES, WORST, human_bytes, with_arrow
+from simulations.display.tables import BASELINES, WORST, human_bytes, new_table, with_arrow
 from simulations.experiments.cold_start.findings import NEAR
 from simulations.experiments.cold_start.schema import (
     ColdStart,
@@ -181,7 +181,7 @@ def _transfer_table(found: Transfer) -> Table:
 
 
 def _table(title: str, *titles: str) -> Table:
-    table = Table(title=title)
+    table = new_table(title=title)
     for name in titles:
         left = name in ("task", "method", "A", "B", "trained on")
         # Folded, so that a narrow terminal cuts nothing off.

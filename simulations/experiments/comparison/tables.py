@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from simulations.display.tables import BASELINES, BOUNDS, human_bytes, with_arrow
+from simulations.display.tables import BASELINES, BOUNDS, human_bytes, new_table, with_arrow
 from simulations.experiments.comparison.schema import BytesToReach, Comparison, PairedTest, Spread
 
 OVER_BOTH = (
@@ -19,8 +19,9 @@ UNCOMMITTED = "run from a checkout with uncommitted changes"
 
 
 def comparison_tables(report: Comparison) -> list[Table]:
-    """Return the tables of quality, of bytes, and of what a client sends, trains and keeps."""
-    tables = [_comparison_quality(report), _comparison_bytes(report), _comparison_cost(report)]
+    """Return the tables of quality, of bytes and quality within them, of what a client sends and keeps, of seconds."""
+    tables = [_comparison_quality(report), _comparison_bytes(report), _comparison_budgets(report)]
+    tables += [_comparison_messages(report), _comparison_seconds(report)]
     if any(row.agreement or row.exchanged for row in report.methods):
         tables.append(_comparison_controls(report))
     return tables
@@ -28,7 +29,7 @@ def comparison_tables(report: Comparison) -> list[Table]:
 
 def _comparison_quality(report: Comparison) -> Table:
     seeds = ", ".join(map(str, report.seeds))
-    table = Table(title=f"{report.name}: {report.task}, {report.backbone}, seeds {seeds}")
+    table = new_table(title=f"{report.name}: {report.task}, {report.backbone}, seeds {seeds}")
     titles = ("", with_arrow(report.metric), "before stage 2", f"against {report.reference}", "95 % CI", "p")
     for title in titles:
         table.add_column(title, justify="right" if title else "left")
@@ -59,7 +60,7 @@ def _comparison_quality(report: Comparison) -> Table:
 
 def _comparison_controls(report: Comparison) -> Table:
     """Show whether stage 2 personalises: what it gains where only that helps, and what another's history gains."""
-    table = Table(title="does stage 2 personalise?")
+    table = new_table(title="does stage 2 personalise?")
     parts = [name for name in ("agree", "differ") if any(name in row.agreement for row in report.methods)]
     controlled = any(row.exchanged for row in report.methods)
     titles = ["", *(f"where user and crowd {name}" for name in parts), "all questions"]
@@ -102,22 +103,29 @@ def interval(test: PairedTest) -> str:
 
 
 def _comparison_bytes(report: Comparison) -> Table:
-    table = Table(title="bytes of all clients, up and down")
-    budgets = [human_bytes(item) for item in report.equal_bytes]
-    titles = ["", "total", *(f"to {share}" for share in report.methods[0].bytes_to_reach)]
-    for title in (*titles, *(f"{report.metric} at {budget}" for budget in budgets)):
+    table = new_table(title="bytes of all clients, up and down")
+    for title in ("", "total", *(f"to {share}" for share in report.methods[0].bytes_to_reach)):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
         reach = [bytes_reached(item) for item in row.bytes_to_reach.values()]
-        qualities = row.quality_at_equal_bytes
-        equal = ["–" if item is None else mean(item) + _noise(item.against) for item in qualities]
-        total = human_bytes(row.bytes.in_all)
-        table.add_row(row.method, total, *reach, *equal)
+        table.add_row(row.method, human_bytes(row.bytes.in_all), *reach)
     table.caption = (
         f"to x %: bytes until an evaluation first shows x % of {report.best}'s final quality, in brackets the range "
-        f"over seeds, each relative to {report.best} with that seed, not tested for noise; {report.metric} at n "
-        f"bytes ({report.reference}'s total, and the fewest within which every method was evaluated): the last "
-        f"quality within that budget, ≈: within noise of {report.reference}; –: not reached or not evaluated"
+        f"over seeds, each relative to {report.best} with that seed, not tested for noise; –: not reached"
+    )
+    return table
+
+
+def _comparison_budgets(report: Comparison) -> Table:
+    table = new_table(title=f"{report.metric} within a budget of bytes")
+    for title in ("", *(human_bytes(item) for item in report.equal_bytes)):
+        table.add_column(title, justify="right" if title else "left")
+    for row in report.methods:
+        qualities = row.quality_at_equal_bytes
+        table.add_row(row.method, *("–" if item is None else mean(item) + _noise(item.against) for item in qualities))
+    table.caption = (
+        f"the last quality that was measured within {report.reference}'s total, and within the fewest bytes with which "
+        f"every method was evaluated; ≈: within noise of {report.reference}; –: not evaluated"
     )
     return table
 
@@ -130,31 +138,33 @@ def bytes_reached(found: BytesToReach) -> str:
     return mean if least == most else f"{mean} ({least} to {most})"
 
 
-def _comparison_cost(report: Comparison) -> Table:
-    table = Table(title="what a client sends, trains and keeps")
-    opening = any(row.seconds.opening is not None for row in report.methods)
-    titles = ["", "up, per round", "down, per round", "shared", "private", "learning rates"]
-    titles += ["s, opening"] if opening else []
-    for title in (*titles, "s, per round", "s, personalisation"):
+def _comparison_messages(report: Comparison) -> Table:
+    table = new_table(title="what a client sends, trains and keeps")
+    for title in ("", "up, per round", "down, per round", "shared", "private", "learning rates"):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
-        shown = [value for part, value in row.seconds if opening or part != "opening"]
-        seconds = ("–" if value is None else f"{value:.1f}" for value in shown)
+        rates = row.learning_rates
         table.add_row(
             row.method,
             human_bytes(row.bytes.per_client_round_up),
             human_bytes(row.bytes.per_client_round_down),
             f"{row.params.shared:,}",
             f"{row.params.private:,}",
-            ", ".join(
-                "–" if rate is None else f"{rate:g}" for rate in (row.learning_rates.local, row.learning_rates.personal)
-            ),
-            *seconds,
+            ", ".join("–" if rate is None else f"{rate:g}" for rate in (rates.local, rates.personal)),
         )
-    table.caption = (
-        "shared, private: parameters; learning rates: of stages 1 and 2; s: seconds of local computation, in the last "
-        "column with evaluation"
-    )
+    table.caption = "shared, private: parameters; learning rates: of stages 1 and 2"
+    return table
+
+
+def _comparison_seconds(report: Comparison) -> Table:
+    table = new_table(title="seconds of a client's computation")
+    opening = any(row.seconds.opening is not None for row in report.methods)
+    for title in ("", *(["opening"] if opening else []), "a round", "stage 2 and evaluation"):
+        table.add_column(title, justify="right" if title else "left")
+    for row in report.methods:
+        shown = [value for part, value in row.seconds if opening or part != "opening"]
+        table.add_row(row.method, *("–" if value is None else f"{value:.1f}" for value in shown))
+    table.caption = "other work on the machine counts too"
     return table
 
 

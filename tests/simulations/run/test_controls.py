@@ -39,7 +39,7 @@ def test_quality_is_split_by_whether_user_and_crowd_agree(tmp_path: Path) -> Non
         assert parts / 36 == pytest.approx(pooled["accuracy"])
     shown = {row[0]: row[1] for row in rows_of(quality_table(record))}
     expected = f"{differ.metrics['collective']['accuracy']:.3f} → {differ.metrics['personalised']['accuracy']:.3f}"
-    assert shown[f"where user and crowd differ ({differ.questions} questions), before and after stage 2"] == expected
+    assert shown[f"user and crowd differ: {differ.questions} questions"] == expected
 
 
 def test_whoever_knows_the_crowd_only_is_wrong_where_they_differ(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_all_figures_of_a_comparison(
     assert at_equal_bytes["difference"] == pytest.approx((0.2 + dear[0] - sum(difference)) / 2)
     assert (at_equal_bytes["users"], at_equal_bytes["within_noise"]) == (2, True)
     assert [each["against"] for each in ours["quality_at_equal_bytes"]] == [None, None]
-    assert rows_of(comparison_tables(Comparison.model_validate(report))[1])[1][-2:] == ["–", f"{dear[0]:.3f} ≈"]
+    assert rows_of(comparison_tables(Comparison.model_validate(report))[2])[1][-2:] == ["–", f"{dear[0]:.3f} ≈"]
     assert theirs["against"]["difference"] == pytest.approx(1 - sum(difference) / 2)
     assert theirs["against"]["users"] == 2
     assert ours["against"] is None
@@ -188,11 +188,11 @@ def test_caption_lists_settings_in_which_methods_differ(tmp_path: Path) -> None:
     other = tiny_config("rounds=2", "method=fdlora", "local.epochs=3", "local.lr=0.5", "users.source=x")
     report, _ = analysed([ours, replace(theirs, config=other)], "perfit")
     assert report["other_settings"] == {"local.epochs": {"perfit": 1, "fdlora": 3}}
-    quality, _, cost = comparison_tables(Comparison.model_validate(report))
+    quality, _, _, messages, seconds = comparison_tables(Comparison.model_validate(report))
     assert str(quality.caption).endswith("; local.epochs is 1 (perfit), 3 (fdlora)")
-    assert [str(column.header) for column in cost.columns][-3:] == ["s, opening", "s, per round", "s, personalisation"]
-    assert rows_of(cost)[0][-3:] == ["8.0", "3.0", "5.5"]
-    rates = [row[5] for row in rows_of(cost)]
+    assert [str(column.header) for column in seconds.columns][1:] == ["opening", "a round", "stage 2 and evaluation"]
+    assert rows_of(seconds)[0][1:] == ["8.0", "3.0", "5.5"]
+    rates = [row[5] for row in rows_of(messages)]
     assert rates == [f"{ours.config.local.lr:g}, {ours.config.personal.lr:g}", f"0.5, {other.personal.lr:g}"]
 
 
