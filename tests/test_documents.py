@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,18 @@ def test_the_notebook_runs(checkout: Path) -> None:
         exec(compile(cell, f"first_run.ipynb, cell {number}", "exec"), known)
     assert (checkout / "results" / "compared" / "compare.json").is_file()
     assert not any(cell.get("outputs") for cell in notebook["cells"]), "outputs depend on the machine; clear them"
+
+
+@pytest.mark.parametrize("name", ["compare", "own_method", "own_data"])
+def test_an_example_runs(
+    name: str, checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    said = {
+        "compare": "oppu: accuracy ",
+        # A of q and v: 4·16 each in four blocks, B 4·16 and 4·8.
+        "own_method": f"half-way: {4 * 4 * (16 + 16 + 16 + 8)} shared numbers",
+        "own_data": "4 people asked: {'accuracy': ",
+    }
+    assert said[name] in capsys.readouterr().out
