@@ -160,15 +160,15 @@ def _experiment(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _runs_table(lines: Iterable[dict[str, Any]]) -> Table:
     table = new_table(caption="bytes: this run's messages only; a run with `start_from` takes stage 1 from another run")
-    for title in ("name", "status", "method", "task", "seed", "quality", "bytes", "age"):
-        # Other commands need the exact name, so it is not wrapped.
-        right = title in ("seed", "quality", "bytes", "age")
-        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "name")
+    for title in ("name", "status", "quality", "bytes", "age"):
+        right = title in ("quality", "bytes", "age")
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
     for line in lines:
         quality = "" if line["quality"] is None else f"{line['metric']} {line['quality']:.3f}"
         total = "" if line["bytes"] is None else human_bytes(line["bytes"])
-        cells = [line[key] for key in ("name", "status", "method", "task", "seed")]
-        table.add_row(*cells, quality, total, _ago(line["age_s"]))
+        # Other commands need the exact name, so it has a line of its own.
+        what = f"{line['name']}\n  {line['method']}, {line['task']}, seed {line['seed']}"
+        table.add_row(what, line["status"], quality, total, _ago(line["age_s"]))
     return table
 
 

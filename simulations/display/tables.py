@@ -39,16 +39,31 @@ def new_table(*headers: str, title: str | None = None, caption: str | None = Non
 
 
 def print_tables(screen: Console, tables: Sequence[Table]) -> None:
-    """Print tables one below the other. Where they are too wide, headings and texts wrap, and numbers stay whole."""
+    """Print tables one below the other.
+
+    Where one is too wide, headings and texts wrap, and numbers stay whole as long as the texts keep room for a word.
+    """
     unbounded = screen.options.update(max_width=1000)
     for place, table in enumerate(tables):
         if screen.measure(table, options=unbounded).maximum > screen.width:
-            for column in table.columns:
-                if column.justify == "right":
-                    widest = max(cell_len(text) for text in [*str(column.header).split(), *map(str, column.cells)])
-                    column.header = "\n".join(textwrap.wrap(str(column.header), widest))
-                    column.no_wrap = True
+            _keep_numbers_whole(table, screen.width)
         screen.print(*([""] if place else []), table, sep="\n")
+
+
+def _keep_numbers_whole(table: Table, width: int) -> None:
+    numbers = [column for column in table.columns if column.justify == "right"]
+    widest = [max(map(cell_len, [*str(column.header).split(), *map(str, column.cells)])) for column in numbers]
+    words = [
+        cell_len(word)
+        for column in table.columns
+        if column.justify != "right"
+        for word in [max([*str(column.header).split(), *" ".join(map(str, column.cells)).split()], key=cell_len)]
+    ]
+    if sum(widest) + sum(words) + 2 * len(table.columns) > width:
+        return  # something has to break
+    for column, room in zip(numbers, widest, strict=True):
+        column.header = "\n".join(textwrap.wrap(str(column.header), room))
+        column.no_wrap = True
 
 
 def quality_table(record: RunRecord) -> Table:

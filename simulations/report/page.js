@@ -67,8 +67,63 @@ for (const controls of document.querySelectorAll(".controls")) {
   });
 }
 
-// All figures are drawn before printing.
-addEventListener("beforeprint", () => document.querySelectorAll('.plot:not([data-drawn="yes"])').forEach(draw));
+// All figures are drawn before printing, or saving as PDF.
+const drawAll = () => document.querySelectorAll('.plot:not([data-drawn="yes"])').forEach(draw);
+addEventListener("beforeprint", drawAll);
+matchMedia("print").addEventListener("change", (change) => { if (change.matches) drawAll(); });
+
+// A question mark explains its column: as a tooltip, and for a finger or the keyboard as text below the table.
+for (const button of document.querySelectorAll(".why")) {
+  button.addEventListener("click", () => {
+    const wide = button.closest(".wide");
+    const said = wide.nextElementSibling?.classList.contains("said") ? wide.nextElementSibling : document.createElement("p");
+    said.className = "note said";
+    said.setAttribute("aria-live", "polite");
+    said.textContent = `${button.parentElement.firstChild.textContent.trim()}: ${button.title}`;
+    wide.after(said);
+  });
+}
+
+// Every table can be copied as Markdown or CSV.
+function cellsOf(table) {
+  const text = (cell) => [...cell.childNodes].filter((node) => !node.classList?.contains("why"))
+    .map((node) => node.textContent).join("").trim().replace(/\s+/g, " ");
+  return [...table.rows].map((row) => [...row.cells].map(text));
+}
+const FORMS = {
+  Markdown: (rows) => {
+    const line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+    return [line(rows[0]), line(rows[0].map(() => "---")), ...rows.slice(1).map(line)].join("\n") + "\n";
+  },
+  CSV: (rows) => rows.map((cells) => cells.map((cell) => `"${cell.replaceAll('"', '""')}"`).join(",")).join("\r\n") + "\r\n",
+};
+for (const table of document.querySelectorAll(".wide > table:not(#answers)")) {
+  if (!table.tHead) continue;
+  const place = document.createElement("div");
+  for (const [name, form] of Object.entries(FORMS)) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = `copy as ${name}`;
+    button.addEventListener("click", async () => {
+      const content = form(cellsOf(table));
+      try { await navigator.clipboard.writeText(content); } catch { copyOld(content); }
+      button.textContent = "copied";
+      setTimeout(() => { button.textContent = `copy as ${name}`; }, 1500);
+    });
+    place.append(button);
+  }
+  table.closest(".wide").after(place);
+}
+// A page opened from a file may not have the clipboard's interface.
+function copyOld(content) {
+  const area = document.createElement("textarea");
+  area.value = content;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
 
 function setTheme(dark) {
   root.dataset.theme = dark ? "dark" : "light";

@@ -20,7 +20,7 @@ from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.comparison.tables import comparison_tables
 from simulations.report import cold_start_figures as cold_start
-from simulations.report import figures
+from simulations.report import figures, first_screen
 from simulations.report.gather import ReportData, ReportRun, gather_report
 from simulations.report.static_figures import write_figures
 from strategies.metrics.statistics import LOWER_IS_BETTER
@@ -66,7 +66,10 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     completed = [run for run in gathered.runs if run.completed]
     tasks = {run.config.task: [one for one in completed if one.config.task == run.config.task] for run in completed}
     context = {
-        "title": gathered.title,
+        "title": first_screen.title_of(gathered),
+        "sentences": first_screen.sentences(gathered),
+        "summaries": [(report.name, first_screen.summary(report)) for report in gathered.comparisons],
+        "sections": _sections(gathered),
         "runs": gathered.runs,
         "different": _settings(gathered.runs, different=True),
         "same": _settings(gathered.runs, different=False),
@@ -92,6 +95,15 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         plotly=Markup(get_plotlyjs()),
     )
     return page, plots.named
+
+
+def _sections(gathered: ReportData) -> list[tuple[str, str]]:
+    """The anchors of the page and what the navigation calls them."""
+    tables = [(f"comparison-{place}", "tests") for place, _ in enumerate(gathered.comparisons, 1)]
+    tables += [(f"cold-start-{place}", "cold start") for place, _ in enumerate(gathered.cold_starts, 1)]
+    names = ("runs", "settings", "machine", "faults", "predictions")
+    first = [("result", "result"), ("quality", "users"), ("bytes", "bytes")]
+    return [*first, *tables, *((name, name) for name in names)]
 
 
 class _Plots:

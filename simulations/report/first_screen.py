@@ -1,0 +1,108 @@
+"""What a report opens with: a title, a few sentences with their uncertainty, and one table."""
+
+from typing import Any
+
+from simulations.display.tables import human_bytes, sentence, with_arrow
+from simulations.experiments.cold_start.schema import ColdStart, Difference
+from simulations.experiments.comparison.schema import Comparison, PairedTest
+from simulations.experiments.comparison.tables import bytes_reached, mean
+from simulations.report.gather import ReportData
+
+MOST = 8
+"""Runs without a comparison that get a sentence each."""
+
+
+def title_of(gathered: ReportData) -> str:
+    """Say what was compared, or name the runs."""
+    if len(gathered.comparisons) == 1 and not gathered.cold_starts:
+        report = gathered.comparisons[0]
+        names = [row.method for row in report.methods]
+        listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+        return f"{listed} on {_plain(report.task)}: {report.metric} against bytes"
+    if len(gathered.cold_starts) == 1 and not gathered.comparisons:
+        _, cold = gathered.cold_starts[0]
+        numbers = sorted({row.collective for row in cold.numbers})
+        return f"Newcomers after {' or '.join(map(str, numbers))} collective users"
+    if len(gathered.runs) == 1:
+        record = gathered.runs[0].record
+        return f"{record.method} on {_plain(record.task)}, {record.users.target} target users"
+    return gathered.title
+
+
+def sentences(gathered: ReportData) -> list[str]:
+    """Say what the comparisons, cold starts or runs found."""
+    found = [line for report in gathered.comparisons for line in _of_comparison(report)]
+    found += [line for _, cold in gathered.cold_starts for line in _of_cold_start(cold)]
+    if not found:
+        found = [f"{sentence(run.record)}." for run in gathered.runs if run.completed][:MOST]
+    return found
+
+
+def _of_comparison(report: Comparison) -> list[str]:
+    first, *others = report.methods
+    reached = [
+        f"{row.method} reaches {mean(row.quality)} with {human_bytes(row.bytes.in_all)}" for row in report.methods
+    ]
+    over = f"{len(report.seeds)} seeds and {report.users.target} users" if len(report.seeds) > 1 else "users, one seed"
+    lines = [f"{with_arrow(report.metric)[0].upper()}{with_arrow(report.metric)[1:]}: {'; '.join(reached)}."]
+    tested = [(row.method, row.against) for row in others if row.against is not None]
+    if noise := [name for name, test in tested if test.within_noise]:
+        p = _p([test for _, test in tested if test.within_noise])
+        lines.append(f"Within noise of {first.method} (over {over}): {', '.join(noise)} ({p}).")
+    if clear := [f"{name} by {test.difference:+.3f}" for name, test in tested if not test.within_noise]:
+        p = _p([test for _, test in tested if not test.within_noise])
+        lines.append(f"Apart from {first.method} by more than noise: {', '.join(clear)} ({p}).")
+    return lines
+
+
+def _of_cold_start(cold: ColdStart) -> list[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in cold.numbers:
+        value = f"{row.value:.3f}" + (f" ± {row.value_deviation:.3f}" if row.value_deviation is not None else "")
+        groups.setdefault((row.task, row.method), []).append(f"{value} after {row.collective}")
+    lines = [
+        f"{_plain(task).capitalize()}, {method}: newcomers are served at {', '.join(values)} collective users."
+        for (task, method), values in groups.items()
+    ]
+    return lines[:MOST] + [_difference(each) for each in cold.differences[:2]]
+
+
+def _difference(found: Difference) -> str:
+    one, other = (f"{side.method} with {side.collective}" for side in (found.one, found.other))
+    verdict = "within noise" if found.within_noise else "more than noise"
+    return f"{one} against {other} in {_plain(found.task)}: {found.difference:+.3f}, {verdict} ({_p([found])})."
+
+
+def _p(tests: list[PairedTest]) -> str:
+    values = sorted(test.p_adjusted for test in tests)
+    shown = ["< 0.001" if value < 0.001 else f"= {value:.2f}" for value in (values[0], values[-1])]
+    return f"p {shown[0]}" if shown[0] == shown[1] else f"p {shown[0]} to {shown[1].removeprefix('= ')}"
+
+
+def summary(report: Comparison) -> dict[str, Any]:
+    """Return the one table of a comparison: titles, what they mean, and a row of cells per method."""
+    share = "95%" if "95%" in report.methods[0].bytes_to_reach else next(iter(report.methods[0].bytes_to_reach))
+    columns = [
+        ("method", ""),
+        (with_arrow(report.metric), "after personalisation, over all questions; mean ± standard deviation over seeds"),
+        ("before stage 2", "the same with the collective part only"),
+        ("bytes in all", "stage 1 of all clients and one download per target user, serialised, up and down"),
+        (f"bytes to {share} of the best", f"until an evaluation first shows {share} of {report.best}'s final quality"),
+        ("seconds a round", "of one client's computation; other work on the machine counts too"),
+    ]
+    rows = [
+        [
+            row.method,
+            mean(row.quality),
+            mean(row.quality_collective),
+            human_bytes(row.bytes.in_all),
+            bytes_reached(row.bytes_to_reach[share]),
+            "–" if row.seconds.train is None else f"{row.seconds.train:.1f}",
+        ]
+        for row in report.methods
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def _plain(task: str) -> str:
+    return task.replace("_", " ")
