@@ -18,7 +18,7 @@ _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
 _PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
 BARS = 1500
 """Maximum number of tasks of a run drawn by partition, which keeps the report small."""
-LOGARITHMIC = {"type": "log", "tickformat": ",~r"}
+LOGARITHMIC = {"type": "log", "tickformat": ",~r", "dtick": "D2"}
 """A logarithmic axis; without a format, ticks between powers of ten are labelled with their first digit only."""
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 

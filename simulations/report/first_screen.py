@@ -8,6 +8,8 @@ from simulations.experiments.comparison.schema import Comparison, PairedTest
 from simulations.experiments.comparison.tables import bytes_reached, mean
 from simulations.report.gather import ReportData
 
+NAMED = 3
+"""Methods that the first sentence names; of more, the first and the best."""
 MOST = 8
 """Runs without a comparison that get a sentence each."""
 
@@ -40,11 +42,13 @@ def sentences(gathered: ReportData) -> list[str]:
 
 def _of_comparison(report: Comparison) -> list[str]:
     first, *others = report.methods
-    reached = [
-        f"{row.method} reaches {mean(row.quality)} with {human_bytes(row.bytes.in_all)}" for row in report.methods
-    ]
+    # The table has them all.
+    named = report.methods if len(report.methods) <= NAMED else [first, *(m for m in others if m.method == report.best)]
+    reached = [f"{row.method} reaches {mean(row.quality)} with {human_bytes(row.bytes.in_all)}" for row in named]
+    if len(named) < len(report.methods) and len(named) > 1:
+        reached[-1] = f"the best, {reached[-1].replace(' reaches', ', reaches', 1)}"
     over = f"{len(report.seeds)} seeds and {report.users.target} users" if len(report.seeds) > 1 else "users, one seed"
-    lines = [f"{with_arrow(report.metric)[0].upper()}{with_arrow(report.metric)[1:]}: {'; '.join(reached)}."]
+    lines = [f"{report.metric.capitalize()}{with_arrow(report.metric)[len(report.metric) :]}: {'; '.join(reached)}."]
     tested = [(row.method, row.against) for row in others if row.against is not None]
     if noise := [name for name, test in tested if test.within_noise]:
         p = _p([test for _, test in tested if test.within_noise])
@@ -61,7 +65,7 @@ def _of_cold_start(cold: ColdStart) -> list[str]:
         value = f"{row.value:.3f}" + (f" ± {row.value_deviation:.3f}" if row.value_deviation is not None else "")
         groups.setdefault((row.task, row.method), []).append(f"{value} after {row.collective}")
     lines = [
-        f"{_plain(task).capitalize()}, {method}: newcomers are served at {', '.join(values)} collective users."
+        f"{_plain(task).capitalize()}, {method}: {' and '.join(values)} collective users."
         for (task, method), values in groups.items()
     ]
     return lines[:MOST] + [_difference(each) for each in cold.differences[:2]]
