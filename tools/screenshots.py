@@ -1,4 +1,4 @@
-"""Takes the README's screenshots of a report: `python tools/screenshots.py results/reference/movie_tagging`.
+"""Takes the pages' screenshots of a report: `python tools/screenshots.py results/reference/movie_tagging`.
 
 Needs the `dev` extra and Debian's Chromium. The screenshots are written to `docs/images/`.
 """
@@ -36,12 +36,8 @@ def main() -> None:
 
 
 def take(tab: Page, path: Path) -> None:
-    """Take a screenshot of the page from the cost curves downwards."""
-    place = tab.query_selector(".plot")
-    assert place is not None
-    place.scroll_into_view_if_needed()
-    tab.wait_for_function(_DRAWN, arg=place)
-    tab.evaluate("(place) => (place.closest('section') ?? place).scrollIntoView()", place)
+    """Take a screenshot of the first screen, once its figure is drawn."""
+    tab.wait_for_function(_DRAWN, arg=tab.query_selector(".plot"))
     tab.screenshot(path=path)
     print(path)
 
