@@ -12,7 +12,7 @@ from fedperfit import compare
 def main(experiment: str = "configs/experiments/tiny.toml") -> None:
     """Run what is missing of the comparison and print three lines."""
     tiny = ["settings.rank=4", "settings.alpha=4"] if experiment.endswith("tiny.toml") else []
-    report = compare(["lora-c", "oppu"], experiment, tiny, seeds=[0, 1], name="example-compare", overwrite=True)
+    report = compare(["lora-c", "oppu"], experiment, tiny, seeds=[0, 1], name="example-compare")
     for method in report.methods:
         quality, sent = method.quality, method.bytes.in_all / 1e6
         print(f"{method.method}: {report.metric} {quality.mean:.3f} ± {quality.std or 0:.3f} for {sent:.2f} MB")

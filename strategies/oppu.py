@@ -32,7 +32,7 @@ class Oppu(Method):
     ) -> None:
         """Take the settings; see `LoraSettings`. The personal adapter's are named `private`; by default the same."""
         self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
-        personal = (private_rank or rank, private_alpha or alpha)
+        personal = (rank if private_rank is None else private_rank, alpha if private_alpha is None else private_alpha)
         self.personal = LoraSettings(*personal, dropout, tuple(private_targets), blocks)
         self.seed = seed
         self._begin: Tensors = {}

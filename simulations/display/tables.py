@@ -53,12 +53,8 @@ def print_tables(screen: Console, tables: Sequence[Table]) -> None:
 def _keep_numbers_whole(table: Table, width: int) -> None:
     numbers = [column for column in table.columns if column.justify == "right"]
     widest = [max(map(cell_len, [*str(column.header).split(), *map(str, column.cells)])) for column in numbers]
-    words = [
-        cell_len(word)
-        for column in table.columns
-        if column.justify != "right"
-        for word in [max([*str(column.header).split(), *" ".join(map(str, column.cells)).split()], key=cell_len)]
-    ]
+    texts = [" ".join(map(str, [column.header, *column.cells])) for column in table.columns if column not in numbers]
+    words = [max(map(cell_len, text.split()), default=0) for text in texts]
     if sum(widest) + sum(words) + 2 * len(table.columns) > width:
         return  # something has to break
     for column, room in zip(numbers, widest, strict=True):

@@ -48,7 +48,8 @@ def _of_comparison(report: Comparison) -> list[str]:
     if len(named) < len(report.methods) and len(named) > 1:
         reached[-1] = f"the best, {reached[-1].replace(' reaches', ', reaches', 1)}"
     over = f"{len(report.seeds)} seeds and {report.users.target} users" if len(report.seeds) > 1 else "users, one seed"
-    lines = [f"{report.metric.capitalize()}{with_arrow(report.metric)[len(report.metric) :]}: {'; '.join(reached)}."]
+    metric = with_arrow(report.metric)
+    lines = [f"{metric[0].upper()}{metric[1:]}: {'; '.join(reached)}."]
     tested = [(row.method, row.against) for row in others if row.against is not None]
     if noise := [name for name, test in tested if test.within_noise]:
         p = _p([test for _, test in tested if test.within_noise])

@@ -68,7 +68,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     context = {
         "title": first_screen.title_of(gathered),
         "sentences": first_screen.sentences(gathered),
-        "summaries": [(report.name, first_screen.summary(report)) for report in gathered.comparisons],
+        "summaries": [first_screen.summary(report) for report in gathered.comparisons],
         "sections": _sections(gathered),
         "runs": gathered.runs,
         "different": _settings(gathered.runs, different=True),
