@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from configs.load import load_config
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone.batches import Encoder, Example
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.load import Backbone, load

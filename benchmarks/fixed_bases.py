@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.conditioning import examples_of
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.load import Backbone, load
 from fl_clients.fit import LocalFit, answer_loss

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from configs.errors import InputError
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone.batches import Encoder, Example
 from fl_clients.backbone.forward import Forward
 from fl_clients.fit import LocalFit, answer_loss

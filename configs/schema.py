@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from configs.base import Group as _Group
 from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
 from configs.exchange import ServerConfig, WireConfig
+from configs.training import FitConfig, PersonalConfig
 
 
 class SyntheticConfig(_Group):
@@ -103,52 +104,6 @@ class RankConfig(_Group):
     """r⁽²⁾, the personalised shift's rank, likewise."""
 
 
-class FitConfig(_Group):
-    """Local training with linear warm-up and linear decay."""
-
-    epochs: int = Field(1, ge=1)
-    """Passes over the client's examples."""
-    batch_size: int = Field(16, ge=1)
-    """Examples per optimiser step."""
-    lr: float = Field(5e-3, gt=0)
-    """Peak learning rate."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """`sgd` has `momentum`; its steps shrink with the gradient, so that a server optimiser can set their length."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of `sgd`."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay, or SGD's."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the schedule during which the learning rate rises linearly from 0."""
-    clip: float = Field(1.0, gt=0)
-    """Maximum gradient norm."""
-    visit_warmup: float = Field(0.0, ge=0, le=1)
-    """Share of one training's own steps during which the learning rate also rises linearly from 0: the optimiser
-    begins anew in every round, and its first steps are as long as any other."""
-    proximal: float = Field(0.0, ge=0)
-    """FedProx's µ: adds µ/2 · ‖p − p₀‖² to the loss, p₀ being the parameters at the beginning of the training."""
-    keep_moments: bool = False
-    """AdamW's second moments stay on the client and are used again in its next round."""
-    held_out: float = Field(0.0, ge=0, lt=1)
-    """Early stopping: share of the client's examples, at least one, that are not trained on. The parameters of the
-    epoch with the lowest loss on them are kept, or those of the beginning."""
-    max_tokens: int = Field(512, ge=8)
-    """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut."""
-
-    @model_validator(mode="after")
-    def _has_moments(self) -> "FitConfig":
-        if self.keep_moments and self.optimizer != "adamw":
-            raise ValueError(f"keep_moments=true needs optimizer='adamw', not '{self.optimizer}'")
-        return self
-
-
-class PersonalConfig(FitConfig):
-    """Training in stage 2: more epochs, since a client does it once."""
-
-    epochs: int = Field(6, ge=1)
-    """Passes over the target user's history."""
-
-
 class EvaluateConfig(_Group):
     """When and how target users are evaluated."""
 
@@ -206,6 +161,12 @@ class PartitionsConfig(_Group):
         if self.per_client > 1 and self.per_client != int(self.per_client):
             raise ValueError(f"per_client={self.per_client} must be at most 1 or a whole number")
         return self
+
+    @property
+    def clients_at_once(self) -> int:
+        """How many clients run side by side."""
+        places = self.cpus // self.cpus_per_client
+        return min(places, int(self.gpus / self.per_client)) if self.gpus else places
 
 
 class RayConfig(_Group):
@@ -290,6 +251,13 @@ class RunConfig(_Group):
         if self.keep == "best" and self.start_from:
             raise ValueError("keep='best' chooses a round of stage 1, which start_from skips")
         return self
+
+    @property
+    def clients_at_once(self) -> int | None:
+        """How many simulated clients run side by side; None: as many as somebody else's Ray cluster has room for."""
+        if self.engine == "inline":
+            return 1
+        return None if self.ray.address else self.partitions.clients_at_once
 
     def method_values(self) -> dict[str, Any]:
         """Return the values that a method's constructor may take by name; nested keys are joined by `_`."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone.batches import IGNORED, Example, epoch_batches
 from fl_clients.backbone.forward import Forward
 from strategies.method import Adapter, FitResult, Tensors

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.files import write_atomic
-from configs.schema import FitConfig
 from configs.seeds import derive_seed
+from configs.training import FitConfig
 from fl_clients.backbone.batches import Example
 from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers, score_baselines

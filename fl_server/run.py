@@ -61,7 +61,8 @@ class FederatedRun:
         patience = faults.client_seconds if real else None
         self.clients = Clients(grid, self.writer.ledger, faults.retries, self._note_retry, patience)
         self.devices = device_model(self.config.devices, self.config.seed)
-        self.tasks = UserTasks(self.clients, self.writer, self.devices)
+        at_once = None if real else self.config.clients_at_once
+        self.tasks = UserTasks(self.clients, self.writer, self.devices, self.config.rounds, at_once)
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
         self.judges = list(range(users.collective - users.held_out, users.collective))

@@ -18,18 +18,43 @@ Point = TypeVar("Point", bound=StrEnum)
 class UserTasks:
     """Asks clients, and writes what they answer to the run record."""
 
-    def __init__(self, clients: Clients, writer: RecordWriter, devices: DeviceModel) -> None:
-        """Bind to a run's clients, record and simulated devices."""
+    def __init__(
+        self, clients: Clients, writer: RecordWriter, devices: DeviceModel, rounds: int, at_once: int | None
+    ) -> None:
+        """Bind to a run's clients, record and simulated devices.
+
+        Args:
+            clients: The clients.
+            writer: The run record.
+            devices: The simulated devices.
+            rounds: Rounds of stage 1, for the progress display.
+            at_once: How many clients run side by side, likewise; None: unknown.
+        """
         self._clients, self._writer, self._devices = clients, writer, devices
+        self._rounds, self._at_once = rounds, at_once
 
     def ask(self, task: ClientTask, users: list[int]) -> Iterator[ClientReply]:
         """Send a task to `users`, and write an event for every reply; the caller records the messages."""
-        self._writer.event("phase", phase=str(task.phase), round=task.round, total=len(users))
+        at_once = min(len(users), self._at_once) if self._at_once else None
+        self._writer.event(
+            "phase",
+            phase=str(task.phase),
+            round=task.round,
+            rounds=self._rounds,
+            total=len(users),
+            at_once=at_once,
+        )
         for reply in self._clients.ask(task, users):
             yield reply
             sent = sum(self._writer.ledger.so_far.values())
-            failed = reply.error is not None
-            self._writer.event("client", phase=str(task.phase), user=reply.user, failed=failed, bytes=sent)
+            self._writer.event(
+                "client",
+                phase=str(task.phase),
+                user=reply.user,
+                failed=reply.error is not None,
+                bytes=sent,
+                seconds=reply.report.wall_s if reply.report else None,
+            )
 
     def statistics(self, task: ClientTask, users: list[int], points: Sequence[Point]) -> dict[Point, list[Statistics]]:
         """Send a task to users, record their replies, and return their statistics in the users' order.

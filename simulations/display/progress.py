@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from simulations.display.output import printable
 from simulations.display.tables import human_bytes
 from simulations.display.trackers import TrackedRun, check_tracker
 
 _TITLES = {
-    "train": "training",
+    "train": "rounds",
     "personalize": "personalising",
     "evaluate": "evaluating",
     "rollcall": "roll call",
@@ -135,21 +135,22 @@ class _Lines:
 
 
 class _Bars:
-    """A bar for the rounds and one for each phase."""
+    """A bar for each phase; that of the rounds moves with every client."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
-            TextColumn("{task.description:<16}"),
+            TextColumn("{task.description:<14}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
+        self._quality = ""
         self._state = _State()
 
     def begin(self) -> None:
-        self._state = _State()
+        self._state, self._quality = _State(), ""
         for bar in self._bars.values():
             self.progress.remove_task(bar)
         self._bars = {}
@@ -157,23 +158,23 @@ class _Bars:
     def show(self, event: dict[str, Any]) -> None:
         state = self._state
         state.take(event)
-        if event["event"] == "phase":
-            self._bar(_TITLES[state.phase], state.total, reset=True)
-        elif event["event"] == "client":
-            self.progress.update(self._bar(_TITLES[state.phase]), completed=state.done, note=state.cost())
-        elif event["event"] == "round":
-            bar = self._bar("rounds", event["rounds"])
-            quality = _round_line(event).partition(": ")[2]
-            self.progress.update(bar, completed=event["round"], note=f"{quality}, {state.cost()}")
+        if event["event"] == "round":
+            self._quality = _round_line(event).partition(": ")[2] + ", "
         elif event["event"] == "note":
             self.progress.console.print(printable(event["text"]))
+        if event["event"] in ("phase", "client", "round"):
+            self._draw("train" if event["event"] == "round" else state.phase)
 
-    def _bar(self, title: str, total: int | None = None, reset: bool = False) -> TaskID:
-        if title not in self._bars:
-            self._bars[title] = self.progress.add_task(title, total=total, note="")
-        elif reset:
-            self.progress.reset(self._bars[title], total=total, note="")
-        return self._bars[title]
+    def _draw(self, phase: str) -> None:
+        state = self._state
+        if phase not in self._bars:
+            self._bars[phase] = self.progress.add_task(_TITLES[phase], count="", note="")
+        done: float = state.rounds_done if phase == "train" else state.done
+        # Records before 0.3 tell the number of rounds only when a round ends.
+        total = state.rounds or None if phase == "train" else state.total
+        note = (self._quality if phase == "train" else "") + state.cost()
+        count = f"{int(done)}/{'?' if total is None else total}"
+        self.progress.update(self._bars[phase], completed=done, total=total, count=count, note=note)
 
 
 class _State:
@@ -181,7 +182,10 @@ class _State:
 
     def __init__(self) -> None:
         self.phase, self.done, self.total, self.bytes = "", 0, 0, 0
+        self.rounds, self.rounds_done = 0, 0.0
         self._left: float | None = None
+        self._at_once: int | None = None
+        self._client_seconds: list[float] = []
         self._phase_began = 0.0
         self._rounds_began: tuple[float, int] | None = None
 
@@ -189,18 +193,41 @@ class _State:
         self.bytes = event.get("bytes", self.bytes)
         if event["event"] == "phase":
             self.phase, self.total, self.done = event["phase"], event["total"], 0
+            self._at_once, self._client_seconds, self._left = event.get("at_once"), [], None
             self._phase_began = event["time"]
-            if self.phase == "train" and self._rounds_began is None:
-                self._rounds_began = (event["time"], event["round"])
+            if self.phase == "train":
+                self.rounds, self.rounds_done = event.get("rounds", self.rounds), event["round"] - 1
+                self._rounds_began = self._rounds_began or (event["time"], event["round"])
         elif event["event"] == "client":
             self.done += 1
-            self._left = (event["time"] - self._phase_began) / self.done * (self.total - self.done)
-        elif event["event"] == "round" and self._rounds_began:
-            began, first = self._rounds_began
-            self._left = (event["time"] - began) / (event["round"] - first + 1) * (event["rounds"] - event["round"])
+            if event.get("seconds") is not None:
+                self._client_seconds.append(event["seconds"])
+            if self.phase == "train":
+                self.rounds_done += 1 / self.total
+            self._left = self._seconds_left(event)
+        elif event["event"] == "round":
+            self.rounds, self.rounds_done = event["rounds"], event["round"]
+            self._left = self._seconds_left(event)
         elif event["event"] == "resumed":
             # The time between the interruption and the resumption does not count.
             self._rounds_began = None
+
+    def _seconds_left(self, event: dict[str, Any]) -> float | None:
+        """Return the seconds left for all rounds during stage 1, else for the phase."""
+        if self.phase == "train" or event["event"] == "round":
+            if self._rounds_began is None or not self.rounds:
+                return None
+            began, first = self._rounds_began
+            passed: float = event["time"] - began
+            done = self.rounds_done - first + 1
+            return passed / done * (self.rounds - self.rounds_done) if done > 0 else None
+        if self._at_once and self._client_seconds:
+            # What clients say is right for a resumed phase too, whose first replies were kept, and with many clients
+            # side by side, whose first replies come together.
+            mean = sum(self._client_seconds) / len(self._client_seconds)
+            return mean * (self.total - self.done) / self._at_once
+        passed = event["time"] - self._phase_began
+        return passed / self.done * (self.total - self.done)
 
     def cost(self) -> str:
         """Return the bytes so far and the estimated seconds left."""

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import AutoTokenizer
 
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone.batches import IGNORED, Encoder, Example, collate, epoch_batches
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.load import Backbone

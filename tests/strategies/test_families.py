@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from configs.errors import InputError
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone import load as load_module
 from fl_clients.backbone.activation_store import ActivationStore
 from fl_clients.backbone.batches import Example

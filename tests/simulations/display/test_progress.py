@@ -58,7 +58,16 @@ def test_bars_show_the_same_on_a_terminal(tmp_path: Path) -> None:
     with Follower(screen, quiet=False) as follower:
         follower(tmp_path)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
-    for words in ("rounds", "2/4", "collective mae 0.500", "personalising", "1/4", "3.10 MB, 15 s left", "retrying"):
+    for words in (
+        "rounds",
+        "2/4",
+        "0/4",
+        "collective mae 0.500",
+        "personalising",
+        "1/4",
+        "3.10 MB, 15 s left",
+        "retrying",
+    ):
         assert words in shown
 
 
@@ -74,6 +83,35 @@ def test_time_between_a_crash_and_the_resumption_is_not_counted(
     with Follower(Console(file=io.StringIO()), quiet=False) as follower:
         follower(tmp_path)
     assert capsys.readouterr().out.splitlines()[-1] == "round 2 of 4: loss 2.000, 3.00 MB, 20 s left"
+
+
+def test_seconds_left_follow_what_clients_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Four side by side, 20 s each. The first wave ends together, and half of it had been done before an interruption.
+    phase = {"time": 0.0, "event": "phase", "phase": "evaluate", "round": 0, "rounds": 4, "total": 12, "at_once": 4}
+    times = (0.1, 0.1, 20.0, 20.1, 20.2, 20.3)
+    clients = [
+        {"time": time, "event": "client", "phase": "evaluate", "user": user, "bytes": 0, "seconds": 20.0}
+        for user, time in enumerate(times)
+    ]
+    write(tmp_path, [phase, *clients])
+    with Follower(Console(file=io.StringIO()), quiet=False) as follower:
+        follower(tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        "evaluating: 3 of 12 clients, 0 B, 45 s left",
+        "evaluating: 6 of 12 clients, 0 B, 30 s left",
+    ]
+
+
+def test_bar_of_the_rounds_moves_with_every_client(tmp_path: Path) -> None:
+    phase = {"time": 0.0, "event": "phase", "phase": "train", "round": 1, "rounds": 4, "total": 2, "at_once": 1}
+    client = {"time": 5.0, "event": "client", "phase": "train", "user": 0, "bytes": 0, "seconds": 5.0}
+    write(tmp_path, [phase, client])
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Follower(screen, quiet=False) as follower:
+        follower(tmp_path)
+    # Half a round took 5 s, and three and a half are left.
+    assert "0/4" in screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "35 s left" in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_quiet_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from configs.schema import FitConfig
+from configs.training import FitConfig
 from fl_clients.backbone.batches import Example, epoch_batches
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.load import Backbone, find, load, read_shape, shape_of
