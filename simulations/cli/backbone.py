@@ -12,7 +12,10 @@ backbone_app = typer.Typer(no_args_is_help=True, help="Built-in frozen language 
 
 @backbone_app.command("list")
 def backbone_list(as_json: Json = False) -> None:
-    """List the built-in backbones and whether they are in the cache."""
+    """List the built-in backbones and whether they are in the cache.
+
+    Example: `fedperfit backbone list`
+    """
     from fl_clients.backbone import builtin
 
     table = new_table("name", "description", "fetched")
@@ -27,7 +30,10 @@ def backbone_list(as_json: Json = False) -> None:
 def backbone_fetch(
     name: Annotated[str, typer.Argument(help="A name from `fedperfit backbone list`.")],
 ) -> None:
-    """Fetch a built-in backbone into the cache folder."""
+    """Fetch a built-in backbone into the cache folder.
+
+    Example: `fedperfit backbone fetch smollm2-135m`
+    """
     from fl_clients.backbone.builtin import fetch
 
     print(fetch(name))

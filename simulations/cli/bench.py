@@ -14,6 +14,8 @@ def bench(context: typer.Context) -> None:
     """Benchmark local work against a plain baseline, splits of the cores, memory, and a whole simulation.
 
     Needs a checkout of the repository. `fedperfit bench --help` lists the options.
+
+    Example: `fedperfit bench --backbone tiny --sites 1 --users 0`
     """
     if not (ROOT / "benchmarks" / "__main__.py").is_file():
         raise InputError(

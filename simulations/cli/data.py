@@ -41,7 +41,10 @@ def data_synth(
         typer.Argument(metavar="[key=value]…", help="history, queries, deviation, noise, as in users.synthetic."),
     ] = None,
 ) -> None:
-    """Write synthetic users in the official LaMP format, together with the best reachable score."""
+    """Write synthetic users in the official LaMP format, together with the best reachable score.
+
+    Example: `fedperfit data synth --task movie_tagging --users 40 --out people history=20`
+    """
     from fl_clients.lamp.synthetic.generate import write_synthetic
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -61,7 +64,10 @@ def data_inspect(
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check LaMP files and summarise their content."""
+    """Check LaMP files and summarise their content.
+
+    Example: `fedperfit data inspect people --task movie_tagging`
+    """
     from simulations.inspection.dataset import inspect_source, inspection_table
 
     found = inspect_source(find_source(path, find_task(task)), backbone)
@@ -76,7 +82,10 @@ def data_user(
     partition: Annotated[int, typer.Option(min=0, help="This user's number in the federation.")],
     out: Annotated[Path, typer.Option(help="The folder to write; a SuperNode's `data` names it.")],
 ) -> None:
-    """Write the folder that one user's device needs in a real federation."""
+    """Write the folder that one user's device needs in a real federation.
+
+    Example: `fedperfit data user people --task movie_tagging --user s3 --partition 3 --out device-3`
+    """
     from fl_clients.lamp.user_table import OpenedUser, write_one_user
 
     for candidate in find_source(path, find_task(task)).users():
@@ -96,7 +105,10 @@ def data_fetch(
     out: Annotated[Path | None, typer.Option(help="The folder to write into; default: lamp/TASK-SPLIT.")] = None,
     address: Annotated[str, typer.Option(help="Address of the LaMP server.")] = ADDRESS,
 ) -> None:
-    """Download the official LaMP files; an interrupted download continues where it stopped."""
+    """Download the official LaMP files; an interrupted download continues where it stopped.
+
+    Example: `fedperfit data fetch --task movie_tagging --split user`
+    """
     folder = out or Path("lamp") / f"{task}-{split.value}"
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console()) as progress:

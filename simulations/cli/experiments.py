@@ -51,7 +51,7 @@ def compare(
     Reuses completed runs with the same config, resumes interrupted ones and runs the rest. Every other method is tested
     against the first.
 
-    Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name first users.collective=16`
+    Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name three users.collective=16`
     """
     from simulations.experiments import compare as experiment
     from simulations.experiments.comparable import Run
@@ -108,7 +108,7 @@ def tune(
 
     With --size, the shapes in the method's TOML are compared first, each as large as fits.
 
-    Example: `fedperfit tune perfit --size 28000 --config configs/experiments/tune.toml`
+    Example: `fedperfit tune oppu --config configs/experiments/tune.toml`
     """
     from simulations.experiments.tune import tune as run_tune
 

@@ -22,12 +22,12 @@ from simulations.display.output import forgiving_output, printable
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     # Click makes suggestions since 8.3; Typer's would be a second one.
     suggest_commands=False,
-    help="Federated learning of personalised language models: simulate, measure every byte, compare.",
+    help="Federated learning of personalised language models: simulate, measure every byte, compare.\n\n"
+    "Example: `fedperfit simulate configs/experiments/tiny.toml`",
     epilog="Exit status: 0 completed, 1 the run failed, 2 the command, config or data is wrong.",
 )
 app.command()(simulate)

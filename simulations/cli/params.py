@@ -14,7 +14,10 @@ def params(
     paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, for Llama-2-7B.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print how many parameters a config trains, sends and keeps; no weights are loaded."""
+    """Print how many parameters a config trains, sends and keeps; no weights are loaded.
+
+    Example: `fedperfit params configs/experiments/demo.toml method=oppu`
+    """
     from fl_clients.backbone import load as backbones
     from simulations.inspection.parameters import (
         paper_parity,

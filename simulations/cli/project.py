@@ -36,7 +36,7 @@ def project(
 
     Runs of one method with different cohort sizes are fitted together.
 
-    Example: `fedperfit project reference --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
+    Example: `fedperfit project demo --users 1e6 --participation 0.001 --rounds 200 --bytes-per-element 2`
     """
     from simulations.projection.model import Scale
     from simulations.projection.model import project as project_runs

@@ -21,7 +21,7 @@ from simulations.display.tables import bytes_table, human_bytes, new_table, prin
 from simulations.run.catalogue import find_run, find_runs
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
-runs_app = typer.Typer(help="List run records, show one, or follow a running one.", invoke_without_command=True)
+runs_app = typer.Typer(invoke_without_command=True)
 _POLL_S = 0.5
 
 
@@ -55,7 +55,7 @@ def list_runs(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """List run records; an experiment of several runs is one line.
+    """List run records, show one, or follow a running one; in the list an experiment of several runs is one line.
 
     Example: `fedperfit runs --method perfit --sort quality`, or the runs of one experiment: `fedperfit runs --results
     results/comparison`
@@ -84,7 +84,10 @@ def show_run(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Show one run: its status, quality and bytes, and its error if it failed."""
+    """Show one run: its status, quality and bytes, and its error if it failed.
+
+    Example: `fedperfit runs show demo`
+    """
     run = find_run(results, name)
     record = run.record
     if as_json:
@@ -104,7 +107,10 @@ def show_run(
 def follow_run(
     name: Annotated[str, typer.Argument(help="A name listed by `fedperfit runs`.")], results: Results = Path("results")
 ) -> None:
-    """Show the progress of a run started in another terminal, until it ends."""
+    """Show the progress of a run started in another terminal, until it ends.
+
+    Example: `fedperfit runs follow demo`
+    """
     run = find_run(results, name)
     with Follower(console(), quiet=False) as follower:
         while True:

@@ -1,6 +1,7 @@
 """`fedperfit simulate`."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,7 @@ def simulate(
             folder = expand(results).resolve() / record.name
     if not quiet:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        place = f"{record.name}{'' if str(results) == 'results' else f' --results {results}'}"
+        place = shlex.join([record.name, *([] if str(results) == "results" else ["--results", str(results)])])
         lines = (
             f"\n{sentence(record)}",
             f"run record: {folder} (plots in plots/), {record.wall_s:.0f} s",

@@ -61,7 +61,6 @@ def test_bars_show_the_same_on_a_terminal(tmp_path: Path) -> None:
     for words in (
         "rounds",
         "2/4",
-        "0/4",
         "collective mae 0.500",
         "personalising",
         "1/4",
