@@ -95,6 +95,14 @@ class UsersConfig(_Group):
         return self
 
 
+class HistoryConfig(_Group):
+    """What of a user's history is put before a question, with any method."""
+
+    retrieve: int = Field(0, ge=0)
+    """Items whose texts match a question best (BM25) precede it, with the collective and the personalised shift, in
+    training too; an example gets earlier items only. The bare backbone gets the bare question. 0: none."""
+
+
 class RankConfig(_Group):
     """Ranks of the two shifts."""
 
@@ -220,6 +228,7 @@ class RunConfig(_Group):
     rank: RankConfig = RankConfig()
     joint_private_init: bool = False
     """Stage 1 also trains the common start of the personalised shifts, which is then sent too."""
+    history: HistoryConfig = HistoryConfig()
     local: FitConfig = FitConfig()
     personal: PersonalConfig = PersonalConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

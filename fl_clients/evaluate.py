@@ -8,10 +8,12 @@ from typing import Literal
 
 from configs.seeds import derive_seed
 from fl_clients.lamp.tasks import Task
-from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import OpenedUser
 from fl_clients.predict import generate, score_labels
+from fl_clients.prompts import prompts_at
 from fl_clients.session import Session
+from strategies.client_tools import UserTexts
+from strategies.method import Adapter
 from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import (
     Statistics,
@@ -23,35 +25,52 @@ from strategies.metrics.statistics import (
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
-def answer_questions(session: Session, user: OpenedUser, point: EvaluationPoint) -> list[str]:
+def answer_questions(
+    session: Session, user: OpenedUser, point: EvaluationPoint, client: UserTexts | None = None
+) -> list[str]:
     """Answer a user's questions.
 
     Args:
         session: The process's session, with the adapter already loaded.
         user: The user, whose id seeds sampled answers.
         point: `base` runs the bare backbone; the other points use the adapter.
+        client: For what the method puts before the questions at the point `personalised`; None: nothing.
 
     Returns:
         One answer per question, in the order of the questions.
     """
-    config, task, queries = session.config, session.task, user.queries
-    adapter = None if point == EvaluationPoint.BASE else session.adapter
-    prompts = [prompt for prompt, _ in _prompts(session, queries)]
-    # Batches of similar prompt length need less padding; the answers are returned in the questions' order.
+    prompts = [prompt for prompt, _ in prompts_at(session, user, point, client)]
+    seeds = None
+    if session.config.decoding == "paper":
+        names = [(str(point), user.user_id, query.item_id) for query in user.queries]
+        seeds = [derive_seed(session.config.seed, "decode", *name) for name in names]
+    return answer_prompts(session, None if point == EvaluationPoint.BASE else session.adapter, prompts, seeds)
+
+
+def answer_prompts(
+    session: Session, adapter: Adapter | None, prompts: Sequence[list[int]], seeds: Sequence[int] | None
+) -> list[str]:
+    """Answer prompts of the session's task: the likeliest label, or a text.
+
+    Args:
+        session: The process's session.
+        adapter: None answers with the bare backbone.
+        prompts: In tokens.
+        seeds: One per prompt, to sample an answer; None: deterministically.
+    """
+    config, task = session.config, session.task
+    # Batches of similar prompt length need less padding; the answers are returned in the prompts' order.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
     for start in range(0, len(order), config.evaluate.batch_size):
         chosen = order[start : start + config.evaluate.batch_size]
         batch = [prompts[i] for i in chosen]
-        if task.labels and config.decoding == "deterministic":
+        if task.labels and seeds is None:
             best = score_labels(session.forward, adapter, batch, session.encoder.labels).argmax(dim=1).tolist()
             answers = [task.labels[label] for label in best]
         else:
-            seeds = None
-            if config.decoding == "paper":
-                names = [(str(point), user.user_id, queries[i].item_id) for i in chosen]
-                seeds = [derive_seed(config.seed, "decode", *name) for name in names]
-            answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, seeds)
+            own = [seeds[i] for i in chosen] if seeds is not None else None
+            answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, own)
         for i, answer in zip(chosen, answers, strict=True):
             texts[i] = answer
     return texts
@@ -104,11 +123,6 @@ def score_baselines(session: Session, user: OpenedUser) -> Statistics:
     return found
 
 
-def count_cut_questions(session: Session, queries: Sequence[Pair]) -> int:
-    """Count the questions whose prompts are cut to fit."""
-    return sum(cut for _, cut in _prompts(session, queries))
-
-
 def score(
     task: Task, predictions: Sequence[str], golds: Sequence[str], words: Literal["latin", "unicode"]
 ) -> Statistics:
@@ -129,10 +143,3 @@ def score(
     return classification_statistics(
         [number.get(text, outside) for text in predictions], [number[gold] for gold in golds], len(task.labels)
     )
-
-
-def _prompts(session: Session, queries: Sequence[Pair]) -> list[tuple[list[int], bool]]:
-    """Return each question's prompt, leaving room for the longest answer as in training, and whether it was cut."""
-    longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
-    room = session.config.personal.max_tokens - longest
-    return [session.encoder.prompt(query.source, room) for query in queries]

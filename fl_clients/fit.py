@@ -1,6 +1,7 @@
 """The local training loop that all methods share."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from configs.training import FitConfig
 from fl_clients.backbone.batches import IGNORED, Example, epoch_batches
 from fl_clients.backbone.forward import Forward
+from strategies.client_tools import ClientTools
 from strategies.method import Adapter, FitResult, Tensors
 
 MOMENTS = "private_moments."
@@ -26,8 +28,8 @@ class LocalFit:
     """The frozen backbone; its parameters never change."""
     adapter: Adapter
     """Active on the prompts."""
-    examples: Sequence[Example]
-    """The client's examples; at least one."""
+    examples: Sequence[Any]
+    """The client's examples; at least one. What `loss` takes; each has a length and an `answer`, in tokens."""
     settings: FitConfig
     """Epochs, batch size, learning rate and so on."""
     seed: int
@@ -38,6 +40,19 @@ class LocalFit:
     moments: Tensors = field(default_factory=dict)
     """AdamW's second moments at the end of the client's last training (`private_moments.*`), empty at first; with
     `keep_moments` replaced by those at the end of this one. The first moments begin anew: their direction is old."""
+
+    tools: ClientTools | None = None
+    """The user's texts and the bare backbone, for methods that ask for them."""
+    budget_s: float = 0.0
+    """Seconds after which training stops; 0: no limit."""
+    loss_of: Callable[[Forward, Adapter, Sequence[Any]], torch.Tensor] | None = None
+    """The loss of a batch of examples; None: `answer_loss`."""
+
+    @property
+    def client(self) -> ClientTools:
+        """The user's texts and the bare backbone."""
+        assert self.tools is not None
+        return self.tools
 
     def __call__(
         self,
@@ -77,14 +92,17 @@ class LocalFit:
         best = _Best(trained, self._held_out_loss(held_out)) if held_out else None
         steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
         losses: list[float] = []
+        end = time.perf_counter() + (self.budget_s or math.inf)
         for _ in range(settings.epochs):
             for chosen in epoch_batches(examples, settings.batch_size, generator):
+                if losses and time.perf_counter() > end:
+                    break
                 done = (len(losses) + 0.5) / steps
                 progress = self.span[0] + (self.span[1] - self.span[0]) * done
                 height = rate(progress, settings.warmup) * min(1.0, done / (settings.visit_warmup or done))
                 for group in optimizer.param_groups:
                     group["lr"] = settings.lr * group["rate"] * height
-                loss = answer_loss(self.forward, self.adapter, chosen)
+                loss = self._loss(chosen)
                 losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}; try a lower lr")
@@ -124,6 +142,9 @@ class LocalFit:
         generator = torch.Generator().manual_seed(self.seed)
         return self._mean_loss(epoch_batches(self.examples, self.settings.batch_size, generator)[:batches])
 
+    def _loss(self, batch: Sequence[Any]) -> torch.Tensor:
+        return (self.loss_of or answer_loss)(self.forward, self.adapter, batch)
+
     def _held_out_loss(self, batches: Sequence[Sequence[Example]]) -> float:
         """Return the mean loss in the middle of a training, without dropout."""
         self.adapter.train(False)
@@ -134,7 +155,7 @@ class LocalFit:
     @torch.no_grad()
     def _mean_loss(self, batches: Sequence[Sequence[Example]]) -> float:
         tokens = [sum(len(example.answer) for example in batch) for batch in batches]
-        losses = [float(answer_loss(self.forward, self.adapter, batch)) for batch in batches]
+        losses = [float(self._loss(batch)) for batch in batches]
         return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
 
 

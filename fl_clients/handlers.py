@@ -11,16 +11,16 @@ from typing import Any
 
 from configs.files import write_atomic
 from configs.seeds import derive_seed
-from configs.training import FitConfig
 from fl_clients.backbone.batches import Example
 from fl_clients.coding import LEFT_OUT, REFERENCE
-from fl_clients.evaluate import answer_questions, count_cut_questions, score_answers, score_baselines
+from fl_clients.evaluate import answer_questions, score_answers, score_baselines
 from fl_clients.fit import MOMENTS, LocalFit
-from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import read_client_state, write_client_state, write_private
 from fl_clients.process.paths import ClientPaths
+from fl_clients.prompts import count_cut_questions, training_examples
 from fl_clients.session import Session, open_session
+from fl_clients.tools import Tools
 from strategies.method import FitResult, TrainRequest
 from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics
@@ -67,7 +67,8 @@ def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: in
     opening = round_number == 0
     settings = config.personal if opening else config.local
     span = (0.0, 1.0) if opening else ((round_number - 1) / config.rounds, round_number / config.rounds)
-    examples = _encode(session, user.history + user.queries, settings)
+    pairs = user.history + user.queries
+    examples = training_examples(session, pairs, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
     store = read_client_state(paths.private_dir, paths.partition, last_turn)
     shared, held = session.coding.receive(payload, store)
@@ -75,7 +76,8 @@ def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: in
     keeps_moments = settings.keep_moments and not opening
     moments = {name: value for name, value in store.items() if keeps_moments and name.startswith(MOMENTS)}
     before = {name: v for name, v in store.items() if not name.startswith((MOMENTS, REFERENCE, LEFT_OUT))}
-    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments)
+    client = Tools(session, pairs, seed)
+    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments, client)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
     answer, owed = session.coding.reply(result.shared, shared, store, (round_number, last_turn), user.user_id)
@@ -121,19 +123,20 @@ def personalize(paths: ClientPaths, payload: Payload, persist: bool) -> Reply:
     values: dict[str, Any] = {"status": "ok" if user.history else "no_history", "examples": 0, "steps": 0}
     if user.history:
         settings = session.config.personal
-        examples = _encode(session, user.history, settings)
+        examples = training_examples(session, user.history, settings)
         seed = derive_seed(session.config.seed, "personalize", user.user_id)
-        local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed)
+        client = Tools(session, user.history, seed)
+        local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, tools=client)
         personal = session.method.client_personalize(session.adapter, shared, local_fit)
         if personal is not None:
             private, result = personal
             if persist:
                 write_private(paths.private_dir, paths.partition, private)
             session.method.client_load(session.adapter, shared, private)
-            answers = answer_questions(session, user, EvaluationPoint.PERSONALISED)
+            answers = answer_questions(session, user, EvaluationPoint.PERSONALISED, client)
             values = _fit_values(result, examples)
     statistics |= score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.PERSONALISED)
-    cut = count_cut_questions(session, user.queries)
+    cut = count_cut_questions(session, user)
     return Reply(None, ClientReport(**values, questions_cut=cut, **_finish(session, started)), statistics)
 
 
@@ -151,7 +154,7 @@ def evaluate(paths: ClientPaths, payload: Payload, point: EvaluationPoint) -> Re
     statistics = score_answers(session, predictions_dir, paths.partition, user, answers, point)
     if base:
         statistics |= score_baselines(session, user)
-    cut = count_cut_questions(session, user.queries)
+    cut = count_cut_questions(session, user)
     report = ClientReport(examples=len(user.queries), steps=0, questions_cut=cut, **_finish(session, started))
     return Reply(None, report, statistics)
 
@@ -177,10 +180,6 @@ def _fit_values(result: FitResult, examples: Sequence[Example]) -> dict[str, Any
         "steps": result.steps,
         "loss_first": result.loss_first,
         "loss_last": result.loss_last,
+        "figure_names": list(result.figures) or None,
+        "figure_values": list(result.figures.values()) or None,
     }
-
-
-def _encode(session: Session, pairs: Sequence[Pair], settings: FitConfig) -> list[Example]:
-    if not pairs:
-        raise ValueError("this user has no examples to train on")
-    return session.encoder.examples(pairs, settings.max_tokens)

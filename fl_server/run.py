@@ -50,6 +50,8 @@ class FederatedRun:
         self.method: Method = load_method(
             self.config.method, self.config.method_values(), self.config.settings, read_import_path(folder)
         )
+        own_last = self.method.last_round
+        self.last_round = self.config.rounds if own_last is None else own_last
         self.writer = RecordWriter(folder)
         checkpoint = self.writer.state
         self.coding = ServerCoding(self.config, self.method, checkpoint)
@@ -62,7 +64,7 @@ class FederatedRun:
         self.clients = Clients(grid, self.writer.ledger, faults.retries, self._note_retry, patience)
         self.devices = device_model(self.config.devices, self.config.seed)
         at_once = None if real else self.config.clients_at_once
-        self.tasks = UserTasks(self.clients, self.writer, self.devices, self.config.rounds, at_once)
+        self.tasks = UserTasks(self.clients, self.writer, self.devices, self.last_round, at_once)
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
         self.judges = list(range(users.collective - users.held_out, users.collective))
@@ -118,7 +120,7 @@ class FederatedRun:
             return
         done = self.writer.checkpoint.round
         first = self.method.first_round if done is None else done + 1
-        for number in range(first, self.config.rounds + 1):
+        for number in range(first, self.last_round + 1):
             self._train_round(number, trainable_users)
         if not self.writer.checkpoint.last_turns:
             raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
@@ -229,12 +231,13 @@ class FederatedRun:
         counted = dict.fromkeys(this.counted, number) if this.averaged else {}
         self._commit(round=number, last_turns=self.writer.checkpoint.last_turns | counted)
         figures = this.figures | {"bytes": sum(self.writer.ledger.so_far.values())}
-        self.writer.event("round", round=number, rounds=self.config.rounds, loss=this.loss, **figures)
+        about = {"rounds": self.last_round, "loss": this.loss, "updates": len(this.counted)}
+        self.writer.event("round", round=number, **about, **figures)
 
     def _evaluate_midway(self, number: int) -> dict[str, float]:
         """Evaluate the target users after this round if the config says so; after the last round, stage 2 does it."""
         evaluate = self.config.evaluate
-        if number not in evaluate.midway_rounds(self.config.rounds):
+        if number not in evaluate.midway_rounds(self.last_round):
             return {}
         points = [EvaluationPoint.COLLECTIVE]
         if EvaluationPoint(evaluate.point) == EvaluationPoint.PERSONALISED:
@@ -246,7 +249,7 @@ class FederatedRun:
 
     def _judge(self, number: int, point: EvaluationPoint) -> dict[str, float]:
         """Ask the held-out collective users for the shared tensors' quality, and remember the best state."""
-        last, base = self.config.rounds, point == EvaluationPoint.BASE
+        last, base = self.last_round, point == EvaluationPoint.BASE
         if not self.judges or not (base or number in self.config.evaluate.midway_rounds(last) | {last}):
             return {}
         send = None if base else self._send_newcomers(number + 1)
@@ -264,7 +267,7 @@ class FederatedRun:
             self.coding.begin_anew(self.state)
         what = f"round {self.best.round}" if self.best.round else "the initial tensors: no round was better"
         self.writer.event("note", text=f"keep='best': {what} ({self.best.score:.3f} on held-out users)")
-        self._save_shared(self.config.rounds + 1)
+        self._save_shared(self.last_round + 1)
 
     def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
         """Evaluate the target users at the given points; private tensors trained for this are not kept."""
@@ -275,8 +278,8 @@ class FederatedRun:
 
     def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
         """Stage 2: every target user trains its private tensors and is evaluated before and after."""
-        rounds = self.config.rounds
-        task = ClientTask(rounds, Phase.PERSONALIZE, self._send_newcomers(rounds + 1))
+        last = self.last_round
+        task = ClientTask(last, Phase.PERSONALIZE, self._send_newcomers(last + 1))
         return self.tasks.statistics(task, self.targets, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
 
     def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:

@@ -140,7 +140,7 @@ class Updates:
         if reply.report is None:
             return reply.fault
         missing = [key for key in ("loss_first", "loss_last") if getattr(reply.report, key) is None]
-        if missing:
+        if missing and reply.report.steps:
             return f"{missing[0]} is missing"
         expected = self._at_roll_call[reply.user]
         claimed = reply.report.examples

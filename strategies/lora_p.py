@@ -3,17 +3,16 @@
 from torch import nn
 
 from strategies import lora
-from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import PERSONAL, PRIVATE, LoraSettings
-from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
+from strategies.method import BackboneShape, Fit, FitResult, Tensors
+from strategies.sends_nothing import SendsNothing
 
 
-class LoraP(Method):
+class LoraP(SendsNothing):
     """W ← W + (α/r)B_iA_i, from initial factors drawn by the seed."""
 
     name = "lora-p"
-    first_round = None
 
     def __init__(
         self, rank: int, alpha: int, dropout: float, targets: list[str], blocks: list[int] | str, seed: int
@@ -27,23 +26,11 @@ class LoraP(Method):
         """Refuse modules that the backbone does not have."""
         self.lora.on(backbone)
 
-    def server_init(self, _backbone: BackboneShape) -> Tensors:
-        """Return no tensors."""
-        return {}
-
-    def server_aggregator(self, state: Tensors, _round_number: int) -> TensorMean:
-        """Never called: there is no stage 1."""
-        return TensorMean(state)
-
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
         """Attach the adapter."""
         adapter = self.lora.on(backbone)
         self._begin = lora.start(adapter, backbone, PRIVATE, self.seed, PERSONAL)
         return lora.attach(model, {PERSONAL: adapter})
-
-    def client_train(self, _adapter: LoraAdapters, _request: TrainRequest) -> TrainResult:
-        """Never called: there is no stage 1."""
-        raise NotImplementedError("LoRA-P has no stage 1")
 
     def client_personalize(self, adapter: LoraAdapters, _shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train A_i and B_i."""

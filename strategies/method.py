@@ -8,13 +8,17 @@ named tensors too, so that a run can be saved and resumed: `shared_*` tensors ar
 stay on the server.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+
+from strategies.client_tools import Context, UserTexts
+from strategies.client_tools import Fit as Fit
+from strategies.client_tools import FitResult as FitResult
 
 Tensors = dict[str, torch.Tensor]
 """Named fp32 tensors on the CPU."""
@@ -34,42 +38,12 @@ class BackboneShape:
     """Inputs n and outputs m of every linear module inside the decoder blocks, by its name in the model."""
     positions: int | None = field(default=None, compare=False)
     """Tokens in the longest text that the model was made for; None if it does not say."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Result of one local training."""
-
-    examples: int
-    """Examples of the client; one epoch is one pass over them."""
-    steps: int
-    """Optimiser steps."""
-    loss_first: float
-    """Mean loss of the first step, nats per answer token."""
-    loss_last: float
-    """Mean loss of the last step, nats per answer token."""
-
-
-class Fit(Protocol):
-    """The one local training loop (fl_clients/fit.py), bound to a client's examples and settings."""
-
-    def __call__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        after_step: Callable[[], None] = ...,
-        rates: Sequence[float] | None = ...,
-        /,
-    ) -> FitResult:
-        """Train `parameters` in place.
-
-        Args:
-            parameters: What is trained.
-            after_step: Called once after every optimiser step.
-            rates: Learning rate of each parameter, as a multiple of the config's; None: 1 for all.
-        """
-
-    def loss(self, batches: int, /) -> float:
-        """Return the mean loss over `batches` of the client's batches, nats per answer token, without training."""
+    heads: int = field(default=0, compare=False)
+    """Query heads of a block; 0 if the model does not say."""
+    head_size: int = field(default=0, compare=False)
+    """Width of one head's output."""
+    mlps: bool = field(default=True, compare=False)
+    """Every block has one module that is its feed-forward network."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +127,10 @@ class Method(Protocol):
     """Short name for tables and records."""
     first_round: int | None
     """1; 0 if stage 1 opens with a round of all collective users who are sent nothing; None without stage 1."""
+    last_round: int | None = None
+    """The last round of stage 1; None: as the config says."""
+    constant_shapes: bool = True
+    """Every round sends tensors of the same names and shapes, so that codecs and server optimisers apply."""
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse settings that do not fit the backbone; by default those that `server_init` refuses.
@@ -195,9 +173,20 @@ class Method(Protocol):
     def client_personalize(self, adapter: Any, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult] | None:
         """Run stage 2 on one target user and return the private tensors, which never leave the client.
 
-        None, the default: the method has no personal part, and the shared tensors serve everyone.
+        None, the default: the method has no personal part, and the shared tensors serve everyone. A method that tunes
+        nothing returns what it keeps, if only `{}`, and a `FitResult` without steps.
         """
         return None
+
+    def client_context(self, adapter: Any, client: UserTexts, source: str) -> Context:
+        """Return what precedes a target user's question in its personalised prompt; by default nothing.
+
+        Args:
+            adapter: With the user's model set by `client_load`.
+            client: The user's texts.
+            source: The question's text.
+        """
+        return Context()
 
     def client_load(self, adapter: Any, shared: Tensors, private: Tensors | None) -> None:
         """Set the adapter for inference; `private=None` means the shared tensors only."""

@@ -109,6 +109,10 @@ class ClientReport(_PlainValues):
     """Mean loss of the first step, nats per answer token."""
     loss_last: float | None = None
     """Mean loss of the last step, nats per answer token."""
+    figure_names: list[str] | None = None
+    """Names of the method's own figures."""
+    figure_values: list[float] | None = None
+    """Their values."""
     wall_s: float
     """Seconds the task took."""
     ended_at: float

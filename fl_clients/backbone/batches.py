@@ -7,10 +7,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fl_clients.lamp.tasks import Task
-from fl_clients.lamp.user import Pair
+from strategies.client_tools import Context, TextPair
 
 IGNORED = -100
 """Label of a token that carries no loss."""
+_NO_CONTEXT = Context()
+_AFTER_ITEM = "\n\n"
+"""Ends a profile and an item of a context."""
+_SHORTEST_SOURCE = 8
+"""Tokens of a source text below which an item says nothing and is left out."""
 
 
 @dataclass(frozen=True)
@@ -61,32 +66,78 @@ class Encoder:
         self.labels = [label[shared:] for label in labels]
         """The label set in tokens, as they follow `prompt`; without the end token, as no label is another's prefix."""
 
-    def examples(self, pairs: Sequence[Pair], max_tokens: int) -> list[Example]:
+    def examples(
+        self, pairs: Sequence[TextPair], max_tokens: int, contexts: Sequence[Context] | None = None
+    ) -> list[Example]:
         """Tokenise text pairs.
 
         If a prompt and its answer exceed `max_tokens`, the middle of the prompt is cut, where the source text is; the
         answer is never cut.
+
+        Args:
+            pairs: The examples.
+            max_tokens: Maximum length of one.
+            contexts: What to put before each; None: nothing.
         """
         examples = []
-        for pair in pairs:
+        for pair, context in zip(pairs, contexts or [Context()] * len(pairs), strict=True):
             answer = self._answer(pair.target)[len(self._head) :]
-            prompt, cut = self.prompt(pair.source, max_tokens - len(answer))
+            prompt, cut = self.prompt(pair.source, max_tokens - len(answer), context)
             examples.append(Example(prompt, answer, cut))
         return examples
 
-    def prompt(self, source: str, room: int) -> tuple[list[int], bool]:
-        """Tokenise one prompt into at most `room` tokens (at least 2); also return whether its middle was cut."""
-        text = self._task.prompt.format(source=source)
-        tokens: list[int] = self._begin + self._tokenizer.encode(text, add_special_tokens=False) + self._head
-        room = max(room, 2)
-        if len(tokens) <= room:
-            return tokens, False
-        return tokens[: room - room // 2] + tokens[-(room // 2) :], True
+    def prompt(self, source: str, room: int, context: Context = _NO_CONTEXT) -> tuple[list[int], bool]:
+        """Tokenise one prompt.
+
+        Args:
+            source: The question's text.
+            room: Maximum length in tokens, at least 2.
+            context: What to put before the question, as far as there is room.
+
+        Returns:
+            The tokens, and whether the question's middle was cut.
+        """
+        question = self._encode(self._task.prompt.format(source=source)) + self._head
+        room = max(room - len(self._begin), 2)
+        if len(question) > room:
+            return self._begin + question[: room - room // 2] + question[-(room // 2) :], True
+        return self._begin + self._context(context, room - len(question)) + question, False
+
+    def text(self, text: str, room: int) -> list[int]:
+        """Tokenise any text into at most `room` tokens, without its middle if it is longer."""
+        tokens = self._begin + self._encode(text)
+        return tokens if len(tokens) <= room else tokens[: room - room // 2] + tokens[-(room // 2) :]
+
+    def _context(self, context: Context, room: int) -> list[int]:
+        """Tokenise a context into at most `room` tokens."""
+        tokens: list[int] = []
+        if context.profile:
+            most = room // 2 if context.items else room
+            ending = self._encode(_AFTER_ITEM)
+            tokens = self._encode(context.profile)[: max(0, most - len(ending))] + ending
+            tokens = tokens if len(tokens) <= most else []
+        for number, item in enumerate(context.items):
+            # What an item leaves of its share is for those after it.
+            tokens += self._item(item, (room - len(tokens)) // (len(context.items) - number))
+        return tokens
+
+    def _item(self, item: TextPair, room: int) -> list[int]:
+        """Tokenise an answered item; without the end of its source text, or not at all, if there is no room."""
+        whole = self._encode(f"{self._task.prompt.format(source=item.source)} {item.target.strip()}{_AFTER_ITEM}")
+        if len(whole) <= room:
+            return whole
+        before, _, after = self._task.prompt.partition("{source}")
+        head, tail = self._encode(before), self._encode(f"{after} {item.target.strip()}{_AFTER_ITEM}")
+        left = room - len(head) - len(tail)
+        return head + self._encode(item.source)[:left] + tail if left >= _SHORTEST_SOURCE else []
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return tokens
 
     def _answer(self, text: str) -> list[int]:
         """Tokenise an answer as it follows the prompt: a space, the text, the end token."""
-        tokens: list[int] = self._tokenizer.encode(" " + text.strip(), add_special_tokens=False)
-        return [*tokens, int(self._tokenizer.eos_token_id)]
+        return [*self._encode(" " + text.strip()), int(self._tokenizer.eos_token_id)]
 
 
 def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batch:

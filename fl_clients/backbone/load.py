@@ -31,7 +31,7 @@ from fl_clients.backbone.builtin import BUILT_IN, fetch
 from fl_clients.backbone.checks import check_files, check_tokenizer, check_weights, digest_of, first_line
 from fl_clients.backbone.self_check import check_arithmetic
 from fl_clients.backbone.source import pretrained
-from strategies.blocks import find_blocks, name_of_blocks
+from strategies.blocks import find_blocks, has_mlp, name_of_blocks
 from strategies.method import BackboneShape
 
 transformers_logging.disable_progress_bar()  # it would draw on standard error whenever weights are read
@@ -180,7 +180,11 @@ def shape_of(model: PreTrainedModel) -> BackboneShape:
             linears[f"{prefix}.{name}"] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
             linears[f"{prefix}.{name}"] = (module.nx, module.nf)
-    return BackboneShape(text.hidden_size, len(blocks), model.num_parameters(), linears, _positions(text))
+    heads = getattr(text, "num_attention_heads", 0)
+    size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
+    mlps = all(map(has_mlp, blocks))
+    count = model.num_parameters()
+    return BackboneShape(text.hidden_size, len(blocks), count, linears, _positions(text), heads, size, mlps)
 
 
 @torch.no_grad()

@@ -100,6 +100,8 @@ class RecordWriter:
             for point in EvaluationPoint
             for key, value in metrics(reply.statistics_at(point)).items()
         }
+        names, values = report.get("figure_names") or [], report.get("figure_values") or []
+        figures = {f"method.{name}": value for name, value in zip(names, values, strict=False)}
         self._clients.add(
             round=number,
             phase=str(phase),
@@ -110,7 +112,7 @@ class RecordWriter:
             device=device.name if device else None,
             over_memory=over_memory,
             simulated_s=arrived_at_s,
-            metrics=list(scores.items()),
+            metrics=list((scores | figures).items()),
             **{key: report.get(key) for key in _REPORTED},
         )
         if reply.error:

@@ -238,5 +238,9 @@ class _State:
 def _round_line(event: dict[str, Any]) -> str:
     shown = [f"{point}.{key}" for point in ("collective", "personalised") for key in ("accuracy", "mae", "rouge1")]
     quality = "".join(f", {key.replace('.', ' ')} {event[key]:.3f}" for key in shown if key in event)
-    loss = f"loss {event['loss']:.3f}" if event["loss"] is not None else "no updates received"
+    loss = "no updates received"
+    if event["loss"] is not None:
+        loss = f"loss {event['loss']:.3f}"
+    elif event.get("updates"):
+        loss = f"{event['updates']} updates"  # of a method that trains nothing in this round
     return f"round {event['round']} of {event['rounds']}: {loss}{quality}"

@@ -19,6 +19,14 @@ _KNOWN = (
     "flasc",
     "fed-sb",
     "fedsrd",
+    "rag",
+    "pag",
+    "llm-rec",
+    "stylevector",
+    "lofit",
+    "chameleon",
+    "dpo",
+    "sft",
 )
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "star": "*"}

@@ -15,7 +15,7 @@ from configs.load import flatten
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
 
-_NO_FIGURES = {"time", "round", "rounds"}
+_NO_FIGURES = {"time", "round", "rounds", "updates"}
 _ENDS = {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 

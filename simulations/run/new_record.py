@@ -18,6 +18,7 @@ from configs.import_path import ROOT
 from configs.load import write_config
 from configs.paths import USERS_LINK, cache_dir
 from configs.schema import RunConfig
+from fl_clients.backbone.builtin import EMBEDDERS, fetch
 from fl_clients.backbone.load import backbone_digest, read_shape
 from fl_clients.lamp.select_users import UserTable, build_table
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
@@ -65,6 +66,8 @@ def new_record(
     shape = read_shape(config.backbone)
     method = build_method(config, shape, import_path)
     requested, config = config, resolve(config)
+    if (embedder := getattr(method, "embedder", "backbone")) in EMBEDDERS:
+        fetch(embedder)
     state = method.server_init(shape)
     shared = method.server_send(state, None)
     if config.start_from:

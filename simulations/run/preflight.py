@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from configs.errors import InputError
+from configs.errors import InputError, nearest
 from configs.load import flatten
 from configs.paths import expand
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
-from fl_clients.backbone.builtin import BUILT_IN
+from fl_clients.backbone.builtin import BUILT_IN, EMBEDDERS
 from fl_clients.backbone.load import check_backbone, read_shape, resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
@@ -57,6 +57,11 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     try:
         method = load_method(config.method, config.method_values(), config.settings, import_path)
         method.check(shape)
+        embedder = getattr(method, "embedder", "backbone")
+        if embedder != "backbone" and embedder not in EMBEDDERS:
+            known = ["backbone", *EMBEDDERS]
+            hint = nearest(embedder, known)
+            raise ValueError(f"settings.embedder='{embedder}': expected one of {', '.join(known)}{hint}")
         for key, limit in (
             ("local.max_tokens", config.local.max_tokens),
             ("personal.max_tokens", config.personal.max_tokens),
@@ -92,6 +97,8 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         pooled.append(f"server.optimizer='{config.server.optimizer}'")
     if pooled and wire.down_of == "values" and type(method).from_wire is not Method.from_wire:
         raise ValueError(f"wire.down_of='values': {method.name} needs every number; only LoRA methods can lack some")
+    if pooled and not method.constant_shapes:
+        raise ValueError(f"{pooled[0]}: {method.name} sends other tensors in some rounds")
     if pooled and rounds:
         if keeps_clients_apart(method, shape):
             raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")

@@ -1,0 +1,55 @@
+"""The prompts of a user's questions and examples, with what a method or `history.retrieve` puts before them."""
+
+from collections.abc import Sequence
+
+from configs.training import FitConfig
+from fl_clients.backbone.batches import Example
+from fl_clients.lamp.user_table import OpenedUser
+from fl_clients.session import Session
+from strategies.client_tools import Context, TextPair, UserTexts
+from strategies.metrics.points import EvaluationPoint
+from strategies.prompting.retrieval import best_matches
+
+
+def training_examples(session: Session, pairs: Sequence[TextPair], settings: FitConfig) -> list[Example]:
+    """Tokenise a user's examples; what is retrieved for one comes from those before it, so never from itself.
+
+    Raises:
+        ValueError: There are no examples.
+    """
+    if not pairs:
+        raise ValueError("this user has no examples to train on")
+    k = session.config.history.retrieve
+    contexts = [Context(items=best_matches(pairs[:place], pair.source, k)) for place, pair in enumerate(pairs)]
+    return session.encoder.examples(pairs, settings.max_tokens, contexts if k else None)
+
+
+def prompts_at(
+    session: Session, user: OpenedUser, point: EvaluationPoint, client: UserTexts | None
+) -> list[tuple[list[int], bool]]:
+    """Return each question's prompt at an evaluation point, and whether the question was cut.
+
+    There is room for the longest answer, as in training. The bare backbone gets the bare question.
+    """
+    longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
+    room = session.config.personal.max_tokens - longest
+    contexts = _contexts(session, user, point, client)
+    return [
+        session.encoder.prompt(query.source, room, context)
+        for query, context in zip(user.queries, contexts, strict=True)
+    ]
+
+
+def _contexts(session: Session, user: OpenedUser, point: EvaluationPoint, client: UserTexts | None) -> list[Context]:
+    """Return what precedes each of a user's questions: items that `history.retrieve` asks for, or the method's own."""
+    retrieved = session.config.history.retrieve if point != EvaluationPoint.BASE else 0
+    contexts = [Context(items=best_matches(user.history, query.source, retrieved)) for query in user.queries]
+    if client is None or point != EvaluationPoint.PERSONALISED:
+        return contexts
+    own = [session.method.client_context(session.adapter, client, query.source) for query in user.queries]
+    return [mine if mine != Context() else context for mine, context in zip(own, contexts, strict=True)]
+
+
+def count_cut_questions(session: Session, user: OpenedUser) -> int:
+    """Count the questions that are themselves cut to fit."""
+    return sum(cut for _, cut in prompts_at(session, user, EvaluationPoint.BASE, None))

@@ -1,0 +1,98 @@
+"""What a client hands a method beside its examples (see `strategies.client_tools`)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+
+from fl_clients.backbone.batches import Example
+from fl_clients.backbone.embedder import mean_embeddings
+from fl_clients.backbone.states import end_states
+from fl_clients.evaluate import answer_prompts
+from fl_clients.fit import LocalFit
+from fl_clients.lamp.user import Pair
+from fl_clients.predict import generate
+from fl_clients.preferences import preference_loss, with_reference
+from fl_clients.session import Session
+from strategies.client_tools import Preference, TextPair
+
+_LONGEST = 1024
+"""Tokens of the longest text that is read; a shorter window of the backbone goes before."""
+
+
+class Tools:
+    """One user's texts, and this process's bare backbone."""
+
+    def __init__(self, session: Session, history: Sequence[TextPair], seed: int) -> None:
+        """Bind to the process's session and one user's items in the order of time; `seed` is that of trainings."""
+        self._session, self._seed = session, seed
+        self.task = session.task.name
+        self.history = history
+
+    def prompt(self, source: str) -> str:
+        """Return the task's prompt for a text; an answer follows after one space."""
+        return self._session.task.prompt.format(source=source)
+
+    def answers(self, sources: Sequence[str]) -> list[str]:
+        """Return what the bare backbone answers to texts, without the history."""
+        session = self._session
+        longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
+        room = session.config.personal.max_tokens - longest
+        return answer_prompts(session, None, [session.encoder.prompt(source, room)[0] for source in sources], None)
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Continue texts, greedily, until the end of the line; a text that is too long is cut in its middle."""
+        session = self._session
+        tokens = [session.encoder.text(prompt, self._window() - max_new_tokens) for prompt in prompts]
+        found = [""] * len(prompts)
+        for chosen in self._batches(tokens):
+            texts = generate(session.plain, None, [tokens[i] for i in chosen], max_new_tokens, session.stop, None)
+            for i, text in zip(chosen, texts, strict=True):
+                found[i] = text
+        return found
+
+    def states(self, texts: Sequence[str], place: Literal["block", "mlp"]) -> torch.Tensor:
+        """Return the bare backbone's hidden states at the end token after each text; [texts, blocks, d], fp32."""
+        session = self._session
+        end = [int(session.backbone.tokenizer.eos_token_id)]
+        tokens = [session.encoder.text(text, self._window() - 1) for text in texts]
+        found = torch.empty(len(texts), session.backbone.shape.blocks, session.backbone.shape.hidden)
+        for chosen in self._batches(tokens):
+            examples = [Example(tokens[i], end) for i in chosen]
+            found[chosen] = end_states(session.plain, examples, place)
+        return found
+
+    def fit_on(self, pairs: Sequence[TextPair], budget_s: float) -> LocalFit:
+        """Return the training loop of stage 2 on other examples than the user's own."""
+        session, settings = self._session, self._session.config.personal
+        examples = session.encoder.examples(pairs, settings.max_tokens)
+        return LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self, budget_s=budget_s)
+
+    def prefer(self, preferences: Sequence[Preference], beta: float, budget_s: float) -> LocalFit:
+        """Return the training loop of stage 2 with the loss of Direct Preference Optimization."""
+        session, settings = self._session, self._session.config.personal
+        better, worse = (
+            session.encoder.examples([Pair("", one.source, answer(one)) for one in preferences], settings.max_tokens)
+            for answer in (lambda one: one.better, lambda one: one.worse)
+        )
+        examples = with_reference(session.forward, better, worse)
+        loss_of = partial(preference_loss, beta=beta)
+        fit = LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self)
+        return replace(fit, budget_s=budget_s, loss_of=loss_of)
+
+    def embed(self, texts: Sequence[str], embedder: str) -> torch.Tensor:
+        """Return sentence embeddings of length 1; [texts, dimensions], fp32."""
+        size = self._session.config.evaluate.batch_size
+        window = self._window()
+        return mean_embeddings(self._session.backbone, embedder, texts, size, window)
+
+    def _window(self) -> int:
+        return min(_LONGEST, self._session.backbone.shape.positions or _LONGEST)
+
+    def _batches(self, tokens: Sequence[list[int]]) -> list[list[int]]:
+        """Return the places of texts in batches of similar length."""
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        size = self._session.config.evaluate.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,0 +1,1 @@
+"""Retrieval and prompts of the methods that tune nothing."""

@@ -1,0 +1,37 @@
+"""BM25 retrieval from a user's own history (Robertson and Zaragoza, 2009), by the library bm25s."""
+
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+
+from strategies.client_tools import TextPair
+
+
+def best_matches(items: Sequence[TextPair], question: str, k: int) -> list[TextPair]:
+    """Return the k items whose texts match a question best, the best first; of equal ones the latest.
+
+    Lucene's variant, score(q, d) = Σ_t idf(t) · f / (f + k₁(1 − b + b|d|/mean |d|)) over the question's words t, with
+    f the count of t in d, idf(t) = ln(1 + (N − n_t + ½)/(n_t + ½)), k₁ = 1.5 and b = 0.75. Answers are not searched.
+
+    Args:
+        items: The history, in the order of time.
+        question: The text to match.
+        k: How many; fewer items than that are all returned.
+    """
+    scores = match_scores([item.source for item in items], question)
+    # Stable, so that an equal score goes to the later item.
+    order = np.argsort(-scores[::-1], kind="stable")[:k]
+    return [items[len(items) - 1 - place] for place in order.tolist()]
+
+
+def match_scores(texts: Sequence[str], question: str) -> np.ndarray:
+    """Return the BM25 score of each text for a question; shape [texts], fp32."""
+    words = bm25s.tokenize([*texts, question], stopwords=None, return_ids=False, show_progress=False)
+    scores = np.zeros(len(texts), dtype=np.float32)
+    # A corpus without a single word has no vocabulary, which the library does not expect.
+    if any(words[:-1]):
+        index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        index.index(words[:-1], show_progress=False)
+        scores = index.get_scores(words[-1])
+    return scores

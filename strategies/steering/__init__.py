@@ -1,0 +1,1 @@
+"""Edits of hidden states that steer a frozen backbone."""
