@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 from configs.errors import InputError
 from fl_clients.backbone.load import find
 from simulations.exports.served import ServedModel
+from simulations.exports.steering import write_edits
 from strategies import shifts
 from strategies.blocks import name_of_blocks
 from strategies.lora.adapters import LoraAdapters
 from strategies.method import Tensors
+from strategies.prompting.notes import Notes
 from strategies.shifts.shift import compose
 from strategies.shifts.sites import SiteShifts
 
@@ -29,10 +31,10 @@ _EVERYWHERE = 1_000_000_000
 
 
 def write_safetensors(served: ServedModel, out: Path) -> str:
-    """Write shifts and their loader, or the adapted modules' A and B, as one safetensors file.
+    """Write shifts or edits and their loader, or the adapted modules' A and B, as one safetensors file.
 
     Raises:
-        InputError: The adapter is neither shifts nor LoRA.
+        InputError: The method changes prompts only.
     """
     adapter = served.adapter
     if isinstance(adapter, SiteShifts):
@@ -54,6 +56,9 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
 from perfit_loader import attach  # the file next to this one; one prompt at a time, without padding
 {_base(served)}
 undo = attach(model, "shift.safetensors")"""
+    if (snippet := write_edits(served, out)) is not None:
+        model = "" if isinstance(adapter, Notes) else _base(served) + "\n"
+        return model + snippet
     factors = _lora(served, "safetensors").effective()
     save_file(_named(factors, "{module}.{letter}"), out / "lora.safetensors")
     return """\

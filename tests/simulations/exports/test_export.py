@@ -24,6 +24,7 @@ from configs.load import read_resolved
 from fl_clients.backbone.load import find
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
+from fl_clients.tools import Tools
 from simulations.cli.main import app
 from simulations.exports.chat import Chat
 from simulations.exports.export import export
@@ -291,3 +292,70 @@ def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
     assert "see [/inst] here" in marked
     with pytest.raises(InputError, match="expected a text"):
         CliRunner().invoke(app, [*words, "--prompt", " "], catch_exceptions=False)
+
+
+STEERING = {
+    "stylevector": ("settings.strength=5.0",),
+    "lofit": ("settings.heads=3",),
+    "chameleon": ("settings.federated=false", "settings.layers=2", "settings.items=6", "settings.ccs_steps=4"),
+}
+
+
+@pytest.fixture
+def answers_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `tiny`, which continues every text alike, write something else after every prompt."""
+    monkeypatch.setattr(Tools, "generate", lambda _self, prompts, _tokens: [f"said {len(text)}" for text in prompts])
+
+
+@pytest.mark.parametrize("method", STEERING)
+def test_an_exported_edit_gives_the_runs_logits_without_fedperfit(
+    method: str, run: Callable[..., Path], tmp_path: Path, answers_differ: None
+) -> None:
+    folder = run(method, *STEERING[method])
+    user = first_target(folder)
+    out = export(folder, user, "safetensors", tmp_path / "out")
+    served = load_served_model(folder, user)
+    bare = AutoModelForCausalLM.from_pretrained(find("tiny")).requires_grad_(False)
+    before = bare(input_ids=PROMPT).logits
+    spec = importlib.util.spec_from_file_location("steering_loader", out / "steering_loader.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    undo = loader.attach(bare, str(out / "edit.safetensors"))
+    theirs = bare(input_ids=PROMPT).logits
+    with served.adapter.active(torch.ones_like(PROMPT, dtype=torch.bool)), torch.no_grad():
+        ours = served.backbone.model(input_ids=PROMPT).logits
+    assert torch.allclose(theirs, ours, atol=1e-4)
+    assert (theirs[0, -1] - before[0, -1]).abs().max() > 1e-3
+    undo()
+    assert torch.equal(bare(input_ids=PROMPT).logits, before)
+    assert 'attach(model, "edit.safetensors")' in (out / "README.md").read_text()
+
+
+def test_a_profile_is_exported_as_text_and_a_method_of_prompts_is_named(
+    run: Callable[..., Path], tmp_path: Path, answers_differ: None
+) -> None:
+    folder = run("pag")
+    export(folder, first_target(folder), "safetensors", tmp_path / "pag")
+    assert (tmp_path / "pag" / "profile.txt").read_text().startswith("The tags that this person uses most often are")
+    folder = run("rag")
+    with pytest.raises(InputError, match=r"rag changes prompts, not the model; ask it with `fedperfit chat`"):
+        export(folder, first_target(folder), "safetensors", tmp_path / "rag")
+    assert not (tmp_path / "rag").exists()
+
+
+@pytest.mark.parametrize("method", ["rag", "pag", "chameleon", "perfit"])
+def test_chat_answers_as_the_run_did(method: str, run: Callable[..., Path], answers_differ: None) -> None:
+    words = {"chameleon": STEERING["chameleon"], "perfit": ("history.retrieve=2",)}.get(method, ())
+    folder = run(method, *words)
+    user = first_target(folder)
+    chat = Chat(load_served_model(folder, user))
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    opened = open_user(build_table(read_resolved(folder / "config.toml")).folder, 6)
+    for query in opened.queries:
+        answers = chat.answer(query.source)
+        for point in ("collective", "personalised"):
+            said = [row["prediction"] for row in rows if row["user"] == 6 and row["stage"] == point]
+            asked = [row["query"] for row in rows if row["user"] == 6 and row["stage"] == point]
+            assert answers[point] == said[asked.index(query.item_id)]

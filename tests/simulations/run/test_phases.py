@@ -28,8 +28,8 @@ METHODS = {
     "stylevector": ("settings.federated=true",),
     "lofit": (),
     "chameleon": CHAMELEON,
-    "dpo": (),
-    "sft": (),
+    "dpo": ("settings.items=4",),
+    "sft": ("settings.items=4",),
 }
 
 
