@@ -29,13 +29,19 @@ from simulations.experiments.comparison.tables import (
 
 def cold_start_tables(report: ColdStart) -> list[Table]:
     """Return the contents of `cold_start.json` as tables."""
+    tables: list[Table] = []
     by_task = groupby(report.numbers, lambda row: row.task)
-    tables = [_numbers_table(list(own), what) for (_, own), what in zip(by_task, report.settings, strict=True)]
+    for (_, own), what in zip(by_task, report.settings, strict=True):
+        rows = list(own)
+        tables += [_numbers_table(rows, what), _behind_the_means_table(rows)]
     if report.uncommitted:
         tables[0].caption = f"{tables[0].caption}; {UNCOMMITTED}: {', '.join(report.uncommitted)}"
-    if report.differences:
-        tables.append(_differences_table(report.differences))
-    tables.append(_newcomers_table(report.newcomers))
+    for _, differences in groupby(report.differences, lambda row: row.task):
+        found = list(differences)
+        tables += [_differences_table(found, len(report.differences)), _behind_the_differences_table(found)]
+    for _, newcomers in groupby(report.newcomers, lambda row: row.task):
+        served = list(newcomers)
+        tables += [_newcomers_table(served), _histories_table(served)]
     if report.compositions:
         tables.append(_compositions_table(report.compositions))
     if report.transfer:
@@ -44,103 +50,132 @@ def cold_start_tables(report: ColdStart) -> list[Table]:
 
 
 def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
-    """One task of the paper's Table 14, with what a mean hides: the worst-served users and the shortest histories."""
-    metrics = [found[0].metric, found[0].second_metric]
-    names = [with_arrow(metric) for metric in metrics if metric]
-    titles = ["users", "trained", "method", *names, "before stage 2", WORST, "bytes"]
-    quarters = any(row.q1 is not None for row in found)
+    """One task of the paper's Table 14."""
     seeds = ", ".join(map(str, what.seeds))
     title = f"{what.task}, {what.backbone}, seeds {seeds}: newcomers by the number of collective users"
-    table = _table(title, *titles, *(["by history quarter"] if quarters else []))
+    table = _table(title, "users", "method", with_arrow(found[0].metric), "before stage 2", "bytes")
     for name, spread in what.baselines.items():
-        table.add_row("", "", BASELINES[name], mean(spread))
-    table.add_row("", "", "bare backbone", mean(what.base), end_section=True)
+        table.add_row("", BASELINES[name], mean(spread))
+    table.add_row("", "bare backbone", mean(what.base), end_section=True)
     best = max((spread.mean for spread in what.baselines.values()), default=None)
     below = [row for row in found if best is not None and row.value < best]
     for _, together in groupby(found, lambda row: row.collective):
         for row in together:
-            values = [format_mean(row.value, row.value_deviation) + " †" * (row in below)]
-            if row.second_value is not None:
-                values.append(format_mean(row.second_value, row.second_value_deviation))
-            values.append(format_mean(row.value_collective, row.value_collective_deviation))
-            cells = [f"{row.trained:.0f}", row.method, *values, f"{row.worst_decile:.3f}", human_bytes(row.bytes_total)]
-            if quarters:
-                cells.append("/".join(f"{quarter:.2f}" for quarter in (row.q1, row.q2, row.q3, row.q4)))
-            table.add_row(str(row.collective), *cells)
+            table.add_row(
+                str(row.collective),
+                row.method,
+                format_mean(row.value, row.value_deviation) + " †" * (row in below),
+                format_mean(row.value_collective, row.value_collective_deviation),
+                human_bytes(row.bytes_total),
+            )
         table.add_section()
     table.caption = (
-        f"mean ± standard deviation over seeds; quality is pooled over all questions; {WORST}: 90 % of a seed's target "
-        "users do at least this well; trained: collective users that trained in stage 1; bytes: all clients, with one "
-        "download per target user; "
-        f"target users: {what.target_users}; rounds: {what.rounds}; cohort: "
+        "mean ± standard deviation over seeds; quality is pooled over all questions; bytes: all clients, with one "
+        f"download per target user; target users: {what.target_users}; rounds: {what.rounds}; cohort: "
         + ", ".join(f"{cohort} (of {count})" for count, cohort in what.cohorts.items())
         + differing(what.other_settings)
     )
     if below:
         table.caption += "; †: below the best answer that needs no model"
+    return table
+
+
+def _behind_the_means_table(found: list[NumberRow]) -> Table:
+    """What a mean hides: the second metric, the worst-served users and those with the shortest histories."""
+    second = [with_arrow(found[0].second_metric)] if found[0].second_metric else []
+    quarters = any(row.q1 is not None for row in found)
+    titles = ("users", "trained", "method", *second, WORST, *(["by history quarter"] if quarters else []))
+    table = _table("behind the means", *titles)
+    for _, together in groupby(found, lambda row: row.collective):
+        for row in together:
+            cells = [format_mean(row.second_value, row.second_value_deviation)] if row.second_value is not None else []
+            cells.append(f"{row.worst_decile:.3f}")
+            if quarters:
+                cells.append(" / ".join(f"{quarter:.2f}" for quarter in (row.q1, row.q2, row.q3, row.q4)))
+            table.add_row(str(row.collective), f"{row.trained:.0f}", row.method, *cells)
+        table.add_section()
+    table.caption = (
+        f"trained: collective users that trained in stage 1; {WORST}: 90 % of a seed's target users do at least this "
+        "well"
+    )
     if quarters:
         table.caption += "; by history quarter: means over users, the shortest histories first"
     return table
 
 
-def _differences_table(found: list[Difference]) -> Table:
-    seeds = max(len(row.per_seed) for row in found)
-    titles = ("task", "A", "B", "difference", *(["per seed"] if seeds > 1 else []), "95 % CI", "p")
+def _differences_table(found: list[Difference], tests: int) -> Table:
     one_number = all(row.one.collective == row.other.collective for row in found)
     title = "method against method" if one_number else "few collective users against many"
-    table = _table(title, *titles, WORST, "target users")
+    title = f"{title}: {found[0].task}, {with_arrow(found[0].metric)}"
+    table = _table(title, "A", "B", "difference", "95 % CI", "p")
     for row in found:
-        sides = (f"{side.method} with {side.collective}" for side in (row.one, row.other))
         noise = " ≈" if row.within_noise else ""
-        table.add_row(
-            f"{row.task}, {with_arrow(row.metric)}",
-            *sides,
-            f"{row.difference:+.3f}{noise}",
-            *([" ".join(f"{item:+.3f}" for item in row.per_seed)] if seeds > 1 else []),
-            interval(row),
-            significance(row),
-            f"{row.one.worst_decile:.3f} / {row.other.worst_decile:.3f}",
-            str(row.users),
-        )
+        table.add_row(*_sides(row), f"{row.difference:+.3f}{noise}", interval(row), significance(row))
     table.caption = f"difference: A minus B, mean over users; {OVER_BOTH}" + (
         ONE_SEED if any(row.p_seeds is None for row in found) else ""
     )
+    if tests > len(found):
+        table.caption += f"; the correction is for the {tests} tests of all tasks"
     return table
+
+
+def _behind_the_differences_table(found: list[Difference]) -> Table:
+    several = max(len(row.per_seed) for row in found) > 1
+    table = _table("behind the differences", "A", "B", *(["by seed"] if several else []), WORST, "target users")
+    for row in found:
+        seeds = [" ".join(f"{item:+.3f}" for item in row.per_seed)] if several else []
+        worst = f"{row.one.worst_decile:.3f} / {row.other.worst_decile:.3f}"
+        table.add_row(*_sides(row), *seeds, worst, str(row.users))
+    table.caption = f"{WORST}: of A's and of B's target users" + ("; by seed: A minus B" if several else "")
+    return table
+
+
+def _sides(row: Difference) -> list[str]:
+    return [f"{side.method} with {side.collective}" for side in (row.one, row.other)]
 
 
 def _newcomers_table(found: list[NewcomerRow]) -> Table:
     near = f"epochs to {NEAR:.0%}"
-    titles = ("task", "method", "users", "download", near, "steps", "s", "quality by history items")
-    table = _table("newcomers: cost and history", *titles)
-    fewer = False
+    title = f"what a newcomer costs: {found[0].task}, {with_arrow(found[0].metric)}"
+    table = _table(title, "method", "users", "download", near, "of", "steps", "s")
     for row in found:
         reached = row.near_final
-        levels = []
-        for items, level in row.by_history.items():
-            short = items.isdecimal() and level.items < float(items)
-            fewer |= short
-            label = f"{items} ({level.items:.1f} on average)" if short else items
-            levels.append(f"{label}: {level.mean:.3f} ({level.worst_decile:.3f})")
         tried = ", ".join(map(str, row.epochs_tried))
         per_seed = ["–" if epochs is None else str(epochs) for epochs in row.near_final_per_seed]
         if len(per_seed) > 1:
             tried += f" ({', '.join(per_seed)})"
         table.add_row(
-            f"{row.task}, {with_arrow(row.metric)}",
             row.method,
             str(row.collective),
             human_bytes(row.download_bytes),
-            f"{reached.epochs} of {tried}" if reached else f"– of {tried}",
+            str(reached.epochs) if reached else "–",
+            tried,
             f"{reached.steps:.0f}" if reached else "–",
             f"{reached.seconds:.1f}" if reached and reached.seconds is not None else "–",
-            ", ".join(levels),
         )
     table.caption = (
-        f"{near}: the fewest epochs tried from which all larger numbers reach {NEAR:.0%} of the final quality, each in "
-        "a separate run of stage 2, in brackets for each seed; 0: the collective shift only; steps, s: of that run, s "
-        f"with evaluation before and after, on the machine used; in brackets after the quality: the {WORST}; fewer "
-        "items mean fewer steps, since the number of epochs is the same"
-        + ("; on average: some newcomers have fewer items than the limit" if fewer else "")
+        f"{near}: the fewest epochs, of those tried, from which all larger numbers reach {NEAR:.0%} of the final "
+        "quality, each in a separate run of stage 2, in brackets for each seed; 0: the collective shift only; steps, "
+        "s: of that run, s with evaluation before and after, on the machine used"
+    )
+    return table
+
+
+def _histories_table(found: list[NewcomerRow]) -> Table:
+    levels = list(dict.fromkeys(items for row in found for items in row.by_history))
+    table = _table("quality by history items", "method", "users", *levels)
+    averages: dict[str, float] = {}
+    for row in found:
+        cells = []
+        for items in levels:
+            level = row.by_history.get(items)
+            cells.append(f"{level.mean:.3f} ({level.worst_decile:.3f})" if level else "–")
+            if level and items.isdecimal() and level.items < float(items):
+                averages[items] = level.items
+        table.add_row(row.method, str(row.collective), *cells)
+    table.caption = (
+        f"in brackets: the {WORST}; fewer items mean fewer steps, since the number of epochs is the same"
+        + "".join(f"; {items}: {average:.1f} on average" for items, average in averages.items())
     )
     return table
 

@@ -156,7 +156,7 @@ def test_cold_start_shows_its_tables(results: Path) -> None:
     run = read_run(results / "cold" / "movie_tagging-perfit-2-seed0")
     assert row["value"] == pytest.approx(run.metrics["accuracy"])
     assert list(report["transfer"]["methods"]["perfit"]["value"]) == ["movie_tagging", "product_rating"]
-    for title in ("Few collective users against many", "Newcomers: cost and history", "Composition of the collective"):
+    for title in ("Few collective users against many", "What a newcomer costs", "Composition of the collective"):
         assert title in page
     check_tables_are_shown(page, cold_start_tables(ColdStart.model_validate(report)))
     assert "product_rating, mae ↓" in page

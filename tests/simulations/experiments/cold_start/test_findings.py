@@ -226,25 +226,25 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     # Six tests in one table.
     assert (found[1].p_value, found[1].p_adjusted) == (0.0006, pytest.approx(0.0036))
     assert (found[1].users, found[1].metric) == (7, "mae")
-    quality, table = write_report(frame, runs, tmp_path)[:2]
+    quality, _, table, behind = write_report(frame, runs, tmp_path)[:4]
     assert str(quality.title).startswith("movie_tagging, tiny, seeds 0: ")
-    assert rows_of(quality)[0] == ["", "", "bare backbone", "2.000", *[""] * 5]
+    assert rows_of(quality)[0] == ["", "bare backbone", "2.000", "", ""]
     settings = (
-        "target users: 3; rounds: 2; cohort: 2 (of 3), 2 (of 10), 2 (of 30); local.epochs is 1 (perfit), 3 (oppu);"
+        "target users: 3; rounds: 2; cohort: 2 (of 3), 2 (of 10), 2 (of 30); local.epochs is 1 (perfit), 3 (oppu)"
     )
     assert settings in str(quality.caption)
-    assert rows_of(table)[1][1:] == [
-        "perfit with 3", "oppu with 30", "-0.100", "-0.200 to +0.100", "0.004", "0.300 / 3.000", "7",
-    ]  # fmt: skip
-    assert str(table.title) == "few collective users against many"
+    sides = ["perfit with 3", "oppu with 30"]
+    assert rows_of(table)[1] == [*sides, "-0.100", "-0.200 to +0.100", "0.004"]
+    assert rows_of(behind)[1] == [*sides, "0.300 / 3.000", "7"]
+    assert str(table.title) == "few collective users against many: movie_tagging, mae ↓"
     seeds = [-0.3, 0.1]
-    table = write_report(frame, runs, tmp_path)[1]
-    assert rows_of(table)[1][3:5] == ["-0.100", "-0.300 +0.100"]
-    assert str(table.columns[4].header) == "per seed"
+    behind = write_report(frame, runs, tmp_path)[3]
+    assert rows_of(behind)[1][2] == "-0.300 +0.100"
+    assert str(behind.columns[2].header) == "by seed"
     table = write_report(
         frame[frame.collective == 3], [each for each in runs if each.folder.name.endswith("-3")], tmp_path
-    )[1]
-    assert str(table.title) == "method against method"
+    )[2]
+    assert str(table.title) == "method against method: movie_tagging, mae ↓"
     assert "uncommitted" not in str(quality.caption)
     unclean = write_report(frame.assign(dirty=frame.collective == 3), runs, tmp_path)[0]
     assert str(unclean.caption).endswith("; run from a checkout with uncommitted changes: x, x")

@@ -26,19 +26,24 @@ def test_all_cells_of_the_tables() -> None:
     base = {"base": {"mean": 0.1, "std": 0.05, "per_seed": [0.05, 0.15]}, "other_settings": {}}
     report = findings(frame, [], "x")
     report.settings = [TaskSettings.model_validate({"task": task, **common, **base}) for task in ("a", "b")]
-    numbers, errors, newcomers, groups, matrix = cold_start_tables(report)
-    quality = ["0.600 ± 0.141", "0.300 ± 0.000", "0.450 ± 0.071", "0.200", "1.00 kB", "0.10/0.20/0.30/0.40"]
-    bare = ["", "", "bare backbone", "0.100 ± 0.050"]
-    assert rows_of(numbers) == [[*bare, *[""] * 5], ["10", "7", "perfit", *quality]]
+    numbers, behind, errors, behind_errors, newcomers, histories, others, other_histories, groups, matrix = (
+        cold_start_tables(report)
+    )
+    bare = ["", "bare backbone", "0.100 ± 0.050", "", ""]
+    assert rows_of(numbers) == [bare, ["10", "perfit", "0.600 ± 0.141", "0.450 ± 0.071", "1.00 kB"]]
+    assert rows_of(behind) == [["10", "7", "perfit", "0.300 ± 0.000", "0.200", "0.10 / 0.20 / 0.30 / 0.40"]]
     # Histories of one length have no quarters.
-    assert rows_of(errors)[1:] == [["10", "7", "perfit", "1.000", "0.300", "0.400", "0.200", "1.00 kB"]]
-    assert [str(column.header) for column in errors.columns][3:5] == ["mae ↓", "f1"]
-    history = "0: 0.450 (0.150), 3 (2.5 on average): 0.450 (0.200), 5: 0.480 (0.200), all: 0.600 (0.200)"
-    assert rows_of(newcomers) == [
-        ["a, accuracy", "perfit", "10", "50 B", "1 of 0, 1, 4 (1, 4)", "2", "1.0", history],
-        ["b, mae ↓", "perfit", "10", "50 B", "0 of 0, 4", "0", "–", "0: 0.400 (0.150), all: 1.000 (0.200)"],
-    ]
-    assert "fewer items than the limit" in str(newcomers.caption)
+    assert rows_of(errors)[1:] == [["10", "perfit", "1.000", "0.400", "1.00 kB"]]
+    assert rows_of(behind_errors) == [["10", "7", "perfit", "0.300", "0.200"]]
+    assert [str(column.header) for column in errors.columns][2] == "mae ↓"
+    assert [str(column.header) for column in behind_errors.columns][3] == "f1"
+    assert rows_of(newcomers) == [["perfit", "10", "50 B", "1", "0, 1, 4 (1, 4)", "2", "1.0"]]
+    assert rows_of(others) == [["perfit", "10", "50 B", "0", "0, 4", "0", "–"]]
+    assert [str(column.header) for column in histories.columns] == ["method", "users", "0", "3", "5", "all"]
+    levels = ["0.450 (0.150)", "0.450 (0.200)", "0.480 (0.200)", "0.600 (0.200)"]
+    assert rows_of(histories) == [["perfit", "10", *levels]]
+    assert str(histories.caption).endswith("; 3: 2.5 on average")
+    assert rows_of(other_histories) == [["perfit", "10", "0.400 (0.150)", "1.000 (0.200)"]]
     # Seed 0: 0.5 and 0.6, variance 0.005, range 0.1; seed 1: 0.7 and 0.4, 0.045 and 0.3.
     assert rows_of(groups)[0] == ["a, accuracy", "perfit", "10", "0.600 0.500", "0.550", "0.150", "2.50e-02", "0.200"]
     assert [str(column.header) for column in matrix.columns] == ["method", "trained on", "a, accuracy", "b, mae ↓"]
