@@ -12,6 +12,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone.load import Backbone, load
 from simulations.display import plots
+from strategies import wire
 
 DRAW = plots.draw
 
@@ -110,3 +111,18 @@ def happened(folder: Path, what: str) -> bool:
     """Tell whether a run's events already contain `what`."""
     events = folder / "events.jsonl"
     return events.is_file() and what in events.read_text()
+
+
+@pytest.fixture
+def sent_messages(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every message that a run serialises from now on."""
+    seen: list[bytes] = []
+    original = wire.message_to_proto
+
+    def spy(message: Any) -> Any:
+        proto = original(message)
+        seen.append(proto.SerializeToString())
+        return proto
+
+    monkeypatch.setattr(wire, "message_to_proto", spy)
+    return seen

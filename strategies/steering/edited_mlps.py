@@ -1,23 +1,20 @@
 """Two directions of an MLP's output, one strengthened and one removed."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from strategies.blocks import find_blocks, find_mlp
+from strategies.steering.everywhere import EditsEverywhere
 
 
-class EditedMlps(nn.Module):
+class EditedMlps(EditsEverywhere):
     """x ← x + α⟨x, θᴾ⟩θᴾ, then x ← x − α⟨x, θᴺ⟩θᴺ at the MLP outputs of chosen blocks, at all positions (Chameleon).
 
     The directions have length 1; one of length 0 changes nothing.
     """
-
-    frozen_blocks = 0
-    suffix: int | None = None
 
     def __init__(self, model: nn.Module, hidden: int, strength: float) -> None:
         """Attach to `model`, without any edit.
@@ -37,7 +34,6 @@ class EditedMlps(nn.Module):
         self.strength = strength
         self.selected: list[int] = []
         """Places of the items that precede the user's questions."""
-        self._acts = False
         self._edited: set[int] = set()
         for place, block in enumerate(blocks):
             find_mlp(block).register_forward_hook(self._hook(place))
@@ -49,18 +45,9 @@ class EditedMlps(nn.Module):
             buffer[layers.long()] = value.to(buffer.device)
         self._edited = set(layers.tolist())
 
-    @contextmanager
-    def active(self, _prompt: torch.Tensor) -> Iterator[None]:
-        """Make the edits act inside the context, on prompts and answers."""
-        self._acts = True
-        try:
-            yield
-        finally:
-            self._acts = False
-
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def edit(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if not self._acts or place not in self._edited:
+            if not self.acts or place not in self._edited:
                 return output
             x = (output if isinstance(output, torch.Tensor) else output[0]).float()
             for direction, sign in ((self.personal[place], 1), (self.neutral[place], -1)):

@@ -1,23 +1,20 @@
 """Scales and biases on the outputs of attention heads, before they are projected into the residual stream."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from strategies.blocks import find_attention_output, find_blocks
+from strategies.steering.everywhere import EditsEverywhere
 
 
-class EditedHeads(nn.Module):
+class EditedHeads(EditsEverywhere):
     """z_{l,h} ← (1 + A_{l,h}) ⊙ z_{l,h} + v_{l,h} for every head h of every block l, at all positions (LoFiT, sec. 3).
 
     A has a value for every head. v = v⁽¹⁾ + v⁽²⁾, a collective and a personal part, is 0 except on chosen heads.
     """
-
-    frozen_blocks = 0
-    suffix: int | None = None
 
     def __init__(self, model: nn.Module, heads: int, chosen: int) -> None:
         """Attach to `model`, with A = 0 and v = 0.
@@ -40,18 +37,8 @@ class EditedHeads(nn.Module):
             }
         )
         self.register_buffer("chosen", torch.zeros(chosen, dtype=torch.long, device=device))
-        self._acts = False
         for place, module in enumerate(outputs):
             module.register_forward_pre_hook(self._hook(place))
-
-    @contextmanager
-    def active(self, _prompt: torch.Tensor) -> Iterator[None]:
-        """Make scales and biases act inside the context, on prompts and answers."""
-        self._acts = True
-        try:
-            yield
-        finally:
-            self._acts = False
 
     def bias(self, block: int) -> torch.Tensor:
         """Return v of a block's heads, [H · size]."""
@@ -64,7 +51,7 @@ class EditedHeads(nn.Module):
 
     def _hook(self, place: int) -> Callable[[nn.Module, Any], Any]:
         def edit(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
-            if not self._acts:
+            if not self.acts:
                 return None
             z = args[0]
             return ((z.float() * (1 + self.A[place]) + self.bias(place)).to(z.dtype), *args[1:])

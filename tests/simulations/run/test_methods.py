@@ -1,7 +1,6 @@
 """Every shipped method through a whole federation: bytes as in docs/methods.md, privacy, midway evaluation."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +10,6 @@ from configs.load import CONFIGS
 from fl_clients.tools import Tools
 from fl_server.record.schema import RunRecord
 from simulations.run.simulate import simulate
-from strategies import wire
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -98,24 +96,15 @@ def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", FORMS)
 def test_private_stays_private_no_message_carries_a_private_tensor(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, sent_messages: list[bytes]
 ) -> None:
-    seen: list[bytes] = []
-    original = wire.message_to_proto
-
-    def spy(message: Any) -> Any:
-        proto = original(message)
-        seen.append(proto.SerializeToString())
-        return proto
-
-    monkeypatch.setattr(wire, "message_to_proto", spy)
     run(method, tmp_path, "settings.sync_every=1" if method == "fdlora" else "seed=0")
     tensors = [item for file in (tmp_path / method / "private").iterdir() for item in load_file(file).items()]
     private = [value.numpy().tobytes() for name, value in tensors if name.startswith("private_")]
     # Tensors of zeros, or with a single number, may occur anywhere by chance.
     private = [content for content in private if len(content) > 16 and any(content)]
     assert bool(private) == (bool(FORMS[method][3]) or method in KEEP_TEXTS)
-    everything = b"\n".join(seen)
+    everything = b"\n".join(sent_messages)
     assert not [content for content in private if content in everything]
     assert {name.partition("_")[0] for name, _ in tensors} <= {"private", "kept"}
 

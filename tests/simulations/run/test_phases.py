@@ -13,7 +13,6 @@ from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.tools import Tools
 from simulations.run.simulate import simulate
-from strategies import wire
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -91,15 +90,9 @@ def test_chameleon_sends_sketches_probes_and_directions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_message_has_a_text_or_a_state(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bytes] = []
-    original = wire.message_to_proto
-
-    def spy(message: Any) -> Any:
-        proto = original(message)
-        seen.append(proto.SerializeToString())
-        return proto
-
+def test_no_message_has_a_text_or_a_state(
+    method: str, tmp_path: Path, sent_messages: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     computed: list[torch.Tensor] = []
     for name in ("states", "embed"):
         genuine = getattr(Tools, name)
@@ -109,10 +102,9 @@ def test_no_message_has_a_text_or_a_state(method: str, tmp_path: Path, monkeypat
             return computed[-1]
 
         monkeypatch.setattr(Tools, name, kept)
-    monkeypatch.setattr(wire, "message_to_proto", spy)
     config = tiny_config(f"method={method}", *METHODS[method], "users.synthetic.history=7")
     record = simulate(config, "run", tmp_path)
-    everything = b"\n".join(seen)
+    everything = b"\n".join(sent_messages)
     users = record.users.collective + record.users.target
     table = build_table(config).folder
     opened = [open_user(table, partition) for partition in range(users)]

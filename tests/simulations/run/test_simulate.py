@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,6 @@ from configs.load import load_config, read_resolved
 from fl_server.record.schema import RunRecord, read_run
 from fl_server.record.tables import CLIENTS, LEDGER, ROUNDS
 from simulations.run.simulate import simulate
-from strategies import wire
 from tests.conftest import TINY, movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -88,26 +86,15 @@ def test_bytes_equal_the_closed_form(run: tuple[Path, RunRecord]) -> None:
     assert record.params.shared * 4 == per_message
 
 
-def test_private_stays_private_no_message_carries_a_private_tensor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[bytes] = []
-    original = wire.message_to_proto
-
-    def spy(message: Any) -> Any:
-        proto = original(message)
-        seen.append(proto.SerializeToString())
-        return proto
-
-    monkeypatch.setattr(wire, "message_to_proto", spy)
+def test_private_stays_private_no_message_carries_a_private_tensor(tmp_path: Path, sent_messages: list[bytes]) -> None:
     simulate(tiny_config(), "spied", tmp_path)
     private = [t for n in (6, 7, 8) for t in load_file(tmp_path / "spied" / "private" / f"{n}.safetensors").values()]
     assert len(private) == 3 * 2 * 3
-    assert len(seen) > 40
+    assert len(sent_messages) > 40
     for tensor in private:
-        assert not any(tensor.numpy().tobytes() in message for message in seen)
+        assert not any(tensor.numpy().tobytes() in message for message in sent_messages)
     shared = load_file(tmp_path / "spied" / "shared.safetensors")
-    assert all(any(value.numpy().tobytes() in message for message in seen) for value in shared.values())
+    assert all(any(value.numpy().tobytes() in message for message in sent_messages) for value in shared.values())
     assert "private" not in {row["group"] for row in rows(tmp_path / "spied", "ledger")}
 
 
