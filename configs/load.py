@@ -16,6 +16,11 @@ CONFIGS = Path(__file__).parent
 
 Table = dict[str, Any]
 
+_BLOCKS = "a list of blocks such as [1, 2], 'every 4' or '6 spread'"
+_RANKS = "a whole number, or a list of them, one for each site"
+_EITHER = {"sites": _BLOCKS, "private_sites": _BLOCKS, "rank.shared": _RANKS, "rank.private": _RANKS}
+"""What is expected where a key takes values of several types."""
+
 
 def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Merge defaults ← method preset ← task preset ← devices preset ← TOML file ← dotted overrides.
@@ -31,10 +36,12 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
         InputError: A file cannot be read, a key is unknown (the nearest known one is named), or a value
             is not allowed.
     """
-    given = _merge(read_toml(Path(toml)) if toml else {}, _parse_overrides(overrides))
+    file = read_toml(Path(toml)) if toml else {}
+    given = _merge(file, _parse_overrides(overrides))
     method = str(given.get("method", RunConfig.model_fields["method"].default))
     task = str(given.get("task", RunConfig.model_fields["task"].default))
     presets = [_method_preset(method)] if ":" not in method else []
+    files = [(str(toml), file), *((f"method {method}", preset) for preset in presets)]
     for preset in presets:
         preset.pop("search", None)  # what `tune` tries, not a setting
     task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
@@ -55,7 +62,8 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise InputError(_explain(error)) from None
+        typed = {text.partition("=")[0].strip() for text in overrides}
+        raise InputError(_source(_first_problem(error), files, typed) + _explain(error)) from None
 
 
 def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> list[str]:
@@ -134,7 +142,9 @@ def read_toml(path: Path) -> Table:
     try:
         return _with_current_keys(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
+        known = [str(file) for file in Path().glob("configs/experiments/*.toml")]
+        hint = nearest(str(path), known) if path.suffix else f"; for a method, method={path}"
+        raise InputError(f"{path}: no such config file{hint}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
 
@@ -250,11 +260,33 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _explain(error: ValidationError) -> str:
-    """Return one sentence for the first problem that pydantic found, unknown keys first."""
+def _first_problem(error: ValidationError) -> Any:
+    """Return the first problem that pydantic found, unknown keys first."""
     problems = error.errors(include_url=False)
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    return next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+
+
+def _source(problem: Any, files: Sequence[tuple[str, Table]], typed: set[str]) -> str:
+    """Return `"file: "` for the file that a key with a problem is in, `""` if it was typed or is in none."""
+    if ".".join(map(str, problem["loc"])) in typed:
+        return ""
+    for name, table in files:
+        inside: Any = table
+        for part in problem["loc"]:
+            inside = inside.get(part) if isinstance(inside, dict) else None
+        if inside is not None:
+            return f"{name}: "
+    return ""
+
+
+def _explain(error: ValidationError) -> str:
+    """Return one sentence for the first problem."""
+    problem = _first_problem(error)
     key = ".".join(str(part) for part in problem["loc"])
+    for either, expected in _EITHER.items():
+        # For a value of several types pydantic names the first type in the key.
+        if key.startswith(f"{either}."):
+            return f"{either}={problem['input']!r}: expected {expected}"
     if problem["type"] == "extra_forbidden":
         known = known_keys(RunConfig)
         return f"unknown key '{key}'{nearest(key, known)}"

@@ -18,17 +18,17 @@ pytestmark = pytest.mark.integration
 
 
 def commands(found: click.Command, name: str = "fedperfit") -> Iterator[tuple[str, click.Command]]:
-    """Yield every command that does something itself, by its full name."""
+    """Yield every command and group of commands by its full name."""
+    yield name, found
     subcommands = found.commands if isinstance(found, click.Group) else {}
-    if not subcommands or getattr(found, "invoke_without_command", False):
-        yield name, found
     for key, value in subcommands.items():
         yield from commands(value, f"{name} {key}")
 
 
 def examples(command: click.Command) -> list[list[str]]:
     """Return the commands quoted after the word Example."""
-    text = " ".join((command.help or "").partition("Example:")[2].split())
+    shown = f"{command.help or ''} {command.epilog or ''}"
+    text = " ".join(shown.partition("Example:")[2].split())
     return [shlex.split(quoted) for quoted in re.findall("`([^`]+)`", text)]
 
 

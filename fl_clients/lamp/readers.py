@@ -155,7 +155,7 @@ def find_source(path: Path, task: Task) -> Source:
             raise InputError(f"{path}: expected a file named *questions.json, or a folder")
         return Source("lamp", path, (path, _outputs_of(path)), task)
     if not path.is_dir():
-        raise InputError(f"{path}: there is no such file or folder of LaMP users")
+        raise InputError(f"{path}: there is no such file or folder of LaMP users (users.source)")
     questions = find_json(path, _QUESTIONS)
     oppu = [_only(found) for name in _OPPU if (found := find_json(path, name))]
     if questions and oppu:

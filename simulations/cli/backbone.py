@@ -8,7 +8,9 @@ from simulations.cli.options import Json, show
 from simulations.display.tables import new_table
 
 backbone_app = typer.Typer(
-    no_args_is_help=True, help="Built-in models, which need no model hub: backbones and a sentence embedder."
+    no_args_is_help=True,
+    epilog="Example: `fedperfit backbone list`",
+    help="Built-in models, which need no model hub: backbones and a sentence embedder.",
 )
 
 

@@ -162,7 +162,7 @@ def cold_start(
 ) -> None:
     """Measure how many users must take part before a newcomer is served well, and the cost in bytes.
 
-    Example: `fedperfit cold-start --collective 10,100 --methods perfit,oppu --history 0,5,20,all --compositions 5`
+    Example: `fedperfit cold-start --config configs/experiments/tiny.toml --collective 4,12 --methods perfit --seeds 0`
     """
     # More than 50 lines, because every option is a parameter.
     from simulations.experiments.cold_start.run import cold_start as run_cold_start

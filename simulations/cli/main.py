@@ -7,6 +7,8 @@ from typing import NoReturn
 import typer
 
 from configs.errors import InputError, RunFailed
+from configs.load import known_keys
+from configs.schema import RunConfig
 from simulations.cli.backbone import backbone_app
 from simulations.cli.bench import bench
 from simulations.cli.data import data_app
@@ -98,8 +100,14 @@ def _run(app: typer.Typer) -> NoReturn:
             # Without arguments a command prints only its help.
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.exit(2)
-            _fail(error.format_message(), 2)
+            _fail(error.format_message() + _key_hint(getattr(error, "option_name", "")), 2)
         raise
+
+
+def _key_hint(option: str) -> str:
+    """Return what to type if an unknown option is a config key."""
+    key = option.lstrip("-").replace("-", "_")
+    return f" A config key has no dashes: {key}=…" if option and key in known_keys(RunConfig) else ""
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

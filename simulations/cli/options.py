@@ -37,7 +37,7 @@ def read_arguments(arguments: list[str] | None) -> tuple[RunConfig, Path | None]
     """
     files = [argument for argument in arguments or [] if "=" not in argument]
     if len(files) > 1:
-        raise InputError(f"expected at most one config file, got {' and '.join(files)}")
+        raise InputError(f"expected at most one config file, got {' and '.join(files)}; a method's is method=FILE")
     toml = Path(files[0]) if files else None
     return load_config(toml, overrides_of(arguments)), toml
 
@@ -52,7 +52,7 @@ def read_list(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def read_numbers(field: str, text: str, or_all: bool = False) -> list[int]:
+def read_numbers(field: str, text: str, or_all: bool = False, example: str = "0,1") -> list[int]:
     """Parse an option's whole numbers; with `or_all`, `all` is accepted and adds no number.
 
     Raises:
@@ -63,7 +63,7 @@ def read_numbers(field: str, text: str, or_all: bool = False) -> list[int]:
         raise InputError("given twice", field=field, value="all")
     numbers = [item for item in given if not (or_all and item == "all")]
     if not all(re.fullmatch("-?[0-9]+", item) for item in numbers):  # int() also accepts 1_0
-        expected = "whole numbers or all, such as 5,20,all" if or_all else "whole numbers such as 10,100"
+        expected = "whole numbers or all, such as 5,20,all" if or_all else f"whole numbers such as {example}"
         raise InputError(f"expected {expected}", field=field, value=text)
     return list(map(int, numbers))
 

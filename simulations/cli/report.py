@@ -23,7 +23,7 @@ def report(
 ) -> None:
     """Write one HTML file that shows run records: quality, cost curves, users, bytes, partitions, predictions.
 
-    Example: `fedperfit report demo` or `fedperfit report results/comparison --out comparison.html`
+    Example: `fedperfit report demo --out demo.html`
     """
     from simulations.report.page import write_page
     from simulations.run.catalogue import find_folder

@@ -57,8 +57,7 @@ def list_runs(
 ) -> None:
     """List run records, show one, or follow a running one; in the list an experiment of several runs is one line.
 
-    Example: `fedperfit runs --method perfit --sort quality`, or the runs of one experiment: `fedperfit runs --results
-    results/comparison`
+    Example: `fedperfit runs --method perfit --sort quality`
     """
     if context.invoked_subcommand:
         return

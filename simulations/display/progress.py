@@ -127,7 +127,7 @@ class _Lines:
             return
         if event["event"] == "client":
             if state.phase != "train" and (state.done == state.total or state.done % max(1, state.total // 4) == 0):
-                print(f"{_TITLES[state.phase]}: {state.done} of {state.total} clients, {state.cost()}", flush=True)
+                print(f"{state.title}: {state.done} of {state.total} clients, {state.cost()}", flush=True)
         elif event["event"] == "round":
             print(f"{_round_line(event)}, {state.cost()}", flush=True)
         elif event["event"] == "note":
@@ -163,25 +163,25 @@ class _Bars:
         elif event["event"] == "note":
             self.progress.console.print(printable(event["text"]))
         if event["event"] in ("phase", "client", "round"):
-            self._draw("train" if event["event"] == "round" else state.phase)
+            self._draw(_TITLES["train"] if event["event"] == "round" else state.title)
 
-    def _draw(self, phase: str) -> None:
-        state = self._state
-        if phase not in self._bars:
-            self._bars[phase] = self.progress.add_task(_TITLES[phase], count="", note="")
-        done: float = state.rounds_done if phase == "train" else state.done
+    def _draw(self, title: str) -> None:
+        state, rounds = self._state, title == _TITLES["train"]
+        if title not in self._bars:
+            self._bars[title] = self.progress.add_task(title, count="", note="")
+        done: float = state.rounds_done if rounds else state.done
         # Records before 0.3 tell the number of rounds only when a round ends.
-        total = state.rounds or None if phase == "train" else state.total
-        note = (self._quality if phase == "train" else "") + state.cost()
+        total = state.rounds or None if rounds else state.total
+        note = (self._quality if rounds else "") + state.cost()
         count = f"{int(done)}/{'?' if total is None else total}"
-        self.progress.update(self._bars[phase], completed=done, total=total, count=count, note=note)
+        self.progress.update(self._bars[title], completed=done, total=total, count=count, note=note)
 
 
 class _State:
     """A run's progress, computed from the times in its events, so that it does not depend on when they are read."""
 
     def __init__(self) -> None:
-        self.phase, self.done, self.total, self.bytes = "", 0, 0, 0
+        self.phase, self.round, self.done, self.total, self.bytes = "", 0, 0, 0, 0
         self.rounds, self.rounds_done = 0, 0.0
         self._left: float | None = None
         self._at_once: int | None = None
@@ -193,6 +193,7 @@ class _State:
         self.bytes = event.get("bytes", self.bytes)
         if event["event"] == "phase":
             self.phase, self.total, self.done = event["phase"], event["total"], 0
+            self.round = event["round"]
             self._at_once, self._client_seconds, self._left = event.get("at_once"), [], None
             self._phase_began = event["time"]
             if self.phase == "train":
@@ -211,6 +212,11 @@ class _State:
         elif event["event"] == "resumed":
             # The time between the interruption and the resumption does not count.
             self._rounds_began = None
+
+    @property
+    def title(self) -> str:
+        """What the phase is called."""
+        return "bare backbone" if (self.phase, self.round) == ("evaluate", 0) else _TITLES[self.phase]
 
     def _seconds_left(self, event: dict[str, Any]) -> float | None:
         """Return the seconds left for all rounds during stage 1, else for the phase."""

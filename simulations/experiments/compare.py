@@ -125,7 +125,7 @@ def _run(
     except RunFailed as error:
         raise RunFailed(f"{planned.name}: {error}") from None
     except KeyboardInterrupt:
-        log("interrupted; the same command continues from here (a comparison: without `overwrite`)")
+        log("stopped; run the same command again to continue, without `overwrite`")
         raise
     return place
 

@@ -111,7 +111,7 @@ def _check_arguments(methods: Sequence[str], seeds: Sequence[int], overrides: Se
     for kind, given in (("method", methods), ("seed", seeds)):
         for value in given:
             if list(given).count(value) > 1:
-                raise InputError(f"{kind} {value} is given twice")
+                raise InputError(f"{value} is given twice", field=f"{kind}s")
         if not given:
             raise InputError(f"expected at least one {kind}")
     for override in overrides:

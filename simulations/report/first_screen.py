@@ -74,7 +74,7 @@ def _of_cold_start(cold: ColdStart) -> list[str]:
 
 def _difference(found: Difference) -> str:
     one, other = (f"{side.method} with {side.collective}" for side in (found.one, found.other))
-    verdict = "within noise" if found.within_noise else "more than noise"
+    verdict = "which cannot be told from none" if found.within_noise else "more than noise"
     return f"{one} against {other} in {_plain(found.task)}: {found.difference:+.3f}, {verdict} ({_p([found])})."
 
 

@@ -110,7 +110,11 @@ def _claim(results: Path, name: str, overwrite: bool) -> Path:
     """Return the record's folder, checked but not created yet."""
     folder = claim_folder(results, name)
     if folder.exists() and not overwrite:
-        raise InputError(f"{folder} already exists; `overwrite` replaces it", field="name", value=name)
+        raise InputError(
+            f"{folder} already exists; choose another name, or let `overwrite` (--overwrite) replace it",
+            field="name",
+            value=name,
+        )
     if folder.exists() and not (folder / "run.json").is_file():
         raise InputError(f"{folder} is not a run record, so `overwrite` does not replace it", field="name", value=name)
     return folder

@@ -10,7 +10,8 @@ from simulations.experiments.comparison.schema import BytesToReach, Comparison, 
 
 OVER_BOTH = (
     "95 % CI and p cover users (bootstrap, paired permutation test) and seeds (Student's t), p with Holm's correction "
-    "for the tests of the table; ≈: within noise, p ≥ 0.05"
+    "for the tests of the table, the interval as for one alone; ≈: p ≥ 0.05, so they cannot be told apart, which does "
+    "not mean that they are equal"
 )
 """What the intervals and tests count, stated in the tables' captions."""
 ONE_SEED = "; with one seed, the variation between trainings is not covered"

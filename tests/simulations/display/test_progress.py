@@ -96,8 +96,8 @@ def test_seconds_left_follow_what_clients_say(tmp_path: Path, capsys: pytest.Cap
     with Follower(Console(file=io.StringIO()), quiet=False) as follower:
         follower(tmp_path)
     assert capsys.readouterr().out.splitlines() == [
-        "evaluating: 3 of 12 clients, 0 B, 45 s left",
-        "evaluating: 6 of 12 clients, 0 B, 30 s left",
+        "bare backbone: 3 of 12 clients, 0 B, 45 s left",
+        "bare backbone: 6 of 12 clients, 0 B, 30 s left",
     ]
 
 
