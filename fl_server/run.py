@@ -21,6 +21,7 @@ from fl_server.best_round import BestRound
 from fl_server.coding import ServerCoding
 from fl_server.exchange import Clients, ClientTask
 from fl_server.record.complete import complete_record
+from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
@@ -284,7 +285,7 @@ class FederatedRun:
 
     def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
         self.writer.failure(number, phase, user, attempt, error)
-        text = f"user {user} failed and is retried: {error.strip().splitlines()[-1][:200]}"
+        text = f"user {user} failed and is retried: {last_line(error)}"
         self.writer.event("note", text=text)
 
     def _send_newcomers(self, version: int) -> Callable[[int, bool], Payload]:

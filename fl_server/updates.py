@@ -45,6 +45,7 @@ class Updates:
         self._examples: dict[int, int] = {}
         self.failed: list[int] = []
         """Users whose clients failed for good."""
+        self._cause = ""
         self.rejected: dict[int, str] = {}
         """The reason, by user."""
         self.accepted = 0
@@ -58,6 +59,7 @@ class Updates:
         examples = reply.report.examples if reply.report else 0
         if reply.error is not None:
             self.failed.append(reply.user)
+            self._cause = self._cause or reply.cause
         elif fault := self._fault_in_report(reply) or find_fault(reply.shared, self._aggregator.expected, examples):
             self.rejected[reply.user] = fault
         else:
@@ -121,7 +123,7 @@ class Updates:
         parts = []
         if self.failed:
             users = ", ".join(map(str, self.failed[:5])) + ", …" * (len(self.failed) > 5)
-            parts.append(f"{len(self.failed)} of {asked} clients failed (user {users})")
+            parts.append(f"{len(self.failed)} of {asked} clients failed (user {users}: {self._cause})")
         rejected = list(self.rejected.items())
         parts += [f"the update of user {user} was rejected: {fault}" for user, fault in rejected[:3]]
         if len(rejected) > 3:

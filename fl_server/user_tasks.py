@@ -64,6 +64,7 @@ class UserTasks:
         """
         collected: dict[Point, list[Statistics]] = {point: [] for point in points}
         failed: list[int] = []
+        causes: list[str] = []
         sizes: dict[str, int] = {}
         for answer in self.ask(task, users):
             reply = answer.checked_against(sizes)
@@ -72,12 +73,13 @@ class UserTasks:
             self._writer.client(task.round, task.phase, reply, rejection, self._devices.device(reply.user))
             if reply.report is None:
                 failed.append(reply.user)
+                causes.append(reply.cause or str(reply.fault))
             for point, found in collected.items():
                 found.append(reply.statistics_at(point))
         if failed:
             evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
             raise RunFailed(
-                f"{task.phase} ({evaluated}): {len(failed)} of {len(users)} clients failed; "
+                f"{task.phase} ({evaluated}): {len(failed)} of {len(users)} clients failed ({causes[0]}); "
                 f"their tracebacks are in {self._writer.folder / 'errors.jsonl'}"
             )
         return collected

@@ -108,6 +108,11 @@ class ClientReply:
         return replace(self, shared={}, report=None, statistics={}, fault=fault)
 
     @property
+    def cause(self) -> str:
+        """The last line of the client's traceback, at most 200 characters; "" without one."""
+        return last_line(self.error) if self.error else ""
+
+    @property
     def retries(self) -> int:
         """How often the client was retried."""
         return len(self.attempts) - (self.error is not None)
@@ -120,3 +125,8 @@ class ClientReply:
     def without_tensors(self, keep_report: bool) -> "ClientReply":
         """Return a copy without tensors, which stays in memory until the end of a round."""
         return replace(self, shared={}, blobs={}, report=self.report if keep_report else None)
+
+
+def last_line(traceback: str) -> str:
+    """Return what a traceback ends with, at most 200 characters."""
+    return traceback.strip().splitlines()[-1][:200]
