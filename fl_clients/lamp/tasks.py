@@ -72,7 +72,7 @@ class Task:
         if self.kind == "ratings":
             spelling = re.sub(r"\.0+$", "", spelling)
         if spelling not in self.labels:
-            raise ValueError(f"{text!r} is not a label of {self.name}")
+            raise ValueError(f"{text!r} is not a label of {self.name} ({', '.join(self.labels)})")
         return spelling
 
     def question_source(self, text: str) -> str:

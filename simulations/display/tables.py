@@ -94,7 +94,10 @@ def quality_table(record: RunRecord) -> Table:
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
     if record.metrics and _is_worse(record.metrics_collective, record.metrics_base, record.main_metric):
-        captions.append("the collective shift scores below the bare backbone: stage 1 harmed")
+        captions.append("stage 1 made answers worse: the collective row is below the bare backbone's")
+    before = record.metrics_collective or record.metrics_base
+    if record.metrics and _is_worse(record.metrics, before, record.main_metric):
+        captions.append("stage 2 made answers worse than they were before it")
     captions += [
         f"the personalised answers score below {BASELINES[name]}, which needs no model"
         for name, values in record.baselines.items()

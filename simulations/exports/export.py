@@ -20,13 +20,13 @@ from simulations.exports.served import ServedModel, load_served_model
 _DATA = {
     "synthetic": "synthetic users",
     "lamp": "files in LaMP's format",
-    "oppu": "LaMP, as prepared by OPPU",
+    "oppu": "files in OPPU's layout",
     "devices": "users of a real federation, one per device",
 }
 _LICENCES = {
     "synthetic": "data: none, generated",
     "lamp": "data: that of the source files (LaMP's are CC BY-NC-SA 4.0)",
-    "oppu": "data: that of LaMP, CC BY-NC-SA 4.0",
+    "oppu": "data: that of the source files (LaMP's are CC BY-NC-SA 4.0)",
     "devices": "data: that of the users",
 }
 _BASE_LICENCES = {"smollm2-135m": "Apache-2.0", "tiny": "none, random weights"}

@@ -104,7 +104,7 @@ def write_pyreft(served: ServedModel, out: Path) -> str:
     """
     adapter = served.adapter
     if not isinstance(adapter, SiteShifts):
-        raise InputError(f"{served.record.method} has no interventions: the format pyreft is for shifts; use peft")
+        raise InputError(f"{served.record.method}: the format pyreft is for shifts; {_instead(adapter)}")
     keys, representations = [], []
     for site in adapter.every_site():
         chain = [(shift.R.detach(), shift.W.detach(), shift.b.detach()) for shift in adapter.chain(site)]
@@ -165,8 +165,18 @@ def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) 
     }
 
 
+def _instead(adapter: object) -> str:
+    """Return what to do with an adapter that a format does not take."""
+    if isinstance(adapter, Notes):
+        return "this method changes prompts, not the model: ask it with `fedperfit chat`"
+    if isinstance(adapter, LoraAdapters):
+        return "use peft or safetensors"
+    return "use pyreft or safetensors" if isinstance(adapter, SiteShifts) else "use safetensors"
+
+
 def _lora(served: ServedModel, chosen: str) -> LoraAdapters:
     if not isinstance(served.adapter, LoraAdapters):
-        instead = "; use pyreft or safetensors" if isinstance(served.adapter, SiteShifts) else ""
-        raise InputError(f"{served.record.method}: the format {chosen} is for LoRA adapters{instead}")
+        raise InputError(
+            f"{served.record.method}: the format {chosen} is for LoRA adapters; {_instead(served.adapter)}"
+        )
     return served.adapter

@@ -1,11 +1,15 @@
 """BM25 retrieval from a user's own history (Robertson and Zaragoza, 2009), by the library bm25s."""
 
+import logging
 from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 
 from strategies.client_tools import TextPair
+
+# The library sets its own logger to DEBUG, which would print a line for every index.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 def best_matches(items: Sequence[TextPair], question: str, k: int) -> list[TextPair]:
@@ -19,6 +23,8 @@ def best_matches(items: Sequence[TextPair], question: str, k: int) -> list[TextP
         question: The text to match.
         k: How many; fewer items than that are all returned.
     """
+    if not k:
+        return []
     scores = match_scores([item.source for item in items], question)
     # Stable, so that an equal score goes to the later item.
     order = np.argsort(-scores[::-1], kind="stable")[:k]

@@ -84,7 +84,7 @@ def test_a_stage_1_that_harmed_is_said(tmp_path: Path) -> None:
     record = simulate(tiny_config(), "run", tmp_path)
     for better, said in ((1.0, True), (-1.0, False)):
         changed = record.model_copy(update={"metrics_base": dict.fromkeys(record.metrics_base, better)})
-        assert ("the collective shift scores below the bare backbone" in str(quality_table(changed).caption)) == said
+        assert ("stage 1 made answers worse" in str(quality_table(changed).caption)) == said
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "mae"])

@@ -58,3 +58,8 @@ def test_spread_items_cover_the_history_and_end_with_its_last() -> None:
     items = history(*"abcdefgh")
     assert [item.source for item in spread_items(items, 3)] == ["b", "e", "h"]
     assert spread_items(items, 20) == items
+
+
+def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    best_matches(history(*TEXTS), "war", 1)
+    assert not caplog.records
