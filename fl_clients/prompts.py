@@ -15,13 +15,16 @@ def training_examples(session: Session, pairs: Sequence[TextPair], settings: Fit
     """Tokenise a user's examples; what is retrieved for one comes from those before it, so never from itself.
 
     Raises:
-        ValueError: There are no examples.
+        ValueError: There are no examples, or none whose answer is short enough.
     """
     if not pairs:
         raise ValueError("this user has no examples to train on")
     k = session.config.history.retrieve
     contexts = [Context(items=best_matches(pairs[:place], pair.source, k)) for place, pair in enumerate(pairs)]
-    return session.encoder.examples(pairs, settings.max_tokens, contexts if k else None)
+    examples = session.encoder.examples(pairs, settings.max_tokens, contexts if k else None)
+    if not examples:
+        raise ValueError(f"every answer of this user is longer than max_tokens={settings.max_tokens}")
+    return examples
 
 
 def prompts_at(

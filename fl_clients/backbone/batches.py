@@ -12,6 +12,8 @@ from strategies.client_tools import Context, TextPair
 IGNORED = -100
 """Label of a token that carries no loss."""
 _NO_CONTEXT = Context()
+_SHORTEST_PROMPT = 2
+"""Tokens of a prompt below which an example is left out."""
 _AFTER_ITEM = "\n\n"
 """Ends a profile and an item of a context."""
 _SHORTEST_SOURCE = 8
@@ -72,7 +74,7 @@ class Encoder:
         """Tokenise text pairs.
 
         If a prompt and its answer exceed `max_tokens`, the middle of the prompt is cut, where the source text is; the
-        answer is never cut.
+        answer is never cut. A pair whose answer leaves no room for a prompt is left out.
 
         Args:
             pairs: The examples.
@@ -82,6 +84,8 @@ class Encoder:
         examples = []
         for pair, context in zip(pairs, contexts or [Context()] * len(pairs), strict=True):
             answer = self._answer(pair.target)[len(self._head) :]
+            if len(answer) > max_tokens - _SHORTEST_PROMPT:
+                continue
             prompt, cut = self.prompt(pair.source, max_tokens - len(answer), context)
             examples.append(Example(prompt, answer, cut))
         return examples
@@ -98,7 +102,7 @@ class Encoder:
             The tokens, and whether the question's middle was cut.
         """
         question = self._encode(self._task.prompt.format(source=source)) + self._head
-        room = max(room - len(self._begin), 2)
+        room = max(room - len(self._begin), _SHORTEST_PROMPT)
         if len(question) > room:
             return self._begin + question[: room - room // 2] + question[-(room // 2) :], True
         return self._begin + self._context(context, room - len(question)) + question, False

@@ -111,7 +111,9 @@ def _check_arguments(methods: Sequence[str], seeds: Sequence[int], overrides: Se
     for kind, given in (("method", methods), ("seed", seeds)):
         for value in given:
             if list(given).count(value) > 1:
-                raise InputError(f"{value} is given twice", field=f"{kind}s")
+                if kind == "seed":
+                    raise InputError(f"{value} is given twice", field="seeds")
+                raise InputError(f"method {value} is given twice")
         if not given:
             raise InputError(f"expected at least one {kind}")
     for override in overrides:

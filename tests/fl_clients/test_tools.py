@@ -90,6 +90,12 @@ def test_examples_retrieve_from_earlier_items_only(tiny: Backbone, tmp_path: Pat
     assert prompts[0].count("Movie:") == 1
 
 
+def test_an_item_whose_answer_is_too_long_is_left_out(encoder: Encoder) -> None:
+    # The answer "sci-fi" and its end are 7 tokens; its leading space belongs to the prompt.
+    assert [len(example) for example in encoder.examples([SHORT], 9)] == [9]
+    assert encoder.examples([SHORT], 8) == []
+
+
 @torch.no_grad()
 def test_states_are_the_models_own(tiny: Backbone) -> None:
     examples = [Example([5, 6, 7], [0]), Example([9, 10, 11, 12, 13], [0])]

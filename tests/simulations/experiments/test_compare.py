@@ -136,7 +136,7 @@ def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list
     [
         (["perfit", "opu"], [], [0], "did you mean 'oppu'"),
         (["perfit", "perfit"], [], [0], "method perfit is given twice"),
-        (["perfit"], [], [0, 1, 0], "seed 0 is given twice"),
+        (["perfit"], [], [0, 1, 0], "seeds: 0 is given twice"),
         ([], [], [0], "at least one method"),
         (["perfit", "oppu"], ["sites=[9]"], [0], "perfit: sites"),
         (["perfit"], ["seed=3"], [0], "seed=3: a comparison takes its seeds as arguments"),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pyarrow.parquet as pq
 import pytest
@@ -43,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[str]
     results = tmp_path_factory.mktemp("export")
 
     def once(method: str, *words: str) -> Path:
-        name = f"{method}{len(words)}"
+        name = f"{method}-{crc32(' '.join(words).encode())}"
         if not (results / name).is_dir():
             simulate(tiny_config(f"method={method}", *LORA, *words), name, results)
         return results / name
@@ -216,7 +217,7 @@ def test_an_export_that_is_not_possible_is_refused(run: Callable[..., Path], tmp
     for folder, user, chosen, message in (
         (perfit, None, "onnx", "format=onnx: expected one of peft, pyreft, safetensors"),
         (perfit, None, "peft", "the format peft is for LoRA adapters; use pyreft or safetensors"),
-        (lora_p, first_target(lora_p), "pyreft", "has no interventions"),
+        (lora_p, first_target(lora_p), "pyreft", "the format pyreft is for shifts"),
         (lora_p, None, "peft", "lora-p has no collective part; expected a user"),
         (perfit, "nobody", "safetensors", "user=nobody: no target user"),
         (perfit, user_at(perfit, 0), "safetensors", "only target users are personalised"),

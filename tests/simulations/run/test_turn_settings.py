@@ -18,8 +18,8 @@ def test_one_schedule_covers_all_rounds_and_an_opening_is_trained_separately(
 ) -> None:
     seen: list[tuple[float, tuple[float, float]]] = []
 
-    def noted(*args: Any) -> LocalFit:
-        fit = LocalFit(*args)
+    def noted(*args: Any, **named: Any) -> LocalFit:
+        fit = LocalFit(*args, **named)
         seen.append((fit.settings.lr, fit.span))
         return fit
 
@@ -34,8 +34,8 @@ def test_one_schedule_covers_all_rounds_and_an_opening_is_trained_separately(
 def test_second_moments_survive_between_a_clients_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[list[float]] = []
 
-    def noted(*args: Any) -> LocalFit:
-        fit = LocalFit(*args)
+    def noted(*args: Any, **named: Any) -> LocalFit:
+        fit = LocalFit(*args, **named)
         steps.append([float(value) for name, value in fit.moments.items() if name.endswith(".step")])
         return fit
 
