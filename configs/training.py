@@ -37,8 +37,8 @@ class FitConfig(Group):
     """Early stopping: share of the client's examples, at least one, that are not trained on. The parameters of the
     epoch with the lowest loss on them are kept, or those of the beginning."""
     max_tokens: int = Field(512, ge=8)
-    """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut, and
-    an item whose answer leaves less room is not trained on."""
+    """Maximum tokens per example. A longer prompt is cut in the middle, to no fewer than 2; the answer is never cut,
+    and an item whose answer leaves less room is not trained on."""
 
     @model_validator(mode="after")
     def _has_moments(self) -> "FitConfig":

@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from configs.seeds import derive_seed
 from fl_clients.lamp.tasks import Task
+from fl_clients.lamp.user import Pair
 from fl_clients.lamp.user_table import OpenedUser
 from fl_clients.predict import generate, score_labels
 from fl_clients.prompts import prompts_at
@@ -118,9 +120,19 @@ def score_baselines(session: Session, user: OpenedUser) -> Statistics:
         answers = [query.source for query in user.queries]
         if baseline == Baseline.FIRST_SENTENCE:
             answers = [_SENTENCE_END.split(text, maxsplit=1)[0] for text in answers]
+        elif baseline == Baseline.USUAL:
+            answers = [_usual_answer(session.task, user.history)] * len(golds)
         statistics = score(session.task, answers, golds, session.config.evaluate.words)
         found |= {f"{baseline}.{key}": values for key, values in statistics.items()}
     return found
+
+
+def _usual_answer(task: Task, history: Sequence[Pair]) -> str:
+    """Return the most frequent answer of a history, or the median rating; without a history the task's first label."""
+    if task.kind == "ratings" and history:
+        return sorted(pair.target for pair in history)[len(history) // 2]
+    latest_first = [pair.target for pair in reversed(history)]
+    return Counter(latest_first).most_common(1)[0][0] if history else task.labels[0]
 
 
 def score(

@@ -163,6 +163,7 @@ TASKS = {
             history_fields=("description", "tag"),
             official_path="LaMP_2/new",
             max_new_tokens=12,
+            baselines=(Baseline.USUAL,),
         ),
         Task(
             name="news_categorization",
@@ -175,6 +176,7 @@ TASKS = {
             history_fields=("text", "category"),
             official_path="LaMP_2",
             max_new_tokens=12,
+            baselines=(Baseline.USUAL,),
         ),
         Task(
             name="product_rating",
@@ -187,6 +189,7 @@ TASKS = {
             history_fields=("text", "score"),
             official_path="LaMP_3",
             max_new_tokens=4,
+            baselines=(Baseline.USUAL,),
         ),
         Task(
             name="news_headline",

@@ -1,7 +1,7 @@
 """Terminal tables of run records, and helpers for all tables."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_server.record.schema import AgreementPart, RunRecord
-from strategies.metrics.statistics import LOWER_IS_BETTER
+from strategies.metrics.statistics import LOWER_IS_BETTER, is_worse
 
 WORST = "10th percentile"
 """Column header for p10 over users, or p90 for an error."""
-BASELINES = {"copy": "copying the question", "first_sentence": "its first sentence"}
+BASELINES = {
+    "copy": "copying the question",
+    "first_sentence": "its first sentence",
+    "usual": "the user's usual answer",
+}
 """What trivial answers are called."""
 BOUNDS = {
     "personalised": "oracle, user known",
@@ -91,17 +95,18 @@ def quality_table(record: RunRecord) -> Table:
         title = f"user and crowd {name}: {part.questions} questions"
         table.add_row(title, *(_before_and_after(part, key) for key in metrics))
     captions = ["→: before and after stage 2"] if record.agreement else []
+    main = record.main_metric
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
-    if record.metrics and _is_worse(record.metrics_collective, record.metrics_base, record.main_metric):
+    if record.metrics and is_worse(record.metrics_collective[main], record.metrics_base[main], main):
         captions.append("stage 1 made answers worse: the collective row is below the bare backbone's")
     before = record.metrics_collective or record.metrics_base
-    if record.metrics and _is_worse(record.metrics, before, record.main_metric):
+    if record.metrics and is_worse(record.metrics[main], before[main], main):
         captions.append("stage 2 made answers worse than they were before it")
     captions += [
         f"the personalised answers score below {BASELINES[name]}, which needs no model"
         for name, values in record.baselines.items()
-        if record.metrics and record.metrics[record.main_metric] < values[record.main_metric]
+        if record.metrics and is_worse(record.metrics[main], values[main], main)
     ]
     table.caption = "; ".join(captions) or None
     return table
@@ -117,11 +122,6 @@ def sentence(record: RunRecord) -> str:
     )
     path = " → ".join(f"{values[key]:.3f} {name}" for name, values in points)
     return f"{record.method}: {with_arrow(key)} {path}, for {human_bytes(record.bytes.total)}"
-
-
-def _is_worse(scores: Mapping[str, float], others: Mapping[str, float], metric: str) -> bool:
-    difference = scores[metric] - others[metric]
-    return difference > 0 if metric in LOWER_IS_BETTER else difference < 0
 
 
 def _before_and_after(part: AgreementPart, metric: str) -> str:

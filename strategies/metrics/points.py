@@ -21,3 +21,5 @@ class Baseline(StrEnum):
     """The question's text."""
     FIRST_SENTENCE = "first_sentence"
     """Its first sentence: news articles and abstracts often begin with what their title says."""
+    USUAL = "usual"
+    """What the user answered most often before, of equally frequent answers the latest; the median of ratings."""

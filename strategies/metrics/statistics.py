@@ -124,6 +124,11 @@ LOWER_IS_BETTER = frozenset({"mae", "rmse"})
 """Metrics for which lower is better."""
 
 
+def is_worse(score: float, other: float, metric: str) -> bool:
+    """Tell whether a score is worse than another in a metric."""
+    return score > other if metric in LOWER_IS_BETTER else score < other
+
+
 def metrics(statistics: Statistics) -> dict[str, float]:
     """Compute the metrics that the statistics allow, the main one first; none for empty statistics.
 

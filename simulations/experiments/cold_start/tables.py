@@ -25,6 +25,7 @@ from simulations.experiments.comparison.tables import (
     mean,
     significance,
 )
+from strategies.metrics.statistics import is_worse
 
 
 def cold_start_tables(report: ColdStart) -> list[Table]:
@@ -57,8 +58,8 @@ def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
     for name, spread in what.baselines.items():
         table.add_row("", BASELINES[name], mean(spread))
     table.add_row("", "bare backbone", mean(what.base), end_section=True)
-    best = max((spread.mean for spread in what.baselines.values()), default=None)
-    below = [row for row in found if best is not None and row.value < best]
+    trivial = [spread.mean for spread in what.baselines.values()]
+    below = [row for row in found if any(is_worse(row.value, score, row.metric) for score in trivial)]
     for _, together in groupby(found, lambda row: row.collective):
         for row in together:
             table.add_row(

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import InputError
+from strategies.metrics.statistics import LOWER_IS_BETTER, is_worse
 
 SCHEMA: Literal[5] = 5
 
@@ -169,7 +170,7 @@ class Comparison(Part):
     base: Spread
     """The bare backbone."""
     baselines: dict[str, Spread] = Field({})
-    """Answers that need no model (`Baseline`); none in older records and for labels and ratings."""
+    """Answers that need no model (`Baseline`); older records have fewer or none."""
     bounds: dict[str, Spread] = Field({})
     """The best reachable scores on synthetic users (`OraclePart`)."""
     methods: list[ComparedMethod]
@@ -177,8 +178,9 @@ class Comparison(Part):
 
     def below_baseline(self, quality: float) -> str | None:
         """Return the best baseline if a quality is below it, else None."""
-        best = max(self.baselines, key=lambda name: self.baselines[name].mean, default=None)
-        return best if best is not None and quality < self.baselines[best].mean else None
+        better = [name for name, spread in self.baselines.items() if is_worse(quality, spread.mean, self.metric)]
+        pick = min if self.metric in LOWER_IS_BETTER else max
+        return pick(better, key=lambda name: self.baselines[name].mean, default=None)
 
     def to_json(self) -> str:
         """Return the text of `compare.json`."""

@@ -1,11 +1,17 @@
-"""Answers that need no model stand beside every text task's result, and a method below them is marked."""
+"""Answers that need no model stand beside every result, and a method below them is marked."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from fl_clients.evaluate import _usual_answer
+from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.tasks import TASKS
+from fl_clients.lamp.user import Pair
+from fl_clients.lamp.user_table import open_user
 from simulations.display.tables import quality_table, rows_of
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.analysis import compare_runs
@@ -61,7 +67,32 @@ def test_copying_the_question_and_its_first_sentence_are_scored(tmp_path: Path) 
     assert "†: below its first sentence, which needs no model" in str(quality.caption)
 
 
-def test_tweets_are_only_copied_and_labels_have_no_baseline(tmp_path: Path) -> None:
+def test_tweets_are_only_copied(tmp_path: Path) -> None:
     words = ["rounds=1", "personal.epochs=1", "users.synthetic.queries=1"]
     assert set(simulate(tiny_config("task=tweet_paraphrase", *words), "tweets", tmp_path).baselines) == {"copy"}
-    assert simulate(tiny_config(*words), "movies", tmp_path).baselines == {}
+
+
+@pytest.mark.parametrize("task", ["movie_tagging", "product_rating"])
+def test_labels_and_ratings_have_the_users_usual_answer(task: str, tmp_path: Path) -> None:
+    config = tiny_config(f"task={task}", "rounds=1", "personal.epochs=1")
+    record = simulate(config, "run", tmp_path)
+    table = build_table(config).folder
+    errors, right = [], []
+    for partition in range(config.users.collective, config.users.collective + config.users.target):
+        user = open_user(table, partition)
+        targets = [pair.target for pair in user.history]
+        usual = max(reversed(targets), key=targets.count)
+        right += [query.target == usual for query in user.queries]
+        if task == "product_rating":
+            median = np.sort([float(target) for target in targets])[len(targets) // 2]
+            errors += [abs(float(query.target) - median) for query in user.queries]
+    expected = np.mean(errors) if errors else np.mean(right)
+    assert record.baselines["usual"][record.main_metric] == pytest.approx(expected)
+
+
+def test_usual_answers_of_equal_frequency_are_the_latest() -> None:
+    history = [Pair(str(n), "text", tag) for n, tag in enumerate(("comedy", "action", "comedy", "action", "sci-fi"))]
+    assert _usual_answer(TASKS["movie_tagging"], history) == "action"
+    assert _usual_answer(TASKS["movie_tagging"], []) == TASKS["movie_tagging"].labels[0]
+    ratings = [Pair(str(n), "text", str(stars)) for n, stars in enumerate((5, 1, 5, 4, 1))]
+    assert _usual_answer(TASKS["product_rating"], ratings) == "4"
