@@ -16,7 +16,7 @@ WORST = "10th percentile"
 BASELINES = {
     "copy": "copying the question",
     "first_sentence": "its first sentence",
-    "usual": "the user's usual answer",
+    "usual": "usual answer of the user",
 }
 """What trivial answers are called."""
 BOUNDS = {
