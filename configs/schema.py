@@ -263,7 +263,7 @@ class RunConfig(_Group):
 
     @property
     def clients_at_once(self) -> int | None:
-        """How many simulated clients run side by side; None: as many as somebody else's Ray cluster has room for."""
+        """How many simulated clients run at once; None on an existing Ray cluster, whose size is not known here."""
         if self.engine == "inline":
             return 1
         return None if self.ray.address else self.partitions.clients_at_once

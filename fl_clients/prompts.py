@@ -20,8 +20,10 @@ def training_examples(session: Session, pairs: Sequence[TextPair], settings: Fit
     if not pairs:
         raise ValueError("this user has no examples to train on")
     k = session.config.history.retrieve
-    contexts = [Context(items=best_matches(pairs[:place], pair.source, k)) for place, pair in enumerate(pairs)]
-    examples = session.encoder.examples(pairs, settings.max_tokens, contexts if k else None)
+    contexts = None
+    if k:
+        contexts = [Context(items=best_matches(pairs[:place], pair.source, k)) for place, pair in enumerate(pairs)]
+    examples = session.encoder.examples(pairs, settings.max_tokens, contexts)
     if not examples:
         raise ValueError(f"every answer of this user is longer than max_tokens={settings.max_tokens}")
     return examples
@@ -34,13 +36,18 @@ def prompts_at(
 
     There is room for the longest answer, as in training. The bare backbone gets the bare question.
     """
-    longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
-    room = session.config.personal.max_tokens - longest
+    room = question_room(session)
     contexts = _contexts(session, user, point, client)
     return [
         session.encoder.prompt(query.source, room, context)
         for query, context in zip(user.queries, contexts, strict=True)
     ]
+
+
+def question_room(session: Session) -> int:
+    """Return the tokens that a question's prompt may have, so that the longest answer fits too."""
+    longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
+    return session.config.personal.max_tokens - longest
 
 
 def _contexts(session: Session, user: OpenedUser, point: EvaluationPoint, client: UserTexts | None) -> list[Context]:

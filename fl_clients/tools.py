@@ -15,6 +15,7 @@ from fl_clients.fit import LocalFit
 from fl_clients.lamp.user import Pair
 from fl_clients.predict import generate
 from fl_clients.preferences import preference_loss, with_reference
+from fl_clients.prompts import question_room
 from fl_clients.session import Session
 from strategies.client_tools import Preference, TextPair
 
@@ -38,8 +39,7 @@ class Tools:
     def answers(self, sources: Sequence[str]) -> list[str]:
         """Return what the bare backbone answers to texts, without the history."""
         session = self._session
-        longest = max(map(len, session.encoder.labels), default=session.task.max_new_tokens)
-        room = session.config.personal.max_tokens - longest
+        room = question_room(session)
         return answer_prompts(session, None, [session.encoder.prompt(source, room)[0] for source in sources], None)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:

@@ -104,13 +104,13 @@ class Encoder:
         question = self._encode(self._task.prompt.format(source=source)) + self._head
         room = max(room - len(self._begin), _SHORTEST_PROMPT)
         if len(question) > room:
-            return self._begin + question[: room - room // 2] + question[-(room // 2) :], True
+            return self._begin + _without_middle(question, room), True
         return self._begin + self._context(context, room - len(question)) + question, False
 
     def text(self, text: str, room: int) -> list[int]:
         """Tokenise any text into at most `room` tokens, without its middle if it is longer."""
         tokens = self._begin + self._encode(text)
-        return tokens if len(tokens) <= room else tokens[: room - room // 2] + tokens[-(room // 2) :]
+        return tokens if len(tokens) <= room else _without_middle(tokens, room)
 
     def _context(self, context: Context, room: int) -> list[int]:
         """Tokenise a context into at most `room` tokens."""
@@ -142,6 +142,10 @@ class Encoder:
     def _answer(self, text: str) -> list[int]:
         """Tokenise an answer as it follows the prompt: a space, the text, the end token."""
         return [*self._encode(" " + text.strip()), int(self._tokenizer.eos_token_id)]
+
+
+def _without_middle(tokens: list[int], room: int) -> list[int]:
+    return tokens[: room - room // 2] + tokens[-(room // 2) :]
 
 
 def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batch:

@@ -81,7 +81,7 @@ class GroupSearch:
         if self._stacked:
             return self._end_opening()
         state = dict(self._state)
-        # A round in which nobody has a pair leaves the probes as they are.
+        # Without any pairs in this round, the probes stay unchanged.
         if pairs := float(self._sums["shared_probes.pairs"]):
             names = [name for name in _PROBES if name != "shared_probes.pairs"]
             state |= {name: (self._sums[name] / pairs).float() for name in names}
