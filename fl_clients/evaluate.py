@@ -104,7 +104,14 @@ def score_answers(
     if predictions_dir is not None and session.config.evaluate.predictions:
         predictions_dir.mkdir(exist_ok=True)
         rows = [
-            {"user": partition, "stage": str(point), "query": query.item_id, "gold": query.target, "prediction": text}
+            {
+                "user": partition,
+                "user_id": user.user_id,
+                "stage": str(point),
+                "query": query.item_id,
+                "gold": query.target,
+                "prediction": text,
+            }
             for query, text in zip(queries, answers, strict=True)
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

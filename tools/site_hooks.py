@@ -10,6 +10,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from simulations.cli.main import app
+from tools.config_tables import config_tables
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((\.\./(?:\.\./)*[^)#]+)\)")
@@ -35,7 +36,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Show links to source files as their paths, and keep those to pages and figures; a missing target fails."""
+    """Insert the config's keys, and show links to source files as their paths; a missing target fails."""
+    markdown = markdown.replace("<!-- config keys -->", config_tables())
     here = (ROOT / "docs" / page.file.src_uri).parent
 
     def replaced(link: re.Match[str]) -> str:

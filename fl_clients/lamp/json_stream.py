@@ -106,7 +106,8 @@ class _Text:
                 unfinished = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
                 if not unfinished or self._ended or not self._more():
                     self._position = error.pos
-                    raise self.fail(error.msg) from None
+                    cut = ": the file ends here, so it may be cut off" if unfinished and self._ended else ""
+                    raise self.fail(f"{error.msg}{cut}") from None
             except ValueError as error:  # a repeated key, or a number with thousands of digits
                 raise self.fail(str(error)) from None
         if not isinstance(value, dict):

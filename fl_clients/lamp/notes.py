@@ -20,6 +20,8 @@ class DataNotes:
     """The users of these questions."""
     shared: int = 0
     """Examples of collective users that hold a target user's question or gold."""
+    without_history: int = 0
+    """Target users without a history item."""
     unread_dates: int = 0
     """Users whose dates cannot all be read."""
     unseen: int = 0
@@ -36,6 +38,7 @@ class DataNotes:
         """
         self.joined += user.joined
         self.people += user.joined > 0
+        self.without_history += target and not user.history
         self.unread_dates += user.unread_dates
         if target and task.kind == "texts":
             self.unseen += sum(not is_seen(query.target, words) for query in user.queries)
@@ -48,6 +51,10 @@ class DataNotes:
             (
                 self.shared,
                 f"{self.shared} examples of collective users are left out: they hold a target's question or gold",
+            ),
+            (
+                self.without_history,
+                f"{self.without_history} target users have no history item: stage 2 leaves their answers as they are",
             ),
             (
                 self.unread_dates,

@@ -17,7 +17,7 @@ from fl_clients.lamp.files import find_json, stem_of
 from fl_clients.lamp.json_stream import stream_objects
 from fl_clients.lamp.people import find_people
 from fl_clients.lamp.records import build_user, check_golds, identifier, read_golds, read_question, user_name
-from fl_clients.lamp.tasks import Task
+from fl_clients.lamp.tasks import TASKS, Task
 from fl_clients.lamp.user import Pool, User
 
 _QUESTIONS = ".*questions"
@@ -177,6 +177,23 @@ def find_source(path: Path, task: Task) -> Source:
         f"{path}: no LaMP users here; expected *_questions.json with *_outputs.json, or {expected}"
         + (f"; its subfolder '{inside[0]}' has some" if inside else "")
     )
+
+
+def recognise_task(path: Path) -> Task:
+    """Tell the task of LaMP files from their first question.
+
+    Raises:
+        InputError: There are no users, or the question is none of a known task.
+    """
+    source = find_source(path, next(iter(TASKS.values())))
+    file = source.files[0] if source.layout == "lamp" else source.files[1]
+    record = next(iter(stream_objects(file)), {})
+    asked = record if source.layout == "lamp" else next(iter(record.get("query") or []), {})
+    text = str(asked.get("input", "") if isinstance(asked, dict) else "").lstrip()
+    for task in TASKS.values():
+        if text.startswith(task.opening):
+            return task
+    raise InputError(f"{file}: its first question is of no known task; expected --task, one of {', '.join(TASKS)}")
 
 
 def _only(found: list[Path]) -> Path:

@@ -42,6 +42,8 @@ class UserTable:
     source: Literal["synthetic", "lamp", "oppu"]
     oracle: Oracle | None
     """None if the source has no oracle."""
+    questions: int
+    """Of the target users."""
     empty_histories: int
     leaks: int
     """Examples left out because they reveal a question's answer: history items of the question's user, and examples of
@@ -83,6 +85,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
         sha256=sha256,
         source="synthetic" if synthetic else source.layout,
         oracle=_oracle(source.path, index["user_id"].to_pylist()[config.users.collective :]),
+        questions=sum(index["queries"].to_pylist()[config.users.collective :]),
         empty_histories=sum(count == 0 for count in index["history"].to_pylist()),
         leaks=sum(index["leaks"].to_pylist()),
         skipped=sum(index["skipped"].to_pylist()),

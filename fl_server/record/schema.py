@@ -27,6 +27,8 @@ class UsersPart(_Part):
 
     collective: int
     target: int
+    questions: int | None = None
+    """Of the target users; None in records of earlier versions and of real devices."""
     data_sha256: str
     source: Literal["synthetic", "lamp", "oppu", "devices"]
     """`devices`: users of a real federation, whose data are on their devices."""

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from configs.errors import InputError
 from configs.load import load_config
 from fl_clients.lamp.fetch import ADDRESS, fetch_files
-from fl_clients.lamp.readers import find_source
+from fl_clients.lamp.readers import find_source, recognise_task
 from fl_clients.lamp.tasks import find_task
 from simulations.cli.options import Json, show
 from simulations.display.console import console
@@ -62,17 +62,18 @@ def data_synth(
 @data_app.command("inspect")
 def data_inspect(
     path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
-    task: _Task,
+    task: Annotated[str | None, typer.Option(help="Their task; default: told from the first question.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check LaMP files and summarise their content.
 
-    Example: `fedperfit data inspect people --task movie_tagging`
+    Example: `fedperfit data inspect people`
     """
     from simulations.inspection.dataset import inspect_source, inspection_table
 
-    found = inspect_source(find_source(path, find_task(task)), backbone)
+    known = recognise_task(path) if task is None else find_task(task)
+    found = inspect_source(find_source(path, known), backbone)
     show(as_json, found, [inspection_table(found)])
 
 

@@ -53,13 +53,15 @@ def compare(
 
     Example: `fedperfit compare perfit oppu lora-c --seeds 0,1 --name three users.collective=16`
     """
-    from simulations.experiments import compare as experiment
-    from simulations.experiments.comparable import Run
-
     methods = [argument for argument in arguments if "=" not in argument]
     overrides = overrides_of(arguments)
     folder = claim_folder(results, name)
     records = [_record(method, results) for method in methods]
+    for method in methods if not any(records) else ():
+        load_config(config, [*overrides, f"method={method}"])  # before seconds of imports
+    from simulations.experiments import compare as experiment
+    from simulations.experiments.comparable import Run
+
     if any(records):
         if not all(records):
             method = methods[records.index(None)]
@@ -165,6 +167,8 @@ def cold_start(
     Example: `fedperfit cold-start --config configs/experiments/tiny.toml --collective 4,12 --methods perfit --seeds 0`
     """
     # More than 50 lines, because every option is a parameter.
+    for method in read_list(methods):
+        load_config(config, [*(arguments or []), f"method={method}"])  # before seconds of imports
     from simulations.experiments.cold_start.run import cold_start as run_cold_start
     from simulations.experiments.cold_start.spec import ColdStartSpec
     from simulations.experiments.cold_start.write import left_out, write_report

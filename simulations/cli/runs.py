@@ -13,11 +13,13 @@ import typer
 from rich.table import Table
 
 from configs.errors import InputError, nearest
+from fl_server.record.folder import RunFolder
 from simulations.cli.options import Json, Results, show
 from simulations.display.console import console
 from simulations.display.output import printable
 from simulations.display.progress import Follower
 from simulations.display.tables import bytes_table, human_bytes, new_table, print_tables, quality_table
+from simulations.display.users_table import users_table
 from simulations.run.catalogue import find_run, find_runs
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
@@ -80,6 +82,7 @@ def list_runs(
 @runs_app.command("show")
 def show_run(
     name: Annotated[str, typer.Argument(help="A name listed by `fedperfit runs`.")],
+    users: Annotated[bool, typer.Option("--users", help="Also the target users: id, items, quality.")] = False,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -98,7 +101,8 @@ def show_run(
     error = f"; {printable(record.error)}" if record.error else ""
     screen.print(f"{run.folder}: {run.status}, {_ago(run.age_s)} ago{hint}{error}", soft_wrap=True)
     if record.status == "completed":
-        print_tables(screen, [quality_table(record), bytes_table(record)])
+        of_users = [users_table(RunFolder(run.folder), record)] if users else []
+        print_tables(screen, [quality_table(record), bytes_table(record), *of_users])
         screen.print(f"{record.wall_s:.0f} s; retries: {record.retries}, resumes: {record.resumed}")
 
 

@@ -67,8 +67,11 @@ def _keep_numbers_whole(table: Table, width: int) -> None:
 
 
 def quality_table(record: RunRecord) -> Table:
-    """Quality of the bare backbone, the collective shift and the personalised shift on the same target users."""
-    table = new_table(title=f"{record.name}: {record.task}, {record.users.target} target users, {record.backbone}")
+    """Quality of the bare backbone, and after each stage, on the same target users' questions."""
+    asked = f" and {record.users.questions:,} questions" if record.users.questions else ""
+    table = new_table(
+        title=f"{record.name}: {record.task}, {record.users.target} target users{asked}, {record.backbone}"
+    )
     metrics = [key for key in record.metrics if key != "outside"]
     table.add_column("")
     for key in metrics:
@@ -76,8 +79,8 @@ def quality_table(record: RunRecord) -> Table:
     points = (
         *((BASELINES[name], values) for name, values in record.baselines.items()),
         ("bare backbone", record.metrics_base),
-        ("collective shift", record.metrics_collective),
-        ("personalised shift", record.metrics),
+        ("collective, after stage 1", record.metrics_collective),
+        ("personalised, after stage 2", record.metrics),
     )
     for title, values in points:
         table.add_row(title, *(f"{values[key]:.3f}" for key in metrics))

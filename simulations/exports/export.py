@@ -14,7 +14,7 @@ from fl_clients.backbone.builtin import BUILT_IN
 from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
 from simulations.display.tables import human_bytes
-from simulations.exports.formats import FORMATS
+from simulations.exports.formats import FORMATS, place_of
 from simulations.exports.served import ServedModel, load_served_model
 
 _DATA = {
@@ -80,6 +80,7 @@ def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> 
     environment.filters["bytes"] = human_bytes
     environment.filters["figures"] = _figures
     record, config = served.record, served.config
+    task = find_task(record.task)
     up, down, history = (0, 0, 0) if served.partition is None else _of_user(folder, served.partition)
     return environment.get_template("card.md").render(
         record=record,
@@ -93,7 +94,13 @@ def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> 
         user_up=up,
         user_down=down,
         licence=f"{_LICENCES[record.users.source]}; base model: {_BASE_LICENCES.get(config.backbone, 'its own')}",
-        prompt=find_task(record.task).prompt,
+        prompt=task.prompt,
+        # pyreft's own `generate` takes positions, which depend on the prompt.
+        asks="model = " in snippet and "pyreft" not in snippet,
+        labels=bool(task.labels),
+        length=task.max_new_tokens,
+        place=place_of(served),
+        example=repr(task.prompt.format(source="a text")),
         snippet=snippet,
         built_in=config.backbone in BUILT_IN,
     )

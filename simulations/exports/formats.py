@@ -145,10 +145,10 @@ import os
 
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained({_place(served)})"""
+model = AutoModelForCausalLM.from_pretrained({place_of(served)})"""
 
 
-def _place(served: ServedModel) -> str:
+def place_of(served: ServedModel) -> str:
     """Return the argument of `from_pretrained` as code, without the name of whoever exported."""
     where = find(served.config.backbone)
     if isinstance(where, Path) and where.is_relative_to(Path.home()):

@@ -35,6 +35,7 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         InputError: The files are malformed or empty, or the backbone's tokenizer cannot be loaded.
     """
     histories: list[int] = []
+    letters: dict[str, list[int]] = {"source": [], "target": []}
     questions = leaks = skipped = 0
     notes = DataNotes()
     held = _Held(source.task)
@@ -51,6 +52,9 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         skipped += user.skipped
         notes.add(user, source.task, user.pool != "collective", "latin")
         held.add(user)
+        for pair in user.history + user.queries:
+            letters["source"].append(len(pair.source))
+            letters["target"].append(len(pair.target))
         if tokenizer:
             sample.add(user.history + user.queries)
     if not histories:
@@ -58,11 +62,13 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
     found = {
         "path": str(source.path),
         "layout": source.layout,
+        "task": source.task.name,
         "users": len(histories),
         "pools": {pool: pools[pool] for pool in ("collective", "target") if pools[pool]},
         "questions": questions,
         "history_items": sum(histories),
         "history_length": _lengths(histories),
+        "characters": {name: _lengths(counts or [0]) for name, counts in letters.items()},
         "empty_histories": sum(length == 0 for length in histories),
         "leaks": leaks,
         "leaks_between_users": held.count(),
@@ -136,17 +142,20 @@ def _count_tokens(task: Task, tokenizer: PreTrainedTokenizerBase, sample: _Sampl
 
 def inspection_table(found: dict[str, Any]) -> Table:
     """Tabulate `inspect_source`."""
-    table = new_table(title=f"{found['path']} ({found['layout']} layout)", show_header=False)
+    layout = {"lamp": "LaMP's official files", "oppu": "OPPU's folder"}[found["layout"]]
+    table = new_table(title=f"{found['path']}: {found['task']}, {layout}", show_header=False)
     table.add_row("users", f"{found['users']:,}")
     for pool, count in found["pools"].items():
         table.add_row(f"  {pool}, as marked in the files", f"{count:,}")
     table.add_row("questions", f"{found['questions']:,}")
     table.add_row("history items", f"{found['history_items']:,}")
-    table.add_row("history length", _spread(found["history_length"]))
-    table.add_row("empty histories", f"{found['empty_histories']:,}")
-    table.add_row("leaks dropped (items with a gold of their user)", f"{found['leaks']:,}")
-    table.add_row("questions whose text or gold others have", f"{found['leaks_between_users']:,}")
-    table.add_row("skipped (no text or no gold answer)", f"{found['skipped']:,}")
+    table.add_row("history items of a user", _spread(found["history_length"]))
+    table.add_row("users without history", f"{found['empty_histories']:,}")
+    table.add_row("characters of a text", _spread(found["characters"]["source"]))
+    table.add_row("characters of an answer", _spread(found["characters"]["target"]))
+    table.add_row("left out: items that hold an answer", f"{found['leaks']:,}")
+    table.add_row("questions others' examples reveal", f"{found['leaks_between_users']:,}")
+    table.add_row("left out: no text or no answer", f"{found['skipped']:,}")
     if found["joined_questions"]:
         table.add_row(
             "questions joined by their profiles", f"{found['joined_questions']:,} of {found['joined_users']:,} users"
@@ -159,13 +168,13 @@ def inspection_table(found: dict[str, Any]) -> Table:
     if found["labels"]:
         table.add_section()
         for label, counts in found["labels"].items():
-            table.add_row(printable(label), f"{counts['histories']:,} in histories, {counts['golds']:,} gold answers")
+            table.add_row(f"label {printable(label)}", f"{counts['histories']:,} items, {counts['golds']:,} questions")
     if tokens := found.get("tokens"):
         table.add_section()
         texts, counted = tokens["texts"], tokens["counted"]
         of = f"of {texts:,} texts" if counted == texts else f"of {counted:,} of {texts:,} texts"
-        table.add_row(f"prompt tokens {of}", _spread(tokens["prompt"]))
-        table.add_row(f"answer tokens {of}", _spread(tokens["answer"]))
+        table.add_row(f"tokens of a prompt {of}", _spread(tokens["prompt"]))
+        table.add_row(f"tokens of an answer {of}", _spread(tokens["answer"]))
         share = tokens["longer"] / max(1, counted)
         table.add_row(f"longer than max_tokens={tokens['max_tokens']}", f"{tokens['longer']:,} ({share:.1%})")
     return table

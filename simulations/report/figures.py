@@ -136,8 +136,8 @@ def per_user(runs: Sequence[ReportRun]) -> go.Figure:
     ends = [min(values), max(values)]
     grey = {"dash": "dash", "color": "#999999"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=grey, showlegend=False, hoverinfo="skip")
-    figure.update_xaxes(title=f"{axis(runs[0].metric)}, collective shift")
-    figure.update_yaxes(title="after personalisation")
+    figure.update_xaxes(title=f"{axis(runs[0].metric)}, after stage 1")
+    figure.update_yaxes(title="after stage 2")
     return finished(figure)
 
 

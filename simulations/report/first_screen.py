@@ -50,6 +50,7 @@ def _of_comparison(report: Comparison) -> list[str]:
     over = f"{len(report.seeds)} seeds and {report.users.target} users" if len(report.seeds) > 1 else "users, one seed"
     metric = with_arrow(report.metric)
     lines = [f"{metric[0].upper()}{metric[1:]}: {'; '.join(reached)}."]
+    lines += _at_equal_quality(report)
     tested = [(row.method, row.against) for row in others if row.against is not None]
     if noise := [name for name, test in tested if test.within_noise]:
         p = _p([test for _, test in tested if test.within_noise])
@@ -58,6 +59,19 @@ def _of_comparison(report: Comparison) -> list[str]:
         p = _p([test for _, test in tested if not test.within_noise])
         lines.append(f"Apart from {first.method} by more than noise: {', '.join(clear)} ({p}).")
     return lines
+
+
+def _at_equal_quality(report: Comparison) -> list[str]:
+    """Say which methods reach the first one's final quality, and with how many bytes."""
+    first, *others = report.methods
+    if first.bytes_to_match is None:
+        return []
+    found = [(row.method, row.bytes_to_match.mean_curve if row.bytes_to_match else None) for row in others]
+    reached = [f"{name} {human_bytes(count)}" for name, count in found if count is not None]
+    if not reached:
+        return [f"No other method reaches {first.method}'s final quality."] if others else []
+    needs = "" if first.bytes_to_match.mean_curve is None else f" ({human_bytes(first.bytes_to_match.mean_curve)})"
+    return [f"Bytes until a method first shows {first.method}'s final quality{needs}: {', '.join(reached)}."]
 
 
 def _of_cold_start(cold: ColdStart) -> list[str]:

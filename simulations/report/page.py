@@ -20,7 +20,7 @@ from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.comparison.tables import comparison_tables
 from simulations.report import cold_start_figures as cold_start
-from simulations.report import figures, first_screen
+from simulations.report import figures, first_screen, stages
 from simulations.report.gather import ReportData, ReportRun, gather_report
 from simulations.report.static_figures import write_figures
 from strategies.metrics.statistics import LOWER_IS_BETTER
@@ -125,10 +125,12 @@ class _Plots:
 def _task(task: str, runs: list[ReportRun], plots: _Plots) -> dict[str, Any]:
     """The figures and the table about users of the completed runs of one task."""
     trained = [run for run in runs if not run.config.start_from]
-    curves = figures.cost_curves(trained) if trained else None
+    # A curve of one point says nothing.
+    curves = figures.cost_curves(trained) if trained and not stages.is_one_point(runs) else None
     return {
         "name": task,
         "curves": plots.add(f"{task}-cost-curves", *curves) if curves else None,
+        "stages": None if curves else plots.add(f"{task}-stages", stages.quality_by_stage(runs)),
         "rounds": plots.maybe(f"{task}-quality-by-round", figures.quality_by_round(trained)) if trained else None,
         "loss": plots.maybe(f"{task}-loss", figures.loss_by_round(trained)) if trained else None,
         "users": plots.add(f"{task}-users", figures.per_user(runs)),

@@ -127,7 +127,8 @@ def _start_record(
         collective=config.users.collective, target=config.users.target, data_sha256="", source="devices"
     )
     if users:
-        sizes = {key: getattr(users, key) for key in ("source", "empty_histories", "leaks", "skipped", "joined")}
+        kept = ("source", "questions", "empty_histories", "leaks", "skipped", "joined")
+        sizes = {key: getattr(users, key) for key in kept}
         users_part = users_part.model_copy(update={"data_sha256": users.sha256, **sizes})
     record = RunRecord(
         name=folder.name,

@@ -130,6 +130,7 @@ def _method(
             in_all=float(line.bytes_total.iloc[-1]),
         ),
         bytes_to_reach={f"{share:.0%}": _bytes_to_reach(own_curves, best, share) for share in SHARES},
+        bytes_to_match=_bytes_to_reach(own_curves, reference, 1.0),
         quality_at_equal_bytes=[_quality_at(own, reference, curves, budget) for budget in budgets],
         learning_rates=LearningRates(
             local=own[0].config.local.lr if params.shared else None,

@@ -115,6 +115,8 @@ class ComparedMethod(Part):
     bytes: MethodBytes
     bytes_to_reach: dict[str, BytesToReach]
     """By share of the best quality."""
+    bytes_to_match: BytesToReach | None = Field(None)
+    """Until the reference's final quality; None in comparisons of earlier versions."""
     quality_at_equal_bytes: list[QualityAtBytes | None]
     """For each of the comparison's `equal_bytes`; None if first evaluated beyond it."""
     learning_rates: LearningRates

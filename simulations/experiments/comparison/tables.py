@@ -105,14 +105,20 @@ def interval(test: PairedTest) -> str:
 
 def _comparison_bytes(report: Comparison) -> Table:
     table = new_table(title="bytes of all clients, up and down")
-    for title in ("", "total", *(f"to {share}" for share in report.methods[0].bytes_to_reach)):
+    matched = all(row.bytes_to_match for row in report.methods)
+    last = [f"to match {report.reference}"] if matched else []
+    for title in ("", "total", *(f"to {share}" for share in report.methods[0].bytes_to_reach), *last):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
         reach = [bytes_reached(item) for item in row.bytes_to_reach.values()]
+        if matched and row.bytes_to_match:
+            reach.append(bytes_reached(row.bytes_to_match))
         table.add_row(row.method, human_bytes(row.bytes.in_all), *reach)
+    own = f"to match {report.reference}: until it first shows {report.reference}'s final quality; " if matched else ""
     table.caption = (
-        f"to x %: bytes until an evaluation first shows x % of {report.best}'s final quality, in brackets the range "
-        f"over seeds, each relative to {report.best} with that seed, not tested for noise; –: not reached"
+        "total: stage 1 and one download per target user, without messages that only measure, so less than `fedperfit "
+        f"runs` shows; {own}to x %: until an evaluation first shows x % of {report.best}'s final quality, in brackets "
+        f"the range over seeds, each relative to {report.best} with that seed, not tested for noise; –: not reached"
     )
     return table
 

@@ -39,8 +39,9 @@ def test_simulate_prints_quality_bytes_and_the_records_folder(
     printed = capsys.readouterr().out
     for words in (
         "bare backbone",
-        "collective shift",
-        "personalised shift",
+        "collective, after stage 1",
+        "personalised, after stage 2",
+        "3 target users and ",
         "oracle, user known",
         "per client and round",
     ):
@@ -50,6 +51,9 @@ def test_simulate_prints_quality_bytes_and_the_records_folder(
     assert sorted(path.name for path in (tmp_path / "mine" / "plots").iterdir()) == [
         f"{name}.{suffix}" for name in ("bytes", "quality") for suffix in ("pdf", "png", "svg")
     ]
+    assert run(monkeypatch, "runs", "show", "mine", "--users", "--results", str(tmp_path)) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {number}  {user}  " in listed for number, user in ((6, "s0"), (7, "s1"), (8, "s2")))
     record = read_run(tmp_path / "mine")
     assert f"{record.metrics['accuracy']:.3f}" in printed
     assert human_bytes(record.bytes.up) in printed
@@ -129,10 +133,10 @@ def test_data_synth_writes_what_inspect_and_simulate_read(
 ) -> None:
     out = str(tmp_path / "users")
     assert run(monkeypatch, "data", "synth", "--task", "movie_tagging", "--users", "9", "--out", out) == 0
-    assert run(monkeypatch, "data", "inspect", out, "--task", "movie_tagging") == 0
+    assert run(monkeypatch, "data", "inspect", out) == 0
     printed = capsys.readouterr().out
     assert "144" in printed
-    assert "lamp layout" in printed
+    assert "LaMP's official files" in printed
     assert run(monkeypatch, "data", "synth", "--task", "movie_tagging", "--users", "9", "--out", out) == 2
     assert run(monkeypatch, "simulate", *TINY, "rounds=1", f"users.source={out}", "--results", str(tmp_path)) == 0
 
@@ -146,7 +150,7 @@ def test_inspect_counts_tokens_with_a_backbone(
     assert run(monkeypatch, *words) == 0
     printed = " ".join(capsys.readouterr().out.split())
     # One byte per token: "Movie: Joke 0 of 1.\nTag: " is 25, "comedy" with the end token 7.
-    assert "answer tokens of 3 of 5 texts" in printed
+    assert "tokens of an answer of 3 of 5 texts" in printed
     assert "min 7, median 7, p90 7, max 7" in printed
     assert "longer than max_tokens=256" in printed
 
@@ -156,7 +160,7 @@ def test_inspect_counts_leaks(
 ) -> None:
     write_lamp(tmp_path, [movie("1", "Joke 0 of 1.")], [{"id": "1", "output": "comedy"}])
     assert run(monkeypatch, "data", "inspect", str(tmp_path), "--task", "movie_tagging") == 0
-    assert "leaks dropped" in capsys.readouterr().out
+    assert "left out: items that hold an answer" in capsys.readouterr().out
 
 
 def test_bytes_are_readable() -> None:

@@ -261,9 +261,9 @@ def test_chat_chooses_a_label_as_the_run_did(run: Callable[..., Path]) -> None:
 def test_the_cards_code_runs(run: Callable[..., Path], method: str, form: str, tmp_path: Path) -> None:
     out = export(run(method), None, form, tmp_path / "out")
     card = (out / "README.md").read_text()
-    assert "Run in this folder; `fedperfit backbone fetch tiny` prints the base model's path" in card
-    snippet = card.split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", snippet], cwd=out, capture_output=True, text=True, check=False)
+    assert "(`fedperfit backbone fetch tiny` prints it)" in card
+    load, ask = (part.split("```")[0] for part in card.split("```python\n")[1:])
+    done = subprocess.run([sys.executable, "-c", load + ask], cwd=out, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -86,7 +86,11 @@ def test_method_that_sends_nothing_has_no_curves(cache: Path, tmp_path: Path) ->
     gathered = gather_report([tmp_path / "silent"])
     assert cost_curves(gathered.runs) is None
     assert loss_by_round(gathered.runs) is None
-    assert "No run has a stage 1 that sends tensors." in render(gathered)[0]
+    page, figures = render(gathered)
+    assert "quality by stage" in page
+    record = gathered.runs[0].record
+    points = (record.metrics_base, record.metrics_collective, record.metrics)
+    assert [bars.y[0] for bars in figures["movie_tagging-stages"].data] == [each["accuracy"] for each in points]
 
 
 def test_failed_run_shows_its_error_and_no_results(copy: Path) -> None:

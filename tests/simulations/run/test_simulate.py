@@ -138,7 +138,9 @@ def test_a_user_without_history_is_kept_and_served_by_the_collective_shift(tmp_p
     questions = [movie(str(n), f"Film {n}.", history=0) for n in range(9)]
     source = write_lamp(tmp_path / "films", questions, [{"id": str(n), "output": "comedy"} for n in range(9)])
     record = simulate(tiny_config(f"users.source={source}", "rounds=1"), "empty", tmp_path)
-    assert record.users.empty_histories == 9
+    assert (record.users.empty_histories, record.users.questions) == (9, 3)
+    notes = (tmp_path / "empty" / "events.jsonl").read_text()
+    assert "3 target users have no history item: stage 2 leaves their answers as they are" in notes
     assert record.metrics == record.metrics_collective
     personal = [row for row in rows(tmp_path / "empty", "clients") if row["phase"] == "personalize"]
     assert {row["status"] for row in personal} == {"no_history"}

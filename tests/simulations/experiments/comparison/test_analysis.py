@@ -134,6 +134,8 @@ def test_all_figures_of_a_comparison(
     assert (ours["bytes"]["in_all"], theirs["bytes"]["in_all"]) == (50, 200)
     assert list(ours["bytes_to_reach"].values()) == [{"mean_curve": each, "per_seed": [each]} for each in reached]
     assert list(theirs["bytes_to_reach"].values()) == [{"mean_curve": 200, "per_seed": [200]}] * 3
+    # `dear` is no better than the final quality of `cheap` before its own end.
+    assert [row["bytes_to_match"]["mean_curve"] for row in (ours, theirs)] == [50, 200]
     # The total of `cheap`, and the fewest bytes within which `dear` was evaluated, after the end of `cheap`.
     assert report["equal_bytes"] == [50, 160]
     assert [each["mean"] for each in ours["quality_at_equal_bytes"]] == [cheap[1], cheap[1]]
