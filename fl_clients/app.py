@@ -29,6 +29,12 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, handlers.train(_paths(context), payload, task["round"], task["last_turn"]))
 
 
+@app.train("introduce")
+def introduce(message: Message, context: Context) -> Message:
+    """A newcomer's part in the opening."""
+    return _answer(message, handlers.introduce(_paths(context)))
+
+
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
     """Stage 2 on this client."""

@@ -89,6 +89,22 @@ def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: in
     return Reply(answer, report, {})
 
 
+def introduce(paths: ClientPaths) -> Reply:
+    """A target user's part in the opening, on its history alone: its questions are not to be known before."""
+    session = open_session(paths.run_dir)
+    started = _start(session)
+    user = open_user(paths.data_dir, paths.partition)
+    settings = session.config.personal
+    examples = training_examples(session, user.history, settings)
+    seed = derive_seed(session.config.seed, "introduce", user.user_id)
+    client = Tools(session, user.history, seed)
+    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, tools=client)
+    result = session.method.client_train(session.adapter, TrainRequest(0, {}, {}, local_fit))
+    values = _fit_values(result.fit, examples) | ({} if user.history else {"status": "no_history"})
+    report = ClientReport(**values, **_finish(session, started))
+    return Reply(Payload(result.shared), report, {})
+
+
 def personalize_once(paths: ClientPaths, payload: Payload) -> Reply:
     """Stage 2, done once: if a resumed run sends the task again, the client returns its first reply."""
     path = paths.run_dir / ".personalised" / f"{paths.partition}.json"

@@ -139,7 +139,8 @@ class ServerCoding:
 
     def _plain(self, state: Tensors, user: int | None) -> Tensors:
         # With `start_from`, the state already is what newcomers are sent.
-        return state if self._starts_elsewhere else self._method.server_send(state, user)
+        same = self._starts_elsewhere and not self._method.introduces
+        return state if same else self._method.server_send(state, user)
 
     def _change(self, reply: ClientReply, layout: Layout, version: int) -> Tensors:
         if self._up is not None:

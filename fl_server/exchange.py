@@ -29,9 +29,13 @@ _WINDOW = 64
 _MESSAGE_TYPES: dict[Phase, str] = {
     Phase.ROLL_CALL: "query.rollcall",
     Phase.TRAIN: "train",
+    Phase.INTRODUCE: "train.introduce",
     Phase.PERSONALIZE: "train.personalize",
     Phase.EVALUATE: "evaluate",
 }
+
+
+_WITHOUT_QUESTIONS = (Phase.TRAIN, Phase.INTRODUCE)
 
 
 def _no_values(_user: int) -> Mapping[str, object]:
@@ -268,7 +272,7 @@ class Clients:
             down, up = pending.sent, MessageSize.of(message)
             if message.has_error():
                 return ClientReply(user, {}, None, {}, None, attempts[-1], attempts, down, up)
-            return ClientReply.read(user, message.content, attempts, down, up, phase != Phase.TRAIN)
+            return ClientReply.read(user, message.content, attempts, down, up, phase not in _WITHOUT_QUESTIONS)
         except Exception as error:  # whatever a client sent costs that client's reply only
             fault = f"cannot be read: {type(error).__name__}: {error}"
             return ClientReply(user, {}, None, {}, fault, None, attempts, pending.sent)

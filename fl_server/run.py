@@ -1,7 +1,7 @@
 """One federated run: base evaluation, the rounds of stage 1, stage 2. Its core is `FederatedRun._train_round`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from configs.seeds import derive_seed
 from fl_server.best_round import BestRound
 from fl_server.coding import ServerCoding
 from fl_server.exchange import Clients, ClientTask
+from fl_server.newcomers import Newcomers
 from fl_server.record.complete import complete_record
 from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
@@ -70,6 +71,7 @@ class FederatedRun:
         self.targets = list(range(users.collective, users.collective + users.target))
         self.judges = list(range(users.collective - users.held_out, users.collective))
         self.best = BestRound(checkpoint)
+        self.newcomers = Newcomers(self.method, self.coding, self.tasks, self.targets)
 
     def complete(self) -> None:
         """Run from the checkpoint to the end.
@@ -81,6 +83,7 @@ class FederatedRun:
             trainable_users = self._call_roll()
             self._evaluate_base()
             self._train_collective(trainable_users)
+            self._evaluate_controls()
             per_user = self._personalize()
         finally:
             self.writer.flush()
@@ -253,7 +256,7 @@ class FederatedRun:
         last, base = self.last_round, point == EvaluationPoint.BASE
         if not self.judges or not (base or number in self.config.evaluate.midway_rounds(last) | {last}):
             return {}
-        send = None if base else self._send_newcomers(number + 1)
+        send = None if base else self.newcomers.send(self.state, number + 1)
         task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(point)})
         scores = metrics(pool(self.tasks.statistics(task, self.judges, [point])[point]))
         if not scores:
@@ -273,29 +276,37 @@ class FederatedRun:
     def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
         """Evaluate the target users at the given points; private tensors trained for this are not kept."""
         last = str(points[-1])
-        send = self._send_newcomers(number + 1)
+        self._introduce()
+        send = self.newcomers.send(self.state, number + 1)
         task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": last})
         return self.tasks.statistics(task, self.targets, points)
 
     def _personalize(self) -> dict[EvaluationPoint, list[Statistics]]:
         """Stage 2: every target user trains its private tensors and is evaluated before and after."""
         last = self.last_round
-        task = ClientTask(last, Phase.PERSONALIZE, self._send_newcomers(last + 1))
+        task = ClientTask(last, Phase.PERSONALIZE, self.newcomers.send(self.state, last + 1))
         return self.tasks.statistics(task, self.targets, [EvaluationPoint.COLLECTIVE, EvaluationPoint.PERSONALISED])
+
+    def _introduce(self) -> None:
+        """Let the target users take part in the opening, if the method needs that and they have not."""
+        if self.method.introduces and not self.writer.checkpoint.introduced:
+            self.state = self.newcomers.introduce(self.state)
+            self._commit(introduced=True)
+
+    def _evaluate_controls(self) -> None:
+        """Evaluate what the target users could be sent instead, unless the checkpoint has it."""
+        self._introduce()
+        if not self.writer.checkpoint.controls:
+            self._commit(controls=self.newcomers.controls(self.state, self.last_round))
 
     def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
         self.writer.failure(number, phase, user, attempt, error)
         text = f"user {user} failed and is retried: {last_line(error)}"
         self.writer.event("note", text=text)
 
-    def _send_newcomers(self, version: int) -> Callable[[int, bool], Payload]:
-        self.coding.advance(version, self.state)
-        payload = self.coding.payload(self.state, None)
-        return lambda _user, _again: payload
-
     def _save_shared(self, version: int) -> None:
         self.coding.advance(version, self.state)
-        tensors = self.coding.newcomers_tensors(self.state)
+        tensors = self.coding.newcomers_tensors(self.state) | self.method.server_keeps(self.state)
         write_atomic(self.folder / "shared.safetensors", partial(save_file, tensors))
 
     def _commit(self, **done: object) -> None:

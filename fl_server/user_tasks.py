@@ -1,6 +1,6 @@
 """Tasks for users, recorded: events as replies come, their messages in the ledger, their rows in the tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -63,23 +63,41 @@ class UserTasks:
             RunFailed: A client failed: every user's answers are needed.
         """
         collected: dict[Point, list[Statistics]] = {point: [] for point in points}
+        sizes: dict[str, int] = {}
+        evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
+        for reply in self.answers(task, users, lambda answer: answer.checked_against(sizes), evaluated):
+            for point, found in collected.items():
+                found.append(reply.statistics_at(point))
+        return collected
+
+    def answers(
+        self, task: ClientTask, users: list[int], checked: Callable[[ClientReply], ClientReply], about: str = ""
+    ) -> Iterator[ClientReply]:
+        """Send a task to users, record their replies, and yield them in the users' order.
+
+        Args:
+            task: The task.
+            users: Partition ids.
+            checked: Returns a reply, or one with a fault in its place.
+            about: What the task is about, for an error.
+
+        Raises:
+            RunFailed: After the last reply, if a client failed: every user's answers are needed.
+        """
         failed: list[int] = []
         causes: list[str] = []
-        sizes: dict[str, int] = {}
         for answer in self.ask(task, users):
-            reply = answer.checked_against(sizes)
+            reply = checked(answer)
             self._clients.record_message(task.round, task.phase, reply)
             rejection = f"rejected: {reply.fault}" if reply.fault else None
             self._writer.client(task.round, task.phase, reply, rejection, self._devices.device(reply.user))
             if reply.report is None:
                 failed.append(reply.user)
                 causes.append(reply.cause or str(reply.fault))
-            for point, found in collected.items():
-                found.append(reply.statistics_at(point))
+            yield reply
         if failed:
-            evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
+            what = f"{task.phase} ({about})" if about else str(task.phase)
             raise RunFailed(
-                f"{task.phase} ({evaluated}): {len(failed)} of {len(users)} clients failed ({causes[0]}); "
+                f"{what}: {len(failed)} of {len(users)} clients failed ({causes[0]}); "
                 f"their tracebacks are in {self._writer.folder / 'errors.jsonl'}"
             )
-        return collected

@@ -144,5 +144,6 @@ class ClientTools(UserTexts, Protocol):
 
         Args:
             texts: At least one.
-            embedder: `backbone`: the mean of the last hidden states; or a sentence embedder by name.
+            embedder: `backbone`: the mean of the last hidden states; `words`: counts of hashed words; or a sentence
+                embedder by name.
         """

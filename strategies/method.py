@@ -131,6 +131,9 @@ class Method(Protocol):
     """The last round of stage 1; None: as the config says."""
     constant_shapes: bool = True
     """Every round sends tensors of the same names and shapes, so that codecs and server optimisers apply."""
+    introduces: bool = False
+    """Target users take part in the opening too, with their history, before they are served first: what the server
+    sends to one of them depends on what it sent then. Needs `first_round = 0`."""
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse settings that do not fit the backbone; by default those that `server_init` refuses.
@@ -151,7 +154,18 @@ class Method(Protocol):
         return travelling(state)
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
-        """Return the aggregator of one round's replies."""
+        """Return the aggregator of one round's replies; of 0 also for the target users' introduction."""
+
+    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Tensors]:
+        """Return what could be sent to a target user instead of its own tensors, by the name of a control.
+
+        They are evaluated beside what the user is sent, which shows whether that is personal. By default none.
+        """
+        return {}
+
+    def server_keeps(self, state: Tensors) -> Tensors:
+        """Return the `server_*` tensors that a later run needs to serve newcomers (`start_from`); by default none."""
+        return {}
 
     def to_wire(self, shared: Tensors) -> Tensors:
         """Return shared tensors in the coordinates whose changes a codec writes (`wire.up`, `wire.down`).

@@ -28,6 +28,7 @@ class Phase(StrEnum):
 
     ROLL_CALL = "rollcall"
     TRAIN = "train"
+    INTRODUCE = "introduce"
     PERSONALIZE = "personalize"
     EVALUATE = "evaluate"
 

@@ -1,5 +1,7 @@
 """Sentence embeddings: the mean of a model's last hidden states, of length 1."""
 
+import re
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,6 +13,10 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from fl_clients.backbone.builtin import EMBEDDERS, fetch
 from fl_clients.backbone.load import Backbone
 
+COMPUTED = ("backbone", "words")
+"""Embedders that need no file."""
+_HASHED = 384
+"""Places that words are hashed to."""
 _WINDOW = 256
 """Tokens that the built-in embedder was trained on; longer texts are cut at their end."""
 
@@ -23,11 +29,13 @@ def mean_embeddings(
 
     Args:
         backbone: Embeds them itself if `embedder` is `backbone`.
-        embedder: `backbone`, or a key of `builtin.EMBEDDERS`.
+        embedder: `backbone`; `words`, which counts them; or a key of `builtin.EMBEDDERS`.
         texts: At least one; an empty text is embedded as its end token.
         batch_size: Texts computed together.
         window: Maximum tokens of a text for the backbone.
     """
+    if embedder == "words":
+        return normalize(torch.stack([_words(text) for text in texts]), dim=1)
     if embedder == "backbone":
         model, tokenizer, longest = backbone.model.get_decoder(), backbone.tokenizer, window
     else:
@@ -46,6 +54,12 @@ def mean_embeddings(
         weights = mask[..., None].float()
         rows.append(normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=1))
     return torch.cat(rows)
+
+
+def _words(text: str) -> torch.Tensor:
+    """Count a text's words at hashed places, [_HASHED], in logarithms: an ablation of embeddings that know meaning."""
+    places = [zlib.crc32(word.encode()) % _HASHED for word in re.findall(r"\w+", text.lower())]
+    return torch.bincount(torch.tensor(places, dtype=torch.long), minlength=_HASHED).float().log1p()
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, longest: int) -> list[int]:

@@ -40,6 +40,10 @@ class Checkpoint(BaseModel):
     """The bare backbone's metrics, once it has been evaluated."""
     baselines: dict[str, dict[str, float]] = {}
     """The metrics of trivial answers, by baseline."""
+    introduced: bool = False
+    """The target users have taken part in the opening (`Method.introduces`)."""
+    controls: dict[str, dict[str, float]] = {}
+    """The metrics of what target users could be sent instead (`Method.server_controls`), by control."""
     wall_s: float = 0.0
     """Seconds that the run has taken so far."""
 

@@ -106,7 +106,9 @@ class RunRecord(_Part):
     metrics_collective: dict[str, float] = {}
     metrics_base: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}
-    """Metrics of answers that need no model (`Baseline`), for tasks whose answers are texts."""
+    """Metrics of answers that need no model (`Baseline`)."""
+    controls: dict[str, dict[str, float]] = {}
+    """Metrics of what target users could be sent instead of what is theirs (`Method.server_controls`)."""
     oracle: OraclePart | None = None
     agreement: dict[str, AgreementPart] = {}
     """`agree` and `differ`, for synthetic users."""

@@ -17,6 +17,7 @@ from simulations.display.trackers import TrackedRun, check_tracker
 
 _TITLES = {
     "train": "rounds",
+    "introduce": "introducing",
     "personalize": "personalising",
     "evaluate": "evaluating",
     "rollcall": "roll call",

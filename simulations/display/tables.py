@@ -81,6 +81,7 @@ def quality_table(record: RunRecord) -> Table:
         ("bare backbone", record.metrics_base),
         ("collective, after stage 1", record.metrics_collective),
         ("personalised, after stage 2", record.metrics),
+        *((f"  with {name}", values) for name, values in record.controls.items()),
     )
     for title, values in points:
         table.add_row(title, *(f"{values[key]:.3f}" for key in metrics))

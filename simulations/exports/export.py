@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -16,6 +17,7 @@ from fl_server.record.folder import RunFolder
 from simulations.display.tables import human_bytes
 from simulations.exports.formats import FORMATS, place_of
 from simulations.exports.served import ServedModel, load_served_model
+from strategies.hypernetwork.generated import Generated
 
 _DATA = {
     "synthetic": "synthetic users",
@@ -55,6 +57,8 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     served = load_served_model(folder, user)
     if user is None and served.method.first_round is None:
         raise InputError(f"{folder}: {served.record.method} has no collective part; expected a user")
+    if isinstance(served.adapter, Generated):  # what a network wrote is an adapter like any other
+        served = replace(served, adapter=served.adapter.inner)
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,7 +15,7 @@ from simulations.report.series import series
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
-_PHASES = {"train": "#0072B2", "personalize": "#D55E00", "evaluate": "#999999"}
+_PHASES = {"train": "#0072B2", "introduce": "#009E73", "personalize": "#D55E00", "evaluate": "#999999"}
 BARS = 1500
 """Maximum number of tasks of a run drawn by partition, which keeps the report small."""
 LOGARITHMIC = {"type": "log", "tickformat": ",~r", "dtick": "D2"}

@@ -16,6 +16,7 @@ from configs.paths import expand
 from configs.schema import RunConfig
 from fl_clients.backbone.activation_store import activation_folder
 from fl_clients.backbone.builtin import BUILT_IN, EMBEDDERS
+from fl_clients.backbone.embedder import COMPUTED
 from fl_clients.backbone.load import check_backbone, read_shape, resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
@@ -58,8 +59,8 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
         method = load_method(config.method, config.method_values(), config.settings, import_path)
         method.check(shape)
         embedder = getattr(method, "embedder", "backbone")
-        if embedder != "backbone" and embedder not in EMBEDDERS:
-            known = ["backbone", *EMBEDDERS]
+        known = [*COMPUTED, *EMBEDDERS]
+        if embedder not in known:
             hint = nearest(embedder, known)
             raise ValueError(f"settings.embedder='{embedder}': expected one of {', '.join(known)}{hint}")
         for key, limit in (

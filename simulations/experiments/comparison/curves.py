@@ -8,8 +8,8 @@ from simulations.experiments.comparable import Run
 def curve(run: Run) -> pd.DataFrame:
     """Return the target users' quality after personalisation against the bytes spent.
 
-    Bytes are those of stage 1's messages up to a round, including the opening, and of one download per target user for
-    personalisation after that round. Messages that only measure (the bare backbone's evaluation, returned statistics)
+    Bytes are those of stage 1's messages up to a round, with the opening and the target users' part in it, and
+    of one download per target user for personalisation after that round. Messages that only measure (the bare backbone's evaluation, returned statistics)
     are not counted.
 
     Returns:
@@ -22,7 +22,7 @@ def curve(run: Run) -> pd.DataFrame:
     midway = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in rounds]
     points = [(number, value, "evaluate") for number, value in midway if value is not None]
     points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
-    training = ledger[ledger.phase == "train"]
+    training = ledger[ledger.phase.isin(["train", "introduce"])]
     clients = run.record.users.collective + run.record.users.target
     rows = []
     for number, value, phase in points:

@@ -1,0 +1,287 @@
+"""Profile-to-PEFT, federated: a network turns a user's profile into an adapter, so that a newcomer trains nothing.
+
+Tan et al., arXiv 2510.16282. Federated training is our extension, after pFedHN (Shamsian et al., ICML 2021).
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from configs.seeds import derive_seed
+from strategies.aggregation.mean import TensorMean
+from strategies.aggregation.optimizers import ServerOptimizer
+from strategies.client_tools import ClientTools
+from strategies.hypernetwork.generated import Generated
+from strategies.hypernetwork.network import Hypernetwork, NetworkSize
+from strategies.hypernetwork.outputs import Layout, LoraOutput, Output, ShiftOutput
+from strategies.hypernetwork.profile import ProfileSettings, profile_embedding
+from strategies.hypernetwork.server_steps import MEAN, NETWORK, PROFILE, SENT_PROFILE, Profiles, PullThrough
+from strategies.lora.common import LoraSettings
+from strategies.method import (
+    Aggregator,
+    BackboneShape,
+    Fit,
+    FitResult,
+    Method,
+    Tensors,
+    TrainRequest,
+    TrainResult,
+)
+
+_ADAPTER, _OWN = "shared_adapter", "private_adapter"
+_WEIGHTS, _KEPT, _LAYOUT = "shared_network.", "private_profile", "server_layout."
+
+
+class _Built(NamedTuple):
+    """Ψ for one backbone."""
+
+    layout: Layout
+    network: Hypernetwork
+
+
+class ProfileToPeft(Method):
+    """θ_u = Ψ(e_u): e_u embeds user u's profile, θ_u is a LoRA or a shift.
+
+    `design=server`: every user sends e_u once, gets θ_u, trains it and sends it back; the server pulls the change
+    through Ψ. `design=client`: Ψ travels and is averaged, and e_u never leaves its client.
+    """
+
+    name = "p2p"
+
+    def __init__(
+        self,
+        design: Literal["server", "client"],
+        output: Literal["shift", "lora"],
+        latent: int,
+        head: int,
+        dropout: float,
+        embedder: str,
+        items: int,
+        statistics: bool,
+        summary_tokens: int,
+        noise: float,
+        refine: bool,
+        rank: int,
+        alpha: int,
+        targets: list[str],
+        blocks: list[int] | str,
+        outer_optimizer: Literal["momentum", "nesterov", "adam", "yogi"],
+        outer_lr: float,
+        outer_momentum: float,
+        sites: list[int],
+        positions: str,
+        rank_private: int | list[int],
+        seed: int,
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            design: Where Ψ is.
+            output: What it writes: a shift at `sites` of rank `rank_private`, or a LoRA, for which `rank`, `alpha`,
+                `targets` and `blocks` are those of `LoraSettings`.
+            latent: ℓ.
+            head: Width of what Ψ's heads read.
+            dropout: Of Ψ, in `design=client`; the server's network is never trained with noise.
+            embedder: See `ProfileSettings`; likewise `items`, `statistics`, `summary_tokens`.
+            items: Items in a profile.
+            statistics: Counts of answers in a profile.
+            summary_tokens: Length of a profile's summary.
+            noise: Standard deviation of Gaussian noise that a client adds to each number of e_u, which has length
+                √width, before it is sent.
+            refine: Stage 2 trains θ_u further; if false, a newcomer trains nothing.
+            rank: r of a LoRA.
+            alpha: α of a LoRA.
+            targets: Modules of a LoRA.
+            blocks: Blocks of a LoRA.
+            outer_optimizer: The server's step.
+            outer_lr: Its rate.
+            outer_momentum: Its momentum.
+            sites: Of a shift.
+            positions: Of a shift.
+            rank_private: Of a shift.
+            seed: The run's seed.
+
+        Raises:
+            ValueError: A setting is invalid for every backbone.
+        """
+        self.size = NetworkSize(latent, head, dropout)
+        self.size.check()
+        for key, value, least in (("items", items, 0), ("summary_tokens", summary_tokens, 0), ("noise", noise, 0)):
+            if value < least:
+                raise ValueError(f"settings.{key}={value}: expected at least {least}")
+        if not outer_lr > 0:
+            raise ValueError(f"settings.outer_lr={outer_lr}: expected more than 0")
+        if not 0 <= outer_momentum < 1:
+            raise ValueError(f"settings.outer_momentum={outer_momentum}: expected at least 0 and below 1")
+        self.at_server = design == "server"
+        if noise and not self.at_server:
+            raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
+        self.first_round = 0 if self.at_server else 1
+        self.introduces = self.at_server
+        self.embedder, self.noise, self.refine, self.seed = embedder, noise, refine, seed
+        self.profile = ProfileSettings(embedder, items, statistics, summary_tokens)
+        self.optimizer = ServerOptimizer(outer_optimizer, outer_lr, outer_momentum)
+        self.output: Output = (
+            ShiftOutput(sites, rank_private, positions)
+            if output == "shift"
+            else LoraOutput(LoraSettings(rank, alpha, 0.0, tuple(targets), blocks))
+        )
+        self._built: _Built | None = None
+
+    def server_init(self, backbone: BackboneShape) -> Tensors:
+        """Return Ψ's initial weights, under which everybody gets the usual initial adapter."""
+        built = self._build(backbone)
+        prefix = NETWORK if self.at_server else _WEIGHTS
+        weights = {f"{prefix}{name}": value.clone() for name, value in built.network.state_dict().items()}
+        # The server does not know the backbone.
+        shapes = {f"{_LAYOUT}{name}": torch.tensor(shape).float() for name, shape in built.layout.items()}
+        return weights | shapes
+
+    def server_send(self, state: Tensors, user: int | None) -> Tensors:
+        """Return Ψ(e_u), of the mean profile for who has none; with `design=client` Ψ itself."""
+        if not self.at_server:
+            return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
+        return self._adapter(state, self._profile_of(state, user))
+
+    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Tensors]:
+        """Return what a user would be served with a profile that is not its own: a random one, the mean, another's."""
+        width = self._of(state).network.width
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "random profile", user))
+        random = torch.randn(width, generator=generator)
+        controls = {"random profile": random * width**0.5 / random.norm()}
+        if self.at_server:
+            known = sorted(int(name.removeprefix(PROFILE)) for name in state if name.startswith(PROFILE))
+            following = [other for other in known if other > user] or known
+            controls["mean profile"] = self._profile_of(state, None)
+            controls["another's profile"] = self._profile_of(state, following[0] if following else None)
+        return {name: self._adapter(state, profile) for name, profile in controls.items()}
+
+    def server_keeps(self, state: Tensors) -> Tensors:
+        """Return Ψ and the mean profile, with which newcomers of a later run are served."""
+        return {name: value for name, value in state.items() if name.startswith((NETWORK, _LAYOUT)) or name == MEAN}
+
+    def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
+        """Return the opening's, which keeps profiles, or a round's."""
+        if not self.at_server:
+            return TensorMean(state)
+        if round_number == 0:
+            return Profiles(state, self._of(state).network.width)
+        expected = self._adapter(state, self._profile_of(state, None))
+
+        built = self._of(state)
+
+        def profile_of(user: int) -> torch.Tensor:
+            return self._profile_of(state, user)
+
+        def generate(weights: Tensors, profile: torch.Tensor) -> Tensors:
+            return self._generate(built, weights, profile)
+
+        return PullThrough(state, profile_of, generate, self.output.trained, expected, self.optimizer)
+
+    def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Generated:
+        """Attach the adapter that Ψ writes."""
+        self._build(backbone)
+        return Generated(self.output.attach(model, backbone))
+
+    def client_train(self, adapter: Generated, request: TrainRequest) -> TrainResult:
+        """Send the profile in the opening; then train θ_u, or Ψ on the client's own profile."""
+        client = request.fit.client
+        if request.round == 0:
+            return TrainResult({SENT_PROFILE: self._own_profile(client)}, FitResult(len(client.history), 0))
+        if self.at_server:
+            self.client_load(adapter, request.shared, None)
+            result = self.output.train(adapter.inner, request.fit)
+            return TrainResult(self.output.state(adapter.inner, _ADAPTER), result)
+        built, profile = self._of({}), request.client_state.get(_KEPT)
+        network, profile = built.network, self._own_profile(client) if profile is None else profile
+        network.load_state_dict({name.removeprefix(_WEIGHTS): value for name, value in request.shared.items()})
+        self.output.load(adapter.inner, self._adapter(request.shared, profile), _ADAPTER)
+        places = self.output.places(adapter.inner)
+
+        def write() -> Tensors:
+            return self.output.tensors(network(profile), built.layout)
+
+        with adapter.written_by(write, places, network):
+            result = request.fit(list(network.parameters()))
+        weights = {f"{_WEIGHTS}{name}": value.detach().clone() for name, value in network.state_dict().items()}
+        return TrainResult(weights, result, {_KEPT: profile})
+
+    def client_personalize(self, adapter: Generated, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
+        """Keep θ_u, trained further if `refine` says so."""
+        if self.at_server:
+            self.client_load(adapter, shared, None)
+        else:
+            self.output.load(adapter.inner, self._adapter(shared, self._own_profile(fit.client)), _ADAPTER)
+        result = self.output.train(adapter.inner, fit) if self.refine else FitResult(0, 0)
+        return self.output.state(adapter.inner, _OWN), result
+
+    def client_load(self, adapter: Generated, shared: Tensors, private: Tensors | None) -> None:
+        """Set θ_u: what the user keeps, or was sent; Ψ of an empty profile if Ψ itself was sent."""
+        if private:
+            self.output.load(adapter.inner, private, _OWN)
+        elif any(name.startswith(_ADAPTER) for name in shared):
+            self.output.load(adapter.inner, shared, _ADAPTER)
+        else:
+            empty = torch.zeros(self._of(shared).network.width)
+            self.output.load(adapter.inner, self._adapter(shared, empty), _ADAPTER)
+
+    def shared_parameters(self, backbone: BackboneShape) -> int:
+        """Return the adapter's size, or Ψ's with `design=client`."""
+        if self.at_server:
+            return self.output.parameters(backbone)
+        return sum(value.numel() for value in self._build(backbone).network.parameters())
+
+    def private_parameters(self, backbone: BackboneShape) -> int:
+        """Return the adapter's size."""
+        return self.output.parameters(backbone)
+
+    def _build(self, backbone: BackboneShape) -> "_Built":
+        """Build Ψ for a backbone, with its initial weights."""
+        starts, layout = self.output.starts(backbone, self.seed), self.output.layout(backbone)
+        depths = len(self.output.depths(layout))
+        network = Hypernetwork(self.profile.width(backbone), depths, starts, self.size, self.seed)
+        self._built = _Built(layout, network.eval())
+        return self._built
+
+    def _of(self, state: Tensors) -> "_Built":
+        """Return Ψ as it was built, or as the server's state describes it."""
+        if self._built is None:
+            weights = {name.removeprefix(NETWORK).removeprefix(_WEIGHTS): value for name, value in state.items()}
+            layout = {
+                name.removeprefix(_LAYOUT): tuple(map(int, shape.tolist()))
+                for name, shape in state.items()
+                if name.startswith(_LAYOUT)
+            }
+            kinds = self.output.kinds()
+            starts = {kind: weights[f"heads.{number}.bias"] for number, kind in enumerate(kinds)}
+            width, depths = weights["profile.0.weight"].shape[1], len(self.output.depths(layout))
+            self._built = _Built(layout, Hypernetwork(width, depths, starts, self.size, self.seed).eval())
+        return self._built
+
+    def _generate(self, built: "_Built", weights: Tensors, profile: torch.Tensor) -> Tensors:
+        rows: dict[str, torch.Tensor] = functional_call(built.network.eval(), weights, (profile,))
+        return self.output.tensors(rows, built.layout)
+
+    @torch.no_grad()
+    def _adapter(self, state: Tensors, profile: torch.Tensor) -> Tensors:
+        prefix = NETWORK if self.at_server else _WEIGHTS
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        written = self.output.sent(self._generate(self._of(state), weights, profile))
+        return {f"{_ADAPTER}.{name}": value.contiguous() for name, value in written.items()}
+
+    def _profile_of(self, state: Tensors, user: int | None) -> torch.Tensor:
+        mean = state.get(MEAN)
+        empty = torch.zeros(self._of(state).network.width) if mean is None else mean
+        return state.get(f"{PROFILE}{user}", empty)
+
+    def _own_profile(self, client: ClientTools) -> torch.Tensor:
+        """Return e_u, with noise if it is to be sent."""
+        profile = profile_embedding(client, self.profile, self._of({}).network.width)
+        if not self.noise or not client.history:
+            return profile
+        texts = "\n".join(f"{item.source}\n{item.target}" for item in client.history)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "profile noise", texts))
+        return profile + self.noise * torch.randn(len(profile), generator=generator)
