@@ -95,7 +95,7 @@ def introduce(paths: ClientPaths) -> Reply:
     started = _start(session)
     user = open_user(paths.data_dir, paths.partition)
     settings = session.config.personal
-    examples = training_examples(session, user.history, settings)
+    examples = training_examples(session, user.history, settings) if user.history else []
     seed = derive_seed(session.config.seed, "introduce", user.user_id)
     client = Tools(session, user.history, seed)
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, tools=client)

@@ -39,7 +39,8 @@ class Newcomers:
             return replace(reply, shared={}, report=None, fault=fault) if fault else reply
 
         for reply in self._tasks.answers(ClientTask(0, Phase.INTRODUCE), self._targets, checked):
-            aggregator.add(reply.user, reply.shared, reply.report.examples if reply.report else 0)
+            if reply.report:
+                aggregator.add(reply.user, reply.shared, reply.report.examples)
         return aggregator.result()[0]
 
     def send(self, state: Tensors, version: int) -> Send:

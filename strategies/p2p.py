@@ -31,7 +31,7 @@ from strategies.method import (
     TrainResult,
 )
 
-_ADAPTER, _OWN = "shared_adapter", "private_adapter"
+_ADAPTER, _RECEIVED, _OWN = "shared_adapter", "kept_adapter", "private_adapter"
 _WEIGHTS, _KEPT, _LAYOUT = "shared_network.", "private_profile", "server_layout."
 
 
@@ -216,12 +216,12 @@ class ProfileToPeft(Method):
         else:
             self.output.load(adapter.inner, self._adapter(shared, self._own_profile(fit.client)), _ADAPTER)
         result = self.output.train(adapter.inner, fit) if self.refine else FitResult(0, 0)
-        return self.output.state(adapter.inner, _OWN), result
+        return self.output.state(adapter.inner, self._own), result
 
     def client_load(self, adapter: Generated, shared: Tensors, private: Tensors | None) -> None:
         """Set θ_u: what the user keeps, or was sent; Ψ of an empty profile if Ψ itself was sent."""
         if private:
-            self.output.load(adapter.inner, private, _OWN)
+            self.output.load(adapter.inner, private, self._own)
         elif any(name.startswith(_ADAPTER) for name in shared):
             self.output.load(adapter.inner, shared, _ADAPTER)
         else:
@@ -237,6 +237,11 @@ class ProfileToPeft(Method):
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return the adapter's size."""
         return self.output.parameters(backbone)
+
+    @property
+    def _own(self) -> str:
+        """The prefix of what a user keeps: as received, or its own."""
+        return _RECEIVED if self.at_server and not self.refine else _OWN
 
     def _build(self, backbone: BackboneShape) -> "_Built":
         """Build Ψ for a backbone, with its initial weights."""

@@ -8,9 +8,9 @@ from simulations.experiments.comparable import Run
 def curve(run: Run) -> pd.DataFrame:
     """Return the target users' quality after personalisation against the bytes spent.
 
-    Bytes are those of stage 1's messages up to a round, with the opening and the target users' part in it, and
-    of one download per target user for personalisation after that round. Messages that only measure (the bare backbone's evaluation, returned statistics)
-    are not counted.
+    Bytes are those of stage 1's messages up to a round, with the opening and the target users' part in it, and of one
+    download per target user for personalisation after that round. Messages that only measure (the bare backbone's
+    evaluation, controls, returned statistics) are not counted.
 
     Returns:
         One row per evaluated round: `method, seed, round, bytes_up, bytes_down, bytes_total`, the same

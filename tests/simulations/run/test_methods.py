@@ -25,6 +25,7 @@ SITES = 2
 SHIFT = SITES * (2 * 4 * 16 + 4)
 PERSONAL_SHIFT = SITES * (2 * 2 * 16 + 2)
 BOTH_SHIFTS = SITES * (2 * 6 * 16 + 6)
+EMBEDDING = 384
 LORA = ("settings.rank=2", "settings.alpha=4")
 SYNTHETIC = ("dpo", "sft")
 """Their pairs come from the backbone's own texts."""
@@ -50,6 +51,7 @@ FORMS: dict[str, tuple[int, int, int, int]] = {
     "ffa-lora": (B, B, B, 0),
     "fedsa-lora": (A, A, A, P),
     "fed-sb": (CORES, CORES, CORES, 0),
+    "p2p": (PERSONAL_SHIFT, PERSONAL_SHIFT, PERSONAL_SHIFT, PERSONAL_SHIFT),
     # The stack of round 1 has rank Σr_k = 6. As factors q needs 6·32, and k and v 6·24 = 144 each, more than their 128.
     "rag": (0, 0, 0, 0),
     "pag": (0, 0, 0, 0),
@@ -86,6 +88,11 @@ def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
     if method == "fdlora":
         # The opening: every θ_p goes up, nothing comes down. With the last θ_s a client has 2βP(T + 1) in total.
         expected |= {(0, "up"): P, (0, "down"): 0}
+    if method == "p2p":
+        # The opening: every embedding goes up. A newcomer sends its own too.
+        expected |= {(0, "up"): EMBEDDING, (0, "down"): 0}
+        introduced = ledger[ledger.phase == "introduce"].groupby("direction").payload_bytes.sum().to_dict()
+        assert introduced == {"up": 4 * record.users.target * EMBEDDING, "down": 0}
     assert sums == {key: 4 * COLLECTIVE * count for key, count in expected.items()}
     assert record.params.shared == up
     assert record.params.private == private
@@ -103,7 +110,8 @@ def test_private_stays_private_no_message_carries_a_private_tensor(
     private = [value.numpy().tobytes() for name, value in tensors if name.startswith("private_")]
     # Tensors of zeros, or with a single number, may occur anywhere by chance.
     private = [content for content in private if len(content) > 16 and any(content)]
-    assert bool(private) == (bool(FORMS[method][3]) or method in KEEP_TEXTS)
+    # What a user of Profile-to-PEFT keeps is what the server wrote for it.
+    assert bool(private) == ((method != "p2p" and bool(FORMS[method][3])) or method in KEEP_TEXTS)
     everything = b"\n".join(sent_messages)
     assert not [content for content in private if content in everything]
     assert {name.partition("_")[0] for name, _ in tensors} <= {"private", "kept"}

@@ -11,7 +11,7 @@ from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
-METHODS = ["perfit", "oppu", "fdlora", "flora", "fedreft", "lora-p"]
+METHODS = ["perfit", "oppu", "fdlora", "flora", "fedreft", "lora-p", "p2p"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,56 @@
+"""A profile says what is most telling first, and its embedding has length √width."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from fl_clients.lamp.user import Pair
+from strategies.hypernetwork.profile import ProfileSettings, profile_embedding, profile_text
+
+
+@dataclass
+class Client:
+    """Stands in for a client's tools."""
+
+    task: str = "movie_tagging"
+    history: list[Pair] = field(default_factory=list)
+    embedded: list[str] = field(default_factory=list)
+
+    def generate(self, prompts: list[str], _tokens: int) -> list[str]:
+        assert "Tags that one person gave to movies" in prompts[0]
+        return ["a twist"]
+
+    def embed(self, texts: list[str], _embedder: str) -> torch.Tensor:
+        self.embedded += texts
+        return torch.tensor([[0.6, 0.8]])
+
+
+def client(task: str = "movie_tagging") -> Client:
+    return Client(task, [Pair("1", "A fight.", "action"), Pair("2", "A joke.", "comedy"), Pair("3", "War.", "action")])
+
+
+def test_counts_come_first_then_the_summary_then_items() -> None:
+    text = profile_text(client(), ProfileSettings("words", 1, True, 8))  # type: ignore[arg-type]
+    assert text.splitlines() == [
+        "The tags that this person uses most often are action (2), comedy (1).",
+        "In a movie this person looks for a twist",
+        "Tags that one person gave to movies:",
+        "- War. Tag: action",
+    ]
+
+
+def test_tasks_whose_answers_are_texts_have_no_counts() -> None:
+    text = profile_text(client("news_headline"), ProfileSettings("words", 2, True, 0))  # type: ignore[arg-type]
+    assert text.splitlines()[0] == "Articles by one journalist, with their headlines:"
+
+
+def test_the_embedding_is_as_long_as_the_root_of_its_width() -> None:
+    found = profile_embedding(client(), ProfileSettings("words", 1, True, 0), 2)  # type: ignore[arg-type]
+    assert float(found.norm()) == pytest.approx(2**0.5)
+
+
+def test_a_user_without_history_has_zeros_and_nothing_is_embedded() -> None:
+    nobody = Client()
+    assert not profile_embedding(nobody, ProfileSettings("words", 1, True, 0), 5).any()  # type: ignore[arg-type]
+    assert nobody.embedded == []

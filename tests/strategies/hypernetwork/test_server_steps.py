@@ -1,0 +1,73 @@
+"""Pulling clients' changes through the network is central training, where clients take one step of plain SGD."""
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from strategies.aggregation.optimizers import ServerOptimizer
+from strategies.hypernetwork.network import Hypernetwork, NetworkSize
+from strategies.hypernetwork.server_steps import MEAN, NETWORK, PROFILE, SENT_PROFILE, Profiles, PullThrough
+from strategies.method import Tensors
+
+WIDTH, LENGTH = 4, 6
+RATE, OUTER = 0.3, 0.5
+GOALS = {0: torch.ones(2, LENGTH), 1: -torch.arange(12.0).view(2, LENGTH)}
+"""User u's loss is ‖θ − goal‖² / 2."""
+EXAMPLES = {0: 3, 1: 1}
+
+
+def network() -> Hypernetwork:
+    built = Hypernetwork(WIDTH, 2, {"x": torch.linspace(0, 1, LENGTH)}, NetworkSize(8, 5, 0.0), 0).eval()
+    with torch.no_grad():  # not the start, where only heads have a gradient
+        built.heads[0].weight.normal_(generator=torch.Generator().manual_seed(5))  # type: ignore[operator, union-attr]
+    return built
+
+
+def profiles() -> dict[int, torch.Tensor]:
+    return {user: torch.randn(WIDTH, generator=torch.Generator().manual_seed(user)) for user in GOALS}
+
+
+def generate(weights: Tensors, profile: torch.Tensor) -> Tensors:
+    return {"x": functional_call(network(), weights, (profile,))["x"]}
+
+
+def test_one_local_step_of_sgd_equals_one_step_of_central_sgd() -> None:
+    psi, known = network(), profiles()
+    state = {f"{NETWORK}{name}": value.clone() for name, value in psi.state_dict().items()}
+    step = PullThrough(
+        state, known.__getitem__, generate, lambda sent: sent, {}, ServerOptimizer("momentum", OUTER, 0.0)
+    )
+    for user, goal in GOALS.items():
+        begun = psi(known[user])["x"].detach()
+        step.add(user, {"shared_adapter.x": begun - RATE * (begun - goal)}, EXAMPLES[user])
+    after, figures = step.result()
+
+    loss = sum(EXAMPLES[user] / 4 * (psi(known[user])["x"] - goal).square().sum() / 2 for user, goal in GOALS.items())
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    for name, parameter in psi.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(after[f"{NETWORK}{name}"], parameter.detach() - OUTER * RATE * parameter.grad)
+    norm = sum(float(value.grad.square().sum()) for value in psi.parameters() if value.grad is not None) ** 0.5
+    assert figures["pulled_norm"] == pytest.approx(RATE * norm, rel=1e-5)
+
+
+def test_without_a_reply_there_is_no_step() -> None:
+    state = {f"{NETWORK}{name}": value for name, value in network().state_dict().items()}
+    step = PullThrough(state, profiles().__getitem__, generate, dict, {}, ServerOptimizer("adam", 1.0, 0.9))
+    with pytest.raises(ValueError, match="without a single reply"):
+        step.result()
+
+
+def test_the_mean_is_that_of_the_opening_whoever_comes_later() -> None:
+    opening = Profiles({}, 2)
+    for user, profile in enumerate(([1.0, 0.0], [0.0, 3.0], [0.0, 0.0])):
+        opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
+    state, figures = opening.result()
+    assert state[MEAN].tolist() == [0.5, 1.5]
+    assert figures == {"profiles": 2.0}
+    later = Profiles(state, 2)
+    later.add(7, {SENT_PROFILE: torch.tensor([8.0, 8.0])}, 1)
+    state, _ = later.result()
+    assert state[MEAN].tolist() == [0.5, 1.5]
+    assert {name for name in state if name.startswith(PROFILE)} == {f"{PROFILE}{user}" for user in (0, 1, 7)}
