@@ -27,6 +27,7 @@ _KNOWN = (
     "chameleon",
     "dpo",
     "sft",
+    "p2p",
 )
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "star": "*"}

@@ -140,6 +140,11 @@ def _method(
         seconds=_seconds(own),
         against=None if method == reference[0].method else paired_test(own, reference),
         agreement=_agreement(own),
+        controls={
+            name: Spread.of([run.record.controls[name][metric] for run in own])
+            for name in own[0].record.controls
+            if all(name in run.record.controls for run in own)
+        },
     )
 
 

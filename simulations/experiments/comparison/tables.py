@@ -25,6 +25,8 @@ def comparison_tables(report: Comparison) -> list[Table]:
     tables += [_comparison_messages(report), _comparison_seconds(report)]
     if any(row.agreement or row.exchanged for row in report.methods):
         tables.append(_comparison_controls(report))
+    if any(row.controls for row in report.methods):
+        tables.append(_served_otherwise(report))
     return tables
 
 
@@ -74,6 +76,20 @@ def _comparison_controls(report: Comparison) -> Table:
     table.caption = f"{report.metric} before → after stage 2"
     if controlled:
         table.caption += "; another's history: after a stage 2 on the next target user's items, from the same stage 1"
+    return table
+
+
+def _served_otherwise(report: Comparison) -> Table:
+    """Show what target users would have with what is not theirs, for methods that can tell."""
+    names = list(dict.fromkeys(name for row in report.methods for name in row.controls))
+    table = new_table(title="is what a user is sent its own?")
+    for title in ("", "own", *names):
+        table.add_column(title, justify="right" if title else "left")
+    for row in report.methods:
+        if row.controls:
+            others = [mean(row.controls[name]) if name in row.controls else "–" for name in names]
+            table.add_row(row.method, mean(row.quality_collective), *others)
+    table.caption = f"{report.metric} before stage 2"
     return table
 
 
