@@ -10,16 +10,12 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import InputError, nearest
+from configs.explain import explain, first_problem, source_of
 from configs.schema import RunConfig
 
 CONFIGS = Path(__file__).parent
 
 Table = dict[str, Any]
-
-_BLOCKS = "a list of blocks such as [1, 2], 'every 4' or '6 spread'"
-_RANKS = "a whole number, or a list of them, one for each site"
-_EITHER = {"sites": _BLOCKS, "private_sites": _BLOCKS, "rank.shared": _RANKS, "rank.private": _RANKS}
-"""What is expected where a key takes values of several types."""
 
 
 def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -37,6 +33,7 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
             is not allowed.
     """
     file = read_toml(Path(toml)) if toml else {}
+    file.pop("sweep", None)  # the values that `sweep` tries, not a setting
     given = _merge(file, _parse_overrides(overrides))
     method = str(given.get("method", RunConfig.model_fields["method"].default))
     task = str(given.get("task", RunConfig.model_fields["task"].default))
@@ -63,7 +60,7 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
         return RunConfig.model_validate(merged)
     except ValidationError as error:
         typed = {text.partition("=")[0].strip() for text in overrides}
-        raise InputError(_source(_first_problem(error), files, typed) + _explain(error)) from None
+        raise InputError(source_of(first_problem(error), files, typed) + explain(error)) from None
 
 
 def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> list[str]:
@@ -168,7 +165,7 @@ def read_resolved(path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(read_toml(path))
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from None
+        raise InputError(f"{path}: {explain(error)}") from None
 
 
 def parse_resolved(text: str) -> RunConfig:
@@ -258,54 +255,3 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _first_problem(error: ValidationError) -> Any:
-    """Return the first problem that pydantic found, unknown keys first."""
-    problems = error.errors(include_url=False)
-    return next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-
-
-def _source(problem: Any, files: Sequence[tuple[str, Table]], typed: set[str]) -> str:
-    """Return `"file: "` for the file that a key with a problem is in, `""` if it was typed or is in none."""
-    if ".".join(map(str, problem["loc"])) in typed:
-        return ""
-    for name, table in files:
-        inside: Any = table
-        for part in problem["loc"]:
-            inside = inside.get(part) if isinstance(inside, dict) else None
-        if inside is not None:
-            return f"{name}: "
-    return ""
-
-
-def _explain(error: ValidationError) -> str:
-    """Return one sentence for the first problem."""
-    problem = _first_problem(error)
-    key = ".".join(str(part) for part in problem["loc"])
-    for either, expected in _EITHER.items():
-        # For a value of several types pydantic names the first type in the key.
-        if key.startswith(f"{either}."):
-            return f"{either}={problem['input']!r}: expected {expected}"
-    if problem["type"] == "extra_forbidden":
-        known = known_keys(RunConfig)
-        return f"unknown key '{key}'{nearest(key, known)}"
-    if problem["type"] == "model_type":
-        inside = [known for known in known_keys(RunConfig) if known.rpartition(".")[0] == key]
-        return f"{key}={problem['input']!r}: expected a group of keys ({', '.join(inside)})"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("value_error",):
-        return f"{key}: {message}" if key else message
-    return f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def known_keys(group: type[BaseModel], prefix: str = "") -> list[str]:
-    """List every dotted key of a config group."""
-    keys: list[str] = []
-    for name, field in group.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += [prefix + name, *known_keys(inner, f"{prefix}{name}.")]
-        else:
-            keys.append(prefix + name)
-    return keys

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from fl_clients.backbone.builtin import fetch
 from simulations.cli.main import app
+from simulations.experiments.sweep.spec import read_axes
 from tests.conftest import write_lamp
 
 pytestmark = pytest.mark.integration
@@ -70,6 +71,10 @@ def smaller(words: list[str]) -> list[str]:
             words = words[:place] + words[place + 2 :]
         few = ["--held-out", "2"] if words[0] == "tune" and "--held-out" not in words else []
         return [*words, *SMALL, *FEW, *few, "--seeds", "0"]
+    if words[0] == "sweep":
+        toml = Path(words[words.index("--config") + 1])
+        varied, _ = read_axes([word for word in words[1:] if "=" in word], toml)
+        return words + [word for word in (*SMALL, *FEW) if word.partition("=")[0] not in varied]
     if words[0] == "cold-start":
         fewer = {"10,100": "4,12", "5": "2", "0,5,all": "2,all", "0,5,20,all": "2,3,all"}
         if "tweet_paraphrase" in words:  # the tiny backbone never ends an answer

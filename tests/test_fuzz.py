@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from configs.environment import FaultsConfig, RobustConfig
 from configs.errors import InputError
-from configs.load import known_keys, load_config, read_resolved, write_config
+from configs.explain import known_keys
+from configs.load import load_config, read_resolved, write_config
 from configs.schema import RunConfig
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.tasks import find_task

@@ -82,10 +82,9 @@ def compare(
         report = experiment.write_comparison(runs, runs[0].method, folder)
     else:
         given = read_numbers("seeds", "0,1,2" if seeds is None else seeds)
-        log = partial(_log, as_json)
         with Follower(console(), as_json, track or (), time.time()) as follower:
             report = experiment.compare(
-                methods, config, overrides, given, name, results, overwrite, log, follower, control
+                methods, config, overrides, given, name, results, overwrite, partial(log, as_json), follower, control
             )
     where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
     show(as_json, report.model_dump(mode="json", by_alias=True), comparison_tables(report), where)
@@ -117,8 +116,8 @@ def tune(
     load_config(config, [*(arguments or []), f"method={method}"])  # reports an unknown method before claiming a folder
     label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
     folder = claim_folder(results, name or f"tune-{label}")
-    log = partial(_log, as_json)
-    tuned = run_tune(method, config, arguments or [], read_numbers("seeds", seeds), held_out, folder, log, size)
+    progress = partial(log, as_json)
+    tuned = run_tune(method, config, arguments or [], read_numbers("seeds", seeds), held_out, folder, progress, size)
     tables = []
     for frame, title in ((tuned.shapes, "shapes tried"), (tuned.table, "learning rates tried")):
         if len(frame):
@@ -185,9 +184,9 @@ def cold_start(
         transfer=transfer,
     )
     with Follower(console(), as_json, (), time.time()) as follower:
-        rows, runs = run_cold_start(spec, config, arguments or [], folder, partial(_log, as_json), follower)
+        rows, runs = run_cold_start(spec, config, arguments or [], folder, partial(log, as_json), follower)
     if count := left_out(rows, folder):
-        _log(
+        log(
             as_json,
             f"{folder}: replacing the tables and plots of a different experiment; {count} of its runs are not in the "
             "new ones. Their records are kept: repeating that experiment with another --name needs no training",
@@ -210,7 +209,7 @@ def _record(name: str, results: Path) -> Path | None:
     return find_run(results, name).folder if names_record else None
 
 
-def _log(as_json: bool, text: str) -> None:
+def log(as_json: bool, text: str) -> None:
     """Print progress; with `--json`, standard output must hold only JSON."""
     if not as_json:
         console().print(text)

@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from configs.errors import InputError, RunFailed
-from configs.load import known_keys
+from configs.explain import known_keys
 from configs.schema import RunConfig
 from simulations.cli.backbone import backbone_app
 from simulations.cli.bench import bench
@@ -20,6 +20,7 @@ from simulations.cli.project import project
 from simulations.cli.report import report
 from simulations.cli.runs import runs_app
 from simulations.cli.simulate import simulate
+from simulations.cli.sweep import sweep
 from simulations.display.output import forgiving_output, printable
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command()(simulate)
 app.command()(compare)
 app.command()(tune)
 app.command("cold-start")(cold_start)
+app.command()(sweep)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 app.command()(export)

@@ -6,6 +6,7 @@ from simulations.display.tables import human_bytes, sentence, with_arrow
 from simulations.experiments.cold_start.schema import ColdStart, Difference
 from simulations.experiments.comparison.schema import Comparison, PairedTest
 from simulations.experiments.comparison.tables import bytes_reached, mean
+from simulations.experiments.sweep.schema import Sweep
 from simulations.report.gather import ReportData
 
 NAMED = 3
@@ -25,6 +26,10 @@ def title_of(gathered: ReportData) -> str:
         _, cold = gathered.cold_starts[0]
         numbers = sorted({row.collective for row in cold.numbers})
         return f"Newcomers after {' or '.join(map(str, numbers))} collective users"
+    if len(gathered.sweeps) == 1 and not gathered.comparisons:
+        found = gathered.sweeps[0]
+        methods = ", ".join(dict.fromkeys(cell.method for cell in found.cells))
+        return f"{methods}: {found.metric} by {' and '.join(found.keys)}"
     if len(gathered.runs) == 1:
         record = gathered.runs[0].record
         return f"{record.method} on {_plain(record.task)}, {record.users.target} target users"
@@ -35,6 +40,7 @@ def sentences(gathered: ReportData) -> list[str]:
     """Say what the comparisons, cold starts or runs found."""
     found = [line for report in gathered.comparisons for line in _of_comparison(report)]
     found += [line for _, cold in gathered.cold_starts for line in _of_cold_start(cold)]
+    found += [_of_sweep(sweep) for sweep in gathered.sweeps]
     if not found:
         found = [f"{sentence(run.record)}." for run in gathered.runs if run.completed][:MOST]
     return found
@@ -84,6 +90,16 @@ def _of_cold_start(cold: ColdStart) -> list[str]:
         for (task, method), values in groups.items()
     ]
     return lines[:MOST] + [_difference(each) for each in cold.differences[:2]]
+
+
+def _of_sweep(found: Sweep) -> str:
+    ranked = sorted(found.cells, key=lambda cell: cell.quality.mean, reverse=not found.lower_is_better)
+    best, worst = (
+        f"{mean(cell.quality)} with {', '.join(f'{k}={v}' for k, v in zip(found.keys, cell.values, strict=True))}"
+        for cell in (ranked[0], ranked[-1])
+    )
+    lead = f"{found.metric[0].upper()}{found.metric[1:]}: best {best}, worst {worst}"
+    return f"{lead}; of {len(ranked)} combinations, not tested for noise."
 
 
 def _difference(found: Difference) -> str:

@@ -21,6 +21,8 @@ from simulations.experiments.cold_start.schema import SCHEMA as COLD_START_SCHEM
 from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.comparison.schema import SCHEMA as COMPARISON_SCHEMA
 from simulations.experiments.comparison.schema import Comparison, read_report
+from simulations.experiments.sweep.schema import SCHEMA as SWEEP_SCHEMA
+from simulations.experiments.sweep.schema import Sweep
 
 _NEEDED = {
     "rounds": ("round", "metrics"),
@@ -72,6 +74,8 @@ class ReportData:
     """Contents of `compare.json`."""
     cold_starts: list[tuple[pd.DataFrame, ColdStart]] = field(default_factory=list)
     """Contents of `cold_start.csv` and `cold_start.json`."""
+    sweeps: list[Sweep] = field(default_factory=list)
+    """Contents of `sweep.json`."""
     predictions: list[dict[str, Any]] = field(default_factory=list)
     predictions_cut: int = 0
 
@@ -83,7 +87,7 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         InputError: A folder is none of these, or one of its runs is missing.
     """
     folders: dict[Path, None] = {}
-    comparisons, cold_starts = [], []
+    comparisons, cold_starts, sweeps = [], [], []
     for path in paths:
         if RunFolder(path).is_record:
             folders[path.resolve()] = None
@@ -95,8 +99,11 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
             frame = _read_rows(path / "cold_start.csv")
             cold_starts.append((frame, report))
             folders |= dict.fromkeys((path / name).resolve() for name in main_rows(frame).folder)
+        elif (path / "sweep.json").is_file():
+            sweeps.append(read_report(path / "sweep.json", Sweep, SWEEP_SCHEMA, "sweep"))
+            folders |= dict.fromkeys((path / name).resolve() for cell in sweeps[-1].cells for name in cell.folders)
         else:
-            raise InputError(f"{path}: no run record, comparison or cold-start experiment")
+            raise InputError(f"{path}: no run record, comparison, cold-start experiment or sweep")
     runs = [_read(folder, label) for folder, label in zip(folders, _labels(list(folders)), strict=True)]
     # Each run gets an equal share, otherwise a comparison's first run could take all.
     share = PREDICTIONS // max(1, len(runs))
@@ -106,6 +113,7 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         runs=runs,
         comparisons=comparisons,
         cold_starts=cold_starts,
+        sweeps=sweeps,
         predictions=[row for own in rows for row in own[:share]],
         predictions_cut=sum(len(own[share:]) for own in rows),
     )

@@ -19,8 +19,10 @@ from simulations.experiments.cold_start.findings import main_rows, transfers
 from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.comparison.tables import comparison_tables
+from simulations.experiments.sweep.schema import Sweep
+from simulations.experiments.sweep.tables import sweep_table
 from simulations.report import cold_start_figures as cold_start
-from simulations.report import figures, first_screen, stages
+from simulations.report import figures, first_screen, stages, sweep_figures
 from simulations.report.gather import ReportData, ReportRun, gather_report
 from simulations.report.static_figures import write_figures
 from strategies.metrics.statistics import LOWER_IS_BETTER
@@ -80,6 +82,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
             (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs
         ],
         "comparisons": [(report.name, comparison_tables(report)) for report in gathered.comparisons],
+        "sweeps": [_sweep(found, plots) for found in gathered.sweeps],
         "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
         "predictions": gathered.predictions,
@@ -101,6 +104,7 @@ def _sections(gathered: ReportData) -> list[tuple[str, str]]:
     """The anchors of the page and what the navigation calls them."""
     tables = [(f"comparison-{place}", "tests") for place, _ in enumerate(gathered.comparisons, 1)]
     tables += [(f"cold-start-{place}", "cold start") for place, _ in enumerate(gathered.cold_starts, 1)]
+    tables += [(f"sweep-{place}", "sweep") for place, _ in enumerate(gathered.sweeps, 1)]
     names = ("runs", "settings", "machine", "faults", "predictions")
     first = [("result", "result"), ("quality", "users"), ("bytes", "bytes")]
     return [*first, *tables, *((name, name) for name in names)]
@@ -174,6 +178,18 @@ def _cold_start(rows: pd.DataFrame, report: ColdStart, plots: _Plots) -> dict[st
         number = plots.add(f"{name}-transfer-{method}", cold_start.transfer_map(rows, method))
         drawn.append((f"{method}: quality by the task a collective shift was trained on and used on", number))
     return {"name": name, "plots": drawn, "tables": cold_start_tables(report)}
+
+
+def _sweep(found: Sweep, plots: _Plots) -> dict[str, Any]:
+    drawn = []
+    if len(found.keys) == 1:
+        drawn.append((f"quality by {found.keys[0]}", plots.add(f"{found.name}-sweep", sweep_figures.by_one_key(found))))
+    if len(found.keys) == 2:
+        for method in dict.fromkeys(cell.method for cell in found.cells):
+            figure = sweep_figures.by_two_keys(found, method)
+            title = f"{method}: quality by {' and '.join(found.keys)}"
+            drawn.append((title, plots.add(f"{found.name}-sweep-{method}", figure)))
+    return {"name": found.name, "plots": drawn, "tables": [sweep_table(found)]}
 
 
 def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, list[Any]]]:

@@ -102,18 +102,18 @@ def find_run(results: Path, name: str) -> RunEntry:
 
 
 def find_folder(results: Path, name: str) -> Path:
-    """Return the folder of a run record, comparison or cold-start experiment, by its path or by its name in `results`.
+    """Return the folder of a run record or of an experiment (compare, cold-start, sweep), by its path or its name.
 
     Raises:
         InputError: There is no such folder; the message suggests the nearest name.
     """
     for place in (Path(name), results / name):
-        if any((place / file).is_file() for file in ("run.json", "compare.json", "cold_start.csv")):
+        if any((place / file).is_file() for file in ("run.json", "compare.json", "cold_start.csv", "sweep.json")):
             return place
     known = [run.name for run in find_runs(results)] if results.is_dir() else []
     known += sorted({run.rpartition("/")[0] for run in known} - {""})
     raise InputError(
-        f"{name}: no run record, comparison or cold-start experiment, here or in {results}{nearest(name, known)}"
+        f"{name}: no run record, comparison, cold-start experiment or sweep, here or in {results}{nearest(name, known)}"
     )
 
 

@@ -1,0 +1,1 @@
+"""Sweeps: every method with every combination of some config keys' values."""

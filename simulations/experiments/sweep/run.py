@@ -1,0 +1,126 @@
+"""`fedperfit sweep`: run what is missing of a grid, and write what it found."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.files import write_atomic
+from fl_clients.lamp.tasks import find_task
+from simulations.experiments.comparable import Run
+from simulations.experiments.compare import complete
+from simulations.experiments.comparison.curves import curve
+from simulations.experiments.comparison.schema import Spread
+from simulations.experiments.plan import Planned, plan, users_digests
+from simulations.experiments.sweep.plots import draw
+from simulations.experiments.sweep.schema import Sweep, SweepCell
+from simulations.experiments.sweep.spec import SweepSpec, slug
+from simulations.run.folders import claim_folder
+from strategies.metrics.statistics import LOWER_IS_BETTER
+
+_OTHERS = ("compare.json", "cold_start.json")
+
+
+def sweep(
+    spec: SweepSpec,
+    toml: Path | str | None = None,
+    overrides: list[str] | None = None,
+    name: str = "sweep",
+    results: Path | str = "results",
+    log: Callable[[str], None] = print,
+    on_progress: Callable[[Path], None] = lambda _folder: None,
+) -> Sweep:
+    """Run every method with every combination of values and every seed; runs are ordinary records, reused and resumed.
+
+    Args:
+        spec: The grid.
+        toml: An experiment file for all runs.
+        overrides: `key=value` for all runs.
+        name: The sweep's folder under `results`.
+        results: The folder of results; run records in it are reused.
+        log: Called with progress messages.
+        on_progress: As in `simulate`.
+
+    Returns:
+        The contents of `sweep.json`.
+
+    Raises:
+        InputError: An argument is invalid; nothing was run.
+        RunFailed: A run failed; completed runs are kept and reused next time.
+    """
+    folder = claim_folder(results, name)
+    if any((folder / other).is_file() for other in _OTHERS):
+        raise InputError(f"{folder} is another experiment; choose another name", field="name", value=name)
+    grid = _plan(spec, toml, overrides or [])
+    planned = [one for _, runs in grid for one in runs]
+    log(f"{len(planned)} runs")
+    runs = complete(planned, folder, False, log, on_progress)
+    by_name = {one.name: run for one, run in zip(planned, runs, strict=True)}
+    cells = [
+        _cell(method, list(point.values()), [by_name[one.name] for one in own if one.method == method], folder)
+        for point, own in grid
+        for method in dict.fromkeys(one.method for one in own)
+    ]
+    found = _found(spec, runs, cells, folder.name)
+    write_atomic(folder / "sweep.json", found.to_json())
+    draw(found, folder)
+    return found
+
+
+def _plan(spec: SweepSpec, toml: Path | str | None, overrides: list[str]) -> list[tuple[dict[str, str], list[Planned]]]:
+    """Plan every run before any work."""
+    digest, kinds, grid = users_digests(), set[str](), []
+    for point in spec.points():
+        words = [*overrides, *(f"{key}={value}" for key, value in point.items())]
+        try:
+            planned = plan(spec.methods, toml, words, spec.seeds, digest)
+        except InputError as error:
+            raise InputError(f"{', '.join(words[len(overrides) :])}: {error}") from None
+        kinds |= {find_task(one.config.task).kind for one in planned}
+        grid.append((point, [_at_the_end(one, point) for one in planned]))
+    if len(kinds) > 1:
+        raise InputError(f"task: answers of different kinds ({', '.join(sorted(kinds))}) have no common metric")
+    return grid
+
+
+def _at_the_end(planned: Planned, point: dict[str, str]) -> Planned:
+    """Name a run after its point, and evaluate it after the last round only."""
+    evaluate = planned.config.evaluate.model_copy(update={"every": planned.config.rounds})
+    config = planned.config.model_copy(update={"evaluate": evaluate})
+    name = f"{planned.method}-{slug(point)}-seed{config.seed}"
+    return replace(planned, name=name, config=config, needs_midway=False)
+
+
+def _cell(method: str, values: list[str], runs: list[Run], folder: Path) -> SweepCell:
+    metric = runs[0].record.main_metric
+    records = [run.record for run in runs]
+    return SweepCell(
+        method=method,
+        values=values,
+        quality=Spread.of([record.metrics[metric] for record in records]),
+        quality_collective=Spread.of([record.metrics_collective[metric] for record in records]),
+        base=Spread.of([record.metrics_base[metric] for record in records]),
+        bytes=float(np.mean([curve(run).bytes_total.iloc[-1] for run in runs])),
+        seconds=float(np.mean([record.wall_s for record in records])),
+        shared=records[0].params.shared,
+        private=records[0].params.private,
+        folders=[os.path.relpath(run.folder, folder) for run in runs],
+    )
+
+
+def _found(spec: SweepSpec, runs: list[Run], cells: list[SweepCell], name: str) -> Sweep:
+    tasks, backbones = ({getattr(run.config, key) for run in runs} for key in ("task", "backbone"))
+    metric = runs[0].record.main_metric
+    return Sweep(
+        name=name,
+        keys=list(spec.axes),
+        seeds=spec.seeds,
+        task=tasks.pop() if len(tasks) == 1 else "",
+        backbone=backbones.pop() if len(backbones) == 1 else "",
+        metric=metric,
+        lower_is_better=metric in LOWER_IS_BETTER,
+        cells=cells,
+    )

@@ -1,0 +1,53 @@
+"""`sweep.json`: what a sweep found."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from simulations.experiments.comparison.schema import Part, Spread
+
+SCHEMA: Literal[1] = 1
+
+
+class SweepCell(Part):
+    """One method with one combination of values."""
+
+    method: str
+    values: list[str]
+    """In the order of the sweep's keys, as typed."""
+    quality: Spread
+    """The main metric after personalisation, pooled over all target questions."""
+    quality_collective: Spread
+    """The same after stage 1."""
+    base: Spread
+    """The same with the bare backbone, which may differ if the backbone varies."""
+    bytes: float
+    """Of stage 1 and one download per target user, mean over seeds."""
+    seconds: float
+    """Wall time of a run, mean over seeds."""
+    shared: int
+    """Numbers that a client sends in a round."""
+    private: int
+    """Numbers that a user keeps."""
+    folders: list[str]
+    """The run records, relative to the sweep's folder, one per seed."""
+
+
+class Sweep(Part):
+    """A grid of settings, measured."""
+
+    format: Literal[1] = Field(SCHEMA, alias="schema")
+    name: str
+    keys: list[str]
+    seeds: list[int]
+    task: str
+    """Empty if it varies."""
+    backbone: str
+    """Likewise."""
+    metric: str
+    lower_is_better: bool
+    cells: list[SweepCell]
+
+    def to_json(self) -> str:
+        """Return the content of `sweep.json`."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"

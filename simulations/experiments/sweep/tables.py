@@ -1,0 +1,47 @@
+"""The table of a sweep, and its cells as rows."""
+
+import pandas as pd
+from rich.table import Table
+
+from simulations.display.output import printable
+from simulations.display.tables import human_bytes, new_table, with_arrow
+from simulations.experiments.comparison.tables import mean
+from simulations.experiments.sweep.schema import Sweep
+
+
+def sweep_table(found: Sweep) -> Table:
+    """Tabulate every combination: quality before and after stage 2, bytes, numbers sent and kept."""
+    about = ", ".join(part for part in (found.task, found.backbone) if part)
+    table = new_table(title=f"{found.name}: {about}, seeds {', '.join(map(str, found.seeds))}")
+    one_method = len({cell.method for cell in found.cells}) == 1
+    for title in (*found.keys, *([] if one_method else ["method"])):
+        table.add_column(title)
+    for title in (with_arrow(found.metric), "before stage 2", "bytes", "sent", "kept"):
+        table.add_column(title, justify="right")
+    for cell in found.cells:
+        names = [*map(printable, cell.values), *([] if one_method else [cell.method])]
+        numbers = (human_bytes(cell.bytes), f"{cell.shared:,}", f"{cell.private:,}")
+        table.add_row(*names, mean(cell.quality), mean(cell.quality_collective), *numbers)
+    bases = [cell.base.mean for cell in found.cells]
+    low, high = (f"{value:.3f}" for value in (min(bases), max(bases)))
+    bare = low if low == high else f"{low} to {high}"
+    table.caption = (
+        f"{'mean ± standard deviation over seeds; ' if len(found.seeds) > 1 else ''}bare backbone: {bare}; bytes: "
+        "stage 1 and one download per target user; sent, kept: numbers of one client"
+    )
+    return table
+
+
+def cells(found: Sweep) -> pd.DataFrame:
+    """Return one row per cell: the keys' values as columns, `method`, `value`, `deviation`, `before`."""
+    rows = [
+        {
+            **dict(zip(found.keys, cell.values, strict=True)),
+            "method": cell.method,
+            "value": cell.quality.mean,
+            "deviation": cell.quality.std or 0.0,
+            "before": cell.quality_collective.mean,
+        }
+        for cell in found.cells
+    ]
+    return pd.DataFrame(rows)

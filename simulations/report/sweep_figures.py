@@ -1,0 +1,46 @@
+"""The interactive figure of a sweep."""
+
+import plotly.graph_objects as go
+
+from simulations.display.style import colour, symbol
+from simulations.experiments.sweep.schema import Sweep
+from simulations.experiments.sweep.tables import cells
+from simulations.report.figures import axis, finished, safe
+
+
+def by_one_key(found: Sweep) -> go.Figure:
+    """Draw quality after and before stage 2 against the values of the only key."""
+    figure = go.Figure()
+    (key,) = found.keys
+    for method, own in cells(found).groupby("method", sort=False):
+        name = safe(str(method))
+        style = {"mode": "lines+markers", "marker": {"symbol": symbol(str(method)), "size": 9}}
+        line = {"color": colour(str(method))}
+        bars = {"type": "data", "array": own.deviation}
+        figure.add_scatter(x=own[key], y=own.value, error_y=bars, name=f"{name}, personalised", line=line, **style)
+        dotted = {**line, "dash": "dot"}
+        figure.add_scatter(x=own[key], y=own.before, name=f"{name}, collective", line=dotted, **style)
+    figure.update_xaxes(title=key, type="category")
+    figure.update_yaxes(title=axis(found.metric))
+    return finished(figure)
+
+
+def by_two_keys(found: Sweep, method: str) -> go.Figure:
+    """Draw one method's quality after stage 2 as a heat map."""
+    rows = cells(found)
+    own = rows[rows.method == method]
+    one, other = found.keys
+    heat = go.Heatmap(
+        x=own[other],
+        y=own[one],
+        z=own.value,
+        text=own.value.map("{:.3f}".format),
+        texttemplate="%{text}",
+        colorscale="Viridis",
+        reversescale=found.lower_is_better,
+        hovertemplate=f"{one} %{{y}}, {other} %{{x}}: %{{text}}<extra></extra>",
+    )
+    figure = go.Figure(heat)
+    figure.update_xaxes(title=other, type="category")
+    figure.update_yaxes(title=one, type="category")
+    return finished(figure)
