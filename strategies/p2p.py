@@ -58,6 +58,7 @@ class ProfileToPeft(Method):
         latent: int,
         head: int,
         dropout: float,
+        depth_bias: bool,
         embedder: str,
         items: int,
         statistics: bool,
@@ -85,6 +86,7 @@ class ProfileToPeft(Method):
             latent: ℓ.
             head: Width of what Ψ's heads read.
             dropout: Of Ψ, in `design=client`; the server's network is never trained with noise.
+            depth_bias: Heads have a bias for each depth.
             embedder: See `ProfileSettings`; likewise `items`, `statistics`, `summary_tokens`.
             items: Items in a profile.
             statistics: Counts of answers in a profile.
@@ -107,7 +109,7 @@ class ProfileToPeft(Method):
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        self.size = NetworkSize(latent, head, dropout)
+        self.size = NetworkSize(latent, head, dropout, depth_bias)
         self.size.check()
         for key, value, least in (("items", items, 0), ("summary_tokens", summary_tokens, 0), ("noise", noise, 0)):
             if value < least:
@@ -261,7 +263,7 @@ class ProfileToPeft(Method):
                 if name.startswith(_LAYOUT)
             }
             kinds = self.output.kinds()
-            starts = {kind: weights[f"heads.{number}.bias"] for number, kind in enumerate(kinds)}
+            starts = {kind: weights[f"biases.{number}"][0] for number, kind in enumerate(kinds)}
             width, depths = weights["profile.0.weight"].shape[1], len(self.output.depths(layout))
             self._built = _Built(layout, Hypernetwork(width, depths, starts, self.size, self.seed).eval())
         return self._built

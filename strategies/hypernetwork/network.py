@@ -22,6 +22,8 @@ class NetworkSize:
     """Width of what the heads read."""
     dropout: float
     """Dropout rate of the trunk while it is trained."""
+    depth_bias: bool = False
+    """Heads have a bias for each depth; the source has one for all depths."""
 
     def check(self) -> None:
         """Refuse sizes that do not work.
@@ -43,6 +45,9 @@ class Hypernetwork(nn.Module):
     The profile's encoding (ℓ/2), the depth's (ℓ/4) and the kind's (ℓ/4) go side by side through a mixer and two
     residual blocks; a head of its own for each kind writes the numbers. Heads start with weight 0 and the usual initial
     adapter as their bias: at first everybody gets that adapter, and in the first step only heads learn.
+
+    With `depth_bias` (our choice) what all users have in common is the bias, and a step of rate 1 along clients' changes
+    moves it exactly as federated averaging would. With one bias for all depths, every depth would first get the same.
     """
 
     def __init__(
@@ -77,12 +82,9 @@ class Hypernetwork(nn.Module):
                 nn.Linear(wide, size.head),
                 nn.SiLU(),
             )
-            self.heads = nn.ModuleList(nn.Linear(size.head, len(start)) for start in starts.values())
-        with torch.no_grad():
-            for head, start in zip(self.heads, starts.values(), strict=True):
-                assert isinstance(head, nn.Linear)
-                head.weight.zero_()
-                head.bias.copy_(start)
+        self.weights = nn.ParameterList(torch.zeros(len(start), size.head) for start in starts.values())
+        rows = depths if size.depth_bias else 1
+        self.biases = nn.ParameterList(start.repeat(rows, 1) for start in starts.values())
         self.depths, self.width = depths, profile
 
     def forward(self, profile: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -95,12 +97,12 @@ class Hypernetwork(nn.Module):
         encoded = self.profile(profile).expand(self.depths, -1)
         depth = self.depth(every)
         found = {}
-        for number, (kind, head) in enumerate(zip(self.kinds, self.heads, strict=True)):
+        for number, (kind, weight, bias) in enumerate(zip(self.kinds, self.weights, self.biases, strict=True)):
             of_kind = self.kind(torch.full((self.depths,), number))
             x = self.mixer(torch.cat([encoded, depth, of_kind], dim=1))
             for block in self.blocks:
                 x = x + block(x)
-            found[kind] = head(self.last(x))
+            found[kind] = self.last(x) @ weight.T + bias
         return found
 
 

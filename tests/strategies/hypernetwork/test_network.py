@@ -14,7 +14,7 @@ def test_parameters_for_qwen_are_those_that_the_source_reports() -> None:
     starts = {"q_proj": torch.zeros(8 * (3584 + 3584)), "v_proj": torch.zeros(8 * (3584 + 512))}
     with torch.device("meta"):
         network = Hypernetwork(2560, 28, starts, NetworkSize(latent=1024, head=2048, dropout=0.05), 0)
-    heads = sum(parameter.numel() for parameter in network.heads.parameters())
+    heads = sum(value.numel() for value in (*network.weights, *network.biases))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert heads / 1e6 == pytest.approx(185, abs=0.5)
     assert (count - heads) / 1e6 == pytest.approx(39, abs=0.5)
@@ -42,9 +42,9 @@ def test_only_heads_learn_in_the_first_step_and_everything_afterwards() -> None:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter -= 0.1 * parameter.grad if parameter.grad is not None else 0
-    assert {name.partition(".")[0] for name in moved[0]} == {"heads"}
+    assert {name.partition(".")[0] for name in moved[0]} == {"weights", "biases"}
     assert {name.partition(".")[0] for name in moved[1]} == {
-        "heads",
+        *("weights", "biases"),
         "profile",
         "depth",
         "kind",

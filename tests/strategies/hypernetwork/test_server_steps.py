@@ -19,7 +19,7 @@ EXAMPLES = {0: 3, 1: 1}
 def network() -> Hypernetwork:
     built = Hypernetwork(WIDTH, 2, {"x": torch.linspace(0, 1, LENGTH)}, NetworkSize(8, 5, 0.0), 0).eval()
     with torch.no_grad():  # not the start, where only heads have a gradient
-        built.heads[0].weight.normal_(generator=torch.Generator().manual_seed(5))  # type: ignore[operator, union-attr]
+        built.weights[0].normal_(generator=torch.Generator().manual_seed(5))
     return built
 
 
@@ -50,6 +50,21 @@ def test_one_local_step_of_sgd_equals_one_step_of_central_sgd() -> None:
         torch.testing.assert_close(after[f"{NETWORK}{name}"], parameter.detach() - OUTER * RATE * parameter.grad)
     norm = sum(float(value.grad.square().sum()) for value in psi.parameters() if value.grad is not None) ** 0.5
     assert figures["pulled_norm"] == pytest.approx(RATE * norm, rel=1e-5)
+
+
+def test_with_a_bias_for_each_depth_a_step_of_rate_1_moves_it_as_averaging_would() -> None:
+    built = Hypernetwork(WIDTH, 2, {"x": torch.zeros(LENGTH)}, NetworkSize(8, 5, 0.0, depth_bias=True), 0).eval()
+    state = {f"{NETWORK}{name}": value.clone() for name, value in built.state_dict().items()}
+
+    def write(weights: Tensors, profile: torch.Tensor) -> Tensors:
+        return {"x": functional_call(built, weights, (profile,))["x"]}
+
+    step = PullThrough(state, profiles().__getitem__, write, dict, {}, ServerOptimizer("momentum", 1.0, 0.0))
+    for user, goal in GOALS.items():
+        step.add(user, {"shared_adapter.x": goal}, EXAMPLES[user])
+    after, _ = step.result()
+    average = sum(EXAMPLES[user] / 4 * goal for user, goal in GOALS.items())
+    torch.testing.assert_close(after[f"{NETWORK}biases.0"], average)
 
 
 def test_without_a_reply_there_is_no_step() -> None:
