@@ -291,6 +291,8 @@ class FederatedRun:
         """Let the target users take part in the opening, if the method needs that and they have not."""
         if self.method.introduces and not self.writer.checkpoint.introduced:
             self.state = self.newcomers.introduce(self.state)
+            if not self.config.start_from:
+                self._save_shared(self.last_round + 1)
             self._commit(introduced=True)
 
     def _evaluate_controls(self) -> None:

@@ -46,7 +46,7 @@ class Hypernetwork(nn.Module):
     residual blocks; a head of its own for each kind writes the numbers. Heads start with weight 0 and the usual initial
     adapter as their bias: at first everybody gets that adapter, and in the first step only heads learn.
 
-    With `depth_bias` (our choice) what all users have in common is the bias, and a step of rate 1 along clients' changes
+    With `depth_bias` (ours) what all users have in common is the bias, and a step of rate 1 along clients' changes
     moves it exactly as federated averaging would. With one bias for all depths, every depth would first get the same.
     """
 

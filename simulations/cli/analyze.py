@@ -1,0 +1,49 @@
+"""`fedperfit analyze`."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.load import load_config
+from simulations.cli.experiments import log
+from simulations.cli.options import ConfigArguments, Json, Results, overrides_of, read_arguments, show
+from simulations.display.console import console
+from simulations.display.output import printable
+from simulations.display.progress import Follower
+
+
+def analyze(
+    arguments: ConfigArguments = None,
+    trained: Annotated[
+        Path | None, typer.Option(help="A completed run of perfit on the same users, to compare with.")
+    ] = None,
+    named: Annotated[int, typer.Option(min=1, help="Users named as nearest to the mean, in the middle, farthest.")] = 3,
+    name: Annotated[str, typer.Option(help="The analysis' folder under --results.")] = "analysis",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Measure how users' histories move hidden states (δ-vectors): ranks, the collective direction, controls.
+
+    Every user sends its vectors once. Nothing is trained.
+
+    Example: `fedperfit analyze configs/experiments/tiny.toml sites=[1,2]`
+    """
+    _, toml = read_arguments(arguments)
+    load_config(toml, [*overrides_of(arguments), "method=delta"])
+    from simulations.experiments.analysis.run import analyze as run_analysis
+    from simulations.experiments.analysis.tables import analysis_tables
+    from simulations.run.catalogue import find_run
+
+    place = find_run(results, str(trained)).folder if trained else None
+    words = [word for word in overrides_of(arguments) if word.partition("=")[0].strip() != "method"]
+    with Follower(console(), as_json, (), time.time()) as follower:
+        found = run_analysis(toml, words, name, results, place, named, partial(log, as_json), follower)
+    lines = [
+        f"{title} users: {', '.join(map(printable, ids))}"
+        for title, ids in (("nearest", found.nearest), ("middle", found.middle), ("farthest", found.farthest))
+    ]
+    where = f"{results / name} (analysis.json, users.png, control.png, sites.png, each also SVG and PDF)"
+    show(as_json, found.model_dump(mode="json", by_alias=True), analysis_tables(found), *lines, where)

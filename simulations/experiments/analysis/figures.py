@@ -1,0 +1,79 @@
+"""Figures of δ-vectors: two directions, five coordinates, the control, all sites."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from simulations.display.plots import BASE, save_figure
+from simulations.display.style import PALETTE
+from simulations.experiments.analysis.numbers import COORDINATES, Decomposition
+from simulations.experiments.analysis.schema import Analysis
+
+_OWN, _OTHER = PALETTE[0], BASE
+
+
+def draw(vectors: np.ndarray, control: np.ndarray, found: Analysis, folder: Path) -> None:
+    """Draw the middle site's users, and all sites, as PNG, SVG and PDF.
+
+    Args:
+        vectors: δ, [users, sites, d].
+        control: With made-up words, likewise.
+        found: Their analysis.
+        folder: Where to.
+    """
+    place = len(found.sites) // 2
+    parts = Decomposition.of(vectors[:, place])
+    own, other = parts.coordinates(), parts.coordinates(control[:, place])
+    where = f"{found.task}, {found.backbone}, block {found.sites[place].site}, {found.users} users"
+    save_figure(_users(own, where), folder, "users")
+    save_figure(_control(own, other, where), folder, "control")
+    if len(found.sites) > 1:
+        save_figure(_sites(found), folder, "sites")
+
+
+def _users(own: np.ndarray, where: str) -> Figure:
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.scatter(own[:, 0], own[:, 1], s=12, alpha=0.6, color=_OWN)
+    left.scatter(*own[:, :2].mean(axis=0), marker="*", s=200, color=PALETTE[1], edgecolor="black", label="mean")
+    left.axhline(0, color=BASE, linewidth=0.5)
+    left.axvline(0, color=BASE, linewidth=0.5)
+    left.set_xlabel("first direction")
+    left.set_ylabel("second direction")
+    left.set_title(where, fontsize=9)
+    left.legend()
+    right.violinplot(own, positions=range(own.shape[1]), showmeans=True)
+    right.axhline(0, color=BASE, linewidth=0.5)
+    right.set_xlabel("direction")
+    right.set_ylabel("coordinate")
+    return figure
+
+
+def _control(own: np.ndarray, other: np.ndarray, where: str) -> Figure:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(own.shape[1])
+    for shift, values, shade, title in ((-0.2, own, _OWN, "own history"), (0.2, other, _OTHER, "made-up words")):
+        axes.bar(places + shift, np.abs(values).mean(axis=0), width=0.4, color=shade, label=title)
+    axes.set_xlabel(f"direction, the first {COORDINATES}")
+    axes.set_ylabel("mean |coordinate|")
+    axes.set_title(where, fontsize=9)
+    axes.legend()
+    return figure
+
+
+def _sites(found: Analysis) -> Figure:
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    sites = [each.site for each in found.sites]
+    for number, share in enumerate(found.sites[0].ranks):
+        left.plot(sites, [each.ranks[share] for each in found.sites], marker="o", color=PALETTE[number], label=share)
+    left.set_xlabel("block")
+    left.set_ylabel("directions for a share of the variance")
+    left.legend()
+    right.plot(sites, [each.mean_share for each in found.sites], marker="o", color=PALETTE[0])
+    right.set_ylim(0, 1)
+    right.set_xlabel("block")
+    right.set_ylabel("‖mean δ‖² / mean ‖δ‖²")
+    return figure

@@ -1,0 +1,174 @@
+"""`fedperfit analyze`: run the method `delta` if that is missing, and write what its vectors show."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from configs.errors import InputError
+from configs.files import write_atomic
+from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.user_table import open_user
+from fl_clients.private_store import private_path
+from fl_server.record.folder import RunFolder
+from fl_server.record.schema import read_run
+from simulations.experiments.analysis.figures import draw
+from simulations.experiments.analysis.numbers import (
+    COORDINATES,
+    SHARES,
+    Decomposition,
+    mantel,
+    nearest_first,
+    share_in_span,
+)
+from simulations.experiments.analysis.schema import Analysis, SiteAnalysis, Taste, TrainedSite
+from simulations.experiments.comparable import Run
+from simulations.experiments.compare import complete
+from simulations.experiments.plan import plan
+from simulations.run.folders import claim_folder
+from strategies.delta_vectors import DELTA, RANDOM
+
+Vectors = dict[int, np.ndarray]
+"""[sites, d] by partition."""
+
+
+def analyze(
+    toml: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    name: str = "analysis",
+    results: Path | str = "results",
+    trained: Path | None = None,
+    named: int = 10,
+    log: Callable[[str], None] = print,
+    on_progress: Callable[[Path], None] = lambda _folder: None,
+) -> Analysis:
+    """Analyse the δ-vectors of a config's users, which they send once.
+
+    Args:
+        toml: An experiment file.
+        overrides: `key=value`.
+        name: The analysis' folder under `results`.
+        results: The folder of results; a completed run of the same users is reused.
+        trained: A completed run of PerFit on the same users, to be compared with the vectors.
+        named: How many users are named as nearest, middle and farthest.
+        log: Called with progress messages.
+        on_progress: As in `simulate`.
+
+    Raises:
+        InputError: An argument is invalid, fewer than three users have vectors, or the trained run does not fit.
+        RunFailed: The run failed.
+    """
+    folder = claim_folder(results, name)
+    if trained:
+        _check_trained(trained)
+    seeds = [int(word.partition("=")[2]) for word in overrides if word.startswith("seed=")] or [0]
+    words = [word for word in overrides if not word.startswith("seed=")]
+    (run,) = complete(plan(["delta"], toml, words, seeds), folder, False, log, on_progress)
+    tensors = load_file(run.files.shared)
+    vectors, control = (_by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
+    if len(vectors) < 3:
+        raise InputError(f"{len(vectors)} users have two items or more: expected at least 3")
+    found = _found(run, vectors, control, folder.name, named)
+    if trained:
+        found.trained = _spans(trained, run, vectors)
+        found.taste = _taste(trained)
+    write_atomic(folder / "analysis.json", found.to_json())
+    draw(_stacked(vectors), _stacked(control), found, folder)
+    return found
+
+
+def _by_user(tensors: dict[str, np.ndarray], prefix: str) -> Vectors:
+    return {int(name.removeprefix(prefix)): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _stacked(vectors: Vectors) -> np.ndarray:
+    """Return [users, sites, d], users by partition."""
+    return np.stack([vectors[user] for user in sorted(vectors)])
+
+
+def _found(run: Run, vectors: Vectors, control: Vectors, name: str, named: int) -> Analysis:
+    stacked, random = _stacked(vectors), _stacked(control)
+    sites = _sites(run)
+    ids = run.files.users(["user_id"])["user_id"].to_pylist()
+    order = [sorted(vectors)[place] for place in nearest_first(stacked[:, len(sites) // 2])]
+    begin = max(0, (len(order) - named) // 2)
+    chosen = (order[:named], order[begin : begin + named], order[::-1][:named])
+    nearest, middle, farthest = ([str(ids[user]) for user in users] for users in chosen)
+    return Analysis(
+        name=name,
+        task=run.config.task,
+        backbone=run.config.backbone,
+        users=len(vectors),
+        left_out=len(ids) - len(vectors),
+        sites=[_site(site, stacked[:, place], random[:, place]) for place, site in enumerate(sites)],
+        nearest=nearest,
+        middle=middle,
+        farthest=farthest,
+    )
+
+
+def _sites(run: Run) -> list[int]:
+    sites = run.config.sites
+    assert isinstance(sites, list)  # resolved in every record
+    return sorted(sites)
+
+
+def _site(site: int, vectors: np.ndarray, control: np.ndarray) -> SiteAnalysis:
+    parts = Decomposition.of(vectors)
+    own, other = parts.coordinates(), parts.coordinates(control)
+    return SiteAnalysis(
+        site=site,
+        ranks={f"{share:.0%}": parts.rank(share) for share in SHARES},
+        mean_share=parts.mean_share,
+        coordinates_mean=own.mean(axis=0).tolist(),
+        coordinates_deviation=own.std(axis=0, ddof=1).tolist(),
+        control=float(np.abs(other).mean() / np.abs(own).mean()),
+    )
+
+
+def _check_trained(place: Path) -> None:
+    record = read_run(place)
+    if record.status != "completed" or record.method != "perfit":
+        raise InputError("expected a completed run of perfit", field="trained", value=place)
+
+
+def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
+    """Return, for every site of both runs, how much of the collective direction the collective shift can reach."""
+    shared = load_file(RunFolder(trained).shared)
+    found = []
+    for place, site in enumerate(_sites(run)):
+        R = shared.get(f"shared_collective.{site}.R")
+        if R is not None:
+            mean = _stacked(vectors)[:, place].astype(np.float64).mean(axis=0)
+            if len(mean) != R.shape[1]:
+                raise InputError(
+                    f"{trained}: its hidden states are {R.shape[1]} wide, those of {run.folder} {len(mean)}"
+                )
+            chance = len(R) / R.shape[1]
+            found.append(TrainedSite(site=site, rank=len(R), share_in_span=share_in_span(mean, R), by_chance=chance))
+    if not found:
+        raise InputError(f"{trained}: it has none of the sites {_sites(run)}; set sites to its own")
+    return found
+
+
+def _taste(trained: Path) -> Taste | None:
+    """Compare users' b⁽²⁾ with what they answered before; None if fewer than five users kept one."""
+    files = RunFolder(trained)
+    users = [row["partition"] for row in files.users().to_pylist()[files.record.users.collective :]]
+    kept = [user for user in users if private_path(trained / "private", user).is_file()]
+    if len(kept) < COORDINATES:
+        return None
+    table = build_table(files.config).folder
+    shifts, counts = [], []
+    labels: list[str] = []
+    for user in kept:
+        tensors = load_file(private_path(trained / "private", user))
+        shifts.append(np.concatenate([value for name, value in sorted(tensors.items()) if name.endswith(".b")]))
+        counted = Counter(pair.target for pair in open_user(table, user).history)
+        labels += [label for label in sorted(counted) if label not in labels]
+        counts.append(counted)
+    answers = np.array([[counted[label] / sum(counted.values()) for label in labels] for counted in counts])
+    correlation, p_value = mantel(np.stack(shifts), answers, files.record.seed)
+    return Taste(users=len(kept), correlation=correlation, p_value=p_value)

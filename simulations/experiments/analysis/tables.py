@@ -1,0 +1,43 @@
+"""Tables of an analysis."""
+
+from rich.table import Table
+
+from simulations.display.tables import new_table
+from simulations.experiments.analysis.schema import Analysis
+
+
+def analysis_tables(found: Analysis) -> list[Table]:
+    """Tabulate sites, and what a trained run has to do with them."""
+    table = new_table(title=f"{found.name}: δ-vectors of {found.users} users, {found.task}, {found.backbone}")
+    shares = list(found.sites[0].ranks)
+    for title in ("block", *shares, "mean's share", "1st", "2nd", "control"):
+        table.add_column(title, justify="right")
+    for each in found.sites:
+        pairs = zip(each.coordinates_mean[:2], each.coordinates_deviation[:2], strict=True)
+        spread = [f"{mean:+.3g} ± {deviation:.2g}" for mean, deviation in pairs]
+        spread += ["–"] * (2 - len(spread))
+        ranks = [str(each.ranks[share]) for share in shares]
+        table.add_row(str(each.site), *ranks, f"{each.mean_share:.2f}", *spread, f"{each.control:.2f}")
+    left = f"; {found.left_out} users without two items are left out" if found.left_out else ""
+    table.caption = (
+        "80% and so on: directions that hold this share of the variance, not centred; mean's share: ‖mean δ‖² / mean "
+        "‖δ‖²; 1st, 2nd: coordinates, mean ± standard deviation over users; control: with made-up words, mean "
+        f"|coordinate| over δ's{left}"
+    )
+    return [table, *([_trained(found)] if found.trained else [])]
+
+
+def _trained(found: Analysis) -> Table:
+    table = new_table(title="the collective direction and the trained collective shift")
+    for title in ("block", "rank", "share in span of R", "by chance"):
+        table.add_column(title, justify="right")
+    for each in found.trained:
+        table.add_row(str(each.site), str(each.rank), f"{each.share_in_span:.3f}", f"{each.by_chance:.3f}")
+    table.caption = "of ‖mean δ‖², inside the rows of R⁽¹⁾; by chance: r/d"
+    if found.taste:
+        taste = found.taste
+        table.caption += (
+            f"; users who answer alike and their b⁽²⁾: correlation of distances {taste.correlation:+.2f} "
+            f"(p = {taste.p_value:.3f}, {taste.users} users)"
+        )
+    return table
