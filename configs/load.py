@@ -97,8 +97,9 @@ def _method_preset(method: str) -> Table:
             raise InputError(f'{method}: expected it to set method = "module:Class", or a preset such as "perfit"')
         return preset
     if method not in known:
+        hint = f"; did you mean {method}.toml?" if Path(f"{method}.toml").is_file() else nearest(method, known)
         raise InputError(
-            f"method: unknown method '{method}'{nearest(method, known)} "
+            f"method: unknown method '{method}'{hint} "
             f"(known: {', '.join(known)}, a TOML file, or an object reference 'module:Class')"
         )
     return read_toml(CONFIGS / "methods" / f"{method}.toml")

@@ -5,11 +5,14 @@ experiment with a real one: `python examples/compare.py configs/experiments/smal
 """
 
 import sys
+from pathlib import Path
 
 from fedperfit import compare
 
+TINY = str(Path(__file__).parents[1] / "configs" / "experiments" / "tiny.toml")
 
-def main(experiment: str = "configs/experiments/tiny.toml") -> None:
+
+def main(experiment: str = TINY) -> None:
     """Run what is missing of the comparison and print three lines."""
     tiny = ["settings.rank=4", "settings.alpha=4"] if experiment.endswith("tiny.toml") else []
     report = compare(["lora-c", "oppu"], experiment, tiny, seeds=[0, 1], name="example-compare")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedperfit import load_config, simulate
 
+TINY = Path(__file__).parents[1] / "configs" / "experiments" / "tiny.toml"
 # Each person has reviewed three films with one of LaMP-2M's tags, and asks for the tag of another film.
 FILMS = [("A duel at dawn.", "action"), ("Two clowns on a boat.", "comedy"), ("A ring in a lake.", "fantasy")]
 ASKED = [
@@ -41,5 +42,5 @@ if __name__ == "__main__":
     folder = Path("results/example-films")
     write(folder)
     words = [f"users.source={folder}", "users.collective=8", "users.target=4", *sys.argv[1:]]
-    record = simulate(load_config("configs/experiments/tiny.toml", words), "example-own-data", overwrite=True)
+    record = simulate(load_config(TINY, words), "example-own-data", overwrite=True)
     print(f"{record.users.target} people asked: {record.metrics}, {record.bytes.total / 1e3:.0f} kB in all")

@@ -15,6 +15,8 @@ from strategies.aggregation.mean import TensorMean
 from strategies.lora.adapters import LoraAdapters
 from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult
 
+TINY = Path(__file__).parents[1] / "configs" / "experiments" / "tiny.toml"
+
 
 class HalfWay(TensorMean):
     """θ ← (θ + θ̄) / 2, where θ̄ is the clients' weighted mean."""
@@ -64,7 +66,7 @@ class HalfWayLora(Method):
 
 
 if __name__ == "__main__":
-    config = load_config("configs/experiments/tiny.toml", ["method=own_method:HalfWayLora"])
+    config = load_config(TINY, ["method=own_method:HalfWayLora"])
     here = str(Path(__file__).parent)  # clients import the method from there
     record = simulate(config, "example-own-method", overwrite=True, import_path=[here])
     print(f"{record.method}: {record.params.shared} shared numbers, {record.bytes.total / 1e3:.0f} kB in all")

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.errors import InputError
+from configs.errors import InputError, nearest
 from fl_clients.lamp.files import find_json, stem_of
 from fl_clients.lamp.json_stream import stream_objects
 from fl_clients.lamp.people import find_people
@@ -75,7 +75,10 @@ class Source:
                 raise InputError(f"{where}, question {query.item_id!r}: this id occurs twice")
             asked.add(query.item_id)
             queries.append(query)
-            items = record.get("profile")
+            if "profile" not in record:
+                hint = nearest("profile", list(record))
+                raise InputError(f"{where}: no 'profile', the list of history items, which may be empty{hint}")
+            items = record["profile"]
             if items is not None and not isinstance(items, list):
                 raise InputError(f"{where}: 'profile' must be a list of history items")
             # Every record of a user may contain the whole profile.

@@ -8,7 +8,7 @@ from typing import Any
 from configs.errors import InputError
 from fl_clients.lamp.dates import is_date, read_date
 from fl_clients.lamp.json_stream import read_objects
-from fl_clients.lamp.tasks import Task, read_text
+from fl_clients.lamp.tasks import TASKS, Task, read_text
 from fl_clients.lamp.user import Pair, Pool, User, revealing_keys
 
 
@@ -28,7 +28,9 @@ def read_golds(path: Path, task: Task) -> dict[str, str]:
     if len(golds) == 1 and "golds" in golds[0]:
         name = str(golds[0].get("task", task.lamp_names[0]))
         if name.replace("-", "_") not in task.lamp_names:
-            raise InputError(f"{path}: golds of task {name!r}, expected {' or '.join(task.lamp_names)}")
+            known = [other.name for other in TASKS.values() if name.replace("-", "_") in other.lamp_names]
+            hint = f": these are files of task={' or task='.join(known)}" if known else ""
+            raise InputError(f"{path}: golds of task {name!r}, expected {' or '.join(task.lamp_names)}{hint}")
         golds = golds[0]["golds"]
     try:
         pairs = [(identifier(gold["id"]), gold["output"]) for gold in golds]

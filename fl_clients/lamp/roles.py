@@ -78,7 +78,8 @@ def choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     ):
         if have < want:
             reserved = f", besides users.reserved={wanted.reserved}" if wanted.reserved else ""
-            raise TooFewUsers(key, f"{key}={want}: {source.path} has only {have} such users{where}{reserved}")
+            of = f" of {len(candidates)} users" if have < len(candidates) else ""
+            raise TooFewUsers(key, f"{key}={want}: {source.path} has only {have} such users{of}{where}{reserved}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)

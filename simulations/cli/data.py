@@ -17,7 +17,7 @@ from simulations.display.console import console
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    epilog="Example: `fedperfit data synth --task movie_tagging --users 9 --out nine-people`",
+    epilog="Example: `fedperfit data synth --task movie_tagging --users 40 --out people`",
     help="LaMP users: fetch official ones, generate synthetic ones, inspect any.",
 )
 
@@ -62,7 +62,7 @@ def data_synth(
 @data_app.command("inspect")
 def data_inspect(
     path: Annotated[Path, typer.Argument(help="A folder of LaMP files, or an official questions file.")],
-    task: Annotated[str | None, typer.Option(help="Their task; default: told from the first question.")] = None,
+    task: Annotated[str | None, typer.Option(help="Their task; default: inferred from the first question.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -16,7 +16,7 @@ WORST = "10th percentile"
 BASELINES = {
     "copy": "copying the question",
     "first_sentence": "its first sentence",
-    "usual": "usual answer of the user",
+    "usual": "the user's usual answer",
 }
 """What trivial answers are called."""
 BOUNDS = {
@@ -103,12 +103,12 @@ def quality_table(record: RunRecord) -> Table:
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
     if record.metrics and is_worse(record.metrics_collective[main], record.metrics_base[main], main):
-        captions.append("stage 1 made answers worse: the collective row is below the bare backbone's")
+        captions.append("stage 1 made answers worse than the bare backbone's")
     before = record.metrics_collective or record.metrics_base
     if record.metrics and is_worse(record.metrics[main], before[main], main):
         captions.append("stage 2 made answers worse than they were before it")
     captions += [
-        f"the personalised answers score below {BASELINES[name]}, which needs no model"
+        f"the personalised answers are worse than {BASELINES[name]}, which needs no model"
         for name, values in record.baselines.items()
         if record.metrics and is_worse(record.metrics[main], values[main], main)
     ]
@@ -125,7 +125,8 @@ def sentence(record: RunRecord) -> str:
         ("personalised", record.metrics),
     )
     path = " → ".join(f"{values[key]:.3f} {name}" for name, values in points)
-    return f"{record.method}: {with_arrow(key)} {path}, for {human_bytes(record.bytes.total)}"
+    lower = " (lower is better)" if key in LOWER_IS_BETTER else ""
+    return f"{record.method}: {key}{lower} {path}, for {human_bytes(record.bytes.total)} with evaluation"
 
 
 def _before_and_after(part: AgreementPart, metric: str) -> str:

@@ -90,7 +90,11 @@ def _find_user(folder: Path, record: RunRecord, user: str) -> int:
     targets = [target for target, partition in partitions.items() if partition >= record.users.collective]
     if user in targets:
         return partitions[user]
-    why = "only target users are personalised" if user in partitions else "users.parquet lists them all"
+    why = (
+        "only target users are personalised" if user in partitions else "`fedperfit runs show NAME --users` lists them"
+    )
+    if user.isdigit() and (owner := [name for name in targets if partitions[name] == int(user)]):
+        why = f"{user} is a user's number; the id is {owner[0]}"
     raise InputError(
         f"no target user of {folder}{nearest(user, targets)} ({why}; the first is {targets[0]})",
         field="user",

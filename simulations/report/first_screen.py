@@ -9,9 +9,9 @@ from simulations.experiments.comparison.tables import bytes_reached, mean
 from simulations.experiments.sweep.schema import Sweep
 from simulations.report.gather import ReportData
 
-NAMED = 3
+_NAMED_METHODS = 3
 """Methods that the first sentence names; of more, the first and the best."""
-MOST = 8
+_MOST_SENTENCES = 8
 """Runs without a comparison that get a sentence each."""
 
 
@@ -21,7 +21,7 @@ def title_of(gathered: ReportData) -> str:
         report = gathered.comparisons[0]
         names = [row.method for row in report.methods]
         listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-        return f"{listed} on {_plain(report.task)}: {report.metric} against bytes"
+        return f"{listed} on {_task_title(report.task)}: {report.metric} against bytes"
     if len(gathered.cold_starts) == 1 and not gathered.comparisons:
         _, cold = gathered.cold_starts[0]
         numbers = sorted({row.collective for row in cold.numbers})
@@ -32,38 +32,45 @@ def title_of(gathered: ReportData) -> str:
         return f"{methods}: {found.metric} by {' and '.join(found.keys)}"
     if len(gathered.runs) == 1:
         record = gathered.runs[0].record
-        return f"{record.method} on {_plain(record.task)}, {record.users.target} target users"
+        return f"{record.method} on {_task_title(record.task)}, {record.users.target} target users"
     return gathered.title
 
 
 def sentences(gathered: ReportData) -> list[str]:
     """Say what the comparisons, cold starts or runs found."""
-    found = [line for report in gathered.comparisons for line in _of_comparison(report)]
+    several = len(gathered.comparisons) > 1
+    found = []
+    for report in gathered.comparisons:
+        first, *rest = _of_comparison(report)
+        found += [f"{report.name}: {first}" if several else first, *rest]
     found += [line for _, cold in gathered.cold_starts for line in _of_cold_start(cold)]
     found += [_of_sweep(sweep) for sweep in gathered.sweeps]
-    if not found:
-        found = [f"{sentence(run.record)}." for run in gathered.runs if run.completed][:MOST]
-    return found
+    alone = [run for run in gathered.runs if run.completed and run.alone]
+    return found + [f"{sentence(run.record)}." for run in alone][:_MOST_SENTENCES]
 
 
 def _of_comparison(report: Comparison) -> list[str]:
     first, *others = report.methods
     # The table has them all.
-    named = report.methods if len(report.methods) <= NAMED else [first, *(m for m in others if m.method == report.best)]
+    named = (
+        report.methods
+        if len(report.methods) <= _NAMED_METHODS
+        else [first, *(m for m in others if m.method == report.best)]
+    )
     reached = [f"{row.method} reaches {mean(row.quality)} with {human_bytes(row.bytes.in_all)}" for row in named]
     if len(named) < len(report.methods) and len(named) > 1:
         reached[-1] = f"the best, {reached[-1].replace(' reaches', ', reaches', 1)}"
     over = f"{len(report.seeds)} seeds and {report.users.target} users" if len(report.seeds) > 1 else "users, one seed"
-    metric = with_arrow(report.metric)
+    metric = report.metric + (", lower is better" if report.lower_is_better else "")
     lines = [f"{metric[0].upper()}{metric[1:]}: {'; '.join(reached)}."]
     lines += _at_equal_quality(report)
     tested = [(row.method, row.against) for row in others if row.against is not None]
-    if noise := [name for name, test in tested if test.within_noise]:
-        p = _p([test for _, test in tested if test.within_noise])
-        lines.append(f"Within noise of {first.method} (over {over}): {', '.join(noise)} ({p}).")
+    if noise := [f"{name} by {test.difference:+.3f}" for name, test in tested if test.within_noise]:
+        p = _p_range([test for _, test in tested if test.within_noise])
+        lines.append(f"Different from {first.method} within noise (over {over}): {', '.join(noise)} ({p}).")
     if clear := [f"{name} by {test.difference:+.3f}" for name, test in tested if not test.within_noise]:
-        p = _p([test for _, test in tested if not test.within_noise])
-        lines.append(f"Apart from {first.method} by more than noise: {', '.join(clear)} ({p}).")
+        p = _p_range([test for _, test in tested if not test.within_noise])
+        lines.append(f"Different from {first.method} by more than noise: {', '.join(clear)} ({p}).")
     return lines
 
 
@@ -73,11 +80,16 @@ def _at_equal_quality(report: Comparison) -> list[str]:
     if first.bytes_to_match is None:
         return []
     found = [(row.method, row.bytes_to_match.mean_curve if row.bytes_to_match else None) for row in others]
-    reached = [f"{name} {human_bytes(count)}" for name, count in found if count is not None]
-    if not reached:
-        return [f"No other method reaches {first.method}'s final quality."] if others else []
-    needs = "" if first.bytes_to_match.mean_curve is None else f" ({human_bytes(first.bytes_to_match.mean_curve)})"
-    return [f"Bytes until a method first shows {first.method}'s final quality{needs}: {', '.join(reached)}."]
+    costs = sorted((count, name) for name, count in found if count is not None)
+    own = first.bytes_to_match.mean_curve
+    if not others or own is None:
+        return []
+    quality = f"{first.method}'s final quality ({first.quality.mean:.3f})"
+    if not costs:
+        return [f"No other method reaches {quality}."]
+    costs = sorted([*costs, (own, first.method)])
+    listed = [f"{human_bytes(count)} for {name}" for count, name in costs[1:]]
+    return [f"At {quality}, {costs[0][1]} is cheapest: {human_bytes(costs[0][0])}, against {', '.join(listed)}."]
 
 
 def _of_cold_start(cold: ColdStart) -> list[str]:
@@ -86,10 +98,10 @@ def _of_cold_start(cold: ColdStart) -> list[str]:
         value = f"{row.value:.3f}" + (f" ± {row.value_deviation:.3f}" if row.value_deviation is not None else "")
         groups.setdefault((row.task, row.method), []).append(f"{value} after {row.collective}")
     lines = [
-        f"{_plain(task).capitalize()}, {method}: {' and '.join(values)} collective users."
+        f"{_task_title(task).capitalize()}, {method}: {' and '.join(values)} collective users."
         for (task, method), values in groups.items()
     ]
-    return lines[:MOST] + [_difference(each) for each in cold.differences[:2]]
+    return lines[:_MOST_SENTENCES] + [_difference(each) for each in cold.differences[:2]]
 
 
 def _of_sweep(found: Sweep) -> str:
@@ -104,11 +116,12 @@ def _of_sweep(found: Sweep) -> str:
 
 def _difference(found: Difference) -> str:
     one, other = (f"{side.method} with {side.collective}" for side in (found.one, found.other))
-    verdict = "which cannot be told from none" if found.within_noise else "more than noise"
-    return f"{one} against {other} in {_plain(found.task)}: {found.difference:+.3f}, {verdict} ({_p([found])})."
+    verdict = "within noise" if found.within_noise else "more than noise"
+    task = _task_title(found.task)
+    return f"In {task}, {one} differs from {other} by {found.difference:+.3f}, {verdict} ({_p_range([found])})."
 
 
-def _p(tests: list[PairedTest]) -> str:
+def _p_range(tests: list[PairedTest]) -> str:
     values = sorted(test.p_adjusted for test in tests)
     shown = ["< 0.001" if value < 0.001 else f"= {value:.2f}" for value in (values[0], values[-1])]
     return f"p {shown[0]}" if shown[0] == shown[1] else f"p {shown[0]} to {shown[1].removeprefix('= ')}"
@@ -139,5 +152,5 @@ def summary(report: Comparison) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _plain(task: str) -> str:
+def _task_title(task: str) -> str:
     return task.replace("_", " ")

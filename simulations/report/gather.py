@@ -50,6 +50,8 @@ class ReportRun:
     ledger: pd.DataFrame
     users: pd.DataFrame
     errors: list[dict[str, Any]]
+    alone: bool
+    """It was named itself, not as a part of an experiment."""
     status: str
     """The record's status, or `interrupted` if the record says `running` but no process is running it."""
 
@@ -87,6 +89,7 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         InputError: A folder is none of these, or one of its runs is missing.
     """
     folders: dict[Path, None] = {}
+    named = {path.resolve() for path in paths}
     comparisons, cold_starts, sweeps = [], [], []
     for path in paths:
         if RunFolder(path).is_record:
@@ -104,7 +107,8 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
             folders |= dict.fromkeys((path / name).resolve() for cell in sweeps[-1].cells for name in cell.folders)
         else:
             raise InputError(f"{path}: no run record, comparison, cold-start experiment or sweep")
-    runs = [_read(folder, label) for folder, label in zip(folders, _labels(list(folders)), strict=True)]
+    labels = _labels(list(folders))
+    runs = [_read(folder, label, folder in named) for folder, label in zip(folders, labels, strict=True)]
     # Each run gets an equal share, otherwise a comparison's first run could take all.
     share = PREDICTIONS // max(1, len(runs))
     rows = [list(_predictions(run)) for run in runs if run.completed]
@@ -130,7 +134,7 @@ def _labels(folders: list[Path]) -> list[str]:
     return [shortest(folder) for folder in folders]
 
 
-def _read(folder: Path, label: str) -> ReportRun:
+def _read(folder: Path, label: str, alone: bool) -> ReportRun:
     files = RunFolder(folder)
     record = files.record
     figures = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
@@ -161,6 +165,7 @@ def _read(folder: Path, label: str) -> ReportRun:
         record,
         files.config,
         errors=_read_lines(folder / "errors.jsonl", ("round", "phase", "user", "traceback")),
+        alone=alone,
         status=files.status,
         **tables,
     )

@@ -70,7 +70,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     context = {
         "title": first_screen.title_of(gathered),
         "sentences": first_screen.sentences(gathered),
-        "summaries": [first_screen.summary(report) for report in gathered.comparisons],
+        "summaries": [(report.name, first_screen.summary(report)) for report in gathered.comparisons],
         "sections": _sections(gathered),
         "runs": gathered.runs,
         "different": _settings(gathered.runs, different=True),
@@ -102,7 +102,11 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
 
 def _sections(gathered: ReportData) -> list[tuple[str, str]]:
     """The anchors of the page and what the navigation calls them."""
-    tables = [(f"comparison-{place}", "tests") for place, _ in enumerate(gathered.comparisons, 1)]
+    several = len(gathered.comparisons) > 1
+    tables = [
+        (f"comparison-{place}", f"tests: {report.name}" if several else "tests")
+        for place, report in enumerate(gathered.comparisons, 1)
+    ]
     tables += [(f"cold-start-{place}", "cold start") for place, _ in enumerate(gathered.cold_starts, 1)]
     tables += [(f"sweep-{place}", "sweep") for place, _ in enumerate(gathered.sweeps, 1)]
     names = ("runs", "settings", "machine", "faults", "predictions")

@@ -19,7 +19,9 @@ _STAGES = (
 
 def is_one_point(runs: Sequence[ReportRun]) -> bool:
     """Whether the cost curve of these runs would be a single point: one series, evaluated at the end only."""
-    return len(series(runs)) == 1 and not any(len(run.rounds.filter(like="personalised.").dropna()) for run in runs)
+    midway = [run.rounds.filter(like="personalised.") for run in runs]
+    # Without a column, `dropna` would keep every row.
+    return len(series(runs)) == 1 and not any(part.shape[1] and len(part.dropna(how="all")) for part in midway)
 
 
 def quality_by_stage(runs: Sequence[ReportRun]) -> go.Figure:

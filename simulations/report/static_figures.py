@@ -48,5 +48,5 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path, private: bool 
             width=900,
             height=[500 + room for room in rooms for _ in FORMATS],
         )
-    except RuntimeError as error:
-        raise InputError(f"needs Chrome or Chromium, which did not start: {error}", field="figures") from None
+    except RuntimeError:
+        raise InputError("needs Chrome or Chromium, which did not start", field="figures", value=folder) from None

@@ -98,6 +98,9 @@ def find_run(results: Path, name: str) -> RunEntry:
         if RunFolder(place).is_record:
             return _read(place, name)
     runs = find_runs(results)
+    if inside := [run.name for run in runs if run.name.startswith(f"{name}/")]:
+        listed = ", ".join(inside[:3]) + (", …" if len(inside) > 3 else "")
+        raise InputError(f"{name}: an experiment of {len(inside)} runs; expected one of them ({listed})")
     raise InputError(f"{name}: no run record of that name in {results}{nearest(name, [run.name for run in runs])}")
 
 

@@ -111,7 +111,7 @@ def _claim(results: Path, name: str, overwrite: bool) -> Path:
     folder = claim_folder(results, name)
     if folder.exists() and not overwrite:
         raise InputError(
-            f"{folder} already exists; choose another name, or let `overwrite` (--overwrite) replace it",
+            f"{folder} already exists; choose another name, or add --overwrite (from Python, overwrite=True)",
             field="name",
             value=name,
         )

@@ -77,7 +77,7 @@ def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
         + differing(what.other_settings)
     )
     if below:
-        table.caption += "; †: below the best answer that needs no model"
+        table.caption += "; †: worse than the best answer that needs no model"
     return table
 
 

@@ -55,7 +55,7 @@ def _comparison_quality(report: Comparison) -> Table:
     )
     if below:
         name = next(iter(below.values()))
-        table.caption += f"; †: below {BASELINES[name]}, which needs no model"
+        table.caption += f"; †: worse than {BASELINES[name]}, which needs no model"
     if unclean := [f"{run.method}, seed {run.seed}" for run in report.runs if run.dirty]:
         table.caption += f"; {UNCOMMITTED}: {'; '.join(unclean)}"
     return table
@@ -66,14 +66,18 @@ def _comparison_controls(report: Comparison) -> Table:
     table = new_table(title="does stage 2 personalise?")
     parts = [name for name in ("agree", "differ") if any(name in row.agreement for row in report.methods)]
     controlled = any(row.exchanged for row in report.methods)
-    titles = ["", *(f"where user and crowd {name}" for name in parts), "all questions"]
+    parts_titles = [*(f"user and crowd {name}" for name in parts), "all questions"]
+    titles = ["", *(f"{part}: {when}" for part in parts_titles for when in ("before", "after"))]
     for title in [*titles, *(["another's history"] if controlled else [])]:
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
-        cells = [_before_and_after(row.agreement[name]) if name in row.agreement else "–" for name in parts]
-        cells.append(f"{mean(row.quality_collective)} → {mean(row.quality)}")
+        cells = []
+        for name in parts:
+            own = row.agreement.get(name)
+            cells += [mean(own[point]) if own else "–" for point in ("collective", "personalised")]
+        cells += [mean(row.quality_collective), mean(row.quality)]
         table.add_row(row.method, *cells, *([mean(row.exchanged) if row.exchanged else "–"] if controlled else []))
-    table.caption = f"{report.metric} before → after stage 2"
+    table.caption = f"{report.metric} before and after stage 2"
     if controlled:
         table.caption += "; another's history: after a stage 2 on the next target user's items, from the same stage 1"
     return table
@@ -82,7 +86,7 @@ def _comparison_controls(report: Comparison) -> Table:
 def _served_otherwise(report: Comparison) -> Table:
     """Show what target users would have with what is not theirs, for methods that can tell."""
     names = list(dict.fromkeys(name for row in report.methods for name in row.controls))
-    table = new_table(title="is what a user is sent its own?")
+    table = new_table(title="does a user need its own adapter?")
     for title in ("", "own", *names):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
@@ -91,10 +95,6 @@ def _served_otherwise(report: Comparison) -> Table:
             table.add_row(row.method, mean(row.quality_collective), *others)
     table.caption = f"{report.metric} before stage 2"
     return table
-
-
-def _before_and_after(values: dict[str, Spread]) -> str:
-    return f"{mean(values['collective'])} → {mean(values['personalised'])}"
 
 
 def differing(other_settings: dict[str, dict[str, Any]]) -> str:
@@ -147,8 +147,8 @@ def _comparison_budgets(report: Comparison) -> Table:
         qualities = row.quality_at_equal_bytes
         table.add_row(row.method, *("–" if item is None else mean(item) + _noise(item.against) for item in qualities))
     table.caption = (
-        f"the last quality that was measured within {report.reference}'s total, and within the fewest bytes with which "
-        f"every method was evaluated; ≈: within noise of {report.reference}; –: not evaluated"
+        f"the last quality measured within each budget: {report.reference}'s total, and the smallest in which every "
+        f"method was evaluated; ≈: within noise of {report.reference}; –: not evaluated"
     )
     return table
 

@@ -72,7 +72,7 @@ def run(method: str, results: Path, *words: str) -> RunRecord:
 
 
 def test_every_shipped_method_has_a_closed_form() -> None:
-    # FLASC and FedSRD use codecs (test_coded_messages.py), the rounds of LoFiT and Chameleon differ (test_phases.py), and
+    # FLASC and FedSRD use codecs (test_coded_messages.py), rounds of LoFiT and Chameleon differ (test_phases.py), and
     # δ-vectors only have an opening (experiments/analysis).
     assert {*FORMS, "flasc", "fedsrd", "lofit", "chameleon", "delta"} == {
         path.stem for path in (CONFIGS / "methods").glob("*.toml")
