@@ -85,7 +85,7 @@ class Hypernetwork(nn.Module):
         self.weights = nn.ParameterList(torch.zeros(len(start), size.head) for start in starts.values())
         rows = depths if size.depth_bias else 1
         self.biases = nn.ParameterList(start.repeat(rows, 1) for start in starts.values())
-        self.depths, self.width = depths, profile
+        self.depths, self.width, self.head = depths, profile, size.head
 
     def forward(self, profile: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return, for each kind of module, its numbers at every depth, [depths, length].
@@ -102,7 +102,8 @@ class Hypernetwork(nn.Module):
             x = self.mixer(torch.cat([encoded, depth, of_kind], dim=1))
             for block in self.blocks:
                 x = x + block(x)
-            found[kind] = self.last(x) @ weight.T + bias
+            # Scaled, so that a rate that suits the bias does not move the weights' part many times as far.
+            found[kind] = self.last(x) / self.head**0.5 @ weight.T + bias
         return found
 
 

@@ -47,9 +47,10 @@ def test_methods_are_named_with_their_quality_its_spread_and_their_bytes(count: 
 def test_what_is_noise_is_called_noise_and_the_rest_is_not(content: dict[str, Any]) -> None:
     _, *tests = sentences(opened(content))
     text = " ".join(tests)
-    noise, _, clear = text.partition("Apart from perfit by more than noise: ")
+    noise, _, clear = text.partition("Different from perfit by more than noise: ")
     for row in content["methods"][1:]:
-        assert row["method"] in (noise if row["against"]["within_noise"] else clear)
+        shown = f"{row['method']} by {row['against']['difference']:+.3f}"
+        assert shown in (noise if row["against"]["within_noise"] else clear)
     p = sorted(row["against"]["p_adjusted"] for row in content["methods"][1:] if row["against"]["within_noise"])
     assert f"(p = {p[0]:.2f} to {p[-1]:.2f})" in noise
     assert f"over {len(content['seeds'])} seeds and {content['users']['target']} users" in noise
