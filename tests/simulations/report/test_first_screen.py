@@ -73,4 +73,7 @@ def test_runs_without_a_comparison_get_a_sentence_each() -> None:
     lines = sentences(gathered)
     assert [line.partition(":")[0] for line in lines] == ["perfit", "oppu"]
     record = gathered.runs[0].record
-    assert f"→ {record.metrics['accuracy']:.3f} personalised, for {record.bytes.total / 1e6:.2f} MB." in lines[0]
+    assert (
+        f"→ {record.metrics['accuracy']:.3f} personalised, for {record.bytes.total / 1e6:.2f} MB with evaluation."
+        in lines[0]
+    )

@@ -5,12 +5,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 from rich.table import Table
 from typer.testing import CliRunner
 
@@ -109,7 +109,7 @@ def test_command_writes_into_the_run_folder_and_refuses_other_folders(results: P
     assert "needs no network" in done.output
     assert (results / "single" / "report.html").is_file()
     for words, message in (
-        (["nothing"], "no run record, comparison or cold-start experiment"),
+        (["nothing"], "no run record, comparison, cold-start experiment or sweep"),
         (["single", "--out", str(tmp_path)], "cannot be written"),
     ):
         with pytest.raises(InputError, match=message):
