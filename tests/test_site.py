@@ -20,6 +20,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--collective" in (site / "api" / "commands" / "index.html").read_text()
+    folded = (site / "run-record" / "index.html").read_text()
+    assert "| column |" not in folded
     keys = (site / "api" / "config" / "index.html").read_text()
     assert all(f"<code>{key}</code>" in keys for key in flatten(RunConfig()))
     assert "server_aggregator" in (site / "api" / "python" / "index.html").read_text()

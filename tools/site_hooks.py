@@ -38,6 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Insert the config's keys, and show links to source files as their paths; a missing target fails."""
     markdown = markdown.replace("<!-- config keys -->", config_tables())
+    # Markdown inside a folded part is only read if the tag says so; other viewers do not need that.
+    markdown = markdown.replace("<details>", "<details markdown>")
     here = (ROOT / "docs" / page.file.src_uri).parent
 
     def replaced(link: re.Match[str]) -> str:

@@ -182,6 +182,17 @@ def bytes_by_group(runs: Sequence[ReportRun]) -> go.Figure:
     return finished(figure)
 
 
+def bytes_by_phase(runs: Sequence[ReportRun]) -> go.Figure:
+    """Draw a run's bytes by what messages are for, both ways: training, evaluation, and so on."""
+    figure = go.Figure()
+    for number, phase in enumerate(dict.fromkeys(phase for run in runs for phase in run.ledger.phase)):
+        sums = [float(run.ledger[run.ledger.phase == phase].message_bytes.sum()) / 1e6 for run in runs]
+        figure.add_bar(x=[safe(run.label) for run in runs], y=sums, name=phase, marker={"color": PALETTE[number]})
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(title="bytes of the whole run, MB")
+    return finished(figure)
+
+
 def simulated_time(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw the simulated time against rounds; None if no devices were simulated."""
     figure = go.Figure()

@@ -77,6 +77,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         "same": _settings(gathered.runs, different=False),
         "tasks": [_task(task, runs, plots) for task, runs in tasks.items()],
         "groups": plots.add("bytes", figures.bytes_by_group(completed)) if completed else None,
+        "phases": plots.add("bytes-by-phase", figures.bytes_by_phase(completed)) if completed else None,
         "simulated": plots.maybe("simulated-time", figures.simulated_time(gathered.runs)),
         "partitions": [
             (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs

@@ -93,6 +93,25 @@ def test_method_that_sends_nothing_has_no_curves(cache: Path, tmp_path: Path) ->
     assert [bars.y[0] for bars in figures["movie_tagging-stages"].data] == [each["accuracy"] for each in points]
 
 
+def test_a_run_evaluated_at_its_end_only_opens_with_bars_and_one_evaluated_midway_with_a_curve(
+    cache: Path, tmp_path: Path
+) -> None:
+    for name, every in (("end", 0), ("midway", 1)):
+        simulate(tiny_config(f"evaluate.every={every}", "evaluate.point=personalised"), name, tmp_path)
+        page, figures = render(gather_report([tmp_path / name]))
+        assert ("movie_tagging-stages" in figures) == (name == "end")
+        assert ("movie_tagging-cost-curves" in figures) == (name == "midway")
+        assert ("communication cost curves" in page) == (name == "midway")
+
+
+def test_bytes_by_phase_are_all_messages(cache: Path, tmp_path: Path) -> None:
+    record = simulate(tiny_config(), "run", tmp_path)
+    _, figures = render(gather_report([tmp_path / "run"]))
+    bars = {bar.name: bar.y[0] for bar in figures["bytes-by-phase"].data}
+    assert list(bars) == ["rollcall", "evaluate", "train", "personalize"]
+    assert sum(bars.values()) == pytest.approx(record.bytes.total / 1e6)
+
+
 def test_failed_run_shows_its_error_and_no_results(copy: Path) -> None:
     change(copy, status="failed", error="round 3: 1 of 3 clients failed")
     assert gather_report([copy]).predictions == []
