@@ -1,4 +1,4 @@
-"""Takes the pages' screenshots of a report: `python tools/screenshots.py results/reference/movie_tagging`.
+"""Takes the pages' screenshots of a report: `python tools/screenshots.py results/reference/movies`.
 
 Needs the `dev` extra and Debian's Chromium. The screenshots are written to `docs/images/`.
 """
@@ -7,6 +7,7 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -25,17 +26,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
         page = write_page(folders, Path(scratch) / "report.html")
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for theme in ("light", "dark"):
-            tab = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme=theme)
+        themes: tuple[tuple[Literal["light", "dark"], int], ...] = (("light", 1300), ("dark", 1900))
+        for theme, width in themes:
+            tab = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=theme)
             tab.goto(page.as_uri())
-            take(tab, IMAGES / f"report-{theme}.png")
+            capture(tab, IMAGES / f"report-{theme}.png")
         tab = browser.new_page(viewport={"width": 390, "height": 844}, device_scale_factor=2)
         tab.goto(page.as_uri())
-        take(tab, IMAGES / "report-phone.png")
+        capture(tab, IMAGES / "report-phone.png")
         browser.close()
 
 
-def take(tab: Page, path: Path) -> None:
+def capture(tab: Page, path: Path) -> None:
     """Take a screenshot of the first screen, once its figure is drawn."""
     tab.wait_for_function(_DRAWN, arg=tab.query_selector(".plot"))
     tab.screenshot(path=path)

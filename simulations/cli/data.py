@@ -17,7 +17,7 @@ from simulations.display.console import console
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    epilog="Example: `fedperfit data synth --task movie_tagging --users 40 --out people`",
+    epilog="Example: `fedperfit data synth --task movie_tagging --users 9 --out nine-people`",
     help="LaMP users: fetch official ones, generate synthetic ones, inspect any.",
 )
 

@@ -49,6 +49,8 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
             name=safe(item.label),
             legendgroup=item.label,
             mode="lines+markers",
+            # A band needs two points.
+            error_y={"array": deviation.tolist(), "visible": len(mean) == 1 and bool(deviation.gt(0).any())},
             hovertemplate=f"<b>{safe(item.label)}</b><br>{point}",
             **item.style,
         )

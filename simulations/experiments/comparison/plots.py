@@ -27,6 +27,8 @@ def draw_curves(report: Comparison, curves: pd.DataFrame, folder: Path) -> None:
             axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method!s} (no bytes)")
             continue
         axes.plot(x, mean, marker=marker(str(method)), markersize=4, color=own, label=method)
+        if len(x) == 1:  # a band needs two points
+            axes.errorbar(x, mean, yerr=deviation, color=own, capsize=3)
         axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
     axes.axhline(report.base.mean, color=BASE, linestyle=":", label="bare backbone")
     logarithmic(axes)

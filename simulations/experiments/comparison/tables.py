@@ -1,6 +1,5 @@
 """Terminal tables of a comparison: quality, bytes, and what a client sends, trains and keeps."""
 
-import math
 from typing import Any
 
 from rich.table import Table
@@ -134,7 +133,8 @@ def _comparison_bytes(report: Comparison) -> Table:
     table.caption = (
         "total: stage 1 and one download per target user, without messages that only measure, so less than `fedperfit "
         f"runs` shows; {own}to x %: until an evaluation first shows x % of {report.best}'s final quality, in brackets "
-        f"the range over seeds, each relative to {report.best} with that seed, not tested for noise; –: not reached"
+        f"the range over seeds, or how many reached it, each relative to {report.best} with that seed, not tested for "
+        "noise; –: not reached"
     )
     return table
 
@@ -154,10 +154,12 @@ def _comparison_budgets(report: Comparison) -> Table:
 
 
 def bytes_reached(found: BytesToReach) -> str:
-    """Format the bytes at which the mean curve reaches a quality, with the range over seeds if they differ."""
-    by_seed = sorted(math.inf if item is None else item for item in found.per_seed)
-    least, most = ("–" if math.isinf(item) else human_bytes(item) for item in (by_seed[0], by_seed[-1]))
+    """Format the bytes at which the mean curve reaches a quality, with what differs between seeds."""
+    reached = [item for item in found.per_seed if item is not None]
     mean = "–" if found.mean_curve is None else human_bytes(found.mean_curve)
+    if 0 < len(reached) < len(found.per_seed):
+        return f"{mean} ({len(reached)} of {len(found.per_seed)} seeds)"
+    least, most = (human_bytes(pick(reached)) for pick in (min, max)) if reached else ("–", "–")
     return mean if least == most else f"{mean} ({least} to {most})"
 
 

@@ -166,7 +166,7 @@ def test_seeds_are_averaged_by_round(tmp_path: Path) -> None:
     # 0.9 · 90 % = 0.81 is reached at the end, where the mean is 0.9; seed 1 reached 90 % of its 1.0 after a round.
     assert row["bytes_to_reach"]["90%"] == {"mean_curve": 50, "per_seed": [50, 30]}
     assert bytes_reached(BytesToReach(**row["bytes_to_reach"]["90%"])) == "50 B (30 B to 50 B)"
-    assert bytes_reached(BytesToReach(mean_curve=None, per_seed=[30, None])) == "– (30 B to –)"
+    assert bytes_reached(BytesToReach(mean_curve=None, per_seed=[30, None])) == "– (1 of 2 seeds)"
     assert isinstance(curves, pd.DataFrame)
     assert report["equal_bytes"] == [30, 50]
     assert row["quality_at_equal_bytes"][0]["per_seed"] == [0.5, 0.95]
