@@ -230,7 +230,7 @@ def test_bad_input_is_refused_before_anything_is_written(override: str, message:
 
 def test_an_existing_record_is_not_replaced_without_overwrite(run: tuple[Path, RunRecord]) -> None:
     folder, _ = run
-    with pytest.raises(InputError, match="already exists; choose another name, or let `overwrite`"):
+    with pytest.raises(InputError, match="already exists; choose another name, or add --overwrite"):
         simulate(tiny_config(), "first", folder.parent)
     assert read_run(folder).status == "completed"
 
