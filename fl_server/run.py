@@ -298,8 +298,8 @@ class FederatedRun:
     def _evaluate_controls(self) -> None:
         """Evaluate what the target users could be sent instead, unless the checkpoint has it."""
         self._introduce()
-        if not self.writer.checkpoint.controls:
-            self._commit(controls=self.newcomers.controls(self.state, self.last_round))
+        if not self.writer.checkpoint.controls and (found := self.newcomers.controls(self.state, self.last_round)):
+            self._commit(controls=found)
 
     def _note_retry(self, number: int, phase: Phase, user: int, attempt: int, error: str) -> None:
         self.writer.failure(number, phase, user, attempt, error)

@@ -59,9 +59,7 @@ class DeltaVectors(Method):
         Raises:
             ValueError: A site is beyond the last block.
         """
-        for site in self.sites:
-            if not 0 <= site < backbone.blocks:
-                raise ValueError(f"sites={self.sites}: the backbone has blocks 0 to {backbone.blocks - 1}")
+        shifts.check_fit("sites", dict.fromkeys(self.sites, 1), backbone)
         return {"server_width": torch.tensor(float(backbone.hidden))}
 
     def server_send(self, _state: Tensors, _user: int | None) -> Tensors:
@@ -143,7 +141,7 @@ class Vectors:
 
 
 def _made_up_words(count: int, seed: int) -> str:
-    """Return words of made-up syllables: a prefix that is about nobody."""
+    """Return words of made-up syllables: a prefix of a given length without content."""
     draw = random.Random(seed)
 
     def word() -> str:

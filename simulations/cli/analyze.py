@@ -38,12 +38,13 @@ def analyze(
     from simulations.run.catalogue import find_run
 
     place = find_run(results, str(trained)).folder if trained else None
-    words = [word for word in overrides_of(arguments) if word.partition("=")[0].strip() != "method"]
     with Follower(console(), as_json, (), time.time()) as follower:
-        found = run_analysis(toml, words, name, results, place, named, partial(log, as_json), follower)
+        found = run_analysis(
+            toml, overrides_of(arguments), name, results, place, named, partial(log, as_json), follower
+        )
     lines = [
         f"{title} users: {', '.join(map(printable, ids))}"
         for title, ids in (("nearest", found.nearest), ("middle", found.middle), ("farthest", found.farthest))
     ]
-    where = f"{results / name} (analysis.json, users.png, control.png, sites.png, each also SVG and PDF)"
+    where = f"{results / name} (analysis.json, and figures as PNG, SVG and PDF)"
     show(as_json, found.model_dump(mode="json", by_alias=True), analysis_tables(found), *lines, where)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from configs.load import load_config
+from configs.load import load_config, read_toml
+from configs.schema import RunConfig
 from simulations.cli.experiments import log
 from simulations.cli.options import Experiment, Json, Results, Seeds, read_list, read_numbers, show
 from simulations.display.console import console
@@ -51,6 +52,7 @@ def sweep(
 
 
 def _method(config: Path | None, overrides: list[str]) -> str:
-    """Return the method as the config or an override names it."""
+    """Return the method as an override or the file names it: a loaded config has its class, and no preset with it."""
     given = [word.partition("=")[2] for word in overrides if word.partition("=")[0].strip() == "method"]
-    return given[-1] if given else load_config(config, overrides).method
+    named = read_toml(config).get("method") if config else None
+    return str(given[-1] if given else named or RunConfig.model_fields["method"].default)

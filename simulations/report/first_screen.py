@@ -79,17 +79,14 @@ def _at_equal_quality(report: Comparison) -> list[str]:
     first, *others = report.methods
     if first.bytes_to_match is None:
         return []
-    found = [(row.method, row.bytes_to_match.mean_curve if row.bytes_to_match else None) for row in others]
-    costs = sorted((count, name) for name, count in found if count is not None)
-    own = first.bytes_to_match.mean_curve
-    if not others or own is None:
-        return []
+    needed = [(row.bytes_to_match.mean_curve, row.method) for row in report.methods if row.bytes_to_match]
+    costs = sorted((count, name) for count, name in needed if count is not None)
     quality = f"{first.method}'s final quality ({first.quality.mean:.3f})"
-    if not costs:
-        return [f"No other method reaches {quality}."]
-    costs = sorted([*costs, (own, first.method)])
-    listed = [f"{human_bytes(count)} for {name}" for count, name in costs[1:]]
-    return [f"At {quality}, {costs[0][1]} is cheapest: {human_bytes(costs[0][0])}, against {', '.join(listed)}."]
+    if len(costs) < 2:
+        return [f"No other method reaches {quality}."] if others else []
+    (least, cheapest), *rest = costs
+    listed = [f"{human_bytes(count)} for {name}" for count, name in rest]
+    return [f"At {quality}, {cheapest} is cheapest: {human_bytes(least)}, against {', '.join(listed)}."]
 
 
 def _of_cold_start(cold: ColdStart) -> list[str]:

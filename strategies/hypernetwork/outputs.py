@@ -15,7 +15,6 @@ from strategies import lora, shifts
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, LoraSettings, attach, block_of, first_a
 from strategies.method import BackboneShape, Fit, FitResult, Tensors
-from strategies.shifts.common import Rates
 from strategies.shifts.positions import Positions
 from strategies.shifts.sites import SiteShifts
 
@@ -182,7 +181,6 @@ class ShiftOutput:
         if len(set(self._ranks.values())) > 1:
             raise ValueError(f"rank.private={rank}: one head writes every site, so expected one rank")
         self._positions = Positions.parse(positions)
-        self._rates: Rates = (1.0, 1.0)
 
     def kinds(self) -> list[str]:
         """Return the only one."""
@@ -246,7 +244,7 @@ class ShiftOutput:
     def train(self, adapter: "LoraAdapters | SiteShifts", fit: Fit) -> FitResult:
         """Train φ."""
         assert isinstance(adapter, SiteShifts)
-        return shifts.train(adapter, [COLLECTIVE], fit, self._rates)
+        return shifts.train(adapter, [COLLECTIVE], fit)
 
     def parameters(self, backbone: BackboneShape) -> int:
         """Return L(2rd + r)."""

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from configs.errors import InputError
 from configs.files import write_atomic
+from configs.load import load_config
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import private_path
@@ -40,7 +41,7 @@ def analyze(
     name: str = "analysis",
     results: Path | str = "results",
     trained: Path | None = None,
-    named: int = 10,
+    named: int = 3,
     log: Callable[[str], None] = print,
     on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> Analysis:
@@ -63,9 +64,9 @@ def analyze(
     folder = claim_folder(results, name)
     if trained:
         _check_trained(trained)
-    seeds = [int(word.partition("=")[2]) for word in overrides if word.startswith("seed=")] or [0]
-    words = [word for word in overrides if not word.startswith("seed=")]
-    (run,) = complete(plan(["delta"], toml, words, seeds), folder, False, log, on_progress)
+    seed = load_config(toml, [*overrides, "method=delta"]).seed
+    words = [word for word in overrides if word.partition("=")[0].strip() not in ("seed", "method")]
+    (run,) = complete(plan(["delta"], toml, words, [seed]), folder, False, log, on_progress)
     tensors = load_file(run.files.shared)
     vectors, control = (_by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
     if len(vectors) < 3:

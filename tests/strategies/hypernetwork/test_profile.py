@@ -1,6 +1,7 @@
 """A profile says what is most telling first, and its embedding has length √width."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -26,12 +27,12 @@ class Client:
         return torch.tensor([[0.6, 0.8]])
 
 
-def client(task: str = "movie_tagging") -> Client:
+def client(task: str = "movie_tagging") -> Any:
     return Client(task, [Pair("1", "A fight.", "action"), Pair("2", "A joke.", "comedy"), Pair("3", "War.", "action")])
 
 
 def test_counts_come_first_then_the_summary_then_items() -> None:
-    text = profile_text(client(), ProfileSettings("words", 1, True, 8))  # type: ignore[arg-type]
+    text = profile_text(client(), ProfileSettings("words", 1, True, 8))
     assert text.splitlines() == [
         "The tags that this person uses most often are action (2), comedy (1).",
         "In a movie this person looks for a twist",
@@ -41,16 +42,16 @@ def test_counts_come_first_then_the_summary_then_items() -> None:
 
 
 def test_tasks_whose_answers_are_texts_have_no_counts() -> None:
-    text = profile_text(client("news_headline"), ProfileSettings("words", 2, True, 0))  # type: ignore[arg-type]
+    text = profile_text(client("news_headline"), ProfileSettings("words", 2, True, 0))
     assert text.splitlines()[0] == "Articles by one journalist, with their headlines:"
 
 
 def test_the_embedding_is_as_long_as_the_root_of_its_width() -> None:
-    found = profile_embedding(client(), ProfileSettings("words", 1, True, 0), 2)  # type: ignore[arg-type]
+    found = profile_embedding(client(), ProfileSettings("words", 1, True, 0), 2)
     assert float(found.norm()) == pytest.approx(2**0.5)
 
 
 def test_a_user_without_history_has_zeros_and_nothing_is_embedded() -> None:
-    nobody = Client()
-    assert not profile_embedding(nobody, ProfileSettings("words", 1, True, 0), 5).any()  # type: ignore[arg-type]
-    assert nobody.embedded == []
+    without_history: Any = Client()
+    assert not profile_embedding(without_history, ProfileSettings("words", 1, True, 0), 5).any()
+    assert without_history.embedded == []

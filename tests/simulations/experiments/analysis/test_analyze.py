@@ -52,6 +52,13 @@ def test_the_servers_decomposition_is_that_of_the_clients_own_states(
     assert set(found.nearest + found.farthest) <= set(ids)
 
 
+def test_a_files_seed_is_the_analysis_seed(tmp_path: Path) -> None:
+    file = tmp_path / "seeded.toml"
+    file.write_text("seed = 3\n")
+    analyze(file, [word for word in TINY if not word.startswith("seed")], "a", tmp_path, log=quiet)
+    assert (tmp_path / "a" / "delta-seed3" / "run.json").is_file()
+
+
 def test_delta_is_the_mean_difference_at_the_last_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from configs.errors import InputError
 from fl_server.record.folder import RunFolder
+from simulations.cli.main import app
 from simulations.display.tables import rows_of
 from simulations.experiments.sweep import run as sweep_run
 from simulations.experiments.sweep.run import sweep
@@ -14,7 +17,7 @@ from simulations.experiments.sweep.spec import SweepSpec
 from simulations.experiments.sweep.tables import sweep_table
 from simulations.report.gather import gather_report
 from simulations.report.page import render
-from tests.conftest import TINY
+from tests.conftest import TINY, tiny_config
 
 pytestmark = pytest.mark.integration
 BOTH = SweepSpec({"rank.shared": ["1", "4"], "personal.epochs": ["1", "2"]}, ["perfit"], [0])
@@ -70,9 +73,9 @@ def test_an_interrupted_sweep_keeps_its_runs_and_goes_on(tmp_path: Path, monkeyp
     words = [*TINY, "rounds=1"]
     genuine, begun = sweep_run.complete, []
 
-    def stopped(planned: list[object], *rest: object) -> list[object]:
+    def stopped(planned: list[Any], *rest: Any) -> list[Any]:
         begun.append(len(planned))
-        genuine(planned[:1], *rest)  # type: ignore[arg-type]
+        genuine(planned[:1], *rest)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -105,6 +108,15 @@ def test_a_mistake_at_one_point_stops_the_sweep_before_any_run(tmp_path: Path) -
     with pytest.raises(InputError, match="answers of different kinds"):
         sweep(kinds, None, list(TINY), "x", tmp_path, lambda _text: None)
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_without_methods_the_command_takes_the_configs_with_its_preset(tmp_path: Path) -> None:
+    words = ["sweep", "rank.shared=1,4", *TINY, "rounds=1", "--results", str(tmp_path)]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert {cell["method"] for cell in found["cells"]} == {"perfit"}
+    config = RunFolder(tmp_path / "sweep" / found["cells"][0]["folders"][0]).config
+    assert config.personal.lr == tiny_config().personal.lr
 
 
 def test_another_experiments_folder_is_left_alone(tmp_path: Path) -> None:
