@@ -132,7 +132,10 @@ def test_too_few_users_for_the_groups_are_refused(tmp_path: Path) -> None:
     golds = [{"id": str(number), "output": "comedy"} for number in range(9)]
     source = write_lamp(tmp_path / "lamp", [movie(str(number)) for number in range(9)], golds)
     spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 3, False)
-    message = r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: .* has only 1 such users of \d+ users in users.group=2"
+    message = (
+        r"compositions=3: 3 disjoint groups of 2 users, movie_tagging: "
+        r".* has only 1 such users of \d+ users in users.group=2"
+    )
     with pytest.raises(InputError, match=message):
         cold_start(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
