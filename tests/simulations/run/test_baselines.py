@@ -64,7 +64,7 @@ def test_copying_the_question_and_its_first_sentence_are_scored(tmp_path: Path) 
         "perfit",
     ]
     assert rows_of(quality)[-1][1].endswith(" †")
-    assert "†: below its first sentence, which needs no model" in str(quality.caption)
+    assert "†: worse than its first sentence, which needs no model" in str(quality.caption)
 
 
 def test_tweets_are_only_copied(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_list_is_filtered_and_sorted(results: Path) -> None:
 def test_one_run_is_shown(results: Path) -> None:
     words = ["runs", "show", "--results", str(results)]
     shown = CliRunner().invoke(app, [*words, "comparison/inside"], catch_exceptions=False).output
-    assert "personalised shift" in shown
+    assert "collective, after stage 1" in shown
     assert "completed" in shown
     broken = CliRunner().invoke(app, [*words, "broken"], catch_exceptions=False).output
     assert "round 1: 1 of 3" in broken.replace("\n", " ")

@@ -111,7 +111,7 @@ def test_a_mistake_at_one_point_stops_the_sweep_before_any_run(tmp_path: Path) -
 
 
 def test_without_methods_the_command_takes_the_configs_with_its_preset(tmp_path: Path) -> None:
-    words = ["sweep", "rank.shared=1,4", *TINY, "rounds=1", "--results", str(tmp_path)]
+    words = ["sweep", *TINY, "rounds=1", "rank.shared=1,4", "--results", str(tmp_path)]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert {cell["method"] for cell in found["cells"]} == {"perfit"}
