@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,13 @@ def write_atomic(path: Path, content: str | bytes | Callable[[Path], None], priv
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def secret_number(path: Path) -> int:
+    """Return a random number of 256 bits that a file keeps, for its owner only; the first call draws it."""
+    if not path.is_file():
+        write_atomic(path, secrets.token_hex(32), private=True)
+    return int(path.read_text(encoding="utf-8"), 16)
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

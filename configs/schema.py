@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from configs.base import Group as _Group
 from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
 from configs.exchange import ServerConfig, WireConfig
+from configs.privacy import PrivacyConfig
 from configs.training import FitConfig, PersonalConfig
 
 
@@ -245,6 +246,7 @@ class RunConfig(_Group):
     server: ServerConfig = ServerConfig()
     faults: FaultsConfig = FaultsConfig()
     robust: RobustConfig = RobustConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     devices: DevicesConfig = DevicesConfig()
 
     @model_validator(mode="after")
@@ -255,6 +257,10 @@ class RunConfig(_Group):
         if self.cohort > training:
             besides = f" without users.held_out={self.users.held_out}" if self.users.held_out else ""
             raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}{besides}")
+        if self.privacy.kind != "none" and self.privacy.delta >= 1 / training:
+            raise ValueError(f"privacy.delta={self.privacy.delta:g}: expected less than 1/{training}, one user in all")
+        if self.privacy.kind != "none" and self.robust.rule != "none":
+            raise ValueError(f"robust.rule='{self.robust.rule}': with privacy.kind the updates are clipped and summed")
         if self.keep == "best" and not self.users.held_out:
             raise ValueError("keep='best' needs users.held_out, the collective users who judge")
         if self.keep == "best" and self.start_from:

@@ -26,7 +26,8 @@ def rollcall(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Stage 1 on this client."""
     payload, task = unpack(message.content)
-    return _answer(message, handlers.train(_paths(context), payload, task["round"], task["last_turn"]))
+    noise = task.get("noise_multiplier", 0.0)
+    return _answer(message, handlers.train(_paths(context), payload, task["round"], task["last_turn"], noise))
 
 
 @app.train("introduce")

@@ -38,7 +38,7 @@ class ClientCoding:
         """
         if self._down is None:
             opening = not payload.tensors and self._up is not None
-            return self._method.from_wire(self._start) if opening else payload.tensors, {}
+            return self.start if opening else payload.tensors, {}
         held = _taken(store, REFERENCE)
         version = held.pop(_VERSION, None)
         known = (
@@ -78,6 +78,11 @@ class ClientCoding:
         if not (self._up.feedback and self._config.wire.feedback and number):
             return payload, {}
         return payload, _prefixed(minus(change, read_blob(self._up, layout, blob, number)), LEFT_OUT)
+
+    @property
+    def start(self) -> Tensors:
+        """The shared tensors before the first round, which every client knows from the seed."""
+        return self._method.from_wire(self._start)
 
     @cached_property
     def _start(self) -> Tensors:

@@ -16,6 +16,7 @@ from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, score_answers, score_baselines
 from fl_clients.fit import MOMENTS, LocalFit
 from fl_clients.lamp.user_table import open_user
+from fl_clients.local_privacy import noise_seed, protected
 from fl_clients.private_store import read_client_state, write_client_state, write_private
 from fl_clients.process.paths import ClientPaths
 from fl_clients.prompts import count_cut_questions, training_examples
@@ -51,7 +52,9 @@ def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
     return Reply(None, answer, {})
 
 
-def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: int = -1) -> Reply:
+def train(
+    paths: ClientPaths, payload: Payload, round_number: int, last_turn: int = -1, noise_multiplier: float = 0.0
+) -> Reply:
     """Stage 1: train on the user's history and answered questions; return the tensors to send.
 
     Args:
@@ -59,6 +62,7 @@ def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: in
         payload: What the server sent.
         round_number: The round.
         last_turn: The last round in which the server counted this user's update; −1 if none.
+        noise_multiplier: Of the noise that this client adds (`privacy.kind = "local"`).
     """
     session = open_session(paths.run_dir)
     started = _start(session)
@@ -80,7 +84,12 @@ def train(paths: ClientPaths, payload: Payload, round_number: int, last_turn: in
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments, client)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
-    answer, owed = session.coding.reply(result.shared, shared, store, (round_number, last_turn), user.user_id)
+    trained = result.shared
+    if config.privacy.kind == "local":
+        start = shared if shared else session.coding.start
+        noise = noise_seed(paths, config.seed, round_number, user.user_id)
+        trained = protected(session.method, trained, start, config.privacy, noise_multiplier, noise)
+    answer, owed = session.coding.reply(trained, shared, store, (round_number, last_turn), user.user_id)
     engine_state = (local_fit.moments if keeps_moments else {}) | held | owed
     if result.client_state is not None or engine_state:
         after = (before if result.client_state is None else result.client_state) | engine_state

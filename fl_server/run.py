@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from flwr.serverapp import Grid
 from safetensors.torch import save_file
 
 from configs.errors import RunFailed
-from configs.files import write_atomic
+from configs.files import secret_number, write_atomic
 from configs.import_path import read_import_path
 from configs.load import read_resolved
 from configs.schema import RunConfig
@@ -20,7 +19,9 @@ from configs.seeds import derive_seed
 from fl_server.best_round import BestRound
 from fl_server.coding import ServerCoding
 from fl_server.exchange import Clients, ClientTask
+from fl_server.judges import Judges
 from fl_server.newcomers import Newcomers
+from fl_server.privacy import RunPrivacy, most_turns
 from fl_server.record.complete import complete_record
 from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
@@ -69,9 +70,10 @@ class FederatedRun:
         self.tasks = UserTasks(self.clients, self.writer, self.devices, self.last_round, at_once)
         users = self.config.users
         self.targets = list(range(users.collective, users.collective + users.target))
-        self.judges = list(range(users.collective - users.held_out, users.collective))
         self.best = BestRound(checkpoint)
         self.newcomers = Newcomers(self.method, self.coding, self.tasks, self.targets)
+        self.judges = Judges(self.config, self.tasks, self.newcomers, self.coding)
+        self.privacy: RunPrivacy | None = None
 
     def complete(self) -> None:
         """Run from the checkpoint to the end.
@@ -81,6 +83,7 @@ class FederatedRun:
         """
         try:
             trainable_users = self._call_roll()
+            self._settle_privacy(trainable_users)
             self._evaluate_base()
             self._train_collective(trainable_users)
             self._evaluate_controls()
@@ -100,12 +103,26 @@ class FederatedRun:
             check_versions(answers)
             write_users_table(self.folder, read_run(self.folder), answers)
         self.examples = {user: answers[user].history + answers[user].queries for user in range(users.collective)}
-        trainable = [user for user, count in self.examples.items() if count and user not in self.judges]
+        trainable = [user for user, count in self.examples.items() if count and user not in self.judges.users]
         if len(trainable) < self.config.cohort:
             raise RunFailed(
                 f"cohort={self.config.cohort}: only {len(trainable)} collective users have an example to train on"
             )
         return trainable
+
+    def _settle_privacy(self, trainable_users: list[int]) -> None:
+        """Settle the noise of stage 1, and how many rounds keep to `privacy.target_epsilon`."""
+        if self.config.privacy.kind == "none" or self.method.first_round is None or self.config.start_from:
+            return
+        cohorts = (self._sample_cohort(number, trainable_users) for number in range(1, self.last_round + 1))
+        # Real devices know the run's seed.
+        secret = secret_number(self.folder / ".noise.key") if self._registered is not None else None
+        turns = most_turns(cohorts)
+        self.privacy = RunPrivacy(self.config, self.method, len(trainable_users), turns, secret, self.writer.state)
+        if self.privacy.last_round < self.last_round:
+            self.last_round = self.privacy.last_round
+            text = f"stage 1 ends after round {self.last_round}, to keep to privacy.target_epsilon"
+            self.writer.event("note", text=text)
 
     def _evaluate_base(self) -> None:
         """Evaluate the bare backbone, unless the checkpoint has its metrics."""
@@ -115,7 +132,7 @@ class FederatedRun:
             scores = {str(point): metrics(pool(users)) for point, users in found.items()}
             base = scores.pop(EvaluationPoint.BASE)
             baselines = {name: values for name, values in scores.items() if values}
-            self._judge(0, EvaluationPoint.BASE)
+            self.judges.judge(0, self.last_round, EvaluationPoint.BASE, self.state, self.best)
             self._commit(metrics_base=base, baselines=baselines)
 
     def _train_collective(self, trainable_users: list[int]) -> None:
@@ -152,7 +169,9 @@ class FederatedRun:
         """Send the shared tensors to the cohort and fold its updates into the aggregator."""
         started, bytes_before = time.monotonic(), self.writer.ledger.so_far.copy()
         aggregator = self.method.server_aggregator(self.state, number)
-        updates = Updates(self.folder / ".updates", aggregator, self.config.faults, self.config.robust, self.examples)
+        pool = self.privacy.pool_of(number, aggregator.expected, len(cohort)) if self.privacy else None
+        faults, robust = self.config.faults, self.config.robust
+        updates = Updates(self.folder / ".updates", aggregator, faults, robust, self.examples, pool)
         this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
         last_turns = self.writer.checkpoint.last_turns
         self.coding.advance(number, self.state)
@@ -160,8 +179,9 @@ class FederatedRun:
         def send(user: int, again: bool) -> Payload:
             return self.coding.payload(self.state, user, last_turns.get(user, 0), whole=again)
 
+        local = {"noise_multiplier": self.privacy.multiplier} if self.privacy else {}
         task = ClientTask(
-            number, Phase.TRAIN, send if number else None, lambda user: {"last_turn": last_turns.get(user, -1)}
+            number, Phase.TRAIN, send if number else None, lambda user: {"last_turn": last_turns.get(user, -1)} | local
         )
         for answer in self.tasks.ask(task, cohort):
             reply = self.coding.decoded(answer, self.state, number)
@@ -195,7 +215,7 @@ class FederatedRun:
         Raises:
             RunFailed: The round could not be averaged.
         """
-        number, updates = this.number, this.updates
+        number = this.number
         for reply in this.replies:
             user = reply.user
             self.clients.record_message(number, Phase.TRAIN, reply, arrived=user not in this.outcome.lost)
@@ -203,24 +223,11 @@ class FederatedRun:
             rejection, device = this.rejections.get(user), self.devices.device(user)
             self.writer.client(number, Phase.TRAIN, reply, rejection, device, arrived_at_s)
         if this.averaged:
-            this.figures |= self._evaluate_midway(number) | self._judge(number, EvaluationPoint.COLLECTIVE)
-        sent = self.writer.ledger.so_far
-        self.writer.round(
-            round=number,
-            cohort=len(this.cohort),
-            replies=len(this.cohort) - len(updates.failed) - len(this.outcome.lost),
-            failures=len(updates.failed),
-            rejected=len(updates.rejected),
-            retries=sum(reply.retries for reply in this.replies),
-            seconds=time.monotonic() - this.started,
-            simulated_s=this.outcome.seconds,
-            server_s=this.server_s,
-            server_rss_bytes=psutil.Process().memory_info().rss,
-            bytes_up=sent["up"] - this.bytes_before["up"],
-            bytes_down=sent["down"] - this.bytes_before["down"],
-            loss=this.loss,
-            metrics=list(this.figures.items()),
-        )
+            this.figures |= self._evaluate_midway(number)
+            point = EvaluationPoint.COLLECTIVE
+            this.figures |= self.judges.judge(number, self.last_round, point, self.state, self.best)
+        this.figures |= self.privacy.figures(number) if self.privacy else {}
+        self.writer.round(**this.row(self.writer.ledger.so_far))
         if this.problem:
             raise RunFailed(this.problem)
 
@@ -233,7 +240,8 @@ class FederatedRun:
             self.writer.event("note", text=f"round {number} is abandoned: {updates.accepted} updates arrived in time")
         self._save_shared(number + 1)
         counted = dict.fromkeys(this.counted, number) if this.averaged else {}
-        self._commit(round=number, last_turns=self.writer.checkpoint.last_turns | counted)
+        spent = self.privacy.spent(number) if self.privacy else None
+        self._commit(round=number, last_turns=self.writer.checkpoint.last_turns | counted, privacy=spent)
         figures = this.figures | {"bytes": sum(self.writer.ledger.so_far.values())}
         about = {"rounds": self.last_round, "loss": this.loss, "updates": len(this.counted)}
         self.writer.event("round", round=number, **about, **figures)
@@ -250,19 +258,6 @@ class FederatedRun:
         for point, users in self._evaluate(number, points).items():
             figures |= {f"{point}.{key}": value for key, value in metrics(pool(users)).items()}
         return figures
-
-    def _judge(self, number: int, point: EvaluationPoint) -> dict[str, float]:
-        """Ask the held-out collective users for the shared tensors' quality, and remember the best state."""
-        last, base = self.last_round, point == EvaluationPoint.BASE
-        if not self.judges or not (base or number in self.config.evaluate.midway_rounds(last) | {last}):
-            return {}
-        send = None if base else self.newcomers.send(self.state, number + 1)
-        task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(point)})
-        scores = metrics(pool(self.tasks.statistics(task, self.judges, [point])[point]))
-        if not scores:
-            raise RunFailed(f"users.held_out={len(self.judges)}: none of these users has a question")
-        self.best.consider(number, scores, self.state if base else self.coding.as_sent(self.state))
-        return {f"held_out.{key}": value for key, value in scores.items()}
 
     def _keep_best(self) -> None:
         """Go back to the best state, if it is an earlier one."""
@@ -313,4 +308,5 @@ class FederatedRun:
 
     def _commit(self, **done: object) -> None:
         kept = self.coding.saved() | self.server_step.saved() | self.best.saved()
+        kept |= self.privacy.saved() if self.privacy else {}
         self.writer.commit(self.state | kept, **done)

@@ -1,8 +1,12 @@
 """One round of stage 1 in progress: its cohort, its replies and its outcome."""
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import psutil
 
 from fl_server.record.ledger import Direction
 from fl_server.record.reply import ClientReply
@@ -35,6 +39,29 @@ class TrainingRound:
     figures: dict[str, float] = field(default_factory=dict)
     """Metrics of the aggregation and of a midway evaluation."""
     server_s: float = 0.0
+
+    def row(self, sent: Mapping[Direction, int]) -> dict[str, Any]:
+        """Return the round's row for the record.
+
+        Args:
+            sent: Bytes of all messages so far, by direction.
+        """
+        return {
+            "round": self.number,
+            "cohort": len(self.cohort),
+            "replies": len(self.cohort) - len(self.updates.failed) - len(self.outcome.lost),
+            "failures": len(self.updates.failed),
+            "rejected": len(self.updates.rejected),
+            "retries": sum(reply.retries for reply in self.replies),
+            "seconds": time.monotonic() - self.started,
+            "simulated_s": self.outcome.seconds,
+            "server_s": self.server_s,
+            "server_rss_bytes": psutil.Process().memory_info().rss,
+            "bytes_up": sent["up"] - self.bytes_before["up"],
+            "bytes_down": sent["down"] - self.bytes_before["down"],
+            "loss": self.loss,
+            "metrics": list(self.figures.items()),
+        }
 
     @property
     def rejections(self) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import median_low
 
@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from configs.environment import FaultsConfig, RobustConfig
 from fl_server.record.reply import ClientReply
 from strategies.aggregation.robust import Update, apply_rule, find_fault, step_norm
-from strategies.method import Aggregator
+from strategies.method import Aggregator, Tensors
+
+Pool = Callable[[Iterable[Tensors]], Tensors]
+"""Combines what clients sent, one at a time, into what is averaged in their place."""
 
 
 class Updates:
@@ -24,6 +27,7 @@ class Updates:
         faults: FaultsConfig,
         robust: RobustConfig,
         examples: Mapping[int, int],
+        pool: Pool | None = None,
     ) -> None:
         """Start a round.
 
@@ -33,6 +37,8 @@ class Updates:
             faults: The limits beyond which updates are rejected.
             robust: The aggregation rule for the other updates.
             examples: What each client said at the roll call; an update that claims more is rejected.
+            pool: Takes the place of rules that compare updates with each other: with differential privacy no user's
+                update may decide what becomes of another's.
         """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -41,6 +47,7 @@ class Updates:
         self._ratio, self._min_replies = faults.max_norm_ratio, faults.min_replies
         self._robust = robust
         self._at_roll_call = examples
+        self._pool = pool
         self._norms: dict[int, float] = {}
         self._examples: dict[int, int] = {}
         self.failed: list[int] = []
@@ -78,7 +85,7 @@ class Updates:
         for user in lost:
             self._norms.pop(user, None)
             self.rejected.pop(user, None)
-        if self._norms:
+        if self._norms and not self._pool:
             # The lower median, so that the longer of two steps can be rejected.
             median = median_low(self._norms.values())
             for user, norm in list(self._norms.items()):
@@ -88,7 +95,9 @@ class Updates:
         norms = list(self._norms.values())
         self.accepted = len(norms)
         added = []
-        if norms:
+        if norms and self._pool:
+            self._aggregator.add(-1, self._pool(update.shared for update in self._read()), 1)
+        elif norms:
             kept = apply_rule(self._robust.rule, self._robust.share, self._read(), norms, self._aggregator.expected)
             for update in kept:
                 self._aggregator.add(update.user, update.shared, update.examples)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError
 from configs.files import write_atomic
+from fl_server.record.schema import PrivacyPart
 from strategies.method import Tensors
 
 _FOLDER = ".checkpoint"
@@ -29,7 +30,7 @@ class Checkpoint(BaseModel):
     started_in: str = ""
     """Base folder of relative paths in the run's config."""
     exchange: dict[str, Any] = {}
-    """The config's `wire` and `server`, which its tensors depend on; empty in records of older versions."""
+    """The config's `wire`, `server` and `privacy`, which its tensors depend on; empty in records of older versions."""
     round: int | None = None
     """The last completed round of stage 1, whose state is stored; None before the first."""
     parts: dict[str, int] = {}
@@ -44,6 +45,8 @@ class Checkpoint(BaseModel):
     """The target users have taken part in the opening (`Method.introduces`)."""
     controls: dict[str, dict[str, float]] = {}
     """The metrics of what target users could be sent instead (`Method.server_controls`), by control."""
+    privacy: PrivacyPart | None = None
+    """What stage 1 has spent."""
     wall_s: float = 0.0
     """Seconds that the run has taken so far."""
 

@@ -88,6 +88,19 @@ class AgreementPart(_Part):
     """By evaluation point."""
 
 
+class PrivacyPart(_Part):
+    """User-level differential privacy of stage 1, for neighbours that differ in one user's data."""
+
+    kind: Literal["central", "local"]
+    epsilon: float | None
+    """ε for `delta`; None: no finite one, since there was no noise."""
+    delta: float
+    noise_multiplier: float
+    clip: float
+    """C after the last round."""
+    rounds: int
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
@@ -110,6 +123,8 @@ class RunRecord(_Part):
     controls: dict[str, dict[str, float]] = {}
     """Metrics of what target users could be sent instead of what is theirs (`Method.server_controls`)."""
     oracle: OraclePart | None = None
+    privacy: PrivacyPart | None = None
+    """What stage 1 has spent; None without differential privacy, or without stage 1."""
     agreement: dict[str, AgreementPart] = {}
     """`agree` and `differ`, for synthetic users."""
     per_user: dict[str, dict[str, float]] = {}

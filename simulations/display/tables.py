@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from fl_server.record.schema import AgreementPart, RunRecord
+from fl_server.record.schema import AgreementPart, PrivacyPart, RunRecord
 from strategies.metrics.statistics import LOWER_IS_BETTER, is_worse
 
 WORST = "10th percentile"
@@ -99,6 +99,7 @@ def quality_table(record: RunRecord) -> Table:
         title = f"user and crowd {name}: {part.questions} questions"
         table.add_row(title, *(_before_and_after(part, key) for key in metrics))
     captions = ["→: before and after stage 2"] if record.agreement else []
+    captions += [privacy_words(record.privacy)] if record.privacy else []
     main = record.main_metric
     if record.metrics.get("outside"):
         captions.append(f"{record.metrics['outside']:.1%} of the personalised answers were not valid for the task")
@@ -127,6 +128,15 @@ def sentence(record: RunRecord) -> str:
     path = " → ".join(f"{values[key]:.3f} {name}" for name, values in points)
     lower = " (lower is better)" if key in LOWER_IS_BETTER else ""
     return f"{record.method}: {key}{lower} {path}, for {human_bytes(record.bytes.total)} with evaluation"
+
+
+def privacy_words(spent: PrivacyPart) -> str:
+    """Say what stage 1's differential privacy promises its users."""
+    whose = "the server's" if spent.kind == "central" else "the clients'"
+    if spent.epsilon is None:
+        return f"updates of stage 1 were clipped to {spent.clip:g}, without noise: no finite ε"
+    promise = f"(ε = {spent.epsilon:.3g}, δ = {spent.delta:g})"
+    return f"stage 1 is {promise}-differentially private for its users, by {whose} noise in {spent.rounds} rounds"
 
 
 def _before_and_after(part: AgreementPart, metric: str) -> str:

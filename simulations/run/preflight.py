@@ -20,6 +20,7 @@ from fl_clients.backbone.embedder import COMPUTED
 from fl_clients.backbone.load import check_backbone, read_shape, resolve_precision
 from fl_clients.lamp.select_users import UserTable
 from fl_clients.lamp.tasks import find_task
+from fl_server.privacy import RunPrivacy
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
 from strategies.aggregation.robust import POOLING
@@ -76,8 +77,9 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
 
 
 def exchange_keys(config: RunConfig) -> dict[str, Any]:
-    """Return the values of `wire.*` and `server.*` by dotted key."""
-    return {key: value for key, value in flatten(config).items() if key.startswith(("wire.", "server."))}
+    """Return the values of `wire.*`, `server.*` and `privacy.*` by dotted key."""
+    groups = ("wire.", "server.", "privacy.")
+    return {key: value for key, value in flatten(config).items() if key.startswith(groups)}
 
 
 def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> None:
@@ -100,10 +102,22 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         raise ValueError(f"wire.down_of='values': {method.name} needs every number; only LoRA methods can lack some")
     if pooled and not method.constant_shapes:
         raise ValueError(f"{pooled[0]}: {method.name} sends other tensors in some rounds")
+    if rounds and config.privacy.kind != "none":
+        _check_privacy(config, method, shape)
     if pooled and rounds:
         if keeps_clients_apart(method, shape):
             raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
         _check_wire_form(method, travelling(method.server_init(shape)))
+
+
+def _check_privacy(config: RunConfig, method: Method, shape: BackboneShape) -> None:
+    """Refuse differential privacy where no mean is formed, and an ε that cannot be kept."""
+    key, state = f"privacy.kind='{config.privacy.kind}'", method.server_init(shape)
+    first = 0 if method.first_round == 0 else 1
+    if any(method.server_aggregator(state, number).per_user for number in {first, 1}):
+        raise ValueError(f"{key}: {method.name} needs each client's own tensors, of which no noisy mean is formed")
+    last = method.last_round or config.rounds
+    RunPrivacy(config, method, config.users.collective - config.users.held_out, range(last + 1))
 
 
 def _check_wire_form(method: Method, shared: Tensors) -> None:

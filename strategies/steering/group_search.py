@@ -22,7 +22,7 @@ _PROBES = ("shared_probes.theta", "shared_probes.b", "shared_probes.loss", "shar
 class GroupSearch:
     """One round's aggregator; which phase it is in follows from the state."""
 
-    per_user = False
+    per_user = True
 
     def __init__(
         self, state: Tensors, rows: int, restarts: int, generator: torch.Generator, layers: int | None

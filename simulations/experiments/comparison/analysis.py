@@ -140,6 +140,7 @@ def _method(
         seconds=_seconds(own),
         against=None if method == reference[0].method else paired_test(own, reference),
         agreement=_agreement(own),
+        epsilon=max((spent.epsilon for run in own if (spent := run.record.privacy) and spent.epsilon), default=None),
         controls={
             name: Spread.of([run.record.controls[name][metric] for run in own])
             for name in own[0].record.controls

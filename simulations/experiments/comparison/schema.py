@@ -128,6 +128,8 @@ class ComparedMethod(Part):
     """By `agree` and `differ` and by evaluation point, for synthetic users."""
     exchanged: Spread | None = Field(None)
     """After a stage 2 on another target user's history, from the same shared tensors."""
+    epsilon: float | None = Field(None)
+    """ε of stage 1 (`PrivacyPart`), the largest over seeds; None without differential privacy."""
     controls: dict[str, Spread] = Field({})
     """What target users would have with what is not theirs (`Method.server_controls`), by control."""
 

@@ -33,7 +33,8 @@ def _comparison_quality(report: Comparison) -> Table:
     seeds = ", ".join(map(str, report.seeds))
     table = new_table(title=f"{report.name}: {report.task}, {report.backbone}, seeds {seeds}")
     titles = ("", with_arrow(report.metric), "before stage 2", f"against {report.reference}", "95 % CI", "p")
-    for title in titles:
+    private = any(row.epsilon is not None for row in report.methods)
+    for title in (*titles, *(["ε"] if private else [])):
         table.add_column(title, justify="right" if title else "left")
     for name, spread in report.baselines.items():
         table.add_row(BASELINES[name], mean(spread))
@@ -47,6 +48,8 @@ def _comparison_quality(report: Comparison) -> Table:
         cells = [mean(row.quality) + " †" * (row.method in below), mean(row.quality_collective)]
         if against := row.against:
             cells += [f"{against.difference:+.3f}{_noise(against)}", interval(against), significance(against)]
+        if private:
+            cells += [""] * (5 - len(cells)) + ["–" if row.epsilon is None else f"{row.epsilon:.3g}"]
         table.add_row(row.method, *cells)
     table.caption = (
         f"mean ± standard deviation over seeds; {OVER_BOTH}{ONE_SEED if len(report.seeds) == 1 else ''}"

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.integration
 METHODS = ["perfit", "fedsa-lora"]
 _CODED = ["wire.up=top-k 0.1", "wire.down=int4", "server.optimizer=adam", "server.lr=0.02", "local.keep_moments=true"]
 _CODED += ["users.held_out=1", "keep=best"]
+_CODED += ["privacy.kind=central", "privacy.noise_multiplier=1", "privacy.clip_quantile=0.5"]
 _WORDS = {"perfit": [], "fedsa-lora": ["method=fedsa-lora", "settings.rank=2"], "coded": _CODED}
 
 
