@@ -1,5 +1,6 @@
 """The typed, frozen config of one run, with every key that a TOML file or a dotted override may set."""
 
+import math
 import os
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from configs.base import Group as _Group
 from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
 from configs.exchange import ServerConfig, WireConfig
 from configs.privacy import PrivacyConfig
+from configs.secure import FEWEST, SecureConfig
 from configs.training import FitConfig, PersonalConfig
 
 
@@ -247,6 +249,7 @@ class RunConfig(_Group):
     faults: FaultsConfig = FaultsConfig()
     robust: RobustConfig = RobustConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    secure: SecureConfig = SecureConfig()
     devices: DevicesConfig = DevicesConfig()
 
     @model_validator(mode="after")
@@ -261,11 +264,38 @@ class RunConfig(_Group):
             raise ValueError(f"privacy.delta={self.privacy.delta:g}: expected less than 1/{training}, one user in all")
         if self.privacy.kind != "none" and self.robust.rule != "none":
             raise ValueError(f"robust.rule='{self.robust.rule}': with privacy.kind the updates are clipped and summed")
+        if self.secure.aggregation:
+            self._check_secure()
         if self.keep == "best" and not self.users.held_out:
             raise ValueError("keep='best' needs users.held_out, the collective users who judge")
         if self.keep == "best" and self.start_from:
             raise ValueError("keep='best' chooses a round of stage 1, which start_from skips")
         return self
+
+    def _check_secure(self) -> None:
+        """Refuse a threshold that the cohort does not allow, and what needs single updates on the server."""
+        threshold, cohort = self.secure.threshold, self.cohort
+        if cohort < FEWEST:
+            raise ValueError(
+                f"cohort={cohort}: secure.aggregation needs at least {FEWEST} users, or a sum tells too much"
+            )
+        if threshold is not None and not cohort / 2 < threshold <= cohort:
+            raise ValueError(
+                f"secure.threshold={threshold}: expected more than half of cohort={cohort}, and not more than all"
+            )
+        begin = math.ceil(cohort * (1 + self.devices.over_selection))
+        if (needed := self.secure.users_needed(begin)) > cohort:
+            raise ValueError(
+                f"devices.over_selection={self.devices.over_selection:g}: {cohort} of {begin} updates are taken, and "
+                f"secure.threshold needs {needed}"
+            )
+        for key, clash, why in (
+            ("robust.rule", self.robust.rule != "none", "the server sees no single update to judge"),
+            ("wire.up", self.wire.up != "raw", "masked numbers are written with secure.bytes"),
+            ("privacy.kind", self.privacy.kind == "central", "the server cannot clip what it does not see; use local"),
+        ):
+            if clash:
+                raise ValueError(f"{key}: with secure.aggregation {why}")
 
     @property
     def clients_at_once(self) -> int | None:

@@ -2,14 +2,15 @@
 
 import json
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from configs.versions import versions_here
 from fl_clients import handlers
 from fl_clients.process.paths import ClientPaths, client_paths
+from fl_clients.turn import Turn
 from strategies.metrics.points import EvaluationPoint
-from strategies.wire import pack, unpack, write_statistics
+from strategies.wire import SECURE, pack, read_secure, secure_values, unpack, write_statistics
 
 app = ClientApp()
 
@@ -26,8 +27,29 @@ def rollcall(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Stage 1 on this client."""
     payload, task = unpack(message.content)
-    noise = task.get("noise_multiplier", 0.0)
-    return _answer(message, handlers.train(_paths(context), payload, task["round"], task["last_turn"], noise))
+    return _answer(message, handlers.train(_paths(context), payload, Turn.of(task)))
+
+
+@app.query("keys")
+def keys(message: Message, context: Context) -> Message:
+    """Secure aggregation: this client's public keys."""
+    _, task = unpack(message.content)
+    return _answer(message, handlers.secure_keys(_paths(context), task["round"]))
+
+
+@app.query("shares")
+def shares(message: Message, context: Context) -> Message:
+    """Secure aggregation: shares of this client's secrets for the others."""
+    _, task = unpack(message.content)
+    return _answer(message, handlers.secure_shares(_paths(context), task["round"], read_secure(task)))
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Secure aggregation: the shares that take the masks off the sum."""
+    _, task = unpack(message.content)
+    reply = handlers.secure_unmask(_paths(context), task["round"], task["alive"], task["dropped"])
+    return _answer(message, reply)
 
 
 @app.train("introduce")
@@ -60,4 +82,6 @@ def _paths(context: Context) -> ClientPaths:
 def _answer(message: Message, reply: handlers.Reply) -> Message:
     content = pack(reply.payload, reply.report.to_record())
     write_statistics(content, reply.statistics)
+    if reply.secure:
+        content.config_records[SECURE] = ConfigRecord(dict(secure_values(reply.secure)))
     return Message(content, reply_to=message)

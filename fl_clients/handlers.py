@@ -5,8 +5,8 @@ Only the backbone and the adapter, which all clients of a process share, and the
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from configs.files import write_atomic
@@ -16,12 +16,14 @@ from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, score_answers, score_baselines
 from fl_clients.fit import MOMENTS, LocalFit
 from fl_clients.lamp.user_table import open_user
-from fl_clients.local_privacy import noise_seed, protected
 from fl_clients.private_store import read_client_state, write_client_state, write_private
 from fl_clients.process.paths import ClientPaths
 from fl_clients.prompts import count_cut_questions, training_examples
+from fl_clients.secure import SecureClient
+from fl_clients.sending import outgoing
 from fl_clients.session import Session, open_session
 from fl_clients.tools import Tools
+from fl_clients.turn import Turn
 from strategies.method import FitResult, TrainRequest
 from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics
@@ -36,6 +38,8 @@ class Reply:
     report: ClientReport | RollCallAnswer
     statistics: Statistics
     """Sums by evaluation point and name, such as `base.confusion`."""
+    secure: Mapping[int, bytes] = field(default_factory=dict)
+    """Keys or shares by user, for secure aggregation."""
 
 
 def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
@@ -52,18 +56,15 @@ def roll_call(paths: ClientPaths, versions: str | None = None) -> Reply:
     return Reply(None, answer, {})
 
 
-def train(
-    paths: ClientPaths, payload: Payload, round_number: int, last_turn: int = -1, noise_multiplier: float = 0.0
-) -> Reply:
+def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     """Stage 1: train on the user's history and answered questions; return the tensors to send.
 
     Args:
         paths: The client's files.
-        payload: What the server sent.
-        round_number: The round.
-        last_turn: The last round in which the server counted this user's update; −1 if none.
-        noise_multiplier: Of the noise that this client adds (`privacy.kind = "local"`).
+        payload: The tensors that the server sent.
+        turn: What else it said.
     """
+    round_number, last_turn = turn.round, turn.last_turn
     session = open_session(paths.run_dir)
     started = _start(session)
     user = open_user(paths.data_dir, paths.partition)
@@ -84,18 +85,39 @@ def train(
     local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments, client)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
-    trained = result.shared
-    if config.privacy.kind == "local":
-        start = shared if shared else session.coding.start
-        noise = noise_seed(paths, config.seed, round_number, user.user_id)
-        trained = protected(session.method, trained, start, config.privacy, noise_multiplier, noise)
-    answer, owed = session.coding.reply(trained, shared, store, (round_number, last_turn), user.user_id)
-    engine_state = (local_fit.moments if keeps_moments else {}) | held | owed
+    sent = outgoing(session, paths, turn, result.shared, shared, store, (user.user_id, result.fit.examples))
+    engine_state = (local_fit.moments if keeps_moments else {}) | held | sent.owed
     if result.client_state is not None or engine_state:
         after = (before if result.client_state is None else result.client_state) | engine_state
         write_client_state(paths.private_dir, paths.partition, round_number, last_turn, after)
-    report = ClientReport(**_fit_values(result.fit, examples), **_finish(session, started))
-    return Reply(answer, report, {})
+    fit = result.fit
+    if config.secure.aggregation:
+        fit = replace(fit, figures={**fit.figures, "secure.cut": float(sent.cut)})
+    report = ClientReport(**_fit_values(fit, examples), **_finish(session, started))
+    return Reply(sent.payload, report, {})
+
+
+def secure_keys(paths: ClientPaths, round_number: int) -> Reply:
+    """Secure aggregation: draw this client's keys for a round and return the public ones."""
+    return _secure(paths, round_number, lambda client: client.advertise())
+
+
+def secure_shares(paths: ClientPaths, round_number: int, keys: Mapping[int, bytes]) -> Reply:
+    """Secure aggregation: return shares of this client's secrets, encrypted for the owners of `keys`."""
+    return _secure(paths, round_number, lambda client: client.share(keys))
+
+
+def secure_unmask(paths: ClientPaths, round_number: int, alive: Sequence[int], dropped: Sequence[int]) -> Reply:
+    """Secure aggregation: return the shares that take the masks off the sum of the users who are `alive`."""
+    return _secure(paths, round_number, lambda client: client.reveal(alive, dropped))
+
+
+def _secure(paths: ClientPaths, round_number: int, step: Callable[[SecureClient], dict[int, bytes]]) -> Reply:
+    session = open_session(paths.run_dir)
+    started = _start(session)
+    found = step(SecureClient(paths, session.config.secure, round_number))
+    report = ClientReport(examples=0, steps=0, **_finish(session, started))
+    return Reply(None, report, {}, found)
 
 
 def introduce(paths: ClientPaths) -> Reply:

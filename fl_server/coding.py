@@ -27,6 +27,7 @@ class ServerCoding:
         self._seed, self._method = config.seed, method
         self._of_values = config.wire.down_of == "values"
         self._starts_elsewhere = bool(config.start_from)
+        self._masked = config.secure.aggregation
         self._up, self._down = codecs_of(config.wire.up, config.wire.down, method)
         held = {name.removeprefix(_REFERENCE): v for name, v in checkpoint.items() if name.startswith(_REFERENCE)}
         # Everybody knows the version of the first round from the seed, but not the tensors of another run, nor which of
@@ -115,7 +116,7 @@ class ServerCoding:
             state: The server's tensors.
             version: The round.
         """
-        if (self._up is None and self._down is None) or not reply.report:
+        if (self._up is None and self._down is None) or not reply.report or self._masked:
             return reply
         try:
             base = self._method.to_wire(travelling(state))

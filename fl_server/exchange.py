@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from configs.errors import RunFailed
 from fl_server.record.ledger import Ledger
 from fl_server.record.reply import ClientReply, MessageSize
-from strategies.wire import SHARED, Payload, Phase, RollCallAnswer, pack, unpack
+from strategies.wire import SHARED, TRAINING, Payload, Phase, RollCallAnswer, pack, unpack
 
 _POLL_S = 0.05
 _AWAY_PAUSE_S = 5.0
@@ -32,10 +32,10 @@ _MESSAGE_TYPES: dict[Phase, str] = {
     Phase.INTRODUCE: "train.introduce",
     Phase.PERSONALIZE: "train.personalize",
     Phase.EVALUATE: "evaluate",
+    Phase.KEYS: "query.keys",
+    Phase.SHARES: "query.shares",
+    Phase.UNMASK: "query.unmask",
 }
-
-
-_WITHOUT_QUESTIONS = (Phase.TRAIN, Phase.INTRODUCE)
 
 
 def _no_values(_user: int) -> Mapping[str, object]:
@@ -272,7 +272,7 @@ class Clients:
             down, up = pending.sent, MessageSize.of(message)
             if message.has_error():
                 return ClientReply(user, {}, None, {}, None, attempts[-1], attempts, down, up)
-            return ClientReply.read(user, message.content, attempts, down, up, phase not in _WITHOUT_QUESTIONS)
+            return ClientReply.read(user, message.content, attempts, down, up, phase not in TRAINING)
         except Exception as error:  # whatever a client sent costs that client's reply only
             fault = f"cannot be read: {type(error).__name__}: {error}"
             return ClientReply(user, {}, None, {}, fault, None, attempts, pending.sent)

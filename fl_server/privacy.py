@@ -18,6 +18,7 @@ from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from fl_server.record.schema import PrivacyPart
 from strategies.aggregation.private_mean import next_clip, private_mean
+from strategies.aggregation.robust import Update
 from strategies.codecs import minus, plus
 from strategies.method import Method, Tensors
 
@@ -191,7 +192,7 @@ class RunPrivacy:
         epsilon = {} if spent.epsilon is None else {"privacy.epsilon": spent.epsilon}
         return {"privacy.clip": spent.clip, **epsilon}
 
-    def pool_of(self, number: int, start: Tensors, asked: int) -> Callable[[Iterable[Tensors]], Tensors] | None:
+    def pool_of(self, number: int, start: Tensors, asked: int) -> Callable[[Iterable[Update]], Tensors] | None:
         """Return what forms a round's noisy mean of shared tensors; None if clients add the noise.
 
         Args:
@@ -201,7 +202,8 @@ class RunPrivacy:
         """
         if self.config.kind == "local":
             return None
-        return lambda updates: self._pool(number, start, updates, self._cohort if number else asked)
+        count = self._cohort if number else asked
+        return lambda updates: self._pool(number, start, (update.shared for update in updates), count)
 
     def _pool(self, number: int, start: Tensors, updates: Iterable[Tensors], count: int) -> Tensors:
         """Form the mean over `count` users, and adapt C for the next round."""

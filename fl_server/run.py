@@ -27,6 +27,7 @@ from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
+from fl_server.secure_round import SecureRound
 from fl_server.server_step import ServerStep
 from fl_server.simulated_devices import DeviceTask, device_model
 from fl_server.training_round import TrainingRound
@@ -169,9 +170,17 @@ class FederatedRun:
         """Send the shared tensors to the cohort and fold its updates into the aggregator."""
         started, bytes_before = time.monotonic(), self.writer.ledger.so_far.copy()
         aggregator = self.method.server_aggregator(self.state, number)
+        secure = self._secure_round(number, aggregator.expected)
         pool = self.privacy.pool_of(number, aggregator.expected, len(cohort)) if self.privacy else None
-        faults, robust = self.config.faults, self.config.robust
-        updates = Updates(self.folder / ".updates", aggregator, faults, robust, self.examples, pool)
+        updates = Updates(
+            self.folder / ".updates",
+            aggregator,
+            self.config.faults,
+            self.config.robust,
+            self.examples,
+            secure.pool if secure else pool,
+            secure.expected if secure else None,
+        )
         this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
         last_turns = self.writer.checkpoint.last_turns
         self.coding.advance(number, self.state)
@@ -180,10 +189,13 @@ class FederatedRun:
             return self.coding.payload(self.state, user, last_turns.get(user, 0), whole=again)
 
         local = {"noise_multiplier": self.privacy.multiplier} if self.privacy else {}
-        task = ClientTask(
-            number, Phase.TRAIN, send if number else None, lambda user: {"last_turn": last_turns.get(user, -1)} | local
-        )
-        for answer in self.tasks.ask(task, cohort):
+
+        def values(user: int) -> dict[str, object]:
+            masking = secure.values_for(user) if secure else {}
+            return {"last_turn": last_turns.get(user, -1), **local, **masking}
+
+        task = ClientTask(number, Phase.TRAIN, send if number else None, values)
+        for answer in self.tasks.ask(task, secure.open(cohort, updates.add) if secure else cohort):
             reply = self.coding.decoded(answer, self.state, number)
             updates.add(reply)
             # Only reports stay in memory, and only those of accepted replies.
@@ -196,6 +208,11 @@ class FederatedRun:
         this.outcome = self.devices.close(number, device_tasks, self.config.cohort if number else len(device_tasks))
         this.counted = updates.fold(this.outcome.lost)
         return this
+
+    def _secure_round(self, number: int, start: Tensors) -> SecureRound | None:
+        if not self.config.secure.aggregation:
+            return None
+        return SecureRound(self.config, self.method, number, start, self.examples, self.tasks.recorded)
 
     def _aggregate(self, this: TrainingRound) -> None:
         """Replace the shared tensors by the average, if enough updates arrived."""

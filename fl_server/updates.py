@@ -13,7 +13,7 @@ from fl_server.record.reply import ClientReply
 from strategies.aggregation.robust import Update, apply_rule, find_fault, step_norm
 from strategies.method import Aggregator, Tensors
 
-Pool = Callable[[Iterable[Tensors]], Tensors]
+Pool = Callable[[Iterable[Update]], Tensors]
 """Combines what clients sent, one at a time, into what is averaged in their place."""
 
 
@@ -28,6 +28,7 @@ class Updates:
         robust: RobustConfig,
         examples: Mapping[int, int],
         pool: Pool | None = None,
+        expected: Tensors | None = None,
     ) -> None:
         """Start a round.
 
@@ -38,7 +39,8 @@ class Updates:
             robust: The aggregation rule for the other updates.
             examples: What each client said at the roll call; an update that claims more is rejected.
             pool: Takes the place of rules that compare updates with each other: with differential privacy no user's
-                update may decide what becomes of another's.
+                update may decide what becomes of another's, and masked ones cannot be compared.
+            expected: What clients send, if it is not what the aggregator adds up.
         """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -48,6 +50,7 @@ class Updates:
         self._robust = robust
         self._at_roll_call = examples
         self._pool = pool
+        self._expected = aggregator.expected if expected is None else expected
         self._norms: dict[int, float] = {}
         self._examples: dict[int, int] = {}
         self.failed: list[int] = []
@@ -67,11 +70,11 @@ class Updates:
         if reply.error is not None:
             self.failed.append(reply.user)
             self._cause = self._cause or reply.cause
-        elif fault := self._fault_in_report(reply) or find_fault(reply.shared, self._aggregator.expected, examples):
+        elif fault := self._fault_in_report(reply) or find_fault(reply.shared, self._expected, examples):
             self.rejected[reply.user] = fault
         else:
             save_file({name: value.contiguous() for name, value in reply.shared.items()}, self._path(reply.user))
-            self._norms[reply.user] = step_norm(reply.shared, self._aggregator.expected)
+            self._norms[reply.user] = step_norm(reply.shared, self._expected)
             self._examples[reply.user] = examples
         self.seconds += time.monotonic() - started
 
@@ -96,7 +99,7 @@ class Updates:
         self.accepted = len(norms)
         added = []
         if norms and self._pool:
-            self._aggregator.add(-1, self._pool(update.shared for update in self._read()), 1)
+            self._aggregator.add(-1, self._pool(self._read()), 1)
         elif norms:
             kept = apply_rule(self._robust.rule, self._robust.share, self._read(), norms, self._aggregator.expected)
             for update in kept:

@@ -70,6 +70,20 @@ class UserTasks:
                 found.append(reply.statistics_at(point))
         return collected
 
+    def recorded(
+        self,
+        task: ClientTask,
+        users: Sequence[int],
+        checked: Callable[[ClientReply], ClientReply] = lambda reply: reply,
+    ) -> Iterator[ClientReply]:
+        """Send a task to users, record their replies, and yield them in the users' order; some may have failed."""
+        for answer in self.ask(task, list(users)):
+            reply = checked(answer)
+            self._clients.record_message(task.round, task.phase, reply)
+            rejection = f"rejected: {reply.fault}" if reply.fault else None
+            self._writer.client(task.round, task.phase, reply, rejection, self._devices.device(reply.user))
+            yield reply
+
     def answers(
         self, task: ClientTask, users: list[int], checked: Callable[[ClientReply], ClientReply], about: str = ""
     ) -> Iterator[ClientReply]:
@@ -86,11 +100,7 @@ class UserTasks:
         """
         failed: list[int] = []
         causes: list[str] = []
-        for answer in self.ask(task, users):
-            reply = checked(answer)
-            self._clients.record_message(task.round, task.phase, reply)
-            rejection = f"rejected: {reply.fault}" if reply.fault else None
-            self._writer.client(task.round, task.phase, reply, rejection, self._devices.device(reply.user))
+        for reply in self.recorded(task, users, checked):
             if reply.report is None:
                 failed.append(reply.user)
                 causes.append(reply.cause or str(reply.fault))

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from strategies.codecs import blob_header
 from strategies.method import Tensors
 
-SHARED, TASK, STATISTICS = "shared", "task", "numbers"
-"""Names of the records in a message: tensors, plain values, and the sums that a client returns."""
+SHARED, TASK, STATISTICS, SECURE = "shared", "task", "numbers", "secure"
+"""Names of the records in a message: tensors, plain values, the sums that a client returns, and its keys or shares."""
 _BLOB = "fedperfit.blob"
 """Marks an array that `strategies.codecs` reads."""
 
@@ -31,6 +31,16 @@ class Phase(StrEnum):
     INTRODUCE = "introduce"
     PERSONALIZE = "personalize"
     EVALUATE = "evaluate"
+    KEYS = "keys"
+    SHARES = "shares"
+    UNMASK = "unmask"
+
+
+TRAINING = (Phase.TRAIN, Phase.INTRODUCE, Phase.KEYS, Phase.SHARES, Phase.UNMASK)
+"""Phases whose messages stage 1 needs; the others personalise, measure, or call the roll."""
+SECURE_PHASES = (Phase.KEYS, Phase.SHARES, Phase.UNMASK)
+MASKED = "shared_masked"
+"""The one tensor of a masked update."""
 
 
 class PrivateTensorError(ValueError):
@@ -211,6 +221,24 @@ def read_statistics(content: RecordDict) -> dict[str, list[float]]:
             raise MalformedMessage(f"statistics '{key}' are not finite numbers of at least 0")
         found[key] = list(values)
     return found
+
+
+def secure_values(by_user: Mapping[int, bytes]) -> dict[str, list[int] | list[bytes]]:
+    """Return keys or shares by user as plain values of a message."""
+    return {"users": list(by_user), "values": list(by_user.values())}
+
+
+def read_secure(values: Mapping[str, Any]) -> dict[int, bytes]:
+    """Return keys or shares by user; empty if there are none.
+
+    Raises:
+        MalformedMessage: They are not bytes by partition id.
+    """
+    users, found = values.get("users", []), values.get("values", [])
+    fits = isinstance(users, list) and isinstance(found, list) and len(users) == len(found) == len({*users})
+    if not fits or not all(type(user) is int for user in users) or not all(type(item) is bytes for item in found):
+        raise MalformedMessage("keys or shares are not bytes by user")
+    return dict(zip(users, found, strict=True))
 
 
 def message_bytes(message: Message) -> int:

@@ -30,7 +30,8 @@ class Checkpoint(BaseModel):
     started_in: str = ""
     """Base folder of relative paths in the run's config."""
     exchange: dict[str, Any] = {}
-    """The config's `wire`, `server` and `privacy`, which its tensors depend on; empty in records of older versions."""
+    """The config's `wire`, `server`, `privacy` and `secure`, which its tensors depend on; empty in records of older
+    versions."""
     round: int | None = None
     """The last completed round of stage 1, whose state is stored; None before the first."""
     parts: dict[str, int] = {}

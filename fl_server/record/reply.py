@@ -9,10 +9,12 @@ from flwr.app import Message, RecordDict
 from strategies.method import Tensors
 from strategies.metrics.statistics import Statistics, check_statistics
 from strategies.wire import (
+    SECURE,
     ArraySize,
     ClientReport,
     array_sizes,
     message_bytes,
+    read_secure,
     read_statistics,
     unpack,
 )
@@ -62,6 +64,8 @@ class ClientReply:
     """The client's message."""
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     """Its tensors as a codec wrote them, until `fl_server.coding` reads them."""
+    secure: Mapping[int, bytes] = field(default_factory=dict)
+    """Keys or shares by user, for secure aggregation."""
 
     @classmethod
     def read(
@@ -86,12 +90,13 @@ class ClientReply:
         try:
             payload, values = unpack(content)
             report, statistics = ClientReport.from_record(values), read_statistics(content)
+            secure = read_secure(content.config_records.get(SECURE) or {})
             if statistics and not evaluated:
                 raise ValueError("it has statistics, and nothing was evaluated")
             check_statistics(statistics)
         except ValueError as error:
             return cls(user, {}, None, {}, str(error), None, attempts, down, up)
-        return cls(user, payload.tensors, report, statistics, None, None, attempts, down, up, payload.blobs)
+        return cls(user, payload.tensors, report, statistics, None, None, attempts, down, up, payload.blobs, secure)
 
     def checked_against(self, sizes: dict[str, int]) -> "ClientReply":
         """Return the reply, or one with a fault if its statistics cannot be added to those of earlier replies.

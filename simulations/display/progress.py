@@ -18,6 +18,9 @@ from simulations.display.trackers import TrackedRun, check_tracker
 _TITLES = {
     "train": "rounds",
     "introduce": "introducing",
+    "keys": "exchanging keys",
+    "shares": "sharing secrets",
+    "unmask": "taking masks off",
     "personalize": "personalising",
     "evaluate": "evaluating",
     "rollcall": "roll call",

@@ -27,6 +27,7 @@ from strategies.aggregation.robust import POOLING
 from strategies.codecs import find_codec
 from strategies.loading import load_method
 from strategies.method import BackboneShape, Method, Tensors, travelling
+from strategies.secure.ring import Ring
 from strategies.spacing import read_sites
 
 
@@ -77,8 +78,8 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
 
 
 def exchange_keys(config: RunConfig) -> dict[str, Any]:
-    """Return the values of `wire.*`, `server.*` and `privacy.*` by dotted key."""
-    groups = ("wire.", "server.", "privacy.")
+    """Return the values of `wire.*`, `server.*`, `privacy.*` and `secure.*` by dotted key."""
+    groups = ("wire.", "server.", "privacy.", "secure.")
     return {key: value for key, value in flatten(config).items() if key.startswith(groups)}
 
 
@@ -102,22 +103,27 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         raise ValueError(f"wire.down_of='values': {method.name} needs every number; only LoRA methods can lack some")
     if pooled and not method.constant_shapes:
         raise ValueError(f"{pooled[0]}: {method.name} sends other tensors in some rounds")
-    if rounds and config.privacy.kind != "none":
-        _check_privacy(config, method, shape)
+    if rounds and (config.privacy.kind != "none" or config.secure.aggregation):
+        _check_private(config, method, shape)
     if pooled and rounds:
         if keeps_clients_apart(method, shape):
             raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
         _check_wire_form(method, travelling(method.server_init(shape)))
 
 
-def _check_privacy(config: RunConfig, method: Method, shape: BackboneShape) -> None:
-    """Refuse differential privacy where no mean is formed, and an ε that cannot be kept."""
-    key, state = f"privacy.kind='{config.privacy.kind}'", method.server_init(shape)
+def _check_private(config: RunConfig, method: Method, shape: BackboneShape) -> None:
+    """Refuse noise and masks where no mean is formed, an ε that cannot be kept, and too few bytes for a sum."""
+    private = config.privacy.kind != "none"
+    key = f"privacy.kind='{config.privacy.kind}'" if private else "secure.aggregation"
+    state = method.server_init(shape)
     first = 0 if method.first_round == 0 else 1
     if any(method.server_aggregator(state, number).per_user for number in {first, 1}):
-        raise ValueError(f"{key}: {method.name} needs each client's own tensors, of which no noisy mean is formed")
-    last = method.last_round or config.rounds
-    RunPrivacy(config, method, config.users.collective - config.users.held_out, range(last + 1))
+        raise ValueError(f"{key}: {method.name} needs each client's own tensors, and their mean would not do")
+    users = config.users.collective - config.users.held_out
+    if config.secure.aggregation:
+        _ = Ring(config.secure.bytes, config.secure.limit, config.cohort if first else users).steps
+    if private:
+        RunPrivacy(config, method, users, range((method.last_round or config.rounds) + 1))
 
 
 def _check_wire_form(method: Method, shared: Tensors) -> None:

@@ -1,4 +1,4 @@
-"""A real federation on loopback: Flower's SuperLink with TLS, three SuperNodes with keys, one user each."""
+"""A real federation on loopback: Flower's SuperLink with TLS, four SuperNodes with keys, one user each."""
 
 import importlib.metadata
 import json
@@ -25,14 +25,14 @@ from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow
 # Flower starts a process for every message, which takes seconds, so there are few.
-THREE = [
-    "users.collective=2",
+FOUR = [
+    "users.collective=3",
     "users.target=1",
-    "cohort=2",
+    "cohort=3",
     "rounds=1",
     "faults.client_seconds=240",
     "faults.retries=0",
-    "wire.up=int4",
+    "secure.aggregation=true",
     "wire.down=int8",
 ]
 
@@ -40,7 +40,7 @@ THREE = [
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Federation]:
     port = free_port()
-    folder = deploy(tiny_config(*THREE), tmp_path_factory.mktemp("deployed") / "three", "127.0.0.1", port)
+    folder = deploy(tiny_config(*FOUR), tmp_path_factory.mktemp("deployed") / "four", "127.0.0.1", port)
     with Federation(folder, port) as started:
         started.start_nodes()
         yield started
@@ -68,11 +68,11 @@ def test_a_run_equals_the_simulation_although_a_node_was_killed(federation: Fede
     while '"phase": "personalize"' not in events(federation):
         assert time.monotonic() < deadline, federation.log("run") + federation.log("server")
         time.sleep(0.2)
-    federation.kill_supernode(2)  # the target user's
+    federation.kill_supernode(3)  # the target user's
     record = federation.wait(200)
     assert read_run(record).status == "completed", read_run(record).error
 
-    simulate(tiny_config(*THREE), "simulated", tmp_path)
+    simulate(tiny_config(*FOUR), "simulated", tmp_path)
     simulated = tmp_path / "simulated"
     assert (record / "shared.safetensors").read_bytes() == (simulated / "shared.safetensors").read_bytes()
     ours, theirs = read_run(record), read_run(simulated)
@@ -83,8 +83,8 @@ def test_a_run_equals_the_simulation_although_a_node_was_killed(federation: Fede
     )
     assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
     # Private tensors are only on their user's device, with the same bits as in the simulation.
-    (kept,) = (federation.folder / "nodes" / "2" / "store").glob("run-*/private/2.safetensors")
-    assert kept.read_bytes() == (simulated / "private" / "2.safetensors").read_bytes()
+    (kept,) = (federation.folder / "nodes" / "3" / "store").glob("run-*/private/3.safetensors")
+    assert kept.read_bytes() == (simulated / "private" / "3.safetensors").read_bytes()
     assert list((record / "private").iterdir()) == []
     assert not (record / "predictions.jsonl").exists() or not (record / "predictions.jsonl").read_text()
     assert ours.users.source == "devices"
@@ -157,7 +157,7 @@ def test_behind_the_proxy_devices_reach_the_server_and_operators_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
-    folder = deploy(tiny_config(*THREE), tmp_path / "proxied", "127.0.0.1", port)
+    folder = deploy(tiny_config(*FOUR), tmp_path / "proxied", "127.0.0.1", port)
     server = folder / "server"
     monkeypatch.setenv("SUPERLINK_HOST", "127.0.0.1")
     monkeypatch.setenv("SUPERLINK_PORT", str(port - 1))
@@ -189,7 +189,7 @@ def test_behind_the_proxy_devices_reach_the_server_and_operators_do_not(
 
 
 def test_the_containers_files_fit_together(tmp_path: Path) -> None:
-    server = deploy(tiny_config(*THREE), tmp_path / "out", "example.org", 9443) / "server"
+    server = deploy(tiny_config(*FOUR), tmp_path / "out", "example.org", 9443) / "server"
     compose = yaml.safe_load((server / "compose.yaml").read_text())
     superlink, proxy = compose["services"]["superlink"], compose["services"]["proxy"]
     # Only the proxy's port is published; the SuperLink listens on the loopback of a network that both share.

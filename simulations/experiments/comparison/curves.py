@@ -3,6 +3,7 @@
 import pandas as pd
 
 from simulations.experiments.comparable import Run
+from strategies.wire import TRAINING
 
 
 def curve(run: Run) -> pd.DataFrame:
@@ -22,7 +23,7 @@ def curve(run: Run) -> pd.DataFrame:
     midway = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in rounds]
     points = [(number, value, "evaluate") for number, value in midway if value is not None]
     points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
-    training = ledger[ledger.phase.isin(["train", "introduce"])]
+    training = ledger[ledger.phase.isin([str(phase) for phase in TRAINING])]
     clients = run.record.users.collective + run.record.users.target
     rows = []
     for number, value, phase in points:

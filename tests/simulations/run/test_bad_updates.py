@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from configs.errors import InputError, RunFailed
 from fl_clients import handlers
 from fl_clients.process.paths import ClientPaths
+from fl_clients.turn import Turn
 from fl_server.record.schema import read_run
 from fl_server.run import FederatedRun
 from simulations.run.simulate import simulate
@@ -30,10 +31,10 @@ def tamper(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int], Tamper], None
     honest = handlers.train
 
     def install(users: set[int], change: Tamper) -> None:
-        def train(paths: ClientPaths, received: Payload, number: int, last: int) -> handlers.Reply:
-            reply = honest(paths, received, number, last)
+        def train(paths: ClientPaths, received: Payload, turn: Turn) -> handlers.Reply:
+            reply = honest(paths, received, turn)
             if paths.partition in users and reply.payload is not None:
-                change(reply.payload.tensors, received.tensors, number)
+                change(reply.payload.tensors, received.tensors, turn.round)
             return reply
 
         monkeypatch.setattr(handlers, "train", train)
@@ -55,8 +56,8 @@ def test_a_client_cannot_claim_more_examples_than_at_the_roll_call(
 ) -> None:
     honest = handlers.train
 
-    def train(paths: ClientPaths, received: Payload, number: int, last: int) -> handlers.Reply:
-        reply = honest(paths, received, number, last)
+    def train(paths: ClientPaths, received: Payload, turn: Turn) -> handlers.Reply:
+        reply = honest(paths, received, turn)
         assert isinstance(reply.report, ClientReport)
         claim = {"examples": 2**31 - 1} if paths.partition == 2 else {}
         return replace(reply, report=reply.report.model_copy(update=claim))
@@ -113,10 +114,10 @@ def test_a_client_that_keeps_failing_is_left_out_if_there_are_enough_replies(
 ) -> None:
     honest = handlers.train
 
-    def train(paths: ClientPaths, shared: Payload, number: int, last: int) -> handlers.Reply:
+    def train(paths: ClientPaths, shared: Payload, turn: Turn) -> handlers.Reply:
         if paths.partition == 2:
             raise MemoryError("this device has none")
-        return honest(paths, shared, number, last)
+        return honest(paths, shared, turn)
 
     monkeypatch.setattr(handlers, "train", train)
     record = simulate(tiny_config("cohort=6", "faults.min_replies=5"), "run", tmp_path)
@@ -144,8 +145,8 @@ def test_invalid_values_are_rejected_by_name(
 ) -> None:
     honest = handlers.train
 
-    def train(paths: ClientPaths, received: Payload, number: int, last: int) -> handlers.Reply:
-        reply = honest(paths, received, number, last)
+    def train(paths: ClientPaths, received: Payload, turn: Turn) -> handlers.Reply:
+        reply = honest(paths, received, turn)
         report = reply.report.model_copy(update=values if paths.partition == 1 else {})
         return handlers.Reply(reply.payload, report, {})
 

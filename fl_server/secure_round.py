@@ -1,0 +1,147 @@
+"""The server's part in secure aggregation: it passes keys and shares on, and takes the masks off a round's sum.
+
+Clients that fail on the way drop out. While at least `secure.threshold` are left, the sum of the others can be read;
+with fewer nothing can, and the round fails. Nothing that the server holds is one client's update.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from configs.errors import RunFailed
+from configs.schema import RunConfig
+from fl_server.exchange import ClientTask
+from fl_server.record.reply import ClientReply
+from strategies.aggregation.robust import Update
+from strategies.codecs import plus
+from strategies.method import Method, Tensors
+from strategies.secure.keys import agree, join, key_pair_of
+from strategies.secure.ring import Ring
+from strategies.wire import MASKED, Phase, secure_values
+
+Ask = Callable[[ClientTask, Sequence[int]], Iterator[ClientReply]]
+"""Sends a task to users, and yields their recorded replies."""
+
+
+class SecureRound:
+    """One round's keys, shares and sum."""
+
+    def __init__(
+        self, config: RunConfig, method: Method, number: int, start: Tensors, examples: Mapping[int, int], ask: Ask
+    ) -> None:
+        """Start a round.
+
+        Args:
+            config: The run's config, with `secure.aggregation`.
+            method: For the wire form.
+            number: The round.
+            start: Where the clients start from.
+            examples: Every user's examples at the roll call, by partition id.
+            ask: As `Ask`.
+        """
+        self._config, self._method, self._number, self._ask = config.secure, method, number, ask
+        self._begin = method.to_wire(start)
+        self._examples = examples
+        self._keys: dict[int, bytes] = {}
+        self._shares: dict[int, dict[int, bytes]] = {}
+        self._most = 1
+
+    @property
+    def expected(self) -> Tensors:
+        """A reply's tensors: one of bytes."""
+        count = sum(value.numel() for value in self._begin.values())
+        return {MASKED: torch.zeros(count * self._config.bytes, dtype=torch.uint8)}
+
+    def open(self, cohort: Sequence[int], drop: Callable[[ClientReply], None]) -> list[int]:
+        """Exchange keys and shares, and return the users who are asked to train.
+
+        Args:
+            cohort: Partition ids.
+            drop: Called with the reply of every user who drops out.
+
+        Raises:
+            RunFailed: Too few users are left.
+        """
+        self._most = max(self._examples[user] for user in cohort)
+        for reply in self._ask(ClientTask(self._number, Phase.KEYS), cohort):
+            if set(reply.secure) == {reply.user} and len(reply.secure[reply.user]) == 64:
+                self._keys[reply.user] = reply.secure[reply.user]
+            else:
+                drop(_without(reply, "sent no keys"))
+        self._check_enough(len(self._keys), "have sent keys", len(cohort))
+        values = secure_values(self._keys)
+        task = ClientTask(self._number, Phase.SHARES, values_for=lambda _user: values)
+        for reply in self._ask(task, list(self._keys)):
+            if set(reply.secure) == self._keys.keys() - {reply.user}:
+                self._shares[reply.user] = dict(reply.secure)
+            else:
+                drop(_without(reply, "sent no shares"))
+        self._check_enough(len(self._shares), "have sent shares", len(self._keys))
+        return sorted(self._shares)
+
+    def values_for(self, user: int) -> dict[str, object]:
+        """Return what a user is sent with its training: the others' shares for it, and the largest weight."""
+        sealed = {sender: shares[user] for sender, shares in self._shares.items() if sender != user}
+        return {**secure_values(sealed), "most_examples": self._most}
+
+    def pool(self, updates: Iterable[Update]) -> Tensors:
+        """Return the mean of the updates, weighted by examples, in the tensors that the method averages.
+
+        Args:
+            updates: The masked ones, with the examples that the clients report.
+
+        Raises:
+            RunFailed: Too few users help to take the masks off.
+        """
+        ring = Ring(self._config.bytes, self._config.limit, len(self._keys))
+        count = sum(value.numel() for value in self._begin.values())
+        total, weight, alive = np.zeros(count, np.uint32), 0.0, []
+        for update in updates:
+            total = ring.add(total, ring.unpack(update.shared[MASKED].numpy()))
+            weight += min(1.0, update.examples / self._most)
+            alive.append(update.user)
+        self._check_enough(len(alive), "have sent an update", len(self._keys))
+        total = self._unmask(ring, total, alive, sorted(self._shares.keys() - {*alive}))
+        change = torch.from_numpy(ring.decode_sum(total, len(alive)) / weight).float()
+        parts = change.split([self._begin[name].numel() for name in sorted(self._begin)])
+        names = sorted(self._begin)
+        shaped = {name: part.reshape(self._begin[name].shape) for name, part in zip(names, parts, strict=True)}
+        return self._method.from_wire(plus(self._begin, shaped))
+
+    def _unmask(self, ring: Ring, total: np.ndarray, alive: list[int], dropped: list[int]) -> np.ndarray:
+        """Take off b_u of those whose update came, and s_uv between them and those who dropped out."""
+        request = {"alive": alive, "dropped": dropped}
+        shares: dict[int, list[bytes]] = {user: [] for user in (*alive, *dropped)}
+        for reply in self._ask(ClientTask(self._number, Phase.UNMASK, values_for=lambda _user: request), alive):
+            if set(reply.secure) == shares.keys():
+                for user, share in reply.secure.items():
+                    shares[user].append(share)
+        needed = self._config.users_needed(len(self._keys))
+        self._check_enough(min(map(len, shares.values())), "help to take the masks off", len(self._keys))
+        try:
+            secrets = {user: join(found[:needed]) for user, found in shares.items()}
+        except ValueError as error:
+            raise RunFailed(f"round {self._number}: secure aggregation: {error}") from None
+        for user in alive:
+            total = ring.add(total, ring.mask(secrets[user], len(total)), -1)
+        for gone in dropped:
+            private = secrets[gone]
+            if key_pair_of(private).public != self._keys[gone][32:]:
+                raise RunFailed(f"round {self._number}: secure aggregation: shares of user {gone}'s key are wrong")
+            for user in alive:
+                pairwise = ring.mask(agree(private, self._keys[user][32:], "mask"), len(total))
+                # `user` added it if the other's id is higher.
+                total = ring.add(total, pairwise, -1 if gone > user else 1)
+        return total
+
+    def _check_enough(self, users: int, did: str, began: int) -> None:
+        needed = self._config.users_needed(began)
+        if users < needed:
+            raise RunFailed(f"round {self._number}: {users} users {did}, secure.threshold needs {needed}")
+
+
+def _without(reply: ClientReply, what: str) -> ClientReply:
+    """Return a reply as a failed one, if the client did not fail by itself."""
+    return reply if reply.error else replace(reply, error=reply.fault or f"the client {what}", report=None)

@@ -1,0 +1,185 @@
+"""Secure aggregation in whole runs: the sum is right, whoever drops out, and nothing else reaches the server."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.errors import InputError, RunFailed
+from fl_clients import handlers
+from simulations.run.simulate import simulate
+from strategies.method import Tensors
+from strategies.secure.ring import Ring
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+SECURE = ("secure.aggregation=true", "cohort=6", "rounds=1", "faults.retries=0", "faults.min_replies=4")
+PLAIN = SECURE[1:]
+LORA = ("method=lora-c", "settings.rank=2", "settings.alpha=4")
+
+
+def shared(folder: Path) -> Tensors:
+    return load_file(folder / "shared.safetensors")
+
+
+def failing(users: set[int], handler: Callable[..., handlers.Reply]) -> Callable[..., handlers.Reply]:
+    """Return a handler that fails for some users."""
+
+    def handle(paths: Any, *rest: Any) -> handlers.Reply:
+        if paths.partition in users:
+            raise MemoryError("this device went away")
+        return handler(paths, *rest)
+
+    return handle
+
+
+@pytest.mark.parametrize("words", [(), LORA, ("method=oppu", "settings.rank=2", "wire.down=int8")], ids=str)
+def test_the_mean_is_that_of_plain_updates_to_the_step(words: tuple[str, ...], tmp_path: Path) -> None:
+    simulate(tiny_config(*PLAIN, *words), "plain", tmp_path)
+    simulate(tiny_config(*SECURE, *words), "secure", tmp_path)
+    for name, value in shared(tmp_path / "plain").items():
+        # 3 bytes for 6 users: steps of 2/2,796,202, and a rounding of R's retraction.
+        assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
+
+
+@pytest.mark.parametrize("gone", [{0}, {1, 5}], ids=["one", "as many as the threshold allows"])
+@pytest.mark.parametrize("step", ["secure_keys", "secure_shares", "train"])
+def test_users_who_drop_out_are_left_out_of_the_sum(
+    step: str, gone: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers, "train", failing(gone, handlers.train))
+        simulate(tiny_config(*PLAIN), "plain", tmp_path)
+    monkeypatch.setattr(handlers, step, failing(gone, getattr(handlers, step)))
+    record = simulate(tiny_config(*SECURE), "secure", tmp_path)
+    for name, value in shared(tmp_path / "plain").items():
+        assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
+    rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
+    assert {row["user"] for row in rows if row["status"] == "failed"} == gone
+    assert record.left_out == len(gone)
+
+
+def test_users_may_go_away_once_their_update_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate(tiny_config(*PLAIN), "plain", tmp_path)
+    monkeypatch.setattr(handlers, "secure_unmask", failing({2, 3}, handlers.secure_unmask))
+    simulate(tiny_config(*SECURE), "secure", tmp_path)
+    for name, value in shared(tmp_path / "plain").items():
+        assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("secure_keys", "round 1: 3 users have sent keys, secure.threshold needs 4"),
+        ("secure_shares", "round 1: 3 users have sent shares, secure.threshold needs 4"),
+        ("train", "round 1: 3 users have sent an update, secure.threshold needs 4"),
+        ("secure_unmask", "round 1: 3 users help to take the masks off, secure.threshold needs 4"),
+    ],
+)
+def test_with_too_few_users_nothing_is_read(
+    step: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, step, failing({0, 1, 2}, getattr(handlers, step)))
+    with pytest.raises(RunFailed, match=message):
+        simulate(tiny_config(*SECURE, "faults.min_replies=1"), "secure", tmp_path)
+
+
+def test_no_single_update_is_in_anything_that_the_server_holds(
+    tmp_path: Path, sent_messages: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain: list[np.ndarray] = []
+    encode = Ring.encode
+
+    def spy(self: Ring, values: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+        integers, cut = encode(self, values, seed)
+        plain.append(integers)
+        return integers, cut
+
+    monkeypatch.setattr(Ring, "encode", spy)
+    simulate(tiny_config(*SECURE, "secure.bytes=4"), "run", tmp_path)
+    assert len(plain) == 6
+    held = [*sent_messages]
+    held += [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    for integers in plain:
+        # Eight numbers in a row are no accident; those that training left at 0 are the same for everybody.
+        moved = np.flatnonzero(np.diff(integers.astype(np.int64)))
+        start = int(moved[0])
+        piece = integers[start : start + 8].astype("<u4").tobytes()
+        assert len(set(integers[start : start + 8].tolist())) > 2
+        assert not any(piece in content for content in held)
+    # The search finds what is there: a sum of one is the update itself.
+    assert any(b"shared_masked" in content for content in held)
+
+
+def test_messages_have_as_many_bytes_as_the_formula(tmp_path: Path) -> None:
+    record = simulate(tiny_config(*SECURE, "secure.bytes=2"), "run", tmp_path)
+    ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pylist()
+    sent = [row for row in ledger if (row["phase"], row["direction"]) == ("train", "up")]
+    assert {row["payload_bytes"] for row in sent} == {2 * record.params.shared}
+    counts = {
+        phase: len([row for row in ledger if row["phase"] == phase]) for phase in ("keys", "shares", "train", "unmask")
+    }
+    down_groups = len({row["group"] for row in ledger if (row["phase"], row["direction"]) == ("train", "down")})
+    assert counts == {"keys": 12, "shares": 12, "train": 6 + 6 * down_groups, "unmask": 12}
+    # A client sends five others 12 + 104 + 16 encrypted bytes each.
+    shares = [row["message_bytes"] for row in ledger if (row["phase"], row["direction"]) == ("shares", "up")]
+    keys = [row["message_bytes"] for row in ledger if (row["phase"], row["direction"]) == ("keys", "up")]
+    assert min(shares) - min(keys) > 5 * 132 - 64
+
+
+def test_users_count_by_their_examples(tmp_path: Path) -> None:
+    uneven = ("users.synthetic.history=8", "users.collective_history=8", "local.batch_size=2")
+    simulate(tiny_config(*PLAIN, *uneven), "plain", tmp_path)
+    simulate(tiny_config(*SECURE, *uneven), "secure", tmp_path)
+    for name, value in shared(tmp_path / "plain").items():
+        assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
+
+
+def test_local_noise_and_masks_go_together(tmp_path: Path) -> None:
+    noise = ("privacy.kind=local", "privacy.noise_multiplier=0.01", "privacy.clip=1")
+    simulate(tiny_config(*PLAIN, *LORA, *noise), "plain", tmp_path)
+    simulate(tiny_config(*SECURE, *LORA, *noise), "secure", tmp_path)
+    for name, value in shared(tmp_path / "plain").items():
+        assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
+
+
+def test_keys_are_drawn_anew_and_the_result_has_the_same_bits(tmp_path: Path) -> None:
+    for name in ("one", "again"):
+        simulate(tiny_config(*SECURE), name, tmp_path)
+    assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
+        tmp_path / "again" / "shared.safetensors"
+    ).read_bytes()
+    assert not (tmp_path / "one" / ".secure").exists()
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex-lora", "chameleon", "p2p"])
+def test_methods_that_need_clients_apart_are_refused_by_name(method: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"secure.aggregation: {method} needs each client's own tensors"):
+        simulate(tiny_config(*SECURE, f"method={method}"), "run", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["secure.threshold=7"], "expected more than half of cohort=6, and not more than all"),
+        (["secure.threshold=3"], "expected more than half of cohort=6"),
+        (["robust.rule=krum"], "robust.rule: with secure.aggregation the server sees no single update"),
+        (["wire.up=int8"], "wire.up: with secure.aggregation masked numbers are written with secure.bytes"),
+        (["privacy.kind=central", "privacy.noise_multiplier=1"], "the server cannot clip what it does not see"),
+        (["cohort=2", "faults.min_replies=1"], "cohort=2: secure.aggregation needs at least 3 users"),
+        (
+            ["devices.preset=silos", "devices.over_selection=1"],
+            "devices.over_selection=1: 6 of 12 updates are taken, and secure.threshold needs 8",
+        ),
+        (["secure.aggregation=false", "secure.bytes=2"], "bytes needs aggregation=true"),
+    ],
+)
+def test_bad_settings_are_refused_before_a_run(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        simulate(tiny_config(*SECURE, *words), "run", tmp_path)
+    assert not (tmp_path / "run").exists()
