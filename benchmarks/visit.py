@@ -22,7 +22,7 @@ from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import open_user
 from fl_server.record.folder import RunFolder
-from simulations.exports.served import ServedModel, load_served_model
+from simulations.run.served import ServedModel, load_served_model
 from strategies.method import Tensors, TrainRequest
 
 VISITS: dict[str, dict[str, Any]] = {

@@ -67,7 +67,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     """
     task = find_task(config.task)
     synthetic = config.users.source == "synthetic"
-    folder = _synthetic_users(config) if synthetic else (within / expand(config.users.source)).resolve()
+    folder = synthetic_users(config) if synthetic else (within / expand(config.users.source)).resolve()
     source = find_source(folder, task)
     roles = choose(source, config)
     root = make_cache("users")
@@ -101,11 +101,12 @@ def table_folder(sha256: str) -> Path:
 
 def differing_questions(config: RunConfig) -> set[str]:
     """Return the ids of synthetic questions whose best answer is another with the user known than unknown."""
-    content = json.loads((_synthetic_users(config) / "oracle.json").read_text(encoding="utf-8"))
+    content = json.loads((synthetic_users(config) / "oracle.json").read_text(encoding="utf-8"))
     return {question for user in content["users"].values() for question in user["differing"]}
 
 
-def _synthetic_users(config: RunConfig) -> Path:
+def synthetic_users(config: RunConfig) -> Path:
+    """Return the cache folder of a config's synthetic users, in the official layout; they are made if missing."""
     task, users = find_task(config.task), config.users
     count = users.reserved + users.collective * (users.group + 1) + users.target
     key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])

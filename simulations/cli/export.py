@@ -48,7 +48,7 @@ def chat(
     Example: `fedperfit chat demo --user s0 --prompt "A heist goes wrong."`
     """
     from simulations.exports.chat import Chat
-    from simulations.exports.served import load_served_model
+    from simulations.run.served import load_served_model
 
     model = Chat(load_served_model(find_run(results, name).folder, user))
     screen = console()

@@ -10,6 +10,7 @@ from configs.errors import InputError, RunFailed
 from configs.explain import known_keys
 from configs.schema import RunConfig
 from simulations.cli.analyze import analyze
+from simulations.cli.audit import audit
 from simulations.cli.backbone import backbone_app
 from simulations.cli.bench import bench
 from simulations.cli.data import data_app
@@ -40,6 +41,7 @@ app.command()(tune)
 app.command("cold-start")(cold_start)
 app.command()(sweep)
 app.command()(analyze)
+app.command()(audit)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 app.command()(export)

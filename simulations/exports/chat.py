@@ -9,7 +9,7 @@ from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import open_user
 from fl_clients.predict import generate, score_labels, stop_tokens
-from simulations.exports.served import ServedModel
+from simulations.run.served import ServedModel
 from strategies.client_tools import Context, TextPair
 from strategies.method import Adapter, Method
 from strategies.prompting.retrieval import best_matches

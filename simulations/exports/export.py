@@ -16,7 +16,7 @@ from fl_clients.lamp.tasks import find_task
 from fl_server.record.folder import RunFolder
 from simulations.display.tables import human_bytes
 from simulations.exports.formats import FORMATS, place_of
-from simulations.exports.served import ServedModel, load_served_model
+from simulations.run.served import ServedModel, load_served_model
 from strategies.hypernetwork.generated import Generated
 
 _DATA = {

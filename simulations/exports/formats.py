@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from configs.errors import InputError
 from fl_clients.backbone.load import find
-from simulations.exports.served import ServedModel
 from simulations.exports.steering import write_edits
+from simulations.run.served import ServedModel
 from strategies import shifts
 from strategies.blocks import name_of_blocks
 from strategies.lora.adapters import LoraAdapters

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from configs.errors import InputError
-from simulations.exports.served import ServedModel
+from simulations.run.served import ServedModel
 from strategies.blocks import find_attention_output, find_blocks, find_mlp
 from strategies.method import Tensors
 from strategies.prompting.notes import Notes

@@ -14,7 +14,7 @@ from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.load import load, read_shape
 from simulations.experiments.plan import plan
 from simulations.experiments.reuse import find
-from simulations.exports.served import load_served_model
+from simulations.run.served import load_served_model
 from simulations.run.simulate import simulate
 from tests.conftest import TINY, tiny_config
 

@@ -29,7 +29,7 @@ from fl_clients.tools import Tools
 from simulations.cli.main import app
 from simulations.exports.chat import Chat
 from simulations.exports.export import export
-from simulations.exports.served import load_served_model
+from simulations.run.served import load_served_model
 from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 

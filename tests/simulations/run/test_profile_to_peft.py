@@ -17,7 +17,7 @@ from fl_server.newcomers import Newcomers
 from fl_server.record.schema import RunRecord
 from simulations.exports.chat import Chat
 from simulations.exports.export import export
-from simulations.exports.served import load_served_model
+from simulations.run.served import load_served_model
 from simulations.run.simulate import resume, simulate
 from tests.conftest import tiny_config
 from tests.same import assert_same_run

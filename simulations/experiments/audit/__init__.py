@@ -1,0 +1,1 @@
+"""What a completed run gives away: membership, and what one client sends."""

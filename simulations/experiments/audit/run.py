@@ -1,0 +1,146 @@
+"""`fedperfit audit`: attacks a completed run as somebody would who has its models, or reads what clients send."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.files import write_atomic
+from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.tasks import find_task
+from fl_clients.lamp.user_table import OpenedUser, open_user
+from fl_server.record.folder import RunFolder
+from simulations.experiments.audit.numbers import (
+    attack,
+    epsilon_at_least,
+    infer,
+    likelihood_ratios,
+    link,
+    means,
+)
+from simulations.experiments.audit.observed import Losses, turns
+from simulations.experiments.audit.schema import Attack, Audit, Guess
+from simulations.experiments.audit.shadows import shadow_losses
+from simulations.run.folders import claim_folder
+from simulations.run.served import ServedModel, load_served_model
+
+_FEWEST = 10
+"""Users below which nothing is inferred from updates."""
+
+
+def audit(
+    run: Path,
+    name: str = "audit",
+    results: Path | str = "results",
+    shadows: int = 0,
+    log: Callable[[str], None] = print,
+    on_progress: Callable[[Path], None] = lambda _folder: None,
+) -> Audit:
+    """Attack a completed run, and write `audit.json`.
+
+    Args:
+        run: The run record.
+        name: The audit's folder under `results`.
+        results: The folder of results.
+        shadows: Shadow runs for the attack by likelihood ratio; 0: none.
+        log: Called with progress messages.
+        on_progress: As in `simulate`.
+
+    Raises:
+        InputError: The run did not complete, has no stage 1 of its own, or its users are not here.
+        RunFailed: A shadow run failed.
+    """
+    folder, files = claim_folder(results, name), RunFolder(run)
+    record, config = files.record, files.config
+    collective = load_served_model(run, None)
+    _check(files)
+    data = build_table(config).folder
+    trained = sorted({row["user"] for row in files.clients(["user", "phase", "status"]).to_pylist() if _took_part(row)})
+    members = {user: open_user(data, user) for user in trained}
+    targets = {user: open_user(data, user) for user in range(record.users.collective, _last(files))}
+    log(f"losses of {len(members)} users who trained and {len(targets)} who did not")
+    losses = Losses(collective)
+    inside, outside = (_gained(losses, side) for side in (members, targets))
+    seed, delta = config.seed, record.privacy.delta if record.privacy else 0.0
+    found = Audit(
+        name=folder.name,
+        run=str(run),
+        method=record.method,
+        task=record.task,
+        shared_items=attack(inside, outside, seed),
+        shared_users=attack(means(inside), means(outside), seed),
+        served_items=_served(files, targets, seed),
+        epsilon_at_least=epsilon_at_least(_flat(inside), _flat(outside), delta),
+        epsilon_at_most=record.privacy.epsilon if record.privacy else None,
+    )
+    if not config.secure.aggregation and len(members) >= _FEWEST:
+        log(f"two updates of {len(members)} users")
+        found.usual_answer, found.linked = _from_updates(collective, files, data, members)
+    if shadows:
+        target = next(iter(targets.values())).user_id
+        observed = shadow_losses(config, list(members.values()), target, folder, shadows, log, on_progress)
+        found.shadows, found.shadow_runs = _by_shadows(*observed, seed), shadows
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "audit.json", found.to_json())
+    return found
+
+
+def _check(files: RunFolder) -> None:
+    record = files.record
+    if record.users.source == "devices":
+        raise InputError(f"{files.path}: the users of a real federation are on their devices")
+    if not record.params.shared or files.config.start_from:
+        raise InputError(f"{files.path}: expected a run with a stage 1 of its own")
+
+
+def _took_part(row: dict[str, object]) -> bool:
+    return row["phase"] == "train" and row["status"] == "ok"
+
+
+def _last(files: RunFolder) -> int:
+    return files.record.users.collective + files.record.users.target
+
+
+def _gained(losses: Losses, users: dict[int, OpenedUser]) -> dict[int, np.ndarray]:
+    """Return every user's scores, without users none of whose answers fits."""
+    found = {partition: losses.gained(user.history + user.queries) for partition, user in users.items()}
+    return {partition: scores for partition, scores in found.items() if len(scores)}
+
+
+def _flat(scores: dict[int, np.ndarray]) -> np.ndarray:
+    """Return one score per user."""
+    return np.concatenate(list(means(scores).values()))
+
+
+def _served(files: RunFolder, targets: dict[int, OpenedUser], seed: int) -> Attack | None:
+    """Attack the models that target users are served: are their histories known better than their questions?"""
+    if not files.record.params.private:
+        return None
+    inside, outside = {}, {}
+    for partition, user in targets.items():
+        if user.history and user.queries:
+            losses = Losses(load_served_model(files.path, user.user_id))
+            inside[partition], outside[partition] = losses.gained(user.history), losses.gained(user.queries)
+    return attack(inside, outside, seed) if inside else None
+
+
+def _from_updates(
+    model: ServedModel, files: RunFolder, data: Path, members: dict[int, OpenedUser]
+) -> tuple[Guess | None, Guess]:
+    """Infer usual answers from updates, and link two updates of a user."""
+    first, second = turns(model, files, data, list(members))
+    usual = None
+    if find_task(files.config.task).labels:
+        answers = [Counter(pair.target for pair in user.history).most_common(1)[0][0] for user in members.values()]
+        usual = infer(second, answers)
+    return usual, link(first, second)
+
+
+def _by_shadows(losses: np.ndarray, inside: np.ndarray, seed: int) -> Attack | None:
+    members, others = likelihood_ratios(losses, inside)
+    both = members.keys() & others.keys()
+    if not both:
+        return None
+    return attack({user: members[user] for user in sorted(both)}, {user: others[user] for user in sorted(both)}, seed)

@@ -1,0 +1,50 @@
+"""Table of an audit."""
+
+from rich.table import Table
+
+from simulations.display.tables import new_table
+from simulations.experiments.audit.schema import Attack, Audit, Guess
+
+
+def audit_tables(found: Audit) -> list[Table]:
+    """Tabulate attacks by score and attacks that name an answer."""
+    table = new_table(title=f"{found.name}: what {found.run} gives away ({found.method}, {found.task})")
+    for title in ("was it trained on?", "AUC", "95 % CI", "found", "in", "out"):
+        table.add_column(title, justify="left" if title.endswith("?") else "right")
+    rows: list[tuple[str, Attack | None]] = [
+        ("shared part, an item", found.shared_items),
+        ("shared part, a user", found.shared_users),
+        (f"a user, {found.shadow_runs} shadow runs", found.shadows),
+        ("served model, an item", found.served_items),
+    ]
+    for title, attack in rows:
+        if attack:
+            low, high = attack.interval
+            tail = "–" if attack.tpr_at_1_percent is None else f"{attack.tpr_at_1_percent:.1%}"
+            counts = (f"{attack.members:,}", f"{attack.non_members:,}")
+            table.add_row(title, f"{attack.auc:.3f}", f"{low:.3f} to {high:.3f}", tail, *counts)
+    at_most = (
+        "no bound is promised" if found.epsilon_at_most is None else f"promised: at most {found.epsilon_at_most:.3g}"
+    )
+    table.caption = (
+        "AUC: chance that what was trained on scores above what was not, 0.5 by guessing; intervals over users; found: "
+        "at 1 % false alarms, –: fewer than 100 out; in, out: items or users, or their turns in shadow runs; "
+        f"ε is at least {found.epsilon_at_least:.2f} by the attack on users ({at_most})"
+    )
+    return [table, *([_guesses(found)] if found.linked else [])]
+
+
+def _guesses(found: Audit) -> Table:
+    table = new_table(title="what one update says of its sender")
+    for title in ("", "right", "95 % CI", "by chance", "users"):
+        table.add_column(title, justify="right" if title else "left")
+    rows: list[tuple[str, Guess | None]] = [
+        ("its usual answer", found.usual_answer),
+        ("who it is, from an earlier update", found.linked),
+    ]
+    for title, guess in rows:
+        if guess:
+            low, high = guess.interval
+            cells = (f"{guess.accuracy:.1%}", f"{low:.1%} to {high:.1%}", f"{guess.by_chance:.1%}", str(guess.users))
+            table.add_row(title, *cells)
+    return table

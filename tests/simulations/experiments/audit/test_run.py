@@ -1,0 +1,100 @@
+"""Audits of whole runs: a planted leak is found, and nothing is found where nothing was learned."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from configs.errors import InputError
+from fl_server.record.folder import RunFolder
+from simulations.cli.main import app
+from simulations.experiments.audit.run import audit
+from simulations.run.simulate import simulate
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+USERS = ("users.collective=10", "users.target=8", "cohort=10", "rounds=1", "users.synthetic.queries=12")
+LORA = ("method=oppu", "settings.rank=8", "settings.alpha=32", "settings.dropout=0")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    leak = ("personal.epochs=40", "personal.lr=0.02", "local.epochs=5", "local.lr=0.02")
+    simulate(tiny_config(*USERS, *LORA, *leak), "leaks", folder)
+    simulate(tiny_config(*USERS, *LORA, "personal.lr=1e-9", "local.lr=1e-9"), "learned-nothing", folder)
+    return folder
+
+
+def test_a_model_that_knows_its_items_by_heart_is_found(results: Path) -> None:
+    found = audit(results / "leaks", "a", results)
+    assert found.served_items is not None
+    assert found.served_items.auc > 0.75
+    assert found.served_items.interval[0] > 0.6
+    assert found.served_items.members == 8 * 8
+    assert found.served_items.non_members == 8 * 12
+
+
+def test_nothing_is_found_in_a_run_that_learned_nothing(results: Path) -> None:
+    found = audit(results / "learned-nothing", "b", results)
+    assert found.served_items is not None
+    low, high = found.served_items.interval
+    assert low < 0.5 < high
+    low, high = found.shared_users.interval
+    assert low < 0.5 < high
+    assert found.epsilon_at_least == 0.0
+    assert found.epsilon_at_most is None
+
+
+def test_a_users_updates_are_linked_and_noise_hides_them(results: Path) -> None:
+    found = audit(results / "leaks", "c", results)
+    assert found.linked is not None
+    assert found.linked.accuracy > 0.5 > found.linked.by_chance
+    noise = ("privacy.kind=local", "privacy.noise_multiplier=10")
+    simulate(tiny_config(*USERS, *LORA, *noise), "noisy", results)
+    hidden = audit(results / "noisy", "d", results)
+    assert hidden.linked is not None
+    assert hidden.linked.accuracy < 0.5
+    assert hidden.epsilon_at_most == pytest.approx(RunFolder(results / "noisy").record.privacy.epsilon)  # type: ignore[union-attr]
+    assert hidden.epsilon_at_least <= hidden.epsilon_at_most  # type: ignore[operator]
+
+
+def test_masked_updates_say_nothing(results: Path) -> None:
+    simulate(tiny_config(*USERS, *LORA, "secure.aggregation=true"), "masked", results)
+    found = audit(results / "masked", "e", results)
+    assert (found.linked, found.usual_answer) == (None, None)
+
+
+def test_shadow_runs_are_kept_and_used_again(results: Path) -> None:
+    found = audit(results / "learned-nothing", "f", results, shadows=3)
+    assert found.shadow_runs == 3
+    shadows = [results / "f" / f"shadow-{number}" / "run.json" for number in range(3)]
+    written = [path.stat().st_mtime_ns for path in shadows]
+    users = [set(RunFolder(path.parent).config.users.collective_ids) for path in shadows]
+    assert {len(ids) for ids in users} == {5}
+    again = audit(results / "learned-nothing", "f", results, shadows=3)
+    assert [path.stat().st_mtime_ns for path in shadows] == written
+    assert again == found
+    if found.shadows:  # some user may never have been in, or never out
+        assert 0 <= found.shadows.auc <= 1
+
+
+def test_the_command_shows_tables_of_80_columns_and_writes_its_figures(results: Path) -> None:
+    words = ["audit", "leaks", "--results", str(results), "--name", "g"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "was it trained on?" in done.output
+    assert max(len(line) for line in done.output.splitlines() if "│" not in line and str(results) not in line) <= 80
+    written = json.loads((results / "g" / "audit.json").read_text())
+    shown = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert shown == written
+
+
+def test_what_cannot_be_audited_is_named(results: Path) -> None:
+    simulate(tiny_config(*USERS, *LORA, f"start_from={results / 'leaks'}", "users.overlap=true"), "later", results)
+    simulate(tiny_config(*USERS, "method=rag"), "rag", results)
+    for name in ("later", "rag"):
+        with pytest.raises(InputError, match=f"{name}: expected a run with a stage 1 of its own"):
+            audit(results / name, "h", results)
+    assert not (results / "h").exists()
