@@ -11,7 +11,7 @@ from configs.base import Group
 class PrivacyConfig(Group):
     """User-level differential privacy of what stage 1 sends, for every method alike (docs/privacy.md).
 
-    A user's update is what training changed, all tensors as one vector. It is shortened to length C, all users count
+    A user's update is what training changed, all tensors as one vector. It is clipped to norm C, all users count
     alike, and Gaussian noise is added.
     """
 
@@ -19,9 +19,9 @@ class PrivacyConfig(Group):
     """Who adds the noise: the server, to the sum of a round (`central`), or every client, to its own update (`local`).
     """
     clip: float = Field(1.0, gt=0)
-    """C, the length that updates are shortened to; with `clip_quantile`, that of the first round."""
+    """C, the norm that updates are clipped to; with `clip_quantile`, that of the first round."""
     clip_quantile: float | None = Field(None, gt=0, lt=1)
-    """C follows this quantile of the updates' lengths, which is learned privately (Andrew et al., arXiv 1905.03871);
+    """C follows this quantile of the updates' norms, which is learned privately (Andrew et al., arXiv 1905.03871);
     0.5 is their choice. None: C stays."""
     noise_multiplier: float | None = Field(None, ge=0)
     """z: the noise of every number has the standard deviation z·C, on the sum or on an update. 0 only clips."""
@@ -43,7 +43,7 @@ class PrivacyConfig(Group):
         if self.noise_multiplier == 0 and self.target_epsilon is not None:
             raise ValueError("noise_multiplier=0 has no finite ε, so target_epsilon cannot be kept")
         if self.kind == "local" and self.clip_quantile is not None:
-            raise ValueError("clip_quantile needs kind='central': no client knows the others' lengths")
+            raise ValueError("clip_quantile needs kind='central': no client knows the others' norms")
         return self
 
     def split(self, multiplier: float, cohort: int) -> tuple[float, float]:

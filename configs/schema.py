@@ -275,15 +275,16 @@ class RunConfig(_Group):
     def _check_secure(self) -> None:
         """Refuse a threshold that the cohort does not allow, and what needs single updates on the server."""
         threshold, cohort = self.secure.threshold, self.cohort
+        begin = math.ceil(cohort * (1 + self.devices.over_selection))
         if cohort < FEWEST:
             raise ValueError(
-                f"cohort={cohort}: secure.aggregation needs at least {FEWEST} users, or a sum tells too much"
+                f"cohort={cohort}: secure.aggregation needs at least {FEWEST} users, or the sum would reveal an update"
             )
-        if threshold is not None and not cohort / 2 < threshold <= cohort:
+        if threshold is not None and not begin / 2 < threshold <= cohort:
             raise ValueError(
-                f"secure.threshold={threshold}: expected more than half of cohort={cohort}, and not more than all"
+                f"secure.threshold={threshold}: expected more than half of the {begin} users of a round, and not more "
+                f"than cohort={cohort}"
             )
-        begin = math.ceil(cohort * (1 + self.devices.over_selection))
         if (needed := self.secure.users_needed(begin)) > cohort:
             raise ValueError(
                 f"devices.over_selection={self.devices.over_selection:g}: {cohort} of {begin} updates are taken, and "

@@ -3,6 +3,12 @@
 import hashlib
 
 
+def derive_entropy(secret: int, *names: str | int) -> int:
+    """Return 256 bits for the purpose that `names` describe, of a seed or of a secret number of up to 256 bits."""
+    text = "\x1f".join([str(secret), *map(str, names)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=32).digest(), "big")
+
+
 def derive_seed(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed for the purpose that `names` describe.
 

@@ -3,6 +3,7 @@
 What a round needs later is kept in a file of the client's own, since any process may handle its next message.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -32,10 +33,14 @@ class _Round:
     """Both public keys of every user of the round, by partition id."""
     self_mask: str = ""
     own_shares: str = ""
+    sent: dict[str, str] = field(default_factory=dict)
+    """Shares for the others."""
     sealed: dict[str, str] = field(default_factory=dict)
     """Shares from the others."""
-    revealed: list[list[int]] = field(default_factory=list)
-    """Whose masks were revealed: alive, dropped."""
+    masked: str = ""
+    """Digest of the update that was masked, and with whom."""
+    revealed: list[int] = field(default_factory=list)
+    """The users whose sum was opened."""
 
 
 class SecureClient:
@@ -47,9 +52,15 @@ class SecureClient:
         self._path: Path = paths.run_dir / ".secure" / f"{paths.partition}.json"
 
     def advertise(self) -> dict[int, bytes]:
-        """Begin a round: draw two key pairs and return their public keys, 64 bytes."""
+        """Begin a round: draw two key pairs and return their public keys, 64 bytes.
+
+        A round that the server repeats has new keys, but whose sum was opened stays: the difference of two sums of
+        different users would be an update.
+        """
         encryption, masking = new_key_pair(), new_key_pair()
-        self._write(_Round(self._number, encryption.private.hex(), masking.private.hex()))
+        before = self._stored()
+        opened = before.revealed if before and before.number == self._number else []
+        self._write(_Round(self._number, encryption.private.hex(), masking.private.hex(), revealed=opened))
         return {self._me: encryption.public + masking.public}
 
     def share(self, keys: Mapping[int, bytes]) -> dict[int, bytes]:
@@ -66,8 +77,15 @@ class SecureClient:
         needed = self._config.users_needed(len(keys))
         if len(keys) < needed or len({*keys.values()}) < len(keys):
             raise ValueError(f"{len(keys)} users began the round, {needed} different ones are needed")
+        if 2 * needed <= len(keys):
+            raise ValueError(f"secure.threshold={needed} is not more than half of the {len(keys)} users of the round")
         if keys.get(self._me) != encryption.public + masking.public:
             raise ValueError("the server passes on other keys than this client's")
+        known = {str(user): value.hex() for user, value in keys.items()}
+        if state.sent and state.keys != known:
+            raise ValueError("the server passes on other keys than before")
+        if state.sent:  # the first answer was lost
+            return {int(user): bytes.fromhex(value) for user, value in state.sent.items()}
         state.self_mask = new_secret().hex()
         users = sorted(keys)
         shares = {
@@ -79,13 +97,14 @@ class SecureClient:
                 strict=True,
             )
         }
-        state.keys = {str(user): value.hex() for user, value in keys.items()}
-        state.own_shares = shares.pop(self._me).hex()
-        self._write(state)
-        return {
+        state.keys, state.own_shares = known, shares.pop(self._me).hex()
+        sealed = {
             user: seal(self._key_with(state, encryption, user), text, self._context(self._me, user))
             for user, text in shares.items()
         }
+        state.sent = {str(user): value.hex() for user, value in sealed.items()}
+        self._write(state)
+        return sealed
 
     def mask(self, values: np.ndarray, sealed: Mapping[int, bytes], seed: int) -> tuple[np.ndarray, int]:
         """Return an update that only the sum takes the masks off: bytes [N·k], and how many values were cut.
@@ -98,9 +117,13 @@ class SecureClient:
             seed: Of the rounding.
 
         Raises:
-            ValueError: Too few users have sent shares, or one that did not begin the round.
+            ValueError: Too few users have sent shares, one did not begin the round, or another update was masked.
         """
         state = self._read()
+        mark = hashlib.sha256(values.tobytes() + repr(sorted(sealed.items())).encode()).hexdigest()
+        if state.masked not in ("", mark):
+            raise ValueError("another update was masked with these keys, and the difference would show")
+        state.masked = mark
         needed = self._config.users_needed(len(state.keys))
         if len(sealed) + 1 < needed or not {str(user) for user in sealed} <= state.keys.keys():
             raise ValueError(f"{len(sealed) + 1} users have sent shares, {needed} of the round's are needed")
@@ -122,14 +145,13 @@ class SecureClient:
             ValueError: Too few updates came, or the server asks for both secrets of a user, which would unmask it.
         """
         state = self._read()
-        request = [sorted(alive), sorted(dropped)]
-        if state.revealed and state.revealed != request:
-            raise ValueError("the server asks a second time, for other secrets")
+        if state.revealed and state.revealed != sorted(alive):
+            raise ValueError("the server asks a second time, for the sum of other users")
         needed = self._config.users_needed(len(state.keys))
         known = {*map(int, state.sealed), self._me}
         if len(alive) < needed or {*alive} & {*dropped} or not {*alive, *dropped} <= known:
             raise ValueError(f"the server asks for secrets that only {needed} updates and users who dropped out allow")
-        state.revealed = request
+        state.revealed = sorted(alive)
         self._write(state)
         encryption, _ = self._pairs(state)
         found = {}
@@ -150,11 +172,14 @@ class SecureClient:
     def _context(self, sender: int, receiver: int) -> str:
         return f"user {receiver} by user {sender} in round {self._number}"
 
-    def _read(self) -> _Round:
+    def _stored(self) -> _Round | None:
         if not self._path.is_file():
-            raise ValueError(f"round {self._number}: this client has drawn no keys for it")
-        state = _Round(**json.loads(self._path.read_text(encoding="utf-8")))
-        if state.number != self._number:
+            return None
+        return _Round(**json.loads(self._path.read_text(encoding="utf-8")))
+
+    def _read(self) -> _Round:
+        state = self._stored()
+        if state is None or state.number != self._number:
             raise ValueError(f"round {self._number}: this client has drawn no keys for it")
         return state
 

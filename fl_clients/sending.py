@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from configs.seeds import derive_seed
-from fl_clients.local_privacy import noise_seed, protected
+from fl_clients.local_privacy import noise_secret, protected
 from fl_clients.process.paths import ClientPaths
 from fl_clients.secure import SecureClient
 from fl_clients.session import Session
@@ -50,8 +50,8 @@ def outgoing(
     config, (user_id, examples) = session.config, user
     start = received or session.coding.start
     if config.privacy.kind == "local":
-        seed = noise_seed(paths, config.seed, turn.round, user_id)
-        trained = protected(session.method, trained, start, config.privacy, turn.noise_multiplier, seed)
+        secret = noise_secret(paths, config.seed, turn.round, user_id)
+        trained = protected(session.method, trained, start, config.privacy, turn.noise_multiplier, secret)
     if not config.secure.aggregation:
         payload, owed = session.coding.reply(trained, received, store, (turn.round, turn.last_turn), user_id)
         return Outgoing(payload, owed)

@@ -27,7 +27,7 @@ from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
-from fl_server.secure_round import SecureRound
+from fl_server.secure_round import MaskedSumLost, SecureRound
 from fl_server.server_step import ServerStep
 from fl_server.simulated_devices import DeviceTask, device_model
 from fl_server.training_round import TrainingRound
@@ -119,7 +119,10 @@ class FederatedRun:
         # Real devices know the run's seed.
         secret = secret_number(self.folder / ".noise.key") if self._registered is not None else None
         turns = most_turns(cohorts)
-        self.privacy = RunPrivacy(self.config, self.method, len(trainable_users), turns, secret, self.writer.state)
+        releases = self.folder / ".releases"
+        self.privacy = RunPrivacy(
+            self.config, self.method, len(trainable_users), turns, secret, self.writer.state, releases
+        )
         if self.privacy.last_round < self.last_round:
             self.last_round = self.privacy.last_round
             text = f"stage 1 ends after round {self.last_round}, to keep to privacy.target_epsilon"
@@ -206,7 +209,7 @@ class FederatedRun:
             if reply.report
         ]
         this.outcome = self.devices.close(number, device_tasks, self.config.cohort if number else len(device_tasks))
-        this.counted = updates.fold(this.outcome.lost)
+        updates.settle(this.outcome.lost)
         return this
 
     def _secure_round(self, number: int, start: Tensors) -> SecureRound | None:
@@ -221,6 +224,11 @@ class FederatedRun:
         this.averaged = this.problem is None and this.updates.accepted >= self.devices.quorum(self.config.cohort)
         if this.averaged:
             started = time.monotonic()
+            try:
+                this.counted = this.updates.fold()
+            except MaskedSumLost as error:
+                this.problem, this.averaged = str(error), False
+                return
             average, figures = this.aggregator.result()
             self.state = self.server_step.apply(this.number, self.state, average)
             this.server_s += time.monotonic() - started

@@ -25,6 +25,10 @@ Ask = Callable[[ClientTask, Sequence[int]], Iterator[ClientReply]]
 """Sends a task to users, and yields their recorded replies."""
 
 
+class MaskedSumLost(RunFailed):
+    """Too few users helped, or what they sent does not fit: the sum cannot be read."""
+
+
 class SecureRound:
     """One round's keys, shares and sum."""
 
@@ -93,7 +97,7 @@ class SecureRound:
             updates: The masked ones, with the examples that the clients report.
 
         Raises:
-            RunFailed: Too few users help to take the masks off.
+            RunFailed: Too few users answered the unmask request.
         """
         ring = Ring(self._config.bytes, self._config.limit, len(self._keys))
         count = sum(value.numel() for value in self._begin.values())
@@ -119,17 +123,17 @@ class SecureRound:
                 for user, share in reply.secure.items():
                     shares[user].append(share)
         needed = self._config.users_needed(len(self._keys))
-        self._check_enough(min(map(len, shares.values())), "help to take the masks off", len(self._keys))
+        self._check_enough(min(map(len, shares.values())), "answered the unmask request", len(self._keys))
         try:
             secrets = {user: join(found[:needed]) for user, found in shares.items()}
         except ValueError as error:
-            raise RunFailed(f"round {self._number}: secure aggregation: {error}") from None
+            raise MaskedSumLost(f"round {self._number}: secure aggregation: {error}") from None
         for user in alive:
             total = ring.add(total, ring.mask(secrets[user], len(total)), -1)
         for gone in dropped:
             private = secrets[gone]
             if key_pair_of(private).public != self._keys[gone][32:]:
-                raise RunFailed(f"round {self._number}: secure aggregation: shares of user {gone}'s key are wrong")
+                raise MaskedSumLost(f"round {self._number}: secure aggregation: shares of user {gone}'s key are wrong")
             for user in alive:
                 pairwise = ring.mask(agree(private, self._keys[user][32:], "mask"), len(total))
                 # `user` added it if the other's id is higher.
@@ -139,7 +143,7 @@ class SecureRound:
     def _check_enough(self, users: int, did: str, began: int) -> None:
         needed = self._config.users_needed(began)
         if users < needed:
-            raise RunFailed(f"round {self._number}: {users} users {did}, secure.threshold needs {needed}")
+            raise MaskedSumLost(f"round {self._number}: {users} users {did}, secure.threshold needs {needed}")
 
 
 def _without(reply: ClientReply, what: str) -> ClientReply:

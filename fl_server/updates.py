@@ -59,7 +59,7 @@ class Updates:
         self.rejected: dict[int, str] = {}
         """The reason, by user."""
         self.accepted = 0
-        """Number of updates that were not rejected, set by `fold`."""
+        """Number of updates that were not rejected, set by `settle`."""
         self.seconds = 0.0
         """Seconds spent storing and folding."""
 
@@ -78,13 +78,12 @@ class Updates:
             self._examples[reply.user] = examples
         self.seconds += time.monotonic() - started
 
-    def fold(self, lost: Collection[int] = ()) -> list[int]:
-        """Reject steps much longer than the others, aggregate the rest, and return the users whose updates count.
+    def settle(self, lost: Collection[int] = ()) -> None:
+        """Reject steps much longer than the others; what is left is `accepted`.
 
         Args:
             lost: Users whose updates never arrived.
         """
-        started = time.monotonic()
         for user in lost:
             self._norms.pop(user, None)
             self.rejected.pop(user, None)
@@ -95,8 +94,15 @@ class Updates:
                 if norm > self._ratio * median > 0:
                     self.rejected[user] = f"its step's norm {norm:.3g} is {norm / median:.0f} times the cohort's median"
                     del self._norms[user]
+        self.accepted = len(self._norms)
+
+    def fold(self) -> list[int]:
+        """Aggregate the accepted updates, and return the users whose updates count.
+
+        Only a round that can be averaged is folded: masks are not taken off a sum that nobody will use.
+        """
+        started = time.monotonic()
         norms = list(self._norms.values())
-        self.accepted = len(norms)
         added = []
         if norms and self._pool:
             self._aggregator.add(-1, self._pool(self._read()), 1)
@@ -110,7 +116,7 @@ class Updates:
         return added if self._aggregator.per_user else list(self._norms)
 
     def problem(self, number: int, asked: int, may_lose_clients: bool) -> str | None:
-        """Return why a folded round cannot be averaged; None if it can.
+        """Return why a settled round cannot be averaged; None if it can.
 
         Args:
             number: The round.

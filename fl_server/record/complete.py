@@ -31,7 +31,7 @@ def complete_record(
     record.metrics_base = checkpoint.metrics_base or {}
     record.baselines = checkpoint.baselines
     record.controls = checkpoint.controls
-    record.privacy = checkpoint.privacy
+    record.privacy = checkpoint.privacy or record.privacy
     record.metrics_collective = metrics(pool(per_user[EvaluationPoint.COLLECTIVE]))
     record.metrics = metrics(pool(per_user[EvaluationPoint.PERSONALISED]))
     record.per_user = spread_over_users([metrics(statistics) for statistics in per_user[EvaluationPoint.PERSONALISED]])

@@ -18,7 +18,7 @@ def audit(
     shadows: Annotated[
         int, typer.Option(min=0, help="Shadow runs with half of the users each, for the strongest attack; 8 is usual.")
     ] = 0,
-    name: Annotated[str, typer.Option(help="The audit's folder under --results.")] = "audit",
+    name: Annotated[str, typer.Option(help="The audit's folder under --results; default: audit-RUN.")] = "",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -33,4 +33,9 @@ def audit(
     place = find_run(results, run).folder
     with Follower(console(), as_json, (), time.time()) as follower:
         found = run_audit(place, name, results, shadows, partial(log, as_json), follower)
-    show(as_json, found.model_dump(mode="json", by_alias=True), audit_tables(found), f"{results / name} (audit.json)")
+    show(
+        as_json,
+        found.model_dump(mode="json", by_alias=True),
+        audit_tables(found),
+        f"{results / found.name} (audit.json)",
+    )

@@ -23,7 +23,7 @@ from fl_clients.backbone.load import backbone_digest, read_shape
 from fl_clients.lamp.select_users import UserTable, build_table
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
 from fl_server.record.folder import RunFolder
-from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, write_run
+from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, read_run, write_run
 from simulations.engines.ray_engine import end_leftovers
 from simulations.run.folders import claim_folder
 from simulations.run.preflight import build_method, check_unseen, exchange_keys, load_shared, method_digest, resolve
@@ -144,6 +144,7 @@ def _start_record(
             private=method.private_parameters(shape),
             backbone=shape.parameters,
         ),
+        privacy=read_run(Path(config.start_from)).privacy if config.start_from else None,
         versions={"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES}
         | method_digest(method),

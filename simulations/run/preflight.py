@@ -118,12 +118,16 @@ def _check_private(config: RunConfig, method: Method, shape: BackboneShape) -> N
     state = method.server_init(shape)
     first = 0 if method.first_round == 0 else 1
     if any(method.server_aggregator(state, number).per_user for number in {first, 1}):
-        raise ValueError(f"{key}: {method.name} needs each client's own tensors, and their mean would not do")
+        raise ValueError(f"{key}: {method.name} needs each client's own tensors, not only their mean")
     users = config.users.collective - config.users.held_out
     if config.secure.aggregation:
+        threshold = config.secure.threshold
+        if first == 0 and threshold is not None and 2 * threshold <= users:
+            raise ValueError(f"secure.threshold={threshold}: {method.name} opens with all {users} users; leave it out")
         _ = Ring(config.secure.bytes, config.secure.limit, config.cohort if first else users).steps
     if private:
-        RunPrivacy(config, method, users, range((method.last_round or config.rounds) + 1))
+        last = config.rounds if method.last_round is None else method.last_round
+        RunPrivacy(config, method, users, range(last + 1))
 
 
 def _check_wire_form(method: Method, shared: Tensors) -> None:

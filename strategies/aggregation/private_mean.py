@@ -4,26 +4,17 @@ DP-FedAvg with equal weights and a fixed denominator (McMahan et al., arXiv 1710
 training changed, u_k = θ_k − θ, with all tensors as one vector in the method's wire form (`Method.to_wire`).
 """
 
+import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from strategies.method import Tensors
 
 _STEP = 0.2
 """η_C of the source."""
-
-
-@dataclass(frozen=True)
-class PrivateMean:
-    """What a round releases, and what the server alone knows of it."""
-
-    change: Tensors
-    """(Σ_k min(1, C/‖u_k‖) u_k + ξ)/n, fp32."""
-    below: int
-    """Number of updates with ‖u_k‖ ≤ C. Not private: only `next_clip` may use it."""
 
 
 def clipped(update: Tensors, clip: float) -> tuple[Tensors, bool]:
@@ -35,45 +26,58 @@ def clipped(update: Tensors, clip: float) -> tuple[Tensors, bool]:
     return {name: value * (clip / norm) for name, value in vectors.items()}, False
 
 
-def noisy(vectors: Tensors, deviation: float, generator: torch.Generator) -> Tensors:
+def digest(vectors: Tensors) -> str:
+    """Return what tells these vectors from others, so that other vectors get other noise."""
+    found = hashlib.blake2b(digest_size=32)
+    for name in sorted(vectors):
+        found.update(vectors[name].contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def noisy(vectors: Tensors, deviation: float, generator: np.random.Generator) -> Tensors:
     """Return vectors plus N(0, deviation²) in every number, drawn in the order of names."""
     if not deviation:
         return vectors
-    noise = {
-        name: torch.randn(vectors[name].shape, generator=generator, dtype=torch.float64) for name in sorted(vectors)
-    }
+    noise = {name: torch.from_numpy(generator.standard_normal(vectors[name].shape)) for name in sorted(vectors)}
     return {name: value + deviation * noise[name] for name, value in vectors.items()}
 
 
-def private_mean(
-    updates: Iterable[Tensors], like: Tensors, clip: float, multiplier: float, count: int, generator: torch.Generator
-) -> PrivateMean:
-    """Return the noisy mean of clipped updates.
-
-    The denominator is n, however many came: a missing update counts as 0. Replacing one user's data moves the sum by at
-    most 2C, so the noise z·C is z/2 times the sensitivity.
+def clipped_sum(updates: Iterable[Tensors], like: Tensors, clip: float) -> tuple[Tensors, int, int]:
+    """Return the sum of clipped updates in float64, how many were no longer than C, and how many there were.
 
     Args:
         updates: u_k, one at a time.
         like: Tensors of the updates' names and shapes.
         clip: C.
-        multiplier: z.
-        count: n, the number of users that were asked.
-        generator: For ξ ~ N(0, (zC)² I).
     """
     total = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in like.items()}
-    below = 0
+    below = arrived = 0
     for update in updates:
         vectors, short = clipped(update, clip)
-        below += short
+        below, arrived = below + short, arrived + 1
         for name, value in vectors.items():
             total[name] += value
-    summed = noisy(total, multiplier * clip, generator)
-    return PrivateMean({name: (value / count).float() for name, value in summed.items()}, below)
+    return total, below, arrived
+
+
+def noisy_mean(total: Tensors, deviation: float, count: int, generator: np.random.Generator) -> Tensors:
+    """Return (Σ clipped + ξ)/n in fp32, ξ ~ N(0, deviation² I).
+
+    The denominator is n, however many came: a missing update counts as 0. Replacing one user's data moves the sum by at
+    most 2C, so the noise z·C is z/2 times the sensitivity.
+
+    Args:
+        total: From `clipped_sum`.
+        deviation: zC.
+        count: n, the number of users that were asked.
+        generator: For ξ.
+    """
+    summed = noisy(total, deviation, generator)
+    return {name: (value / count).float() for name, value in summed.items()}
 
 
 def next_clip(
-    clip: float, quantile: float, below: int, came: int, count: int, deviation: float, generator: torch.Generator
+    clip: float, quantile: float, below: int, arrived: int, count: int, deviation: float, generator: np.random.Generator
 ) -> float:
     """Return the next round's C: C·exp(−η(b̃ − γ)), η = 0.2 (Andrew et al., arXiv 1905.03871, equation 2).
 
@@ -83,11 +87,11 @@ def next_clip(
         clip: C.
         quantile: γ.
         below: Σ b_k.
-        came: Number of updates.
+        arrived: Number of updates.
         count: n, the number of users that were asked.
         deviation: σ_b.
         generator: For the noise.
     """
-    noise = deviation * float(torch.randn(1, generator=generator, dtype=torch.float64)) if deviation else 0.0
-    share = 0.5 + (below - came / 2 + noise) / count
+    noise = deviation * float(generator.standard_normal()) if deviation else 0.0
+    share = 0.5 + (below - arrived / 2 + noise) / count
     return clip * math.exp(-_STEP * (share - quantile))

@@ -47,7 +47,7 @@ def agree(private: bytes, public: bytes, purpose: str) -> bytes:
         purpose: Different purposes give unrelated bytes.
 
     Raises:
-        ValueError: The public key is none.
+        ValueError: The public key is invalid.
     """
     shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     return HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=None, info=purpose.encode()).derive(shared)

@@ -44,7 +44,12 @@ class Ring:
         Args:
             values: Numbers [N].
             seed: Of the rounding.
+
+        Raises:
+            ValueError: A value is not finite.
         """
+        if not np.isfinite(values).all():
+            raise ValueError("a change to send is not finite")
         cut = int((np.abs(values) > self.limit).sum())
         within = np.clip(values.astype(np.float64), -self.limit, self.limit)
         exact = (within + self.limit) / (2 * self.limit) * self.steps

@@ -54,6 +54,48 @@ def test_a_second_request_for_other_secrets_is_refused_and_the_same_is_answered(
         client(masked, 0).reveal([0, 1, 2], [3])
 
 
+def test_a_repeated_round_does_not_open_the_sum_of_other_users(masked: Path) -> None:
+    client(masked, 0).reveal([0, 1, 2], [3])
+    # The server resumes and begins the round anew: now everybody answers, so the difference would be user 3's update.
+    keys: dict[int, bytes] = {}
+    for user in USERS:
+        keys |= client(masked, user).advertise()
+    shares = {user: client(masked, user).share(keys) for user in USERS}
+    sealed = {sender: found[0] for sender, found in shares.items() if sender != 0}
+    client(masked, 0).mask(np.zeros(3), sealed, seed=0)
+    with pytest.raises(ValueError, match="asks a second time"):
+        client(masked, 0).reveal([0, 1, 2, 3], [])
+    assert set(client(masked, 0).reveal([0, 1, 2], [3])) == {0, 1, 2, 3}
+
+
+def test_one_update_is_masked_with_one_set_of_keys(tmp_path: Path) -> None:
+    keys: dict[int, bytes] = {}
+    for user in USERS:
+        keys |= client(tmp_path, user).advertise()
+    shares = {user: client(tmp_path, user).share(keys) for user in USERS}
+    assert client(tmp_path, 0).share(keys) == shares[0]
+    with pytest.raises(ValueError, match="other keys than before"):
+        client(tmp_path, 0).share(keys | {3: client(tmp_path, 3).advertise()[3]})
+    sealed = {sender: found[0] for sender, found in shares.items() if sender != 0}
+    first, _ = client(tmp_path, 0).mask(np.zeros(3), sealed, seed=0)
+    again, _ = client(tmp_path, 0).mask(np.zeros(3), sealed, seed=0)
+    assert first.tolist() == again.tolist()
+    # Without one sender, the difference of two answers would be the mask with that user.
+    fewer = {sender: value for sender, value in sealed.items() if sender != 3}
+    for values, senders in ((np.zeros(3), fewer), (np.ones(3), sealed)):
+        with pytest.raises(ValueError, match="another update was masked with these keys"):
+            client(tmp_path, 0).mask(values, senders, seed=0)
+
+
+def test_a_threshold_of_half_of_the_users_is_refused(tmp_path: Path) -> None:
+    config = SecureConfig(aggregation=True, threshold=3)
+    keys = {user: bytes([user]) * 64 for user in range(1, 6)}
+    (tmp_path / "0").mkdir()
+    own = SecureClient(ClientPaths(tmp_path / "0", tmp_path, 0), config, 1)
+    with pytest.raises(ValueError, match="threshold=3 is not more than half of the 6 users"):
+        own.share(keys | own.advertise())
+
+
 def test_keys_that_the_server_replaced_are_refused(tmp_path: Path) -> None:
     keys: dict[int, bytes] = {}
     for user in USERS:

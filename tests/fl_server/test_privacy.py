@@ -1,15 +1,18 @@
 """ε of a run against dp-accounting called directly and against closed forms, and the target that it keeps."""
 
 import math
+from pathlib import Path
 
 import dp_accounting as dp
 import pytest
+import torch
 from dp_accounting import rdp
 
 from configs.errors import InputError
 from configs.load import load_config
 from configs.privacy import PrivacyConfig
 from fl_server.privacy import Budget, RunPrivacy, epsilon_of, most_turns
+from strategies.aggregation.robust import Update
 from strategies.loading import load_method
 from strategies.method import Method
 
@@ -36,7 +39,7 @@ def test_with_sampling_epsilon_is_dp_accountings_for_samples_without_replacement
     assert epsilon_of(1.2, 12, 1, DELTA, (100, 8)) == pytest.approx(accountant.get_epsilon(DELTA))
 
 
-def test_sampling_never_costs_more_and_noise_never_helps_nothing() -> None:
+def test_sampling_costs_less_and_without_noise_there_is_no_finite_epsilon() -> None:
     drawn = epsilon_of(2.0, 10, 0, DELTA, (50, 5))
     everybody = epsilon_of(2.0, 10, 0, DELTA, None)
     assert drawn is not None
@@ -75,6 +78,11 @@ def perfit() -> Method:
     return load_method(config.method, config.method_values(), config.settings, [])
 
 
+def lora() -> Method:
+    config = load_config(None, ["backbone=tiny", "method=lora-c"])
+    return load_method(config.method, config.method_values(), config.settings, [])
+
+
 def test_a_run_ends_before_the_round_that_would_exceed_its_target() -> None:
     words = ["privacy.kind=central", "privacy.noise_multiplier=2", "privacy.target_epsilon=6", "cohort=8"]
     config = load_config(None, [*words, "users.collective=100", "rounds=400"])
@@ -91,6 +99,55 @@ def test_simulated_devices_that_come_and_go_gain_nothing_from_sampling() -> None
     words = ["privacy.kind=central", "privacy.noise_multiplier=2", "cohort=8", "users.collective=100"]
     config = load_config(None, [*words, "devices.preset=phones"])
     assert RunPrivacy(config, perfit(), 100, range(5)).spent(4).epsilon == epsilon_of(2.0, 4, 0, DELTA, None)
+
+
+def test_a_draw_that_others_know_gains_nothing_from_sampling() -> None:
+    words = ["privacy.kind=central", "privacy.noise_multiplier=2", "cohort=8", "users.collective=100"]
+    privacy = RunPrivacy(load_config(None, words), perfit(), 100, range(5), secret=1 << 255)
+    assert privacy.spent(4).epsilon == epsilon_of(2.0, 4, 0, DELTA, None)
+
+
+def pooled(privacy: RunPrivacy, number: int, value: float) -> float:
+    pool = privacy.pool_of(number, {"shared_a": torch.zeros(3)}, 8)
+    assert pool is not None
+    updates = [Update(0, {"shared_a": torch.full((3,), value)}, 1)]
+    return float(pool(updates)["shared_a"][0])
+
+
+def test_a_round_repeated_with_other_updates_has_other_noise_and_is_counted(tmp_path: Path) -> None:
+    words = ["privacy.kind=central", "privacy.noise_multiplier=2", "cohort=8", "users.collective=100"]
+    method = lora()
+
+    def resumed() -> RunPrivacy:
+        return RunPrivacy(load_config(None, words), method, 100, range(5), releases=tmp_path / ".releases")
+
+    first = pooled(resumed(), 1, 0.1)
+    assert pooled(resumed(), 1, 0.1) == first
+    assert resumed().spent(1).epsilon == epsilon_of(2.0, 1, 0, DELTA, (100, 8))
+    # With the same noise, the difference would be that of the updates: 0.1/8.
+    assert abs(pooled(resumed(), 1, 0.2) - first - 0.1 / 8) > 1e-3
+    assert resumed().spent(1).epsilon == epsilon_of(2.0, 2, 0, DELTA, (100, 8))
+
+
+def test_secrets_that_agree_in_their_lowest_bits_give_other_noise() -> None:
+    words = ["privacy.kind=central", "privacy.noise_multiplier=2", "cohort=8", "users.collective=100"]
+    method = lora()
+    values = {
+        pooled(RunPrivacy(load_config(None, words), method, 100, range(5), secret=secret), 1, 0.1)
+        for secret in (5, 5 + 2**32, 5 + 2**64, 5 + 2**200)
+    }
+    assert len(values) == 4
+
+
+def test_a_method_with_an_opening_only_is_accounted_for() -> None:
+    words = ["privacy.kind=central", "privacy.noise_multiplier=2", "users.collective=100", "method=stylevector"]
+    config = load_config(None, words)
+    method = load_method(config.method, config.method_values(), {**config.settings, "federated": True}, [])
+    privacy = RunPrivacy(config, method, 100, range(1))
+    assert privacy.spent(0).epsilon == epsilon_of(2.0, 0, 1, DELTA, None)
+    tight = load_config(None, [*words, "privacy.target_epsilon=0.1"])
+    with pytest.raises(InputError, match="the first round would exceed it"):
+        RunPrivacy(tight, method, 100, range(1))
 
 
 def test_local_noise_counts_the_turns_of_the_user_who_was_drawn_most_often() -> None:

@@ -14,7 +14,7 @@ from fl_clients.lamp.user_table import OpenedUser, open_user
 from fl_server.record.folder import RunFolder
 from simulations.experiments.audit.numbers import (
     attack,
-    epsilon_at_least,
+    epsilon_suggested,
     infer,
     likelihood_ratios,
     link,
@@ -28,11 +28,13 @@ from simulations.run.served import ServedModel, load_served_model
 
 _FEWEST = 10
 """Users below which nothing is inferred from updates."""
+_FEWEST_SHADOWS = 4
+"""With fewer, hardly any user was both in and out."""
 
 
 def audit(
     run: Path,
-    name: str = "audit",
+    name: str = "",
     results: Path | str = "results",
     shadows: int = 0,
     log: Callable[[str], None] = print,
@@ -42,20 +44,21 @@ def audit(
 
     Args:
         run: The run record.
-        name: The audit's folder under `results`.
+        name: The audit's folder under `results`; by default `audit-` and the run's name.
         results: The folder of results.
         shadows: Shadow runs for the attack by likelihood ratio; 0: none.
         log: Called with progress messages.
         on_progress: As in `simulate`.
 
     Raises:
-        InputError: The run did not complete, has no stage 1 of its own, or its users are not here.
+        InputError: The run did not complete, has no stage 1 of its own, or its users are not here; or there are fewer
+            than 4 shadows.
         RunFailed: A shadow run failed.
     """
-    folder, files = claim_folder(results, name), RunFolder(run)
+    folder, files = claim_folder(results, name or f"audit-{run.name}"), RunFolder(run)
+    _check(files, shadows)
     record, config = files.record, files.config
     collective = load_served_model(run, None)
-    _check(files)
     data = build_table(config).folder
     trained = sorted({row["user"] for row in files.clients(["user", "phase", "status"]).to_pylist() if _took_part(row)})
     members = {user: open_user(data, user) for user in trained}
@@ -72,7 +75,7 @@ def audit(
         shared_items=attack(inside, outside, seed),
         shared_users=attack(means(inside), means(outside), seed),
         served_items=_served(files, targets, seed),
-        epsilon_at_least=epsilon_at_least(_flat(inside), _flat(outside), delta),
+        epsilon_suggested=epsilon_suggested(_flat(inside), _flat(outside), delta),
         epsilon_at_most=record.privacy.epsilon if record.privacy else None,
     )
     if not config.secure.aggregation and len(members) >= _FEWEST:
@@ -87,8 +90,10 @@ def audit(
     return found
 
 
-def _check(files: RunFolder) -> None:
+def _check(files: RunFolder, shadows: int) -> None:
     record = files.record
+    if 0 < shadows < _FEWEST_SHADOWS:
+        raise InputError(f"expected none or at least {_FEWEST_SHADOWS}", field="shadows", value=shadows)
     if record.users.source == "devices":
         raise InputError(f"{files.path}: the users of a real federation are on their devices")
     if not record.params.shared or files.config.start_from:
@@ -130,6 +135,7 @@ def _from_updates(
     model: ServedModel, files: RunFolder, data: Path, members: dict[int, OpenedUser]
 ) -> tuple[Guess | None, Guess]:
     """Infer usual answers from updates, and link two updates of a user."""
+    members = {partition: user for partition, user in members.items() if user.history}
     first, second = turns(model, files, data, list(members))
     usual = None
     if find_task(files.config.task).labels:

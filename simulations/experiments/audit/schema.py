@@ -54,8 +54,8 @@ class Audit(Part):
     """A user's most frequent answer, from one update; None for texts, with masks, or with fewer than ten users."""
     linked: Guess | None = Field(None)
     """Which user sent this update, from another update of every user."""
-    epsilon_at_least: float
-    """Lower bound of ε at 95 % that the attack on users proves."""
+    epsilon_suggested: float
+    """What the attack on users suggests that ε is at least. No proof: one run, whose members no coin drew."""
     epsilon_at_most: float | None = Field(None)
     """The accountant's; None without differential privacy."""
 

@@ -29,7 +29,7 @@ def audit_tables(found: Audit) -> list[Table]:
     table.caption = (
         "AUC: chance that what was trained on scores above what was not, 0.5 by guessing; intervals over users; found: "
         "at 1 % false alarms, –: fewer than 100 out; in, out: items or users, or their turns in shadow runs; "
-        f"ε is at least {found.epsilon_at_least:.2f} by the attack on users ({at_most})"
+        f"the attack on users suggests ε of at least {found.epsilon_suggested:.2f} ({at_most})"
     )
     return [table, *([_guesses(found)] if found.linked else [])]
 

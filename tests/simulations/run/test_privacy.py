@@ -76,8 +76,8 @@ def test_the_record_the_table_and_every_round_state_epsilon(tmp_path: Path) -> N
     assert record.privacy is not None
     assert record.privacy.epsilon == spent[-1]
     clips = [dict(row["metrics"])["privacy.clip"] for row in rounds]
-    assert len({*clips, 1.0}) == 4  # C changed after every round
-    assert record.privacy.clip == clips[-1]
+    assert clips[0] == 1.0
+    assert len({*clips, record.privacy.clip}) == 4  # C changed after every round
     assert f"(ε = {spent[-1]:.3g}, δ = 1e-05)-differentially private" in str(quality_table(record).caption)
 
 
@@ -142,7 +142,7 @@ def test_methods_without_a_mean_are_refused_by_name(method: str, tmp_path: Path)
         ([*CENTRAL, "privacy.target_epsilon=0.1"], "the first round would exceed it"),
         ([*CENTRAL, "privacy.delta=0.5"], "expected less than 1/6"),
         ([*CENTRAL, "robust.rule=median"], "the updates are clipped and summed"),
-        ([*LOCAL, "privacy.clip_quantile=0.5"], "no client knows the others' lengths"),
+        ([*LOCAL, "privacy.clip_quantile=0.5"], "no client knows the others' norms"),
     ],
 )
 def test_bad_settings_are_refused_before_a_run(words: list[str], message: str, tmp_path: Path) -> None:
@@ -166,4 +166,7 @@ def test_one_users_update_decides_nothing_about_anothers(tmp_path: Path, monkeyp
     run(tmp_path, "run", *LORA, *CENTRAL, "cohort=6", "rounds=1")
     clients = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
     assert not [row for row in clients if (row.get("status") or "").startswith("rejected")]
-    assert all(bool(torch.isfinite(value).all()) for value in shared(tmp_path / "run").values())
+    # C = 1 and noise of deviation 1 on each of the numbers, both over 6: nowhere near 10⁶ times a step.
+    count = sum(value.numel() for value in shared(tmp_path / "run").values())
+    assert max(float(value.abs().max()) for value in shared(tmp_path / "run").values()) < 2 + 6 / 6 * 5
+    assert count > 100

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
 from fl_clients import handlers
-from simulations.run.simulate import simulate
+from simulations.run.simulate import resume, simulate
 from strategies.method import Tensors
 from strategies.secure.ring import Ring
-from tests.conftest import tiny_config
+from tests.conftest import movie, tiny_config, write_lamp
 
 pytestmark = pytest.mark.integration
 SECURE = ("secure.aggregation=true", "cohort=6", "rounds=1", "faults.retries=0", "faults.min_replies=4")
@@ -78,7 +78,7 @@ def test_users_may_go_away_once_their_update_has_come(tmp_path: Path, monkeypatc
         ("secure_keys", "round 1: 3 users have sent keys, secure.threshold needs 4"),
         ("secure_shares", "round 1: 3 users have sent shares, secure.threshold needs 4"),
         ("train", "round 1: 3 users have sent an update, secure.threshold needs 4"),
-        ("secure_unmask", "round 1: 3 users help to take the masks off, secure.threshold needs 4"),
+        ("secure_unmask", "round 1: 3 users answered the unmask request, secure.threshold needs 4"),
     ],
 )
 def test_with_too_few_users_nothing_is_read(
@@ -112,8 +112,36 @@ def test_no_single_update_is_in_anything_that_the_server_holds(
         piece = integers[start : start + 8].astype("<u4").tobytes()
         assert len(set(integers[start : start + 8].tolist())) > 2
         assert not any(piece in content for content in held)
-    # The search finds what is there: a sum of one is the update itself.
-    assert any(b"shared_masked" in content for content in held)
+    # The same search finds updates whose masks are 0.
+    monkeypatch.setattr(Ring, "mask", lambda _self, _seed, count: np.zeros(count, np.uint32))
+    simulate(tiny_config(*SECURE, "secure.bytes=4"), "bare", tmp_path)
+    assert any(piece in content for content in sent_messages)
+
+
+def test_a_round_that_cannot_be_used_is_not_opened_and_its_repetition_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tuple(word for word in SECURE if "min_replies" not in word)
+    simulate(tiny_config(*words), "undisturbed", tmp_path)
+    opened: list[int] = []
+    unmask = handlers.secure_unmask
+
+    def spy(paths: Any, *rest: Any) -> handlers.Reply:
+        opened.append(paths.partition)
+        return unmask(paths, *rest)
+
+    monkeypatch.setattr(handlers, "secure_unmask", spy)
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers, "train", failing({0}, handlers.train))
+        with pytest.raises(RunFailed, match="1 of 6 clients failed"):
+            simulate(tiny_config(*words), "run", tmp_path)
+    # The sum without user 0, and later the one with it, would tell its update.
+    assert not opened
+    resume("run", tmp_path)
+    assert len(opened) == 6
+    assert (tmp_path / "run" / "shared.safetensors").read_bytes() == (
+        tmp_path / "undisturbed" / "shared.safetensors"
+    ).read_bytes()
 
 
 def test_messages_have_as_many_bytes_as_the_formula(tmp_path: Path) -> None:
@@ -133,9 +161,14 @@ def test_messages_have_as_many_bytes_as_the_formula(tmp_path: Path) -> None:
 
 
 def test_users_count_by_their_examples(tmp_path: Path) -> None:
-    uneven = ("users.synthetic.history=8", "users.collective_history=8", "local.batch_size=2")
+    people = [movie(f"{user}0", text=f"Story {user}.", history=2 + 3 * user) for user in range(9)]
+    golds = [{"id": person["id"], "output": "sci-fi"} for person in people]
+    source = write_lamp(tmp_path / "lamp", people, golds)
+    uneven = (f"users.source={source}", "local.batch_size=2")
     simulate(tiny_config(*PLAIN, *uneven), "plain", tmp_path)
     simulate(tiny_config(*SECURE, *uneven), "secure", tmp_path)
+    rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
+    assert len({row["examples"] for row in rows if row["phase"] == "train"}) > 1
     for name, value in shared(tmp_path / "plain").items():
         assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
 
@@ -166,8 +199,8 @@ def test_methods_that_need_clients_apart_are_refused_by_name(method: str, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["secure.threshold=7"], "expected more than half of cohort=6, and not more than all"),
-        (["secure.threshold=3"], "expected more than half of cohort=6"),
+        (["secure.threshold=7"], "expected more than half of the 6 users of a round, and not more than cohort=6"),
+        (["secure.threshold=3"], "expected more than half of the 6 users of a round"),
         (["robust.rule=krum"], "robust.rule: with secure.aggregation the server sees no single update"),
         (["wire.up=int8"], "wire.up: with secure.aggregation masked numbers are written with secure.bytes"),
         (["privacy.kind=central", "privacy.noise_multiplier=1"], "the server cannot clip what it does not see"),

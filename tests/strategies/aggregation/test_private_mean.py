@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from strategies.aggregation.private_mean import clipped, next_clip, noisy, private_mean
+from strategies.aggregation.private_mean import clipped, clipped_sum, digest, next_clip, noisy, noisy_mean
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def test_all_tensors_are_clipped_as_one_vector() -> None:
@@ -33,15 +34,15 @@ def test_an_update_of_zeros_stays_zero() -> None:
 def test_without_noise_it_is_the_mean_of_clipped_updates_over_all_that_were_asked() -> None:
     # (1, 0) stays, (0, 4) becomes (0, 2); four were asked, so the two that are missing count as 0.
     updates = [{"shared_a": torch.tensor([1.0, 0.0])}, {"shared_a": torch.tensor([0.0, 4.0])}]
-    mean = private_mean(updates, updates[0], clip=2.0, multiplier=0.0, count=4, generator=generator())
-    assert mean.change["shared_a"].tolist() == [0.25, 0.5]
-    assert mean.below == 1
+    total, below, arrived = clipped_sum(updates, updates[0], clip=2.0)
+    assert (below, arrived) == (1, 2)
+    assert noisy_mean(total, 0.0, 4, generator())["shared_a"].tolist() == [0.25, 0.5]
 
 
-def test_the_noise_on_the_sum_has_the_deviation_z_times_c() -> None:
+def test_the_noise_on_the_sum_has_the_given_deviation() -> None:
     zeros = {"shared_a": torch.zeros(100_000)}
-    mean = private_mean([zeros] * 5, zeros, clip=3.0, multiplier=2.0, count=10, generator=generator())
-    noise = mean.change["shared_a"].double() * 10
+    total, _, _ = clipped_sum([zeros] * 5, zeros, clip=3.0)
+    noise = noisy_mean(total, 6.0, 10, generator())["shared_a"].double() * 10
     # Of 100,000 draws the deviation is known to 0.2 %, the mean to 0.02.
     assert float(noise.std()) == pytest.approx(6.0, rel=0.01)
     assert abs(float(noise.mean())) < 0.1
@@ -50,15 +51,18 @@ def test_the_noise_on_the_sum_has_the_deviation_z_times_c() -> None:
 def test_replacing_one_user_moves_the_sum_by_at_most_two_clips() -> None:
     rest = [{"shared_a": torch.tensor([0.3, -0.1])}] * 3
     one, other = ({"shared_a": torch.tensor([sign * 50.0, 0.0])} for sign in (1, -1))
-    sums = [
-        private_mean([*rest, last], last, clip=1.0, multiplier=0.0, count=1, generator=generator()).change["shared_a"]
-        for last in (one, other)
-    ]
+    sums = [clipped_sum([*rest, last], last, clip=1.0)[0]["shared_a"] for last in (one, other)]
     assert float((sums[0] - sums[1]).norm()) == pytest.approx(2.0)
 
 
+def test_another_sum_has_another_digest() -> None:
+    one, same, other = ({"shared_a": torch.tensor([1.0, last]).double()} for last in (2.0, 2.0, 2.000001))
+    assert digest(one) == digest(same)
+    assert digest(one) != digest(other)
+
+
 def test_noise_does_not_depend_on_the_order_of_tensors() -> None:
-    tensors = {"shared_a": torch.zeros(2), "shared_b": torch.zeros(3)}
+    tensors = {"shared_a": torch.zeros(2).double(), "shared_b": torch.zeros(3).double()}
     ahead = noisy(tensors, 1.0, generator())
     behind = noisy(dict(reversed(tensors.items())), 1.0, generator())
     assert all(torch.equal(ahead[name], behind[name]) for name in tensors)

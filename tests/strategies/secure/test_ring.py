@@ -22,6 +22,12 @@ def test_values_beyond_the_limit_are_cut_and_counted() -> None:
     assert cut == 2
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        Ring(3, 1.0, 3).encode(np.array([0.0, value]), seed=0)
+
+
 def test_rounding_is_right_on_average() -> None:
     ring = Ring(1, 1.0, 3)
     # 0 lies between the steps 42 and 43.

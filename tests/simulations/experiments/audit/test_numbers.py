@@ -11,7 +11,7 @@ from sklearn.model_selection import LeaveOneOut
 from simulations.experiments.audit.numbers import (
     attack,
     auc,
-    epsilon_at_least,
+    epsilon_suggested,
     infer,
     likelihood_ratios,
     link,
@@ -51,13 +51,13 @@ def test_a_perfect_attack_on_many_users_proves_an_epsilon() -> None:
     inside, outside = np.ones(100), np.zeros(100)
     # Clopper-Pearson: 0.025^(1/100) for 100 of 100, one minus that for 0 of 100.
     least = 0.025 ** (1 / 100)
-    assert epsilon_at_least(inside, outside, 0.0) == pytest.approx(math.log(least / (1 - least)))
-    assert epsilon_at_least(inside, outside, 1e-2) == pytest.approx(math.log((least - 1e-2) / (1 - least)))
+    assert epsilon_suggested(inside, outside, 0.0) == pytest.approx(math.log(least / (1 - least)))
+    assert epsilon_suggested(inside, outside, 1e-2) == pytest.approx(math.log((least - 1e-2) / (1 - least)))
 
 
 def test_guessing_proves_nothing() -> None:
     scores = np.random.default_rng(0).normal(size=(2, 500))
-    assert epsilon_at_least(scores[0], scores[1], 0.0) == 0.0
+    assert epsilon_suggested(scores[0], scores[1], 0.0) == 0.0
 
 
 def test_a_planted_membership_shows_in_likelihood_ratios_and_none_does_not() -> None:
@@ -103,4 +103,9 @@ def test_nothing_is_inferred_from_noise() -> None:
     generator = np.random.default_rng(3)
     answers = [f"label {number}" for number in generator.integers(0, 2, 60)]
     found = infer(generator.normal(size=(60, 30)), answers)
-    assert found.interval[0] < found.by_chance + 0.15
+    assert found.interval[0] < found.by_chance
+
+
+def test_chance_is_the_most_frequent_answer() -> None:
+    answers = ["a"] * 30 + ["b"] * 30
+    assert infer(np.random.default_rng(0).normal(size=(60, 30)), answers).by_chance == 0.5
