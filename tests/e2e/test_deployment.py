@@ -64,12 +64,12 @@ def events(federation: Federation) -> str:
 
 def test_a_run_equals_the_simulation_although_a_node_was_killed(federation: Federation, tmp_path: Path) -> None:
     federation.submit()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500  # masks take four messages to every device, each a process
     while '"phase": "personalize"' not in events(federation):
         assert time.monotonic() < deadline, federation.log("run") + federation.log("server")
         time.sleep(0.2)
     federation.kill_supernode(3)  # the target user's
-    record = federation.wait(200)
+    record = federation.wait(300)
     assert read_run(record).status == "completed", read_run(record).error
 
     simulate(tiny_config(*FOUR), "simulated", tmp_path)
@@ -182,7 +182,7 @@ def test_behind_the_proxy_devices_reach_the_server_and_operators_do_not(
             # Devices, with the certificate for the server's name, take part through the proxy.
             started.start_nodes()
             started.submit()
-            assert read_run(started.wait(400)).status == "completed"
+            assert read_run(started.wait(600)).status == "completed"
     finally:
         proxy.terminate()
         proxy.wait()
