@@ -197,6 +197,7 @@ def test_no_malformed_message_corrupts_the_average(
         content.array_records[SHARED] = ArrayRecord(arrays)
         content.config_records[TASK] = ConfigRecord({**VALUES, **odd})
         updates.add(ClientReply.read(user, content, (), *sizes))
+    updates.settle()
     updates.fold()
     assert updates.accepted + len(updates.rejected) == 1 + len(changes)
     result, _ = aggregator.result()
