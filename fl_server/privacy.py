@@ -169,7 +169,7 @@ class RunPrivacy:
         self._releases = releases
         self._cohort = config.cohort
         central = config.privacy.kind == "central"
-        # Devices that come and go are not drawn uniformly, and a draw that others know hides nobody.
+        # Sampling amplifies privacy only if it is uniform (devices come and go) and secret (devices know the seed).
         uniform = central and config.cohort < users and not config.devices.classes and secret is None
         self._budget = Budget(
             config.privacy,

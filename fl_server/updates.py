@@ -99,7 +99,7 @@ class Updates:
     def fold(self) -> list[int]:
         """Aggregate the accepted updates, and return the users whose updates count.
 
-        Only a round that can be averaged is folded: masks are not taken off a sum that nobody will use.
+        Call it only for a round that can be averaged, since it unmasks the sum.
         """
         started = time.monotonic()
         norms = list(self._norms.values())

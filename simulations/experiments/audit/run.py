@@ -1,4 +1,4 @@
-"""`fedperfit audit`: attacks a completed run as somebody would who has its models, or reads what clients send."""
+"""`fedperfit audit`: attacks a completed run, given its models or what its clients send."""
 
 from collections import Counter
 from collections.abc import Callable

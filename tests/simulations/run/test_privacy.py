@@ -167,6 +167,4 @@ def test_one_users_update_decides_nothing_about_anothers(tmp_path: Path, monkeyp
     clients = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
     assert not [row for row in clients if (row.get("status") or "").startswith("rejected")]
     # C = 1 and noise of deviation 1 on each of the numbers, both over 6: nowhere near 10⁶ times a step.
-    count = sum(value.numel() for value in shared(tmp_path / "run").values())
-    assert max(float(value.abs().max()) for value in shared(tmp_path / "run").values()) < 2 + 6 / 6 * 5
-    assert count > 100
+    assert max(float(value.abs().max()) for value in shared(tmp_path / "run").values()) < 7

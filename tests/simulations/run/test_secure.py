@@ -1,4 +1,4 @@
-"""Secure aggregation in whole runs: the sum is right, whoever drops out, and nothing else reaches the server."""
+"""Secure aggregation in whole runs: the sum is right despite dropouts, and the server sees nothing else."""
 
 from collections.abc import Callable
 from pathlib import Path
