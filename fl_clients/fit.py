@@ -71,7 +71,7 @@ class LocalFit:
         for parameter in trained:
             parameter.requires_grad_(True)
         # Dropout draws from the global generator; seeding it here makes it independent of other clients.
-        torch.manual_seed(self.seed)
+        _seed(self.seed)
         self.adapter.train(True)
         try:
             losses = self._steps(trained, optimizer, after_step)
@@ -189,6 +189,13 @@ def _hold_out(
     order = torch.randperm(len(examples), generator=generator).tolist()
     count = min(max(1, round(share * len(examples))), len(examples) - 1)
     return [examples[i] for i in sorted(order[count:])], [[examples[i]] for i in order[:count]]
+
+
+def _seed(seed: int) -> None:
+    """Seed the global generators as `torch.manual_seed` does, which formats three tracebacks where there is no GPU."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -35,7 +35,7 @@ def write_client_state(folder: Path, partition: int, round_number: int, last_tur
         last_turn: As in `read_client_state`; states older than the one it returns are deleted.
         tensors: The state.
     """
-    _write(folder / f"{int(partition)}.round{round_number}.safetensors", tensors)
+    _write(_states_folder(folder, partition) / f"{round_number}.safetensors", tensors)
     states = _states(folder, partition)
     for older in sorted(number for number in states if number <= last_turn)[:-1]:
         states[older].unlink()
@@ -56,14 +56,19 @@ def read_client_state(folder: Path, partition: int, last_turn: int) -> Tensors:
 
 
 def _states(folder: Path, partition: int) -> dict[int, Path]:
-    paths = folder.glob(f"{int(partition)}.round*.safetensors")
-    return {int(path.name.split(".")[1].removeprefix("round")): path for path in paths}
+    # A folder per user: one folder of all users' states would be searched at every visit.
+    return {int(path.stem): path for path in _states_folder(folder, partition).glob("*.safetensors")}
+
+
+def _states_folder(folder: Path, partition: int) -> Path:
+    return folder / f"{int(partition)}.rounds"
 
 
 def _write(path: Path, tensors: Tensors) -> None:
     for name in tensors:
         if not name.startswith(("private_", "kept_")):
             raise ValueError(f"tensor '{name}' is not private: names in the private store begin with private_ or kept_")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (path.parent.parent, path.parent):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     write_atomic(path, partial(save_file, contiguous), private=True)

@@ -96,6 +96,7 @@ class Clients:
         self._patience_s = patience_s
         self._nodes: dict[int, int] = {}
         self._users: dict[int, int] = {}
+        self._items: dict[int, int] = {}
 
     def call_roll(
         self,
@@ -145,6 +146,7 @@ class Clients:
                 raise RunFailed(f"roll call: a device {whose} says that it holds partition {answer.partition}")
             answers[answer.partition] = answer
             self._nodes[answer.partition], self._users[pending.node] = pending.node, answer.partition
+            self._items[pending.node] = answer.history + answer.queries
             if record:
                 reply = ClientReply(answer.partition, {}, None, {}, down=pending.sent, up=MessageSize.of(message))
                 self.record_message(0, Phase.ROLL_CALL, reply)
@@ -152,23 +154,32 @@ class Clients:
             raise RunFailed(f"roll call: expected partitions 0 to {expected - 1}, {len(answers)} clients answered")
         return answers
 
-    def ask(self, task: ClientTask, users: Iterable[int]) -> Iterator[ClientReply]:
+    def ask(
+        self, task: ClientTask, users: Iterable[int], on_reply: Callable[[ClientReply], None] = lambda _reply: None
+    ) -> Iterator[ClientReply]:
         """Send one task to each of `users` and yield the replies in the order of `users`.
 
         A reply is yielded as soon as all earlier ones have arrived. Folding replies in this order needs little memory
         and gives the same sums whatever the order in which clients reply. The caller records the messages
-        (`record_message`).
+        (`record_message`). Where replies hold no tensors, so that many may wait for an earlier one, users with many
+        items get the task first: none of them is then alone at work at the end.
 
         Args:
             task: The task.
             users: Partition ids.
+            on_reply: Called with each reply as it arrives.
         """
         order = [self._nodes[user] for user in users]
         arrived: dict[int, ClientReply] = {}
         nodes = iter(order)
         next_node = next(nodes, None)
-        for pending, message in self._exchange(task, order, arrived):
-            arrived[pending.node] = self._reply(pending, message, task.phase)
+        if task.phase in TRAINING:
+            exchange = self._exchange(task, order, arrived)
+        else:
+            exchange = self._exchange(task, sorted(order, key=self._items.__getitem__, reverse=True), ())
+        for pending, message in exchange:
+            arrived[pending.node] = reply = self._reply(pending, message, task.phase)
+            on_reply(reply)
             while next_node in arrived:
                 yield arrived.pop(next_node)
                 next_node = next(nodes, None)

@@ -44,9 +44,11 @@ class UserTasks:
             total=len(users),
             at_once=at_once,
         )
-        for reply in self._clients.ask(task, users):
-            yield reply
-            sent = sum(self._writer.ledger.so_far.values())
+        sent = sum(self._writer.ledger.so_far.values())
+
+        def note(reply: ClientReply) -> None:
+            nonlocal sent
+            sent += reply.down.size + reply.up.size
             self._writer.event(
                 "client",
                 phase=str(task.phase),
@@ -55,6 +57,8 @@ class UserTasks:
                 bytes=sent,
                 seconds=reply.report.wall_s if reply.report else None,
             )
+
+        yield from self._clients.ask(task, users, note)
 
     def statistics(self, task: ClientTask, users: list[int], points: Sequence[Point]) -> dict[Point, list[Statistics]]:
         """Send a task to users, record their replies, and return their statistics in the users' order.

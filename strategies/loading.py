@@ -20,8 +20,8 @@ from strategies.moved import moved_hint
 IMPORTING = threading.RLock()
 """Held while a method, or a Flower app that uses one, is imported.
 
-A simulation's process imports the ServerApp and its method in one thread and the ClientApp in another. At the end of
-its import, `transformers` replaces its module object; a thread that imports it at the same time gets the old one.
+The process of `flwr run .` imports the ServerApp and its method in one thread and the ClientApp in another. At the end
+of its import, `transformers` replaces its module object; a thread that imports it at the same time gets the old one.
 """
 
 

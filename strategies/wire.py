@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from io import BytesIO
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -21,6 +22,9 @@ SHARED, TASK, STATISTICS, SECURE = "shared", "task", "numbers", "secure"
 """Names of the records in a message: tensors, plain values, the sums that a client returns, and its keys or shares."""
 _BLOB = "fedperfit.blob"
 """Marks an array that `strategies.codecs` reads."""
+_LONGEST_HEADER = 1024
+_MAGIC, _HEADER = np.lib.format.magic(1, 0), 10
+"""Beginning of NumPy's format 1.0, and where its header's text begins, after two bytes with the text's length."""
 
 
 class Phase(StrEnum):
@@ -161,7 +165,7 @@ def pack(payload: Payload | None = None, task: Mapping[str, Any] | None = None) 
         for name in (*payload.tensors, *payload.blobs):
             if not name.startswith("shared_"):
                 raise PrivateTensorError(f"tensor '{name}' must not be sent: its name does not begin with shared_")
-        arrays = {name: Array.from_numpy_ndarray(value.contiguous().numpy()) for name, value in payload.tensors.items()}
+        arrays = {name: _encode(value.contiguous().numpy()) for name, value in payload.tensors.items()}
         arrays |= {
             name: Array(dtype="uint8", shape=(len(blob),), stype=_BLOB, data=blob)
             for name, blob in payload.blobs.items()
@@ -187,21 +191,51 @@ def unpack(content: RecordDict) -> tuple[Payload, dict[str, Any]]:
     return Payload(tensors, blobs), dict(content.config_records[TASK])
 
 
+def _encode(value: np.ndarray) -> Array:
+    """Return what Flower's `Array.from_numpy_ndarray` does, in a third of its time."""
+    header = _header_of(value.shape, value.dtype)
+    return Array(str(value.dtype), value.shape, SType.NUMPY, header + value.tobytes())
+
+
+@lru_cache(maxsize=4096)
+def _header_of(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    stream = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    )
+    return stream.getvalue()
+
+
 def _decode(name: str, array: Array) -> np.ndarray:
     """Read a tensor that `pack` wrote, trusting nothing that its header declares."""
-    stream = BytesIO(array.data)
     try:
-        if array.stype != SType.NUMPY or np.lib.format.read_magic(stream) != (1, 0):
+        if array.stype != SType.NUMPY or array.data[:8] != _MAGIC:
             raise ValueError("not in NumPy's format 1.0")
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
-        if by_column or dtype.str not in _DTYPES:
-            raise ValueError(f"unexpected order or type ({dtype.str})")
-        held, declared = len(array.data) - stream.tell(), math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or held != declared:
+        begin = _HEADER + int.from_bytes(array.data[8:_HEADER], "little")
+        if begin > _LONGEST_HEADER:
+            raise ValueError(f"its header has {begin} bytes")
+        shape, dtype = _header(array.data[:begin])
+        held, declared = len(array.data) - begin, math.prod(shape) * dtype.itemsize
+        if held != declared:
             raise ValueError(f"it declares {declared} bytes and has {held}")
-        return np.frombuffer(array.data, dtype, offset=stream.tell()).reshape(shape)
+        return np.frombuffer(array.data, dtype, offset=begin).reshape(shape)
     except Exception as error:  # NumPy parses a header as Python
         raise MalformedMessage(f"tensor '{name}' cannot be read: {type(error).__name__}: {error}") from None
+
+
+@lru_cache(maxsize=4096)
+def _header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    """Parse an array's header; all clients' messages have the same few.
+
+    Raises:
+        ValueError: It is not one that `pack` writes.
+    """
+    stream = BytesIO(header)
+    np.lib.format.read_magic(stream)
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+    if by_column or dtype.str not in _DTYPES or min(shape, default=0) < 0:
+        raise ValueError(f"unexpected order, type ({dtype.str}) or shape {shape}")
+    return shape, dtype
 
 
 def write_statistics(content: RecordDict, statistics: Mapping[str, list[float]]) -> None:

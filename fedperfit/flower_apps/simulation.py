@@ -1,10 +1,9 @@
-"""The process of a simulation on Ray: `python -m fedperfit.flower_apps.simulation APP NODES BACKEND`."""
+"""The process of a simulation on Ray: `python -m fedperfit.flower_apps.simulation NODES BACKEND RUN_CONFIG`."""
 
 import json
 import sys
-from pathlib import Path
 
-from simulations.engines.flower_runtime import main
+from simulations.engines.ray_process import main
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
+    main(int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

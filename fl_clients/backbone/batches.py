@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,8 @@ from strategies.client_tools import Context, TextPair
 IGNORED = -100
 """Label of a token that carries no loss."""
 _NO_CONTEXT = Context()
+_KEPT_TEXTS = 4096
+"""Texts whose tokens stay in memory, about 5 kB each."""
 _SHORTEST_PROMPT = 2
 """Tokens of a prompt below which an example is left out."""
 _AFTER_ITEM = "\n\n"
@@ -55,6 +58,8 @@ class Encoder:
         """Tokenise the label set."""
         self._task = task
         self._tokenizer = tokenizer
+        # Answers recur, and so do a client's texts at its next visit to this process.
+        self._encode = lru_cache(maxsize=_KEPT_TEXTS)(self._tokenize)
         # If a model family was trained with a begin token, its tokenizer adds it; some of these models fail without it.
         added: list[int] = tokenizer.encode("", add_special_tokens=True)
         self._begin = added[:1] if added and added[0] == tokenizer.bos_token_id else []
@@ -135,7 +140,7 @@ class Encoder:
         left = room - len(head) - len(tail)
         return head + self._encode(item.source)[:left] + tail if left >= _SHORTEST_SOURCE else []
 
-    def _encode(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return tokens
 

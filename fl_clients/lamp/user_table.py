@@ -57,8 +57,7 @@ def open_user(folder: Path, partition: int) -> OpenedUser:
     row = pc.index(index["partition"], partition).as_py()
     if row < 0:
         raise IndexError(f"{folder}: holds no user of partition {partition}")
-    with pa.memory_map(str(folder / "users.arrow")) as file:
-        rows = pa.ipc.open_file(file).get_batch(index["batch"][row].as_py()).to_pylist()
+    rows = _rows(folder).get_batch(index["batch"][row].as_py()).to_pylist()
 
     def pairs(kind: str) -> list[Pair]:
         return [Pair(row["item_id"], row["source"], row["target"]) for row in rows if row["kind"] == kind]
@@ -69,6 +68,11 @@ def open_user(folder: Path, partition: int) -> OpenedUser:
 @lru_cache(maxsize=2)
 def _index(folder: Path) -> pa.Table:
     return pq.read_table(folder / "users.parquet")
+
+
+@lru_cache(maxsize=2)
+def _rows(folder: Path) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(folder / "users.arrow")))
 
 
 def write_one_user(user: OpenedUser, partition: int, task: str, folder: Path) -> None:

@@ -153,7 +153,7 @@ def gather(folder: Path) -> None:
 
 
 def keep_last_private(private: Path, last_turns: Mapping[int, int]) -> None:
-    """Rename every user's last counted state (`<partition>.round<n>.safetensors`) to its private file; delete others.
+    """Make every user's last counted state (`<partition>.rounds/<n>.safetensors`) its private file; delete the others.
 
     Call it only when no client is still writing.
 
@@ -163,18 +163,17 @@ def keep_last_private(private: Path, last_turns: Mapping[int, int]) -> None:
     """
     for path in private.glob("*.tmp"):  # left by killed clients
         path.unlink()
-    states: dict[int, dict[int, Path]] = {}
-    for path in private.glob("*.round*.safetensors"):
-        user, number = map(int, path.name.removesuffix(".safetensors").split(".round"))
-        states.setdefault(user, {})[number] = path
-    for user, paths in states.items():
-        counted = [number for number in paths if number <= last_turns.get(user, -1)]
-        last = paths.pop(max(counted)) if counted else None
-        # The last state is renamed once the others are deleted, so that a killed process can repeat this.
-        for path in paths.values():
+    for folder in private.glob("*.rounds"):
+        user = int(folder.stem)
+        states = {int(path.stem): path for path in folder.glob("*.safetensors")}
+        counted = [number for number in states if number <= last_turns.get(user, -1)]
+        last = states.pop(max(counted)) if counted else None
+        # The last state is moved once the others are deleted, so that a killed process can repeat this.
+        for path in states.values():
             path.unlink()
         if last:
             last.replace(private / f"{user}.safetensors")
+        shutil.rmtree(folder)
 
 
 def clean(folder: Path) -> None:

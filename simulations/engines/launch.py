@@ -1,6 +1,6 @@
 """The only file that starts Flower or Ray, or joins a Ray cluster.
 
-`ray`: Flower's simulation runtime in a separate process, closed to other users of the machine.
+`ray`: the server app in a separate process and the client app in Ray's workers, closed to other users of the machine.
 `inline`: the server and client apps in this process.
 """
 

@@ -20,7 +20,7 @@ import psutil
 
 MARK = "FEDPERFIT_RUN_MARK"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_SOFT_S, _HARD_S = 3.0, 12.0
+_SOFT_S, _HARD_S, _POLL_S = 3.0, 12.0, 2.0
 
 
 def adopt_orphans(adopt: bool) -> None:
@@ -33,6 +33,17 @@ def die_with_parent() -> None:
     """For `preexec_fn`: have the kernel kill this child when its parent ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end_with(pid: int) -> None:
+    """End this process soon after another: a driver that is killed cannot stop its workers."""
+
+    def wait() -> None:
+        while psutil.pid_exists(pid):
+            time.sleep(_POLL_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Runs Flower's simulation runtime with Ray in a process of its own, and ends every process it starts."""
+"""Runs a simulation on Ray in a process of its own, and ends every process it starts."""
 
 import json
 import os
@@ -13,8 +13,6 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-
-import tomli_w
 
 from configs.errors import RunFailed
 from configs.files import append_line
@@ -143,23 +141,15 @@ class Simulation:
             raise RunFailed(f"processes {left} of this run could not be ended")
 
     def _start(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
-        components = {
-            "serverapp": "fedperfit.flower_apps.simulation_server:app",
-            "clientapp": "fedperfit.flower_apps.simulation_client:app",
-        }
-        app = {"publisher": "fedperfit", "components": components, "config": run_config}
-        project = {"name": "fedperfit", "version": "1.0.0", "license": "Apache-2.0"}
-        (self._home / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
-        backend: dict[str, dict[str, float]] = {
-            "client_resources": {"num_cpus": partitions.cpus_per_client, "num_gpus": float(partitions.per_client)}
-        }
-        if not self._cluster:
+        backend = {
+            "client_resources": {"num_cpus": partitions.cpus_per_client, "num_gpus": float(partitions.per_client)},
             # A cluster's nodes define its resources.
-            backend["init_args"] = {"num_cpus": partitions.cpus, "num_gpus": int(partitions.gpus)}
+            "init_args": None if self._cluster else {"num_cpus": partitions.cpus, "num_gpus": int(partitions.gpus)},
+        }
         module = [sys.executable, "-P", "-m", "fedperfit.flower_apps.simulation"]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [*module, str(self._home), str(nodes), json.dumps(backend)],
+                [*module, str(nodes), json.dumps(backend), json.dumps(run_config)],
                 env=self._environment,
                 cwd=self._home,
                 stdin=subprocess.DEVNULL,

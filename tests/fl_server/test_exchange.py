@@ -1,8 +1,7 @@
 """Exchanges with clients (order, failures, bytes), on grids that reorder or fail messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -25,17 +24,21 @@ REPORT = ClientReport(examples=1, steps=1, wall_s=0.0, ended_at=0.0, partition_n
 
 def train(tensor: torch.Tensor) -> ClientTask:
     """A task of round 1 that sends one tensor to all clients."""
-    return ClientTask(1, Phase.TRAIN, lambda _user, _again: Payload({"shared_x.1.R": tensor}))
+    return task(Phase.TRAIN, tensor)
 
 
-def echo_app(fail: int | None = None) -> ClientApp:
+def task(phase: Phase, tensor: torch.Tensor) -> ClientTask:
+    return ClientTask(1, phase, lambda _user, _again: Payload({"shared_x.1.R": tensor}))
+
+
+def echo_app(fail: int | None = None, histories: Sequence[int] | None = None) -> ClientApp:
     """A client that returns the tensors it received plus its partition id; partition `fail` raises."""
     app = ClientApp()
 
     @app.query("rollcall")
     def rollcall(message: Message, context: Context) -> Message:
-        partition = context.node_config["partition-id"]
-        answer = {"partition": partition, "history": 1, "queries": 0}
+        partition = int(context.node_config["partition-id"])
+        answer = {"partition": partition, "history": histories[partition] if histories else 1, "queries": 0}
         return Message(RecordDict({TASK: ConfigRecord(answer)}), reply_to=message)
 
     @app.train()
@@ -46,6 +49,10 @@ def echo_app(fail: int | None = None) -> ClientApp:
         (shared, _), _ = unpack(message.content)
         payload = Payload({k: v + partition for k, v in shared.items()})
         return Message(pack(payload, REPORT.to_record()), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, _context: Context) -> Message:
+        return Message(pack(None, REPORT.to_record()), reply_to=message)
 
     return app
 
@@ -155,18 +162,20 @@ def test_a_client_that_never_connects_fails_the_roll_call(tmp_path: Path) -> Non
 
 
 def test_two_clients_with_one_partition_fail_the_roll_call(tmp_path: Path) -> None:
-    grid = InlineGrid(echo_app(), 2, {})
-    contexts: dict[int, Any] = grid._contexts
-    for context in contexts.values():
-        context.node_config["partition-id"] = 0
+    app = ClientApp()
+
+    @app.query("rollcall")
+    def rollcall(message: Message, _context: Context) -> Message:
+        return Message(RecordDict({TASK: ConfigRecord({"partition": 0, "history": 1, "queries": 1})}), reply_to=message)
+
+    grid = InlineGrid(app, 2, {})
     with pytest.raises(RunFailed, match="two clients hold partition 0"):
         Clients(grid, Ledger(tmp_path)).call_roll(2)
 
 
 def test_a_device_cannot_claim_the_partition_of_another_key(tmp_path: Path) -> None:
     grid = InlineGrid(echo_app(), 2, {})
-    contexts: dict[int, Any] = grid._contexts
-    first, second = contexts
+    first, second = grid.get_node_ids()
     Clients(grid, Ledger(tmp_path)).call_roll(2, registered={first: 0, second: 1})
     with pytest.raises(RunFailed, match="the key of partition 1 says that it holds partition 0"):
         Clients(grid, Ledger(tmp_path)).call_roll(2, registered={first: 1, second: 0})
@@ -194,6 +203,28 @@ def test_the_number_of_open_messages_is_bounded(tmp_path: Path, monkeypatch: pyt
     for _reply in clients.ask(train(torch.zeros(1)), range(9)):
         out -= 1
     assert most == 3
+
+
+class Noting(InlineGrid):
+    """Notes the order in which tasks are sent."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        self.sent += [message.metadata.dst_node_id for message in messages]
+        return super().push_messages(messages)
+
+    sent: list[int]
+
+
+@pytest.mark.parametrize(("phase", "order"), [(Phase.EVALUATE, [1, 2, 0]), (Phase.TRAIN, [0, 1, 2])])
+def test_long_users_are_asked_first_where_replies_are_small(phase: Phase, order: list[int], tmp_path: Path) -> None:
+    grid = Noting(echo_app(histories=[2, 9, 5]), 3, {})
+    grid.sent = []
+    clients = Clients(grid, Ledger(tmp_path))
+    clients.call_roll(3)
+    first, grid.sent = grid.sent[0], []
+    assert [reply.user for reply in clients.ask(task(phase, torch.zeros(1)), [0, 1, 2])] == [0, 1, 2]
+    assert [node - first for node in grid.sent] == order
 
 
 class Unplugged(InlineGrid):

@@ -48,6 +48,13 @@ def test_content_survives_the_round_trip() -> None:
         assert torch.equal(tensors[name], value)
 
 
+@pytest.mark.parametrize("value", [torch.zeros(4, 16), torch.tensor(3.0), torch.arange(5), torch.zeros(0, 3)])
+def test_a_tensor_is_written_as_flower_writes_it(value: torch.Tensor) -> None:
+    (array,) = pack(Payload({"shared_x": value})).array_records["shared"].values()
+    flowers = Array.from_numpy_ndarray(value.numpy())
+    assert (array.data, array.dtype, array.shape) == (flowers.data, flowers.dtype, flowers.shape)
+
+
 def test_a_private_tensor_cannot_be_packed() -> None:
     with pytest.raises(PrivateTensorError, match=r"private_x\.1\.R"):
         pack(Payload({"private_x.1.R": torch.zeros(1)}))

@@ -157,7 +157,7 @@ def test_a_client_that_lost_what_it_kept_gets_a_copy_on_the_retry(tmp_path: Path
 
     def lose(folder: Path) -> None:
         if happened(folder, '"round": 2') and not happened(folder, '"round": 3'):
-            for kept in (folder / "private").glob("*.round*.safetensors"):
+            for kept in (folder / "private").glob("*.rounds/*.safetensors"):
                 kept.unlink()
 
     again = simulate(tiny_config("rounds=3", "wire.down=int8"), "lost", tmp_path, on_progress=lose)
