@@ -1,6 +1,5 @@
 """The typed, frozen config of one run, with every key that a TOML file or a dotted override may set."""
 
-import math
 import os
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from configs.base import Group as _Group
 from configs.environment import DevicesConfig, FaultsConfig, RobustConfig
 from configs.exchange import ServerConfig, WireConfig
 from configs.privacy import PrivacyConfig
-from configs.secure import FEWEST, SecureConfig
+from configs.secure import SecureConfig
 from configs.training import FitConfig, PersonalConfig
 
 
@@ -207,7 +206,7 @@ class RunConfig(_Group):
     seed: int = Field(0, ge=0)
     """All randomness derives from it (configs/seeds.py)."""
     engine: Literal["ray", "inline"] = "ray"
-    """`ray`: Flower's simulation runtime with Ray actors; `inline`: this process, one client at a time."""
+    """`ray`: clients side by side in Ray actors; `inline`: this process, one client at a time."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
     """A completed run record whose shared tensors replace stage 1, which is skipped. Its collective users cannot be
@@ -274,22 +273,7 @@ class RunConfig(_Group):
 
     def _check_secure(self) -> None:
         """Refuse a threshold that the cohort does not allow, and what needs single updates on the server."""
-        threshold, cohort = self.secure.threshold, self.cohort
-        begin = math.ceil(cohort * (1 + self.devices.over_selection))
-        if cohort < FEWEST:
-            raise ValueError(
-                f"cohort={cohort}: secure.aggregation needs at least {FEWEST} users, or the sum would reveal an update"
-            )
-        if threshold is not None and not begin / 2 < threshold <= cohort:
-            raise ValueError(
-                f"secure.threshold={threshold}: expected more than half of the {begin} users of a round, and not more "
-                f"than cohort={cohort}"
-            )
-        if (needed := self.secure.users_needed(begin)) > cohort:
-            raise ValueError(
-                f"devices.over_selection={self.devices.over_selection:g}: {cohort} of {begin} updates are taken, and "
-                f"secure.threshold needs {needed}"
-            )
+        self.secure.check_cohort(self.cohort, self.devices.over_selection)
         for key, clash, why in (
             ("robust.rule", self.robust.rule != "none", "the server sees no single update to judge"),
             ("wire.up", self.wire.up != "raw", "masked numbers are written with secure.bytes"),

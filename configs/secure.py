@@ -1,5 +1,7 @@
 """Config keys for secure aggregation."""
 
+import math
+
 from pydantic import Field, model_validator
 
 from configs.base import Group
@@ -31,6 +33,32 @@ class SecureConfig(Group):
             if changed:
                 raise ValueError(f"{changed[0]} needs aggregation=true")
         return self
+
+    def check_cohort(self, cohort: int, over_selection: float) -> None:
+        """Refuse a cohort whose sum would reveal an update, or that is too small for the threshold.
+
+        Args:
+            cohort: Users whose updates are averaged.
+            over_selection: How many more begin the round, as a share of the cohort.
+
+        Raises:
+            ValueError: Names the key.
+        """
+        threshold, begin = self.threshold, math.ceil(cohort * (1 + over_selection))
+        if cohort < FEWEST:
+            raise ValueError(
+                f"cohort={cohort}: secure.aggregation needs at least {FEWEST} users, or the sum would reveal an update"
+            )
+        if threshold is not None and not begin / 2 < threshold <= cohort:
+            raise ValueError(
+                f"secure.threshold={threshold}: expected more than half of the {begin} users of a round, and not more "
+                f"than cohort={cohort}"
+            )
+        if (needed := self.users_needed(begin)) > cohort:
+            raise ValueError(
+                f"devices.over_selection={over_selection:g}: {cohort} of {begin} updates are taken, and "
+                f"secure.threshold needs {needed}"
+            )
 
     def users_needed(self, users: int) -> int:
         """Return the threshold among the users that begin a round."""

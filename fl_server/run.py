@@ -18,6 +18,7 @@ from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from fl_server.best_round import BestRound
 from fl_server.coding import ServerCoding
+from fl_server.collecting import Collector
 from fl_server.exchange import Clients, ClientTask
 from fl_server.judges import Judges
 from fl_server.newcomers import Newcomers
@@ -27,17 +28,16 @@ from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
-from fl_server.secure_round import MaskedSumLost, SecureRound
+from fl_server.secure_round import MaskedSumLost
 from fl_server.server_step import ServerStep
-from fl_server.simulated_devices import DeviceTask, device_model
+from fl_server.simulated_devices import device_model
 from fl_server.training_round import TrainingRound
-from fl_server.updates import Updates
 from fl_server.user_tasks import UserTasks
 from strategies.loading import load_method
 from strategies.method import Method, Tensors
 from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool
-from strategies.wire import Payload, Phase
+from strategies.wire import Phase
 
 
 class FederatedRun:
@@ -85,6 +85,16 @@ class FederatedRun:
         try:
             trainable_users = self._call_roll()
             self._settle_privacy(trainable_users)
+            self.collector = Collector(
+                self.folder,
+                self.config,
+                self.method,
+                self.coding,
+                self.tasks,
+                self.devices,
+                self.privacy,
+                self.examples,
+            )
             self._evaluate_base()
             self._train_collective(trainable_users)
             self._evaluate_controls()
@@ -155,7 +165,8 @@ class FederatedRun:
     def _train_round(self, number: int, trainable_users: list[int]) -> None:
         """One round of federated averaging: sample, collect, aggregate, record, commit."""
         cohort = self._sample_cohort(number, trainable_users)
-        this = self._collect_updates(number, cohort)
+        sent = self.writer.ledger.so_far.copy()
+        this = self.collector.collect(number, cohort, self.state, self.writer.checkpoint.last_turns, sent)
         self._aggregate(this)
         self._record_round(this)
         self._commit_round(this)
@@ -168,54 +179,6 @@ class FederatedRun:
         size = min(self.devices.cohort_size(self.config.cohort), len(available))
         generator = np.random.default_rng(derive_seed(self.config.seed, "cohort", number))
         return sorted(int(user) for user in generator.choice(available, size=size, replace=False))
-
-    def _collect_updates(self, number: int, cohort: list[int]) -> TrainingRound:
-        """Send the shared tensors to the cohort and fold its updates into the aggregator."""
-        started, bytes_before = time.monotonic(), self.writer.ledger.so_far.copy()
-        aggregator = self.method.server_aggregator(self.state, number)
-        secure = self._secure_round(number, aggregator.expected)
-        pool = self.privacy.pool_of(number, aggregator.expected, len(cohort)) if self.privacy else None
-        updates = Updates(
-            self.folder / ".updates",
-            aggregator,
-            self.config.faults,
-            self.config.robust,
-            self.examples,
-            secure.pool if secure else pool,
-            secure.expected if secure else None,
-        )
-        this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
-        last_turns = self.writer.checkpoint.last_turns
-        self.coding.advance(number, self.state)
-
-        def send(user: int, again: bool) -> Payload:
-            return self.coding.payload(self.state, user, last_turns.get(user, 0), whole=again)
-
-        local = {"noise_multiplier": self.privacy.multiplier} if self.privacy else {}
-
-        def values(user: int) -> dict[str, object]:
-            masking = secure.values_for(user) if secure else {}
-            return {"last_turn": last_turns.get(user, -1), **local, **masking}
-
-        task = ClientTask(number, Phase.TRAIN, send if number else None, values)
-        for answer in self.tasks.ask(task, secure.open(cohort, updates.add) if secure else cohort):
-            reply = self.coding.decoded(answer, self.state, number)
-            updates.add(reply)
-            # Only reports stay in memory, and only those of accepted replies.
-            this.replies.append(reply.without_tensors(keep_report=reply.user not in updates.rejected))
-        device_tasks = [
-            DeviceTask(reply.user, reply.down.payload, reply.up.payload, reply.report.steps)
-            for reply in this.replies
-            if reply.report
-        ]
-        this.outcome = self.devices.close(number, device_tasks, self.config.cohort if number else len(device_tasks))
-        updates.settle(this.outcome.lost)
-        return this
-
-    def _secure_round(self, number: int, start: Tensors) -> SecureRound | None:
-        if not self.config.secure.aggregation:
-            return None
-        return SecureRound(self.config, self.method, number, start, self.examples, self.tasks.recorded)
 
     def _aggregate(self, this: TrainingRound) -> None:
         """Replace the shared tensors by the average, if enough updates arrived."""

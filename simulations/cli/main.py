@@ -9,6 +9,7 @@ import typer
 from configs.errors import InputError, RunFailed
 from configs.explain import known_keys
 from configs.schema import RunConfig
+from simulations.cli.ability import ability
 from simulations.cli.analyze import analyze
 from simulations.cli.audit import audit
 from simulations.cli.backbone import backbone_app
@@ -42,6 +43,7 @@ app.command("cold-start")(cold_start)
 app.command()(sweep)
 app.command()(analyze)
 app.command()(audit)
+app.command()(ability)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 app.command()(export)

@@ -11,11 +11,15 @@ def refuse() -> None:
     raise OSError("no room for Ray")
 
 
+def pull(grid: RayGrid) -> None:
+    for _ in range(20):
+        grid.pull_messages(["1"])
+
+
 def test_a_ray_that_cannot_start_fails_the_run() -> None:
     grid = RayGrid(1, {}, {"num_cpus": 1.0}, refuse)
     with pytest.raises(RunFailed, match=r"Ray could not be started: (.|\n)*no room for Ray"):
-        for _ in range(20):
-            grid.pull_messages(["1"])
+        pull(grid)
 
 
 def test_a_run_without_workers_ends(monkeypatch: pytest.MonkeyPatch) -> None:

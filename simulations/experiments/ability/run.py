@@ -1,0 +1,153 @@
+"""`fedperfit ability`: asks the models that a completed run serves what the backbone knew before."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.files import write_atomic
+from configs.seeds import derive_seed
+from fl_server.record.folder import RunFolder
+from simulations.experiments.ability.questions import KNOWLEDGE, PASSAGES, knowledge
+from simulations.experiments.ability.schema import Ability, Difference, TaskAbility
+from simulations.run.folders import claim_folder
+from simulations.run.served import load_served_model
+from strategies.metrics.points import EvaluationPoint
+
+TEXTS = "texts"
+"""Name of the built-in texts among the tasks."""
+_RESAMPLES = 10_000
+
+Scores = dict[str, tuple[str, np.ndarray]]
+"""Metric and values of the items, by task."""
+
+
+def ability(
+    run: Path,
+    name: str = "",
+    results: Path | str = "results",
+    users: int = 3,
+    tasks: Sequence[str] = (),
+    include: Path | None = None,
+    limit: int | None = None,
+    log: Callable[[str], None] = print,
+) -> Ability:
+    """Ask the bare backbone, the collective part and users' models the same items, and write `ability.json`.
+
+    Args:
+        run: The run record.
+        name: The result's folder under `results`; by default `ability-` and the run's name.
+        results: The folder of results.
+        users: How many target users' models are asked, the first ones with private tensors.
+        tasks: Names of lm-eval's tasks, or of those in `include`; empty: the built-in questions and texts.
+        include: A folder with tasks of one's own in lm-eval's format, whose data files lie on this machine.
+        limit: Most items of each task; None: all.
+        log: Called with progress messages.
+
+    Raises:
+        InputError: The run did not complete, lm-eval is not installed, or it does not know a task.
+    """
+    os.environ["HF_DATASETS_OFFLINE"] = "1"  # a missing data file is an error, not a download
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise InputError("needs lm-eval: pip install 'fedperfit[ability]'", field="ability", value=run.name) from None
+    if include is not None and not include.is_dir():
+        raise InputError("not a folder", field="include", value=include)
+    folder, files = claim_folder(results, name or f"ability-{run.name}"), RunFolder(run)
+    own = [task for task in tasks if task not in (KNOWLEDGE, TEXTS)]
+    # Its own tasks are thousands of files, which take longer to list than the built-in questions to answer.
+    manager = TaskManager(include_path=str(include) if include else None, include_defaults=bool(own))
+    if unknown := [task for task in own if not manager.match_tasks([task])]:
+        raise InputError("neither lm-eval nor --include has this task", field="tasks", value=unknown[0])
+    ask = _Asking(run, tasks or (KNOWLEDGE, TEXTS), manager, limit)
+    log("the bare backbone")
+    base = ask(None, EvaluationPoint.BASE)
+    log("the collective part")
+    collective = ask(None, EvaluationPoint.COLLECTIVE)
+    asked = _users(files, users)
+    personal = []
+    for user in asked:
+        log(f"the model of user {user}")
+        personal.append(ask(user, EvaluationPoint.PERSONALISED))
+    found = Ability(
+        name=folder.name,
+        run=str(run),
+        method=files.record.method,
+        users=asked,
+        tasks=[_compare(task, base, collective, personal, files.config.seed) for task in base],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "ability.json", found.to_json())
+    return found
+
+
+class _Asking:
+    """The tasks of one command."""
+
+    def __init__(self, run: Path, tasks: Sequence[str], manager: Any, limit: int | None) -> None:
+        self._run, self._manager, self._limit = run, manager, limit
+        self._texts = TEXTS in tasks
+        self._tasks = [_knowledge_task() if task == KNOWLEDGE else task for task in tasks if task != TEXTS]
+
+    def __call__(self, user: str | None, point: EvaluationPoint) -> Scores:
+        """Return what a model scores."""
+        from simulations.experiments.ability.language_model import ServedLanguageModel, score_tasks
+
+        model = ServedLanguageModel(load_served_model(self._run, user), point)
+        found: Scores = {}
+        if self._tasks:
+            scored = score_tasks(model, self._tasks, self._manager, self._limit)
+            found = {task: (metric, np.array(values)) for task, (metric, values) in scored.items()}
+        if self._texts:
+            found[TEXTS] = ("bits/byte", np.array(model.bits_per_byte(PASSAGES[: self._limit])))
+        return found
+
+
+def _knowledge_task() -> dict[str, Any]:
+    from datasets import Dataset, DatasetDict
+
+    return {
+        "task": KNOWLEDGE,
+        "custom_dataset": lambda **_: DatasetDict(test=Dataset.from_list(knowledge())),
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "question",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+
+
+def _users(files: RunFolder, count: int) -> list[str]:
+    """Return the first target users that have private tensors."""
+    if not files.record.params.private or files.record.users.source == "devices":
+        return []
+    table = files.users(["user_id", "partition", "history"]).to_pylist()
+    first = files.record.users.collective
+    return [row["user_id"] for row in table if row["partition"] >= first and row["history"]][:count]
+
+
+def _compare(task: str, base: Scores, collective: Scores, personal: list[Scores], seed: int) -> TaskAbility:
+    metric, bare = base[task]
+    draws = np.random.default_rng(derive_seed(seed, "ability", task)).integers(len(bare), size=(_RESAMPLES, len(bare)))
+
+    def difference(values: np.ndarray) -> Difference:
+        changes = values - bare
+        low, high = np.quantile(changes[draws].mean(axis=1), [0.025, 0.975])
+        return Difference(mean=float(changes.mean()), interval=(float(low), float(high)))
+
+    theirs = difference(np.mean([scores[task][1] for scores in personal], axis=0)) if personal else None
+    return TaskAbility(
+        task=task,
+        metric=metric,
+        items=len(bare),
+        base=float(bare.mean()),
+        collective=difference(collective[task][1]),
+        personalised=theirs,
+    )

@@ -1,0 +1,47 @@
+"""`ability.json`: general ability of the bare backbone, with the collective part, and with users' models."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from simulations.experiments.comparison.schema import Part
+
+SCHEMA: Literal[1] = 1
+
+
+class Difference(Part):
+    """Mean difference over the items of a task; of users' models, of the mean over the users."""
+
+    mean: float
+    interval: tuple[float, float]
+    """95 %, by bootstrap over items."""
+
+
+class TaskAbility(Part):
+    """One task of lm-eval, or the texts."""
+
+    task: str
+    metric: str
+    items: int
+    base: float
+    """Mean over the items."""
+    collective: Difference
+    """Collective part − bare backbone."""
+    personalised: Difference | None = Field(None)
+    """Users' models − bare backbone; None without a personal part."""
+
+
+class Ability(Part):
+    """One run's models on general tasks."""
+
+    format: Literal[1] = Field(SCHEMA, alias="schema")
+    name: str
+    run: str
+    method: str
+    users: list[str]
+    """Whose models were asked."""
+    tasks: list[TaskAbility]
+
+    def to_json(self) -> str:
+        """Return the content of `ability.json`."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
