@@ -1,7 +1,7 @@
 """Where the engine's time goes, by share: `python -m benchmarks.engine_profile --users 500`.
 
-One round of tiny clients in this process under Python's profiler, which makes calls look dearer than arithmetic. Every
-row is the cumulative time of some functions, without that of the rows nested in it.
+One round of tiny clients in this process under Python's profiler, which makes calls look more expensive than
+arithmetic. Every row is the cumulative time of some functions, without that of the rows nested in it.
 """
 
 import argparse

@@ -44,7 +44,6 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(breaks | {int(tokenizer.eos_token_id)})
 
 
-@torch.no_grad()
 def generate(
     forward: Forward,
     adapter: Adapter | None,
@@ -53,6 +52,20 @@ def generate(
     stop: frozenset[int],
     seeds: Sequence[int] | None,
 ) -> list[str]:
+    """Continue each prompt as `generate_tokens` does; return texts without spaces at their ends."""
+    answers = generate_tokens(forward, adapter, prompts, max_new_tokens, stop, seeds)
+    return [str(forward.backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+
+
+@torch.no_grad()
+def generate_tokens(
+    forward: Forward,
+    adapter: Adapter | None,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    stop: frozenset[int],
+    seeds: Sequence[int] | None,
+) -> list[list[int]]:
     """Continue each prompt until a stop token or `max_new_tokens`.
 
     Args:
@@ -86,7 +99,7 @@ def generate(
                 :, -1
             ]
         position = position + 1
-    return [str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+    return answers
 
 
 def _sample(logits: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:

@@ -24,7 +24,7 @@ _POLL_S = 0.05
 _AWAY_PAUSE_S = 5.0
 """Seconds before a device that was not connected is retried."""
 _WINDOW = 64
-"""Maximum number of tasks in progress plus replies that wait for earlier ones: bounds the driver's memory."""
+"""Maximum number of tasks in progress; with replies that hold tensors and wait for earlier ones: bounds memory."""
 
 _MESSAGE_TYPES: dict[Phase, str] = {
     Phase.ROLL_CALL: "query.rollcall",
@@ -162,7 +162,7 @@ class Clients:
         A reply is yielded as soon as all earlier ones have arrived. Folding replies in this order needs little memory
         and gives the same sums whatever the order in which clients reply. The caller records the messages
         (`record_message`). Where replies hold no tensors, so that many may wait for an earlier one, users with many
-        items get the task first: none of them is then alone at work at the end.
+        items get the task first, so that no long task is left running alone at the end.
 
         Args:
             task: The task.

@@ -1,12 +1,14 @@
 """Times this engine beside its peers: `python -m benchmarks.peers --clients 100,1000`.
 
 Each client takes one step of LoRA (rank 2, q, k and v of every block) on the tiny backbone and the same examples. Each
-peer runs in processes of its own, one after another: two rounds, of which the second is timed, so that starts and
-imports do not count. pfl gets an environment made here with `venv` and `pip`. Written to `results/bench-peers.json`.
+peer runs in processes of its own, in turn: two rounds, of which the second is timed, so that starts and imports do not
+count. Ours also keeps its record (ledger, checkpoint, checks of updates), which no peer has. pfl gets an environment
+made here with `venv` and `pip`. Written to `results/bench-peers.json`.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,10 +16,10 @@ import threading
 import time
 import venv
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -64,6 +66,7 @@ class PeakMemory:
 def ours(engine: str, clients: int) -> RunConfig:
     """Return the config of one of this project's engines for the peers' work."""
     words = ["method=lora-c", "backbone=tiny", "settings.rank=2", "settings.alpha=2", "settings.dropout=0", "rounds=2"]
+    words += ["precision=fp32"]
     words += ["users.synthetic.history=4", "users.synthetic.queries=2", "local.batch_size=16", "users.target=1"]
     words += [f"users.collective={clients}", f"cohort={clients}", f"engine={engine}", "evaluate.predictions=false"]
     return load_config(None, words)
@@ -95,12 +98,6 @@ def environment(folder: Path, *packages: str) -> Path:
     return python
 
 
-def run_ours(engine: str, clients: int) -> dict[str, float]:
-    """Run this project's engine in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.peers", "--ours", engine, "--clients", str(clients)]
-    return timed(command, clients)
-
-
 def timed(command: list[Any], clients: int) -> dict[str, float]:
     """Run a command whose last line is the seconds of a round."""
     with PeakMemory() as memory:
@@ -111,24 +108,33 @@ def timed(command: list[Any], clients: int) -> dict[str, float]:
     return {"clients_per_s": clients / seconds, "ms_per_client": 1000 * seconds / clients, "peak_mib": memory.mib}
 
 
-def measure(clients: int, pfl: Path | None, file: Path) -> dict[str, dict[str, float]]:
-    """Run every peer with so many clients."""
-    backbone = fetch("tiny")
-    here, module = sys.executable, "benchmarks.peers."
-    common = [str(backbone), str(file), str(clients)]
-    rows = {"fedperfit, inline": run_ours("inline", clients), "fedperfit, Ray": run_ours("ray", clients)}
-    rows["a loop over peft"] = timed([here, "-m", f"{module}plain_loop", *common], clients)
+def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Run every peer with so many clients, in turn, and return medians."""
+    common = [str(fetch("tiny")), str(file), str(clients)]
+    python, peer, cores = sys.executable, "benchmarks.peers.", f"{os.cpu_count()} cores"
+    own = [python, "-m", "benchmarks.peers", "--clients", str(clients), "--ours"]
+    commands: dict[str, list[Any]] = {
+        "fedperfit, inline (1 core)": [*own, "inline"],
+        f"fedperfit, Ray ({cores})": [*own, "ray"],
+        "a loop over peft (1 core)": [python, "-m", f"{peer}plain_loop", *common],
+        f"Flower ({cores})": [python, "-m", f"{peer}flower", "train", *common],
+        f"Flower, backbone per message ({cores})": [python, "-m", f"{peer}flower", "reload", *common],
+        f"Flower, no work ({cores})": [python, "-m", f"{peer}flower", "noop", *common],
+    }
     if pfl:
-        rows["pfl 0.6"] = timed([pfl, "-m", f"{module}apple_pfl", *common], clients)
-    for name, kind in (("Flower", "train"), ("Flower, no-op", "noop"), ("Flower, backbone per message", "reload")):
-        rows[name] = timed([here, "-m", f"{module}flower", kind, *common], clients)
-    return rows
+        commands["pfl 0.6 (1 core)"] = [pfl, "-m", f"{peer}apple_pfl", *common]
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, command in commands.items():
+            rows[name].append(timed(command, clients))
+    return {name: {key: median(row[key] for row in runs) for key in runs[0]} for name, runs in rows.items()}
 
 
 def main() -> None:
     """Measure, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", default="100,1000", help="comma-separated")
+    parser.add_argument("--repeats", type=int, default=3, help="the table has medians")
     parser.add_argument("--environments", type=Path, help="folder for pfl's environment, kept; without it, no pfl")
     parser.add_argument("--ours", choices=("inline", "ray"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -136,7 +142,9 @@ def main() -> None:
     if args.ours:
         with tempfile.TemporaryDirectory() as results:
             simulate(ours(args.ours, counts[0]), "peer", Path(results))
-            print(pq.read_table(Path(results) / "peer" / "rounds.parquet")["seconds"].to_pylist()[-1])
+            lines = (Path(results) / "peer" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+            first, second = (event["time"] for line in lines if (event := json.loads(line))["event"] == "round")
+            print(second - first)
         return
     pfl = environment(args.environments / "pfl", "pfl[pytorch]==0.6.0") if args.environments else None
     report: dict[str, Any] = {"started": time.strftime("%Y-%m-%d")}
@@ -144,7 +152,7 @@ def main() -> None:
         for count in counts:
             file = Path(scratch) / f"{count}.jsonl"
             write_users(count, file)
-            report[str(count)] = measure(count, pfl, file)
+            report[str(count)] = measure(count, pfl, file, args.repeats)
             table = Table("engine", "clients/s", "ms a client", "peak MiB", title=f"{count} clients, one round")
             for name, row in report[str(count)].items():
                 cells = (f"{row['clients_per_s']:.1f}", f"{row['ms_per_client']:.1f}", f"{row['peak_mib']:.0f}")

@@ -22,12 +22,12 @@ from benchmarks.peers.work import LR, Work, read_users
 class Module(torch.nn.Module):
     """What pfl asks of a model."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, users: list[list[list[str]]]) -> None:
         super().__init__()
-        self.model, self._work = work.model, [work]
+        self.model, self._work, self._users = work.model, [work], users
 
-    def loss(self, examples: list[list[str]]) -> torch.Tensor:
-        loss: torch.Tensor = self.model(**self._work[0].batch(examples)).loss
+    def loss(self, client: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self.model(**self._work[0].batch(self._users[int(client[0])])).loss
         return loss
 
     def metrics(self, *_: Any, **__: Any) -> dict[str, Any]:
@@ -50,17 +50,19 @@ def main(backbone: Path, file: Path, clients: int) -> None:
     work, users = Work(backbone), read_users(file, clients)
     trainable = work.parameters
     model = PyTorchModel(
-        Module(work),
+        Module(work, users),
         local_optimizer_create=lambda _parameters, lr: torch.optim.AdamW(trainable, lr=lr),
         central_optimizer=torch.optim.SGD(trainable, lr=1.0),
     )
     numbers = iter(range(10**9))
     data = FederatedDataset(
-        lambda user: Dataset([users[user]], user_id=str(user)), user_sampler=lambda: next(numbers) % clients
+        # One row per example, so that pfl's one batch is a client's; texts are no tensors.
+        lambda user: Dataset([torch.full((len(users[user]),), user)], user_id=str(user)),
+        user_sampler=lambda: next(numbers) % clients,
     )
     clock = Clock()
     settings = NNAlgorithmParams(
-        central_num_iterations=2, evaluation_frequency=0, train_cohort_size=clients, val_cohort_size=0
+        central_num_iterations=2, evaluation_frequency=1000, train_cohort_size=clients, val_cohort_size=0
     )
     local = NNTrainHyperParams(local_num_epochs=1, local_learning_rate=LR, local_batch_size=None)
     FederatedAveraging().run(

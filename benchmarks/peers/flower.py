@@ -7,73 +7,53 @@ loads the backbone for every message, as FlowerTune's template does.
 import os
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+import ray
+from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from benchmarks.peers.work import Work, read_users
+from benchmarks.peers.flower_clients import client_app
+from benchmarks.peers.work import Work
 
 
-@lru_cache(maxsize=1)
-def loaded(backbone: Path) -> Work:
-    return Work(backbone)
+class CountingFedAvg(FedAvg):
+    """Notes when rounds end, and refuses a round in which a client failed."""
 
+    def __init__(self, clients: int) -> None:
+        super().__init__(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=clients)
+        self.clients, self.ended = clients, list[float]()
 
-@lru_cache(maxsize=1)
-def users_of(file: Path, clients: int) -> list[list[list[str]]]:
-    return read_users(file, clients)
-
-
-def client_app(kind: str, backbone: Path, file: Path, clients: int) -> ClientApp:
-    """Return the ClientApp of one kind."""
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        arrays = message.content["arrays"]
-        if kind != "noop":
-            work = Work(backbone) if kind == "reload" else loaded(backbone)
-            work.load(arrays.to_numpy_ndarrays())  # type: ignore[union-attr]
-            work.train(users_of(file, clients)[int(context.node_config["partition-id"])])
-            arrays = ArrayRecord(work.state())
-        metrics = MetricRecord({"num-examples": 6})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    return app
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        replies = list(replies)
+        if failed := [reply for reply in replies if reply.has_error()]:
+            raise SystemExit(f"{len(failed)} of {self.clients} clients failed: {failed[0].error.reason}")
+        found = super().aggregate_train(server_round, replies)
+        self.ended.append(time.perf_counter())
+        return found
 
 
 def main(kind: str, backbone: Path, file: Path, clients: int) -> None:
     """Run two rounds and print the second one's seconds."""
-    ended: list[float] = []
-    server = ServerApp()
+    server, strategy = ServerApp(), CountingFedAvg(clients)
 
     @server.main()
     def run(grid: Grid, _context: Context) -> None:
-        strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=clients)
-
-        def note(number: int, _arrays: ArrayRecord) -> None:
-            ended.append(time.perf_counter())
-
         # The strategy samples before all nodes are there.
         while len(list(grid.get_node_ids())) < clients:
             time.sleep(0.1)
-        start = ArrayRecord(Work(backbone).state())
-        strategy.start(grid=grid, initial_arrays=start, num_rounds=2, timeout=3600, evaluate_fn=_as_any(note))
+        strategy.start(grid=grid, initial_arrays=ArrayRecord(Work(backbone).state()), num_rounds=2, timeout=3600)
 
     resources: Any = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": os.cpu_count()}}
+    # Ray's workers find `benchmarks` in the folder that the command started in.
+    os.environ["PYTHONPATH"] = str(Path.cwd())
     run_simulation(server, client_app(kind, backbone, file, clients), clients, backend_config=resources)
-    print(float(np.diff(ended)[-1]))
-
-
-def _as_any(function: Any) -> Any:
-    return function
+    ray.shutdown()
+    first, second = strategy.ended
+    print(second - first)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,8 +12,6 @@ from strategies.client_tools import Context, TextPair
 IGNORED = -100
 """Label of a token that carries no loss."""
 _NO_CONTEXT = Context()
-_KEPT_TEXTS = 4096
-"""Texts whose tokens stay in memory, about 5 kB each."""
 _SHORTEST_PROMPT = 2
 """Tokens of a prompt below which an example is left out."""
 _AFTER_ITEM = "\n\n"
@@ -58,12 +55,11 @@ class Encoder:
         """Tokenise the label set."""
         self._task = task
         self._tokenizer = tokenizer
-        # Answers recur, and so do a client's texts at its next visit to this process.
-        self._encode = lru_cache(maxsize=_KEPT_TEXTS)(self._tokenize)
         # If a model family was trained with a begin token, its tokenizer adds it; some of these models fail without it.
-        added: list[int] = tokenizer.encode("", add_special_tokens=True)
-        self._begin = added[:1] if added and added[0] == tokenizer.bos_token_id else []
-        labels = [self._answer(label)[:-1] for label in task.labels]
+        self._begin = begin_tokens(tokenizer)
+        self._label_answers: dict[str, list[int]] = {}
+        self._label_answers = {label: self._answer(label) for label in task.labels}
+        labels = [answer[:-1] for answer in self._label_answers.values()]
         shared = 0
         while labels and all(len(label) > shared + 1 and label[shared] == labels[0][shared] for label in labels):
             shared += 1
@@ -140,13 +136,21 @@ class Encoder:
         left = room - len(head) - len(tail)
         return head + self._encode(item.source)[:left] + tail if left >= _SHORTEST_SOURCE else []
 
-    def _tokenize(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
     def _answer(self, text: str) -> list[int]:
         """Tokenise an answer as it follows the prompt: a space, the text, the end token."""
+        if known := self._label_answers.get(text):
+            return known
         return [*self._encode(" " + text.strip()), int(self._tokenizer.eos_token_id)]
+
+
+def begin_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the begin token if the tokenizer puts one before texts, else nothing."""
+    added: list[int] = tokenizer.encode("", add_special_tokens=True)
+    return added[:1] if added and added[0] == tokenizer.bos_token_id else []
 
 
 def _without_middle(tokens: list[int], room: int) -> list[int]:

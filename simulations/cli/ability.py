@@ -22,7 +22,7 @@ def ability(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Ask a run's models what the backbone knew: does personalising cost general ability?
+    """Test whether a run's models still know what the backbone knew.
 
     Example: `fedperfit ability demo`
     """

@@ -1,1 +1,1 @@
-"""Engines that carry messages between server and clients: this process, or Flower's simulation runtime with Ray."""
+"""Engines that carry messages between server and clients: in this process, or to workers on Ray."""

@@ -36,7 +36,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def deliver(self, message_id: str, message: bytes) -> None:
-        """Bring a message on its way; `pull_messages` returns its reply."""
+        """Send a message; `pull_messages` returns its reply."""
 
     def set_run(self, run: Run) -> None:
         """Set the run's description."""
@@ -118,9 +118,11 @@ def answer(app: ClientApp, data: bytes, num_nodes: int, run_config: Mapping[str,
     partition: dict[str, bool | float | int | str] = {"partition-id": node - _FIRST_NODE, "num-partitions": num_nodes}
     try:
         reply = app(message=message, context=Context(_RUN_ID, node, partition, RecordDict(), dict(run_config)))
+        return bytes(message_to_proto(reply).SerializeToString())
     except Exception as error:
-        reply = failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "".join(traceback.format_exception(error)))
-    return bytes(message_to_proto(reply).SerializeToString())
+        reason = "".join(traceback.format_exception(error))
+        reply = failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        return bytes(message_to_proto(reply).SerializeToString())
 
 
 def failure(message: Message, code: int, reason: str) -> Message:

@@ -29,6 +29,8 @@ from simulations.engines.processes import (
 )
 
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+_NO_SECOND_RAY = {"RAY_ENABLE_AUTO_CONNECT": "0"}
+"""A call after Ray has ended would start it again."""
 
 _MARK_FILE = ".mark"
 _PREFIX = "fpf-"
@@ -93,6 +95,7 @@ class Simulation:
         self._environment = {
             **without_proxy(os.environ),
             **_QUIET,
+            **_NO_SECOND_RAY,
             MARK: mark,
             DRIVER: str(os.getpid()),
             "FLWR_HOME": str(self._home / "flwr"),

@@ -7,8 +7,9 @@ SuperLink another app to run, so there is none: nothing but Ray listens, and Ray
 import os
 import signal
 import sys
+import traceback
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 
@@ -25,10 +26,16 @@ def main(nodes: int, backend: dict[str, Any], run_config: dict[str, str]) -> Non
         run_config: Flower's run config.
     """
     signal.signal(signal.SIGTERM, _stop)
-    grid = RayGrid(nodes, run_config, backend["client_resources"], partial(_connect, backend["init_args"]))
-    from fl_server.app import app  # PyTorch loads while Ray starts
+    try:
+        grid = RayGrid(
+            nodes, run_config, backend["client_resources"], partial(_connect, backend["init_args"]), _give_up
+        )
+        from fl_server.app import app  # PyTorch loads while Ray starts
 
-    run_server(app, grid, run_config)
+        run_server(app, grid, run_config)
+    except BaseException:
+        traceback.print_exc()
+        _end(1)
     _end(0)
 
 
@@ -43,12 +50,20 @@ def _connect(init_args: dict[str, Any] | None) -> None:
     ray.init(include_dashboard=False, **init_args)
 
 
+def _give_up(reason: str) -> NoReturn:
+    """End this process with its last words; the launcher starts another."""
+    print(f"RuntimeError: {reason}", file=sys.stderr)
+    _end(1)
+
+
 def _stop(*_: object) -> None:
     """End this process as one that was stopped."""
     _end(1)
 
 
-def _end(code: int) -> None:
+def _end(code: int) -> NoReturn:
     """End Ray, or leave its cluster, and this process, whose threads wait for workers."""
     ray.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)

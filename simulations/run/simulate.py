@@ -93,6 +93,9 @@ def resume(
             return finish(folder, on_progress)
         if record.users.source == "devices":
             raise InputError("a run of a real federation cannot be resumed", field="name", value=name)
+        if next((folder / "private").glob("*.round*.safetensors"), None):
+            why = "an older version began this run and kept clients' states elsewhere; run it anew"
+            raise InputError(why, field="name", value=name)
         checkpoint, _ = load_checkpoint(folder)
         config = RunFolder(folder).config
         _check_exchange(config, checkpoint.exchange)

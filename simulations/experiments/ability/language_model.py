@@ -3,18 +3,20 @@
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch.nn.functional import log_softmax
 
-from fl_clients.backbone.batches import IGNORED, Example
+from fl_clients.backbone.batches import IGNORED, Example, begin_tokens
 from fl_clients.backbone.forward import Forward
-from fl_clients.predict import generate
+from fl_clients.predict import generate_tokens
 from simulations.run.served import ServedModel
 from strategies.method import Adapter
 from strategies.metrics.points import EvaluationPoint
@@ -34,6 +36,8 @@ class ServedLanguageModel(LM):
         self._adapter: Adapter | None = None if point == EvaluationPoint.BASE else model.adapter
         self._forward = Forward(model.backbone, None)
         self._tokenizer = model.backbone.tokenizer
+        # As in training: some backbones fail without it.
+        self._begin = begin_tokens(self._tokenizer)
         self._longest = int(getattr(model.backbone.model.config, "max_position_embeddings", None) or 2048)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -41,17 +45,14 @@ class ServedLanguageModel(LM):
         return self._score([self._example(*request.args) for request in requests])
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Return log p(text) in nats, in windows of the backbone's length."""
-        found = []
+        """Return log p(text) in nats, in windows of the backbone's length; one token of each is a prompt."""
+        start = (self._begin or [int(self._tokenizer.eos_token_id)])[0]
+        totals = []
         for request in requests:
-            tokens = [self._begin(), *self._encode(request.args[0])]
-            window = self._longest - 1
-            examples = [
-                Example(tokens[start : start + 1], tokens[start + 1 : start + 1 + window])
-                for start in range(0, len(tokens) - 1, window)
-            ]
-            found.append(sum(score for score, _ in self._score(examples)))
-        return found
+            windows = get_rolling_token_windows(self._encode(request.args[0]), start, self._longest, 1)
+            pairs = map(make_disjoint_window, windows)
+            totals.append(sum(score for score, _ in self._score([Example(*pair) for pair in pairs])))
+        return totals
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Continue contexts greedily until a text that ends the answer."""
@@ -59,9 +60,10 @@ class ServedLanguageModel(LM):
         end = frozenset({int(self._tokenizer.eos_token_id)})
         for request in requests:
             context, settings = request.args
-            length = int(settings.get("max_gen_toks", _NEW_TOKENS))
-            prompt = (self._encode(context) or [self._begin()])[-(self._longest - length) :]
-            text = generate(self._forward, self._adapter, [prompt], length, end, None)[0]
+            length = min(int(settings.get("max_gen_toks", _NEW_TOKENS)), self._longest - 1)
+            prompt = self._prompt(self._encode(context), self._longest - length)
+            (tokens,) = generate_tokens(self._forward, self._adapter, [prompt], length, end, None)
+            text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
             stops = settings.get("until") or []
             for stop in [stops] if isinstance(stops, str) else stops:
                 text = text.split(stop)[0]
@@ -79,12 +81,16 @@ class ServedLanguageModel(LM):
         return [value / size / math.log(2) for value, size in zip(nats, sizes, strict=True)]
 
     def _example(self, context: str, continuation: str) -> Example:
-        """Tokenise both together, as a text; spaces at the context's end belong to the continuation."""
+        """Tokenise both together, as one text; spaces at the context's end belong to the continuation."""
         bare = context.rstrip()
-        continuation = context[len(bare) :] + continuation
         prompt = self._encode(bare)
-        answer = self._encode(bare + continuation)[len(prompt) :]
-        return Example((prompt or [self._begin()])[-(self._longest - len(answer)) :], answer)
+        answer = self._encode(context + continuation)[len(prompt) :][: self._longest - 1]
+        return Example(self._prompt(prompt, self._longest - len(answer)), answer)
+
+    def _prompt(self, tokens: list[int], room: int) -> list[int]:
+        """Return a context's last tokens, after the begin token if there is one; `room` tokens, at least one."""
+        last = tokens[max(0, len(tokens) - room + len(self._begin)) :]
+        return [*self._begin, *last] or [int(self._tokenizer.eos_token_id)]
 
     @torch.no_grad()
     def _score(self, examples: Sequence[Example]) -> list[tuple[float, bool]]:
@@ -105,18 +111,28 @@ class ServedLanguageModel(LM):
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
-    def _begin(self) -> int:
-        return int(self._tokenizer.bos_token_id or self._tokenizer.eos_token_id)
+
+def mean_metric(task: Any) -> str | None:
+    """Return the first metric of a task of lm-eval that is a mean over items; None if there is none."""
+    return next((name for name, function in task.aggregation().items() if function is mean), None)
 
 
-def score_tasks(model: LM, tasks: Sequence[Any], manager: Any, limit: int | None) -> dict[str, tuple[str, list[float]]]:
-    """Run tasks of lm-eval; return each one's first metric that items have, and its value for every item."""
+def score_tasks(model: LM, tasks: Mapping[str, Any], limit: int | None) -> dict[str, tuple[str, list[float]]]:
+    """Return each task's `mean_metric` and its value for every item, in order; of several filters, the first.
+
+    Args:
+        model: Who answers.
+        tasks: What lm-eval's `TaskManager.load` returned.
+        limit: Most items of each task; None: all.
+    """
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        found = evaluate(model, manager.load([*tasks]), limit=limit, bootstrap_iters=0, log_samples=True)
+        samples = evaluate(model, tasks, limit=limit, bootstrap_iters=0, log_samples=True)["samples"]
     scores = {}
-    for task, samples in found["samples"].items():
-        metrics = [key.partition(",")[0] for key in found["results"][task]]
-        metric = next(name for name in metrics if isinstance(samples[0].get(name), int | float))
-        ordered = sorted(samples, key=lambda sample: int(sample["doc_id"]))
-        scores[task] = (metric, [float(sample[metric]) for sample in ordered])
+    for name, task in tasks["tasks"].items():
+        metric = str(mean_metric(task))
+        first = samples[name][0]["filter"]
+        items = sorted(
+            (item for item in samples[name] if item["filter"] == first), key=lambda item: int(item["doc_id"])
+        )
+        scores[name] = (metric, [float(item[metric]) for item in items])
     return scores

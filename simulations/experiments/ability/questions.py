@@ -16,11 +16,11 @@ _CAPITALS = (
 _OPPOSITES = (
     *(("hot", "cold"), ("big", "small"), ("up", "down"), ("early", "late"), ("open", "closed"), ("hard", "soft")),
     *(("wet", "dry"), ("fast", "slow"), ("rich", "poor"), ("full", "empty"), ("light", "dark"), ("old", "young")),
-    *(("high", "low"), ("left", "right"), ("thick", "thin"), ("strong", "weak"), ("first", "last"), ("loud", "quiet")),
+    *(("high", "low"), ("left", "right"), ("thick", "thin"), ("strong", "weak"), ("first", "last"), ("near", "far")),
 )
 _KINDS = (
-    *(("rose", "flower"), ("salmon", "fish"), ("oak", "tree"), ("hammer", "tool"), ("violin", "instrument")),
-    *(("sparrow", "bird"), ("apple", "fruit"), ("carrot", "vegetable"), ("iron", "metal"), ("ant", "insect")),
+    *(("rose", "flower"), ("salmon", "fish"), ("oak", "tree"), ("hammer", "tool"), ("violin", "musical instrument")),
+    *(("sparrow", "bird"), ("banana", "fruit"), ("carrot", "vegetable"), ("iron", "metal"), ("ant", "insect")),
     *(("chair", "piece of furniture"), ("football", "sport"), ("blue", "color"), ("shirt", "piece of clothing")),
     *(("Mars", "planet"), ("Monday", "day"), ("July", "month"), ("seven", "number"), ("bus", "vehicle")),
 )

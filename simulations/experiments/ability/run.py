@@ -1,16 +1,18 @@
 """`fedperfit ability`: asks the models that a completed run serves what the backbone knew before."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import datasets
 import numpy as np
 
 from configs.errors import InputError
 from configs.files import write_atomic
 from configs.seeds import derive_seed
+from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from simulations.experiments.ability.questions import KNOWLEDGE, PASSAGES, knowledge
 from simulations.experiments.ability.schema import Ability, Difference, TaskAbility
@@ -51,26 +53,23 @@ def ability(
     Raises:
         InputError: The run did not complete, lm-eval is not installed, or it does not know a task.
     """
-    os.environ["HF_DATASETS_OFFLINE"] = "1"  # a missing data file is an error, not a download
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise InputError("needs lm-eval: pip install 'fedperfit[ability]'", field="ability", value=run.name) from None
+        raise InputError("general ability is measured with lm-eval: pip install 'fedperfit[ability]'") from None
     if include is not None and not include.is_dir():
         raise InputError("not a folder", field="include", value=include)
     folder, files = claim_folder(results, name or f"ability-{run.name}"), RunFolder(run)
+    asked = _users(files, users)
     own = [task for task in tasks if task not in (KNOWLEDGE, TEXTS)]
-    # Its own tasks are thousands of files, which take longer to list than the built-in questions to answer.
+    # lm-eval's tasks are thousands of files, which take longer to list than the built-in questions to answer.
     manager = TaskManager(include_path=str(include) if include else None, include_defaults=bool(own))
-    if unknown := [task for task in own if not manager.match_tasks([task])]:
-        raise InputError("neither lm-eval nor --include has this task", field="tasks", value=unknown[0])
     ask = _Asking(run, tasks or (KNOWLEDGE, TEXTS), manager, limit)
     log("the bare backbone")
     base = ask(None, EvaluationPoint.BASE)
     log("the collective part")
     collective = ask(None, EvaluationPoint.COLLECTIVE)
-    asked = _users(files, users)
     personal = []
     for user in asked:
         log(f"the model of user {user}")
@@ -91,30 +90,50 @@ class _Asking:
     """The tasks of one command."""
 
     def __init__(self, run: Path, tasks: Sequence[str], manager: Any, limit: int | None) -> None:
-        self._run, self._manager, self._limit = run, manager, limit
+        self._run, self._limit = run, limit
         self._texts = TEXTS in tasks
-        self._tasks = [_knowledge_task() if task == KNOWLEDGE else task for task in tasks if task != TEXTS]
+        self._tasks = _load([task for task in tasks if task != TEXTS], manager)
 
     def __call__(self, user: str | None, point: EvaluationPoint) -> Scores:
         """Return what a model scores."""
         from simulations.experiments.ability.language_model import ServedLanguageModel, score_tasks
 
         model = ServedLanguageModel(load_served_model(self._run, user), point)
-        found: Scores = {}
-        if self._tasks:
-            scored = score_tasks(model, self._tasks, self._manager, self._limit)
-            found = {task: (metric, np.array(values)) for task, (metric, values) in scored.items()}
+        scores: Scores = {}
+        if self._tasks["tasks"]:
+            answered = score_tasks(model, self._tasks, self._limit)
+            scores = {task: (metric, np.array(values)) for task, (metric, values) in answered.items()}
         if self._texts:
-            found[TEXTS] = ("bits/byte", np.array(model.bits_per_byte(PASSAGES[: self._limit])))
-        return found
+            scores[TEXTS] = ("bits/byte", np.array(model.bits_per_byte(PASSAGES[: self._limit])))
+        return scores
+
+
+def _load(names: Sequence[str], manager: Any) -> dict[str, Any]:
+    """Load lm-eval's tasks without a network.
+
+    Raises:
+        InputError: A task is unknown, its data are not here, or its score is no mean over items.
+    """
+    from simulations.experiments.ability.language_model import mean_metric
+
+    if unknown := [name for name in names if name != KNOWLEDGE and not manager.match_tasks([name])]:
+        raise InputError("neither lm-eval nor --include has this task", field="tasks", value=unknown[0])
+    try:
+        with mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True):
+            loaded: dict[str, Any] = manager.load([_knowledge_task() if name == KNOWLEDGE else name for name in names])
+    except (OSError, ValueError) as error:
+        raise InputError(f"its data are not on this machine: {error}", field="tasks", value=",".join(names)) from None
+    for name, task in loaded["tasks"].items():
+        if mean_metric(task) is None:
+            metrics = ", ".join(task.aggregation())
+            raise InputError(f"its score ({metrics}) is no mean over items", field="tasks", value=name)
+    return loaded
 
 
 def _knowledge_task() -> dict[str, Any]:
-    from datasets import Dataset, DatasetDict
-
     return {
         "task": KNOWLEDGE,
-        "custom_dataset": lambda **_: DatasetDict(test=Dataset.from_list(knowledge())),
+        "custom_dataset": lambda **_: datasets.DatasetDict(test=datasets.Dataset.from_list(knowledge())),
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "question",
@@ -125,12 +144,13 @@ def _knowledge_task() -> dict[str, Any]:
 
 
 def _users(files: RunFolder, count: int) -> list[str]:
-    """Return the first target users that have private tensors."""
-    if not files.record.params.private or files.record.users.source == "devices":
-        return []
-    table = files.users(["user_id", "partition", "history"]).to_pylist()
+    """Return the first target users whose private tensors are here."""
     first = files.record.users.collective
-    return [row["user_id"] for row in table if row["partition"] >= first and row["history"]][:count]
+    return [
+        row["user_id"]
+        for row in files.users(["user_id", "partition"]).to_pylist()
+        if row["partition"] >= first and private_path(files.path / "private", row["partition"]).is_file()
+    ][:count]
 
 
 def _compare(task: str, base: Scores, collective: Scores, personal: list[Scores], seed: int) -> TaskAbility:

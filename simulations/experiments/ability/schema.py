@@ -10,7 +10,7 @@ SCHEMA: Literal[1] = 1
 
 
 class Difference(Part):
-    """Mean difference over the items of a task; of users' models, of the mean over the users."""
+    """Mean difference over the items of a task; for users' models, the mean over the users is compared."""
 
     mean: float
     interval: tuple[float, float]
