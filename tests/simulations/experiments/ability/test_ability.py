@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
 from lm_eval.models.huggingface import HFLM
 from typer.testing import CliRunner
 
 from configs.errors import InputError
 from fl_server.record.folder import RunFolder
 from simulations.cli.main import app
-from simulations.experiments.ability.language_model import ServedLanguageModel
+from simulations.experiments.ability.language_model import ServedLanguageModel, mean_metric
 from simulations.experiments.ability.questions import PASSAGES, knowledge
 from simulations.experiments.ability.run import ability
 from simulations.run.served import load_served_model
@@ -47,7 +48,7 @@ def tasks(tmp_path: Path) -> Path:
     return folder
 
 
-def requests(kind: str, *arguments: tuple[str, ...]) -> list[Instance]:
+def requests(kind: str, *arguments: tuple[object, ...]) -> list[Instance]:
     return [Instance(kind, {}, args, number) for number, args in enumerate(arguments)]
 
 
@@ -72,6 +73,18 @@ def test_a_text_longer_than_the_backbone_allows_is_read_in_windows(results: Path
     (found,) = ours.loglikelihood_rolling(requests("loglikelihood_rolling", (PASSAGES[0],)))
     assert np.isfinite(found)
     assert found < 0
+
+
+def test_a_begin_token_precedes_every_context_and_nothing_exceeds_the_backbone(results: Path) -> None:
+    ours = ServedLanguageModel(load_served_model(results / "learned", None), EvaluationPoint.BASE)
+    ours._begin, ours._longest = [7], 12
+    short, long = ours._example("Hi", " you"), ours._example("A long context" * 5, " a long continuation" * 5)
+    assert short.prompt == [7, *ours._encode("Hi")]
+    assert long.prompt[0] == 7
+    assert len(long.answer) == 11
+    assert ours._example("", "x").prompt == [7]
+    (answer,) = ours.generate_until(requests("generate_until", ("Hi", {"max_gen_toks": 5000, "until": ["\n"]})))
+    assert "\n" not in answer
 
 
 def test_only_the_context_is_a_prompt(results: Path) -> None:
@@ -105,6 +118,25 @@ def test_a_method_without_private_part_has_no_users(results: Path) -> None:
     found = ability(results / "no-private-part", "b", results, limit=3)
     assert found.users == []
     assert [(task.items, task.personalised) for task in found.tasks] == [(3, None), (3, None)]
+
+
+def test_a_task_whose_score_is_no_mean_is_refused_before_work(results: Path, tasks: Path) -> None:
+    text = (tasks / "even.yaml").read_text().replace("task: even", "task: surprise")
+    text = text.replace("multiple_choice", "loglikelihood_rolling").replace(
+        "doc_to_target: answer", 'doc_to_target: ""'
+    )
+    metric = "metric_list:\n  - metric: bits_per_byte\n"
+    (tasks / "surprise.yaml").write_text(text.partition("metric_list:")[0] + metric)
+    with pytest.raises(InputError, match=r"tasks=surprise: its score \(bits_per_byte\) is no mean over items"):
+        ability(results / "learned", "f", results, tasks=["surprise"], include=tasks)
+
+
+def test_the_metric_is_the_first_that_is_a_mean() -> None:
+    class Task:
+        def aggregation(self) -> dict[str, object]:
+            return {"perplexity": max, "acc": mean}
+
+    assert mean_metric(Task()) == "acc"
 
 
 def test_tasks_of_ones_own(results: Path, tasks: Path) -> None:
