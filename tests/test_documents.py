@@ -70,7 +70,9 @@ def smaller(words: list[str]) -> list[str]:
             place = words.index("--seeds")
             words = words[:place] + words[place + 2 :]
         few = ["--held-out", "2"] if words[0] == "tune" and "--held-out" not in words else []
-        return [*words, *SMALL, *FEW, *few, "--seeds", "0"]
+        # LoFiT chooses heads in one round and trains them in another.
+        rounds = ["rounds=2"] if "lofit" in words else []
+        return [*words, *SMALL, *FEW, *rounds, *few, "--seeds", "0"]
     if words[0] == "sweep":
         toml = Path(words[words.index("--config") + 1])
         varied, _ = read_axes([word for word in words[1:] if "=" in word], toml)
