@@ -50,7 +50,7 @@ _NESTED = {
         "client: private store",
     ],
 }
-"""What the rows contain; the last client row and the server's rest contain everything before them."""
+"""Rows whose functions call those of other rows."""
 
 
 def shares(stats: pstats.Stats) -> dict[str, float]:
@@ -63,8 +63,7 @@ def shares(stats: pstats.Stats) -> dict[str, float]:
     own = dict(seconds)
     for row, inside in _NESTED.items():
         own[row] = seconds[row] - sum(own[name] for name in inside)
-    task = sum(own[row] for row in _NESTED["client: rest of its task"]) + own["client: rest of its task"]
-    own["client: reading and writing messages"] = seconds["client: reading and writing messages"] - task
+    own["client: reading and writing messages"] -= seconds["client: rest of its task"]
     own["engine: carrying messages"] -= seconds["client: reading and writing messages"]
     carried = seconds["engine: carrying messages"]
     server = [row for row in _ROWS if row.startswith("server") and row != "server: rest"]

@@ -22,8 +22,8 @@ _RUN_ID = _FIRST_NODE = 1 << 62
 class LocalGrid(Grid):
     """A Grid without SuperLink and SuperNodes: node n holds partition n, and messages travel as bytes.
 
-    Flower's own in-memory Grid looks through all nodes and all messages for the next one to deliver, which takes longer
-    than a small client's work once there are thousands of nodes (docs/decisions/0030).
+    Flower's simulation runtime looks through all nodes and all messages for the next one to deliver, so each message
+    costs more, the more nodes there are (docs/decisions/0030).
     """
 
     def __init__(self, num_nodes: int) -> None:

@@ -18,7 +18,7 @@ class Worker:
 
     def __init__(self, num_nodes: int, run_config: Mapping[str, str]) -> None:
         """Load the ClientApp."""
-        from fl_clients.app import app  # PyTorch and transformers: the driver, which imports this module, has its own
+        from fl_clients.app import app  # slow to import, and the driver, which imports this module, does not need it
 
         self._app = app
         self._num_nodes, self._run_config = num_nodes, run_config

@@ -62,8 +62,8 @@ PASSAGES = (
     "argued until a third one showed that both were wrong.",
     "Ships were once made of wood. It took hundreds of trees to build a large one, and the forests near many "
     "harbors disappeared within a few years.",
-    "A good map leaves things out. It shows the roads and the rivers, but not every tree and every stone, because "
-    "nobody could read it otherwise.",
+    "A good map leaves things out. It shows the roads and the rivers, but not every tree and every stone, or it "
+    "would be impossible to read.",
 )
 """The sentences after the first are scored, given the first."""
 
