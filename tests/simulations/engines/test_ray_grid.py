@@ -70,6 +70,7 @@ class FakeWorkers:
         return bytes(message_to_proto(failure(message_of(message), 3, "answered")).SerializeToString())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # SystemExit ends the thread
 def test_a_worker_that_died_idle_costs_no_client_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, before = FakeWorkers(), threading.enumerate()
     monkeypatch.setattr(ray_grid, "_PAUSE_S", 0.05)
