@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.errors import InputError, TooFewUsers, nearest
-from configs.schema import RunConfig, UsersConfig
+from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from configs.users import UsersConfig
 from fl_clients.lamp.readers import Source
 
 

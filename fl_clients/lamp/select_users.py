@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from configs.errors import InputError
 from configs.paths import cache_dir, expand, make_cache
-from configs.schema import RunConfig, UsersConfig
+from configs.schema import RunConfig
+from configs.users import UsersConfig
+from fl_clients.lamp.canaries import with_canary
 from fl_clients.lamp.notes import DataNotes
 from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.roles import choose
@@ -150,21 +152,39 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
                 selected = replace(user, queries=[]) if both else user
                 if partition in exchanged:
                     selected = _with_history(user, exchanged[partition], source.task)
-                limit = users.target_history if partition >= users.collective else users.collective_history
                 if partition < users.collective and asked:
                     selected, shared = _without(selected, asked, source.task)
                     found.shared += shared
-                selected = replace(selected, history=selected.history[:limit])
+                selected = _as_trained(selected, partition, source.task, config)
                 writer.write_batch(batch_of(selected))
                 sizes = (len(selected.history), len(selected.queries), selected.leaks, selected.skipped)
                 rows.append((partition, selected.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
+    _check_sizes(rows, config, source.path)
+    return write_index(rows, folder), found
+
+
+def _as_trained(user: User, partition: int, task: Task, config: RunConfig) -> User:
+    """Return the user with as long a history as its role has, and its canary if there are any."""
+    users = config.users
+    limit = users.target_history if partition >= users.collective else users.collective_history
+    cut = replace(user, history=user.history[:limit])
+    return with_canary(cut, partition, task, config.seed) if users.canaries else cut
+
+
+def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: RunConfig, path: Path) -> None:
+    """Refuse users with too few examples.
+
+    Raises:
+        InputError: A round could not have its cohort, or nobody has as long a history as the config says.
+    """
+    users = config.users
     able = sum(history + queries > 0 for _, _, _, history, queries, *_ in rows[: users.collective])
     if able < config.cohort:
         raise InputError(
-            f"cohort={config.cohort}: only {able} collective users of {source.path} have an example left that holds no "
+            f"cohort={config.cohort}: only {able} collective users of {path} have an example left that holds no "
             "target's question or gold"
         )
     for role, limit, of_role in (
@@ -174,7 +194,6 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
         longest = max(history for _, _, _, history, *_ in of_role)
         if limit is not None and longest < limit:
             raise InputError(f"users.{role}_history={limit}: no {role} user has more than {longest} items")
-    return write_index(rows, folder), found
 
 
 def _next_histories(source: Source, roles: dict[str, list[int]], users: UsersConfig) -> dict[int, list[Pair]]:

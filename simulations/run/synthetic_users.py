@@ -27,7 +27,7 @@ def record_oracles(folder: Path) -> None:
     if (folder / "predictions.jsonl").is_file():
         record.agreement = _by_agreement(folder, config)
     users = table_folder(record.users.data_sha256)
-    if record.oracle and users.is_dir() and not config.users.exchange_histories:
+    if record.oracle and users.is_dir() and not (config.users.exchange_histories or config.users.canaries):
         record.oracle.learner = _ideal_score(users, config)
     write_run(folder, record)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from configs.errors import InputError
-from configs.schema import SyntheticConfig
 from configs.seeds import derive_seed
+from configs.users import SyntheticConfig
 from fl_clients.lamp.synthetic import authors, reviews, themes
 from fl_clients.lamp.synthetic.taste import Generator, Taste, collective_taste, personal_taste
 from fl_clients.lamp.tasks import Task
@@ -54,8 +54,7 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
     with (folder / "synthetic_questions.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for number in range(users):
-            draws = np.random.default_rng(derive_seed(seed, "synthetic", "user", number))
-            records, user_golds, user_scores = _user(f"s{number}", generator, taste, settings, draws)
+            records, user_golds, user_scores = _user(f"s{number}", generator, taste, settings, _draws(seed, number))
             lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
             file.write((",\n" if number else "\n") + lines)
             golds += user_golds
@@ -70,6 +69,23 @@ def write_synthetic(task: Task, users: int, seed: int, settings: SyntheticConfig
 def crowd(generator: Generator, seed: int) -> Taste:
     """Return the collective taste of a seed's users."""
     return collective_taste(generator.slots, np.random.default_rng(derive_seed(seed, "synthetic", "collective")))
+
+
+def planted_taste(task: str, deviation: float, seed: int, user_id: str) -> Taste:
+    """Return the worths that a synthetic user's items were drawn by; each slot [options].
+
+    Args:
+        task: A task in `GENERATORS`.
+        deviation: `SyntheticConfig.deviation`.
+        seed: The users' seed.
+        user_id: The id of a synthetic user.
+    """
+    taste, draws = crowd(GENERATORS[task], seed), _draws(seed, int(user_id.removeprefix("s")))
+    return personal_taste(taste, deviation, draws)
+
+
+def _draws(seed: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, "synthetic", "user", number))
 
 
 def _user(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from configs.schema import RunConfig, SyntheticConfig
+from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from configs.users import SyntheticConfig
 from fl_clients.lamp.synthetic.generate import GENERATORS, crowd
 from fl_clients.lamp.synthetic.taste import Reader, Taste
 from fl_clients.lamp.tasks import find_task

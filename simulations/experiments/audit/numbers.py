@@ -1,4 +1,4 @@
-"""Figures of attacks: AUC with intervals, likelihood ratios over shadow runs, attributes, links, bounds on ε."""
+"""Figures of attacks that rank: AUC with intervals, likelihood ratios over shadow runs, exposure, bounds on ε."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from simulations.experiments.audit.schema import Attack, Guess
+from simulations.experiments.audit.schema import Attack, Bits
 
 _RESAMPLES = 1000
 _FEWEST_FOR_TAIL = 100
@@ -35,24 +35,48 @@ def attack(members: Scores, others: Scores, seed: int) -> Attack:
     inside, outside = np.concatenate(list(members.values())), np.concatenate(list(others.values()))
     generator = np.random.default_rng(seed)
     together = members.keys() == others.keys()
-    resampled = []
+    areas, found = [], []
     for _ in range(_RESAMPLES):
         drawn = generator.choice(list(members), len(members))
         apart = drawn if together else generator.choice(list(others), len(others))
-        resampled.append(auc(np.concatenate([members[u] for u in drawn]), np.concatenate([others[u] for u in apart])))
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    tail = None
-    if len(outside) >= _FEWEST_FOR_TAIL:
-        # The highest allowed number of false alarms is ⌊n/100⌋.
-        threshold = np.sort(outside)[::-1][len(outside) // 100]
-        tail = float((inside > threshold).mean())
+        one, other = np.concatenate([members[u] for u in drawn]), np.concatenate([others[u] for u in apart])
+        areas.append(auc(one, other))
+        found.append(_found_at_1_percent(one, other))
+    tail = len(outside) >= _FEWEST_FOR_TAIL
     return Attack(
         auc=auc(inside, outside),
-        interval=(float(low), float(high)),
-        tpr_at_1_percent=tail,
+        interval=_interval(areas),
+        tpr_at_1_percent=_found_at_1_percent(inside, outside) if tail else None,
+        tpr_interval=_interval(found) if tail else None,
         members=len(inside),
         non_members=len(outside),
     )
+
+
+def _found_at_1_percent(members: np.ndarray, others: np.ndarray) -> float:
+    # The highest allowed number of false alarms is ⌊n/100⌋.
+    threshold = np.sort(others)[::-1][len(others) // 100]
+    return float((members > threshold).mean())
+
+
+def _interval(resampled: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def exposure(score: float, candidates: np.ndarray) -> float:
+    """Return log₂(n + 1) − log₂(rank) of a canary among n candidates, in bits; higher scores rank first."""
+    # A tie counts half, as in the AUC, so that a model that tells nothing apart reveals nothing.
+    rank = 1 + float((candidates > score).sum()) + float((candidates == score).sum()) / 2
+    return math.log2((len(candidates) + 1) / rank)
+
+
+def mean_bits(values: Sequence[float], seed: int) -> Bits | None:
+    """Return the mean with its interval over users; None without users."""
+    if not values:
+        return None
+    drawn = np.random.default_rng(seed).choice(values, (_RESAMPLES, len(values)))
+    return Bits(mean=float(np.mean(values)), interval=_interval(drawn.mean(axis=1).tolist()), users=len(values))
 
 
 def means(scores: Scores) -> dict[int, np.ndarray]:
@@ -108,45 +132,3 @@ def likelihood_ratios(losses: np.ndarray, inside: np.ndarray) -> tuple[dict[int,
     return {user: np.array(found) for user, found in members.items()}, {
         user: np.array(found) for user, found in others.items()
     }
-
-
-def link(first: np.ndarray, second: np.ndarray) -> Guess:
-    """Name the sender of each update in `second` by the most similar one in `first`, by cosine; [users, numbers]."""
-    one, other = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30) for rows in (first, second))
-    named = (other @ one.T).argmax(axis=1)
-    return _guess(named == np.arange(len(first)), 1 / len(first))
-
-
-def infer(updates: np.ndarray, answers: Sequence[str]) -> Guess:
-    """Infer a label of every user from its update, leaving that user out.
-
-    Ridge regression of the labels' indicators on the centred updates, whose leave-one-out predictions follow from the
-    hat matrix H = 11ᵀ/n + K(K + λI)⁻¹: (Hy − diag(H)y)/(1 − diag(H)).
-
-    Args:
-        updates: [users, numbers].
-        answers: One label per user.
-    """
-    names = sorted(set(answers))
-    truth = np.array([names.index(answer) for answer in answers])
-    y = np.eye(len(names))[truth]
-    count = len(answers)
-    centred = updates - updates.mean(axis=0)
-    centred = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-30)
-    K = centred @ centred.T
-    centre = np.eye(count) - 1 / count
-    K = centre @ K @ centre
-    H = 1 / count + K @ np.linalg.inv(K + 0.1 * np.trace(K) / count * np.eye(count) + 1e-12 * np.eye(count))
-    own = np.diag(H)[:, None]
-    predicted = ((H @ y - own * y) / np.maximum(1 - own, 1e-9)).argmax(axis=1)
-    return _guess(predicted == truth, float(np.bincount(truth).max() / count))
-
-
-def _guess(right: np.ndarray, by_chance: float) -> Guess:
-    bounds = stats.binomtest(int(right.sum()), len(right)).proportion_ci(0.95)
-    return Guess(
-        accuracy=float(right.mean()),
-        interval=(float(bounds.low), float(bounds.high)),
-        by_chance=by_chance,
-        users=len(right),
-    )

@@ -8,18 +8,15 @@ import numpy as np
 
 from configs.errors import InputError
 from configs.files import write_atomic
+from fl_clients.lamp.canaries import is_canary
 from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.synthetic.generate import planted_taste
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import OpenedUser, open_user
 from fl_server.record.folder import RunFolder
-from simulations.experiments.audit.numbers import (
-    attack,
-    epsilon_suggested,
-    infer,
-    likelihood_ratios,
-    link,
-    means,
-)
+from simulations.experiments.audit.exposure import exposures
+from simulations.experiments.audit.guesses import infer_answer, infer_taste, link
+from simulations.experiments.audit.numbers import attack, epsilon_suggested, likelihood_ratios, means
 from simulations.experiments.audit.observed import Losses, turns
 from simulations.experiments.audit.schema import Attack, Audit, Guess
 from simulations.experiments.audit.shadows import shadow_losses
@@ -61,8 +58,8 @@ def audit(
     collective = load_served_model(run, None)
     data = build_table(config).folder
     trained = sorted({row["user"] for row in files.clients(["user", "phase", "status"]).to_pylist() if _took_part(row)})
-    members = {user: open_user(data, user) for user in trained}
-    targets = {user: open_user(data, user) for user in range(record.users.collective, _last(files))}
+    members = {user: _opened(data, user) for user in trained}
+    targets = {user: _opened(data, user) for user in range(record.users.collective, _last(files))}
     log(f"losses of {len(members)} users who trained and {len(targets)} who did not")
     losses = Losses(collective)
     inside, outside = (_gained(losses, side) for side in (members, targets))
@@ -80,7 +77,10 @@ def audit(
     )
     if not config.secure.aggregation and len(members) >= _FEWEST:
         log(f"two updates of {len(members)} users")
-        found.usual_answer, found.linked = _from_updates(collective, files, data, members)
+        found.usual_answer, found.taste, found.linked = _from_updates(collective, files, data, members)
+    if config.users.canaries:
+        log("exposure of the canaries")
+        found.exposures = exposures(files, losses, trained, targets)
     if shadows:
         target = next(iter(targets.values())).user_id
         observed = shadow_losses(config, list(members.values()), target, folder, shadows, log, on_progress)
@@ -102,6 +102,12 @@ def _check(files: RunFolder, shadows: int) -> None:
 
 def _took_part(row: dict[str, object]) -> bool:
     return row["phase"] == "train" and row["status"] == "ok"
+
+
+def _opened(data: Path, partition: int) -> OpenedUser:
+    """Return a user without its canary, which only `exposures` looks at."""
+    user = open_user(data, partition)
+    return user._replace(history=[pair for pair in user.history if not is_canary(pair)])
 
 
 def _last(files: RunFolder) -> int:
@@ -133,15 +139,21 @@ def _served(files: RunFolder, targets: dict[int, OpenedUser], seed: int) -> Atta
 
 def _from_updates(
     model: ServedModel, files: RunFolder, data: Path, members: dict[int, OpenedUser]
-) -> tuple[Guess | None, Guess]:
-    """Infer usual answers from updates, and link two updates of a user."""
+) -> tuple[Guess | None, Guess | None, Guess]:
+    """Infer usual answers and planted tastes from updates, and link two updates of a user."""
+    config = files.config
     members = {partition: user for partition, user in members.items() if user.history}
     first, second = turns(model, files, data, list(members))
-    usual = None
-    if find_task(files.config.task).labels:
+    usual = taste = None
+    if find_task(config.task).labels:
         answers = [Counter(pair.target for pair in user.history).most_common(1)[0][0] for user in members.values()]
-        usual = infer(second, answers)
-    return usual, link(first, second)
+        usual = infer_answer(second, answers)
+    if config.users.source == "synthetic":
+        deviation = config.users.synthetic.deviation
+        tastes = [planted_taste(config.task, deviation, config.seed, user.user_id) for user in members.values()]
+        worths = [np.stack([one[slot] for one in tastes]) for slot, row in tastes[0].items() if len(row) > 1]
+        taste = infer_taste(second, worths, config.seed)
+    return usual, taste, link(first, second)
 
 
 def _by_shadows(losses: np.ndarray, inside: np.ndarray, seed: int) -> Attack | None:

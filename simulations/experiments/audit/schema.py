@@ -18,6 +18,8 @@ class Attack(Part):
     """95 %, by bootstrap over users."""
     tpr_at_1_percent: float | None
     """Share of members found at 1 % false alarms; None with fewer than 100 non-members."""
+    tpr_interval: tuple[float, float] | None = Field(None)
+    """95 %, by the same bootstrap."""
     members: int
     non_members: int
 
@@ -27,10 +29,34 @@ class Guess(Part):
 
     accuracy: float
     interval: tuple[float, float]
-    """95 %, over users (Clopper-Pearson)."""
+    """95 %, over users: Clopper-Pearson, or by bootstrap where every user has several answers."""
     by_chance: float
-    """Accuracy without what was sent: the most frequent answer, or one over the number of users."""
+    """Accuracy without what was sent: the most frequent answer, one over the number of users, or the others' taste."""
     users: int
+
+
+class Bits(Part):
+    """A mean over users, in bits."""
+
+    mean: float
+    interval: tuple[float, float]
+    """95 %, by bootstrap over users."""
+    users: int
+
+
+class Exposure(Part):
+    """How well a model remembers canaries that were planted equally often (arXiv 1802.08232).
+
+    log₂(256) − log₂(rank) bits, by the canary's rank among itself and 255 items like it by base loss − loss: 8 if it
+    is always first, 1.42 on average for a model that knows nothing of it.
+    """
+
+    repeats: int
+    """How often a canary was in its user's history."""
+    shared: Bits | None
+    """Of the shared tensors, over collective users; None if no canary fits."""
+    served: Bits | None
+    """Of the model that a target user is served, over target users; None without a personal part."""
 
 
 class Audit(Part):
@@ -52,8 +78,13 @@ class Audit(Part):
     shadow_runs: int = Field(0)
     usual_answer: Guess | None = Field(None)
     """A user's most frequent answer, from one update; None for texts, with masks, or with fewer than ten users."""
+    taste: Guess | None = Field(None)
+    """Which of two options a synthetic user prefers, from one update, over all pairs of options of a slot; otherwise as
+    `usual_answer`."""
     linked: Guess | None = Field(None)
     """Which user sent this update, from another update of every user."""
+    exposures: list[Exposure] = Field([])
+    """By number of repeats; empty without `users.canaries`."""
     epsilon_suggested: float
     """What the attack on users suggests that ε is at least. No proof: one run, whose members no coin drew."""
     epsilon_at_most: float | None = Field(None)

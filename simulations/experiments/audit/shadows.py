@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from configs.load import flatten
-from configs.schema import RunConfig, UsersConfig
+from configs.schema import RunConfig
 from configs.secure import SecureConfig
 from configs.seeds import derive_seed
+from configs.users import UsersConfig
 from fl_clients.lamp.select_users import build_table, synthetic_users
 from fl_clients.lamp.user_table import OpenedUser
 from fl_server.record.folder import RunFolder

@@ -3,11 +3,11 @@
 from rich.table import Table
 
 from simulations.display.tables import new_table
-from simulations.experiments.audit.schema import Attack, Audit, Guess
+from simulations.experiments.audit.schema import Attack, Audit, Bits, Guess
 
 
 def audit_tables(found: Audit) -> list[Table]:
-    """Tabulate attacks by score and attacks that name an answer."""
+    """Tabulate attacks by score, attacks that name an answer, and what is remembered of canaries."""
     table = new_table(title=f"{found.name}: what {found.run} gives away ({found.method}, {found.task})")
     for title in ("was it trained on?", "AUC", "95 % CI", "found", "in", "out"):
         table.add_column(title, justify="left" if title.endswith("?") else "right")
@@ -20,7 +20,9 @@ def audit_tables(found: Audit) -> list[Table]:
     for title, attack in rows:
         if attack:
             low, high = attack.interval
-            tail = "–" if attack.tpr_at_1_percent is None else f"{attack.tpr_at_1_percent:.1%}"
+            tail = "–"
+            if attack.tpr_at_1_percent is not None and attack.tpr_interval:
+                tail = f"{attack.tpr_at_1_percent:.1%} ({attack.tpr_interval[0]:.0%} to {attack.tpr_interval[1]:.0%})"
             counts = (f"{attack.members:,}", f"{attack.non_members:,}")
             table.add_row(title, f"{attack.auc:.3f}", f"{low:.3f} to {high:.3f}", tail, *counts)
     at_most = (
@@ -31,7 +33,12 @@ def audit_tables(found: Audit) -> list[Table]:
         "at 1 % false alarms, –: fewer than 100 out; in, out: items or users, or their turns in shadow runs; "
         f"the attack on users suggests ε of at least {found.epsilon_suggested:.2f} ({at_most})"
     )
-    return [table, *([_guesses(found)] if found.linked else [])]
+    tables = [table]
+    if found.linked:
+        tables.append(_guesses(found))
+    if found.exposures:
+        tables.append(_exposures(found))
+    return tables
 
 
 def _guesses(found: Audit) -> Table:
@@ -40,6 +47,7 @@ def _guesses(found: Audit) -> Table:
         table.add_column(title, justify="right" if title else "left")
     rows: list[tuple[str, Guess | None]] = [
         ("its usual answer", found.usual_answer),
+        ("which of two things it prefers", found.taste),
         ("who it is, from an earlier update", found.linked),
     ]
     for title, guess in rows:
@@ -48,3 +56,21 @@ def _guesses(found: Audit) -> Table:
             cells = (f"{guess.accuracy:.1%}", f"{low:.1%} to {high:.1%}", f"{guess.by_chance:.1%}", str(guess.users))
             table.add_row(title, *cells)
     return table
+
+
+def _exposures(found: Audit) -> Table:
+    table = new_table(title="made-up items, planted in histories: how well they are remembered, in bits")
+    for title in ("planted", "shared part", "95 % CI", "users", "served model", "95 % CI", "users"):
+        table.add_column(title, justify="left" if title == "planted" else "right")
+    for row in found.exposures:
+        times = "once" if row.repeats == 1 else f"{row.repeats} times"
+        table.add_row(times, *_bits(row.shared), *_bits(row.served))
+    table.caption = "8: always before 255 items like it; 1.42 on average if nothing is remembered"
+    return table
+
+
+def _bits(bits: Bits | None) -> tuple[str, str, str]:
+    if bits is None:
+        return "–", "–", "–"
+    low, high = bits.interval
+    return f"{bits.mean:.2f}", f"{low:.2f} to {high:.2f}", str(bits.users)

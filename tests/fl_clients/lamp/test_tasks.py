@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import load_config
-from configs.schema import SyntheticConfig
+from configs.users import SyntheticConfig
 from fl_clients.lamp.plain_form import plain_form
 from fl_clients.lamp.readers import find_source
 from fl_clients.lamp.synthetic.generate import GENERATORS, write_synthetic

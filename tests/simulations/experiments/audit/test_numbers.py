@@ -1,20 +1,18 @@
-"""Figures of attacks against hand-derived values and scikit-learn."""
+"""Figures of attacks that rank, against hand-derived values and scikit-learn."""
 
 import math
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import LeaveOneOut
 
 from simulations.experiments.audit.numbers import (
     attack,
     auc,
     epsilon_suggested,
-    infer,
+    exposure,
     likelihood_ratios,
-    link,
+    mean_bits,
 )
 
 
@@ -36,6 +34,16 @@ def test_the_share_found_at_one_percent_allows_one_false_alarm_in_a_hundred() ->
     assert (found.members, found.non_members) == (20, 100)
     few = attack(inside, {0: np.arange(99.0)}, seed=0)
     assert few.tpr_at_1_percent is None
+    assert few.tpr_interval is None
+
+
+def test_the_interval_of_the_share_found_is_over_users() -> None:
+    outside = {user: np.arange(20.0) + 20 * user for user in range(5)}
+    # Half of the users are always found, the other half never.
+    inside = {user + 5: np.full(10, 1000.0 if user % 2 else 0.0) for user in range(10)}
+    found = attack(inside, outside, seed=0)
+    assert found.tpr_at_1_percent == 0.5
+    assert found.tpr_interval == pytest.approx((0.2, 0.8))  # quantiles of a binomial of 10
 
 
 def test_the_interval_is_over_users_not_items() -> None:
@@ -71,41 +79,21 @@ def test_a_planted_membership_shows_in_likelihood_ratios_and_none_does_not() -> 
     assert 0.4 < auc(np.concatenate(list(members.values())), np.concatenate(list(others.values()))) < 0.6
 
 
-def test_updates_that_point_alike_are_linked() -> None:
-    rows = np.random.default_rng(0).normal(size=(12, 50))
-    other = 3 * rows + 0.1 * np.random.default_rng(1).normal(size=(12, 50))
-    found = link(rows, other)
-    assert (found.accuracy, found.by_chance, found.users) == (1.0, 1 / 12, 12)
-    assert link(rows, np.random.default_rng(2).normal(size=(12, 50))).accuracy < 0.5
+def test_exposure_is_the_bits_that_a_rank_saves() -> None:
+    others = np.arange(7.0)
+    assert exposure(10.0, others) == 3.0  # the first of 8
+    assert exposure(5.5, others) == 2.0  # the second
+    assert exposure(-1.0, others) == 0.0  # the last
+    # Nothing is told apart: between the fourth and the fifth of eight.
+    assert exposure(1.0, np.ones(7)) == pytest.approx(math.log2(8 / 4.5))
 
 
-def test_an_inferred_answer_leaves_the_user_out_as_a_refit_does() -> None:
+def test_a_canary_that_is_not_remembered_has_the_average_of_all_ranks() -> None:
     generator = np.random.default_rng(0)
-    truth = generator.integers(0, 3, 30)
-    updates = np.eye(3)[truth] @ generator.normal(size=(3, 20)) + 1.5 * generator.normal(size=(30, 20))
-    answers = [f"label {number}" for number in truth]
-    found = infer(updates, answers)
-    # The same by refitting, on the same rows: centred over all users, length 1.
-    rows = updates - updates.mean(axis=0)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    centred = rows - rows.mean(axis=0)
-    strength = 0.1 * np.trace(centred @ centred.T) / 30 + 1e-12
-    right = 0
-    for kept, left in LeaveOneOut().split(rows):
-        # Ridge of scikit-learn centres anew without the user, ours keeps the rows' centre: the intercept is free.
-        model = Ridge(strength).fit(centred[kept], np.eye(3)[truth[kept]])
-        right += int(model.predict(centred[left]).argmax() == truth[left][0])
-    assert found.accuracy == pytest.approx(right / 30)
-    assert found.accuracy > found.by_chance
-
-
-def test_nothing_is_inferred_from_noise() -> None:
-    generator = np.random.default_rng(3)
-    answers = [f"label {number}" for number in generator.integers(0, 2, 60)]
-    found = infer(generator.normal(size=(60, 30)), answers)
-    assert found.interval[0] < found.by_chance
-
-
-def test_chance_is_the_most_frequent_answer() -> None:
-    answers = ["a"] * 30 + ["b"] * 30
-    assert infer(np.random.default_rng(0).normal(size=(60, 30)), answers).by_chance == 0.5
+    found = [exposure(generator.normal(), generator.normal(size=255)) for _ in range(2000)]
+    expected = 8 - np.log2(np.arange(1, 257)).mean()
+    assert expected == pytest.approx(1.42, abs=0.01)
+    bits = mean_bits(found, seed=0)
+    assert bits is not None
+    assert bits.interval[0] < expected < bits.interval[1]
+    assert mean_bits([], seed=0) is None

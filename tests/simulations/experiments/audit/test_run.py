@@ -50,6 +50,8 @@ def test_nothing_is_found_in_a_run_that_learned_nothing(results: Path) -> None:
 def test_a_users_updates_are_linked_and_noise_hides_them(results: Path) -> None:
     found = audit(results / "leaks", "c", results)
     assert found.linked is not None
+    assert found.taste is not None
+    assert found.taste.users == 10
     assert found.linked.accuracy > 0.5 > found.linked.by_chance
     noise = ("privacy.kind=local", "privacy.noise_multiplier=10")
     spent = simulate(tiny_config(*USERS, *LORA, *noise), "noisy", results).privacy
@@ -63,7 +65,25 @@ def test_a_users_updates_are_linked_and_noise_hides_them(results: Path) -> None:
 def test_masked_updates_say_nothing(results: Path) -> None:
     simulate(tiny_config(*USERS, *LORA, "secure.aggregation=true"), "masked", results)
     found = audit(results / "masked", "e", results)
-    assert (found.linked, found.usual_answer) == (None, None)
+    assert (found.linked, found.usual_answer, found.taste) == (None, None, None)
+
+
+def test_canaries_are_remembered_by_models_that_trained_on_them_often(results: Path) -> None:
+    leak = ("personal.epochs=30", "personal.lr=0.02", "local.lr=1e-9", "users.canaries=true", "users.target=3")
+    simulate(tiny_config(*USERS, *LORA, *leak), "planted", results)
+    found = audit(results / "planted", "i", results)
+    assert [row.repeats for row in found.exposures] == [1, 4, 16]
+    often = found.exposures[-1]
+    assert often.served is not None
+    assert often.shared is not None
+    assert (often.served.users, often.shared.users) == (1, 3)
+    # Stage 2 knows them by heart; stage 1 learned nothing.
+    assert often.served.mean > 6.0
+    assert often.shared.interval[0] < 1.42
+    assert audit(results / "learned-nothing", "j", results).exposures == []
+    # The other attacks are about the users' own items.
+    assert found.served_items is not None
+    assert found.served_items.members == 3 * 8
 
 
 def test_shadow_runs_are_kept_and_used_again(results: Path) -> None:
