@@ -52,8 +52,8 @@ class UsersConfig(Group):
     """A control: every target user trains on the next target user's history. What stage 2 still gains is not
     personal."""
     canaries: bool = False
-    """For audits: a made-up item is added to every user's history, once, 4 or 16 times by partition, and
-    `fedperfit audit` tells how well the models remember it."""
+    """For audits: a made-up item is added to every target user's history and, by a coin, to a collective user's, once,
+    4 or 16 times; `fedperfit audit` tells how well the models remember it."""
     overlap: bool = False
     """Target users may also be collective users, with their histories but never their questions."""
     synthetic: SyntheticConfig = SyntheticConfig()

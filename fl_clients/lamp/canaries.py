@@ -9,16 +9,21 @@ from fl_clients.lamp.tasks import Task
 from fl_clients.lamp.user import Pair, User
 
 REPEATS = (1, 4, 16)
-"""How often a user's canary is in its history: by partition, in turn."""
+"""How often a user's canary is in its history: by partition, in turn, unless a coin leaves it out."""
 CANDIDATES = 255
 """Items that could have been a canary and were not."""
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
-def repeats_of(partition: int) -> int:
-    """Return how often this user's canary is planted."""
-    return REPEATS[partition % len(REPEATS)]
+def repeats_of(partition: int, collective: bool, seed: int) -> int:
+    """Return how often this user's canary is planted.
+
+    For a collective user a coin decides whether it is: only then does a guess at the coins prove something of ε
+    (arXiv 2305.08846).
+    """
+    out = collective and np.random.default_rng(derive_seed(seed, "canary's coin", partition)).random() < 0.5
+    return 0 if out else REPEATS[partition % len(REPEATS)]
 
 
 def canary_of(partition: int, task: Task, seed: int) -> Pair:
@@ -36,9 +41,9 @@ def is_canary(pair: Pair) -> bool:
     return pair.item_id.startswith("canary-")
 
 
-def with_canary(user: User, partition: int, task: Task, seed: int) -> User:
-    """Return the user with its canary at the end of its history, as often as `repeats_of` says."""
-    return replace(user, history=user.history + [canary_of(partition, task, seed)] * repeats_of(partition))
+def with_canary(user: User, partition: int, task: Task, repeats: int, seed: int) -> User:
+    """Return the user with its canary at the end of its history."""
+    return replace(user, history=user.history + [canary_of(partition, task, seed)] * repeats)
 
 
 def _made_up(task: Task, seed: int, kind: str, number: int) -> Pair:

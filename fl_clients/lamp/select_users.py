@@ -14,7 +14,7 @@ from configs.errors import InputError
 from configs.paths import cache_dir, expand, make_cache
 from configs.schema import RunConfig
 from configs.users import UsersConfig
-from fl_clients.lamp.canaries import with_canary
+from fl_clients.lamp.canaries import repeats_of, with_canary
 from fl_clients.lamp.notes import DataNotes
 from fl_clients.lamp.readers import Source, find_source
 from fl_clients.lamp.roles import choose
@@ -168,10 +168,12 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
 
 def _as_trained(user: User, partition: int, task: Task, config: RunConfig) -> User:
     """Return the user with as long a history as its role has, and its canary if there are any."""
-    users = config.users
-    limit = users.target_history if partition >= users.collective else users.collective_history
+    users, collective = config.users, partition < config.users.collective
+    limit = users.collective_history if collective else users.target_history
     cut = replace(user, history=user.history[:limit])
-    return with_canary(cut, partition, task, config.seed) if users.canaries else cut
+    if not users.canaries:
+        return cut
+    return with_canary(cut, partition, task, repeats_of(partition, collective, config.seed), config.seed)
 
 
 def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: RunConfig, path: Path) -> None:

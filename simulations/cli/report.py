@@ -12,7 +12,8 @@ from simulations.display.tables import human_bytes
 
 def report(
     folders: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Run records, comparisons, cold-start experiments, sweeps.")
+        list[str],
+        typer.Argument(metavar="RUN…", help="Run records, comparisons, cold starts, sweeps, audits."),
     ],
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first folder.")] = None,
     figures: Annotated[

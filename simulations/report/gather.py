@@ -1,4 +1,4 @@
-"""Reads run records, comparisons and cold-start experiments for a report."""
+"""Reads run records and the files of experiments for a report."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,8 @@ from configs.schema import RunConfig
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
 from fl_server.record.tables import TABLES
+from simulations.experiments.audit.schema import SCHEMA as AUDIT_SCHEMA
+from simulations.experiments.audit.schema import Audit
 from simulations.experiments.cold_start.findings import main_rows
 from simulations.experiments.cold_start.rows import COLUMNS
 from simulations.experiments.cold_start.schema import SCHEMA as COLD_START_SCHEMA
@@ -78,19 +80,21 @@ class ReportData:
     """Contents of `cold_start.csv` and `cold_start.json`."""
     sweeps: list[Sweep] = field(default_factory=list)
     """Contents of `sweep.json`."""
+    audits: list[Audit] = field(default_factory=list)
+    """Contents of `audit.json`."""
     predictions: list[dict[str, Any]] = field(default_factory=list)
     predictions_cut: int = 0
 
 
 def gather_report(paths: Sequence[Path]) -> ReportData:
-    """Read folders of run records, comparisons and cold-start experiments.
+    """Read folders of run records, comparisons, cold-start experiments, sweeps and audits.
 
     Raises:
         InputError: A folder is none of these, or one of its runs is missing.
     """
     folders: dict[Path, None] = {}
     named = {path.resolve() for path in paths}
-    comparisons, cold_starts, sweeps = [], [], []
+    comparisons, cold_starts, sweeps, audits = [], [], [], []
     for path in paths:
         if RunFolder(path).is_record:
             folders[path.resolve()] = None
@@ -105,8 +109,11 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         elif (path / "sweep.json").is_file():
             sweeps.append(read_report(path / "sweep.json", Sweep, SWEEP_SCHEMA, "sweep"))
             folders |= dict.fromkeys((path / name).resolve() for cell in sweeps[-1].cells for name in cell.folders)
+        elif (path / "audit.json").is_file():
+            audits.append(read_report(path / "audit.json", Audit, AUDIT_SCHEMA, "audit"))
+            folders[(path / audits[-1].run).resolve()] = None
         else:
-            raise InputError(f"{path}: no run record, comparison, cold-start experiment or sweep")
+            raise InputError(f"{path}: no run record, comparison, cold-start experiment, sweep or audit")
     labels = _labels(list(folders))
     runs = [_read(folder, label, folder in named) for folder, label in zip(folders, labels, strict=True)]
     # Each run gets an equal share, otherwise a comparison's first run could take all.
@@ -118,6 +125,7 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         comparisons=comparisons,
         cold_starts=cold_starts,
         sweeps=sweeps,
+        audits=audits,
         predictions=[row for own in rows for row in own[:share]],
         predictions_cut=sum(len(own[share:]) for own in rows),
     )

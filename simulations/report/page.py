@@ -15,6 +15,7 @@ from configs.errors import InputError
 from configs.files import write_atomic
 from configs.load import flatten
 from simulations.display.tables import BASELINES, human_bytes, rows_of
+from simulations.experiments.audit.tables import audit_tables
 from simulations.experiments.cold_start.findings import main_rows, transfers
 from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.tables import cold_start_tables
@@ -22,7 +23,7 @@ from simulations.experiments.comparison.tables import comparison_tables
 from simulations.experiments.sweep.schema import Sweep
 from simulations.experiments.sweep.tables import sweep_table
 from simulations.report import cold_start_figures as cold_start
-from simulations.report import figures, first_screen, stages, sweep_figures
+from simulations.report import figures, first_screen, privacy, stages, sweep_figures
 from simulations.report.gather import ReportData, ReportRun, gather_report
 from simulations.report.static_figures import write_figures
 from strategies.metrics.statistics import LOWER_IS_BETTER
@@ -34,7 +35,7 @@ def write_page(paths: Sequence[Path | str], out: Path | str, figures: Path | str
     """Write a report; only the owner can read one on real users, since it quotes their texts.
 
     Args:
-        paths: Folders of run records, comparisons, cold-start experiments.
+        paths: Folders of run records, comparisons, cold-start experiments, sweeps, audits.
         out: The HTML file.
         figures: A folder for every figure as PNG, SVG and PDF; None: write the page only.
 
@@ -85,6 +86,9 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         "comparisons": [(report.name, comparison_tables(report)) for report in gathered.comparisons],
         "sweeps": [_sweep(found, plots) for found in gathered.sweeps],
         "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
+        "promises": privacy.promises(completed),
+        "epsilon": plots.maybe("epsilon-by-round", privacy.epsilon_by_round(completed)),
+        "audits": [(found.name, audit_tables(found)) for found in gathered.audits],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
         "predictions": gathered.predictions,
         "predictions_cut": gathered.predictions_cut,
@@ -110,6 +114,8 @@ def _sections(gathered: ReportData) -> list[tuple[str, str]]:
     ]
     tables += [(f"cold-start-{place}", "cold start") for place, _ in enumerate(gathered.cold_starts, 1)]
     tables += [(f"sweep-{place}", "sweep") for place, _ in enumerate(gathered.sweeps, 1)]
+    if gathered.audits or privacy.promises(gathered.runs):
+        tables.append(("privacy", "privacy"))
     names = ("runs", "settings", "machine", "faults", "predictions")
     first = [("result", "result"), ("quality", "users"), ("bytes", "bytes")]
     return [*first, *tables, *((name, name) for name in names)]

@@ -104,19 +104,24 @@ def find_run(results: Path, name: str) -> RunEntry:
     raise InputError(f"{name}: no run record of that name in {results}{nearest(name, [run.name for run in runs])}")
 
 
+_FILES = ("run.json", "compare.json", "cold_start.csv", "sweep.json", "audit.json")
+"""One of these is in the folder of every run record and experiment."""
+
+
 def find_folder(results: Path, name: str) -> Path:
-    """Return the folder of a run record or of an experiment (compare, cold-start, sweep), by its path or its name.
+    """Return the folder of a run record or of an experiment, by its path or its name.
 
     Raises:
         InputError: There is no such folder; the message suggests the nearest name.
     """
     for place in (Path(name), results / name):
-        if any((place / file).is_file() for file in ("run.json", "compare.json", "cold_start.csv", "sweep.json")):
+        if any((place / file).is_file() for file in _FILES):
             return place
     known = [run.name for run in find_runs(results)] if results.is_dir() else []
     known += sorted({run.rpartition("/")[0] for run in known} - {""})
     raise InputError(
-        f"{name}: no run record, comparison, cold-start experiment or sweep, here or in {results}{nearest(name, known)}"
+        f"{name}: no run record, comparison, cold-start experiment, sweep or audit, here or in "
+        f"{results}{nearest(name, known)}"
     )
 
 

@@ -1,40 +1,46 @@
-"""Exposure of planted canaries, in the shared tensors and in the models that target users are served."""
+"""Exposure of planted canaries, in the shared tensors and in the models that target users are served, and ε from it."""
 
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from fl_clients.lamp.canaries import REPEATS, canary_of, candidates, repeats_of
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import OpenedUser
 from fl_server.record.folder import RunFolder
-from simulations.experiments.audit.numbers import exposure, mean_bits
+from simulations.experiments.audit.numbers import epsilon_proved, exposure, mean_bits
 from simulations.experiments.audit.observed import Losses
-from simulations.experiments.audit.schema import Exposure
+from simulations.experiments.audit.schema import Bits, Exposure
 from simulations.run.served import load_served_model
 
 
 def exposures(
     files: RunFolder, collective: Losses, members: Sequence[int], targets: Mapping[int, OpenedUser]
-) -> list[Exposure]:
-    """Return the canaries' exposure by number of repeats.
+) -> tuple[list[Exposure], float]:
+    """Return the canaries' exposure by number of repeats, and what guessing the coins of collective users proves of ε.
 
     Args:
         files: A run with `users.canaries`.
         collective: Of the run's collective part.
-        members: Partitions of the collective users that trained.
+        members: Partitions of the collective users that trained, with or without their canaries.
         targets: The target users by partition.
     """
+    seed = files.config.seed
     shared, served = _bits(files, collective, members), dict[int, float]()
     for partition, user in targets.items() if files.record.params.private else ():
         served |= _bits(files, Losses(load_served_model(files.path, user.user_id)), [partition])
 
-    def of(found: Mapping[int, float], repeats: int) -> list[float]:
-        return [bits for partition, bits in found.items() if repeats_of(partition) == repeats]
+    def mean(found: Mapping[int, float], collective: bool, repeats: int) -> Bits | None:
+        own = [bits for partition, bits in found.items() if repeats_of(partition, collective, seed) == repeats]
+        return mean_bits(own, seed)
 
-    seed = files.config.seed
-    return [
-        Exposure(repeats=n, shared=mean_bits(of(shared, n), seed), served=mean_bits(of(served, n), seed))
-        for n in REPEATS
+    rows = [
+        Exposure(repeats=number, shared=mean(shared, True, number), served=mean(served, False, number))
+        for number in (0, *REPEATS)
     ]
+    planted = np.array([repeats_of(partition, True, seed) > 0 for partition in shared])
+    delta = files.record.privacy.delta if files.record.privacy else 0.0
+    return rows, epsilon_proved(np.array(list(shared.values())), planted, delta)
 
 
 def _bits(files: RunFolder, losses: Losses, partitions: Sequence[int]) -> dict[int, float]:

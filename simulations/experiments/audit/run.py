@@ -1,5 +1,6 @@
 """`fedperfit audit`: attacks a completed run, given its models or what its clients send."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def audit(
     seed, delta = config.seed, record.privacy.delta if record.privacy else 0.0
     found = Audit(
         name=folder.name,
-        run=str(run),
+        run=os.path.relpath(run, folder),
         method=record.method,
         task=record.task,
         shared_items=attack(inside, outside, seed),
@@ -80,7 +81,7 @@ def audit(
         found.usual_answer, found.taste, found.linked = _from_updates(collective, files, data, members)
     if config.users.canaries:
         log("exposure of the canaries")
-        found.exposures = exposures(files, losses, trained, targets)
+        found.exposures, found.epsilon_at_least = exposures(files, losses, trained, targets)
     if shadows:
         target = next(iter(targets.values())).user_id
         observed = shadow_losses(config, list(members.values()), target, folder, shadows, log, on_progress)

@@ -52,7 +52,7 @@ class Exposure(Part):
     """
 
     repeats: int
-    """How often a canary was in its user's history."""
+    """How often a canary was in its user's history; 0: left out by a coin."""
     shared: Bits | None
     """Of the shared tensors, over collective users; None if no canary fits."""
     served: Bits | None
@@ -65,6 +65,7 @@ class Audit(Part):
     format: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     run: str
+    """The run record, relative to the audit's folder."""
     method: str
     task: str
     shared_items: Attack
@@ -85,8 +86,10 @@ class Audit(Part):
     """Which user sent this update, from another update of every user."""
     exposures: list[Exposure] = Field([])
     """By number of repeats; empty without `users.canaries`."""
+    epsilon_at_least: float | None = Field(None)
+    """What guessing the canaries' coins proves of ε, with 95 % confidence; None without `users.canaries`."""
     epsilon_suggested: float
-    """What the attack on users suggests that ε is at least. No proof: one run, whose members no coin drew."""
+    """What the attack on users suggests that ε is at least. No proof: no coin drew who took part."""
     epsilon_at_most: float | None = Field(None)
     """The accountant's; None without differential privacy."""
 

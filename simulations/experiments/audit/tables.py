@@ -1,5 +1,7 @@
 """Table of an audit."""
 
+from pathlib import Path
+
 from rich.table import Table
 
 from simulations.display.tables import new_table
@@ -8,7 +10,7 @@ from simulations.experiments.audit.schema import Attack, Audit, Bits, Guess
 
 def audit_tables(found: Audit) -> list[Table]:
     """Tabulate attacks by score, attacks that name an answer, and what is remembered of canaries."""
-    table = new_table(title=f"{found.name}: what {found.run} gives away ({found.method}, {found.task})")
+    table = new_table(title=f"{found.name}: what {Path(found.run).name} gives away ({found.method}, {found.task})")
     for title in ("was it trained on?", "AUC", "95 % CI", "found", "in", "out"):
         table.add_column(title, justify="left" if title.endswith("?") else "right")
     rows: list[tuple[str, Attack | None]] = [
@@ -63,9 +65,12 @@ def _exposures(found: Audit) -> Table:
     for title in ("planted", "shared part", "95 % CI", "users", "served model", "95 % CI", "users"):
         table.add_column(title, justify="left" if title == "planted" else "right")
     for row in found.exposures:
-        times = "once" if row.repeats == 1 else f"{row.repeats} times"
+        times = {0: "left out", 1: "once"}.get(row.repeats, f"{row.repeats} times")
         table.add_row(times, *_bits(row.shared), *_bits(row.served))
-    table.caption = "8: always before 255 items like it; 1.42 on average if nothing is remembered"
+    table.caption = (
+        "8: always before 255 items like it; 1.42 on average if nothing is remembered; which canaries were left out of "
+        f"stage 1 was guessed well enough to prove an ε of at least {found.epsilon_at_least:.2f}"
+    )
     return table
 
 

@@ -103,6 +103,7 @@ def _cell(method: str, values: list[str], runs: list[Run], folder: Path) -> Swee
         quality=Spread.of([record.metrics[metric] for record in records]),
         quality_collective=Spread.of([record.metrics_collective[metric] for record in records]),
         base=Spread.of([record.metrics_base[metric] for record in records]),
+        epsilon=max((spent.epsilon for one in records if (spent := one.privacy) and spent.epsilon), default=None),
         bytes=float(np.mean([curve(run).bytes_total.iloc[-1] for run in runs])),
         seconds=float(np.mean([record.wall_s for record in records])),
         shared=records[0].params.shared,

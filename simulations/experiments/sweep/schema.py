@@ -21,6 +21,8 @@ class SweepCell(Part):
     """The same after stage 1."""
     base: Spread
     """The same with the bare backbone, which may differ if the backbone varies."""
+    epsilon: float | None = Field(None)
+    """ε of stage 1, the largest over seeds; None without differential privacy, or without noise."""
     bytes: float
     """Of stage 1 and one download per target user, mean over seeds."""
     seconds: float

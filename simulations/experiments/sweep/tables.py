@@ -16,12 +16,14 @@ def sweep_table(found: Sweep) -> Table:
     one_method = len({cell.method for cell in found.cells}) == 1
     for title in (*found.keys, *([] if one_method else ["method"])):
         table.add_column(title)
-    for title in (with_arrow(found.metric), "before stage 2", "bytes", "sent", "kept"):
+    private = ["ε"] if any(cell.epsilon is not None for cell in found.cells) else []
+    for title in (with_arrow(found.metric), "before stage 2", *private, "bytes", "sent", "kept"):
         table.add_column(title, justify="right")
     for cell in found.cells:
         names = [*map(printable, cell.values), *([] if one_method else [cell.method])]
         numbers = (human_bytes(cell.bytes), f"{cell.shared:,}", f"{cell.private:,}")
-        table.add_row(*names, mean(cell.quality), mean(cell.quality_collective), *numbers)
+        epsilon = ["–" if cell.epsilon is None else f"{cell.epsilon:.3g}"] if private else []
+        table.add_row(*names, mean(cell.quality), mean(cell.quality_collective), *epsilon, *numbers)
     bases = [cell.base.mean for cell in found.cells]
     low, high = (f"{value:.3f}" for value in (min(bases), max(bases)))
     bare = low if low == high else f"{low} to {high}"

@@ -1,25 +1,35 @@
 """Canaries: planted on request only, once, 4 or 16 times, and like items that nobody has."""
 
+import numpy as np
 import pytest
 
-from fl_clients.lamp.canaries import CANDIDATES, canary_of, candidates, is_canary
+from fl_clients.lamp.canaries import CANDIDATES, canary_of, candidates, is_canary, repeats_of
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import open_user
 from tests.conftest import tiny_config
 
 
-def test_every_user_has_its_own_canary_after_its_history() -> None:
+def test_a_canary_follows_its_users_history() -> None:
     plain = build_table(tiny_config())
     planted = build_table(tiny_config("users.canaries=true", "users.collective_history=3"))
     task = find_task("movie_tagging")
-    for partition, repeats in enumerate((1, 4, 16, 1, 4, 16, 1, 4, 16)):
+    for partition in range(9):
+        repeats = repeats_of(partition, partition < 6, 0)
         before, after = open_user(plain.folder, partition), open_user(planted.folder, partition)
         kept = [pair for pair in after.history if not is_canary(pair)]
         assert kept == (before.history[:3] if partition < 6 else before.history)
         assert after.history[len(kept) :] == [canary_of(partition, task, 0)] * repeats
         assert after.queries == before.queries
         assert not any(map(is_canary, before.history + before.queries))
+
+
+def test_every_target_user_has_a_canary_and_a_coin_decides_for_the_others() -> None:
+    assert [repeats_of(partition, False, 0) for partition in range(6)] == [1, 4, 16, 1, 4, 16]
+    found = [repeats_of(partition, True, 0) for partition in range(3000)]
+    assert 0.47 < np.mean(np.array(found) == 0) < 0.53
+    assert {number for number in found[1::3] if number} == {4}
+    assert found != [repeats_of(partition, True, 1) for partition in range(3000)]
 
 
 @pytest.mark.parametrize("task", ["movie_tagging", "product_rating", "tweet_paraphrase"])

@@ -109,7 +109,7 @@ def test_command_writes_into_the_run_folder_and_refuses_other_folders(results: P
     assert "needs no network" in done.output
     assert (results / "single" / "report.html").is_file()
     for words, message in (
-        (["nothing"], "no run record, comparison, cold-start experiment or sweep"),
+        (["nothing"], "no run record, comparison, cold-start experiment, sweep or audit"),
         (["single", "--out", str(tmp_path)], "cannot be written"),
     ):
         with pytest.raises(InputError, match=message):

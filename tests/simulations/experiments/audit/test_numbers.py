@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from simulations.experiments.audit.numbers import (
     attack,
     auc,
+    epsilon_proved,
     epsilon_suggested,
     exposure,
     likelihood_ratios,
@@ -77,6 +78,27 @@ def test_a_planted_membership_shows_in_likelihood_ratios_and_none_does_not() -> 
     assert auc(np.concatenate(list(members.values())), np.concatenate(list(others.values()))) > 0.9
     members, others = likelihood_ratios(level + noise, inside)
     assert 0.4 < auc(np.concatenate(list(members.values())), np.concatenate(list(others.values()))) < 0.6
+
+
+def test_a_hundred_coins_guessed_right_prove_the_epsilon_of_a_binomial_tail() -> None:
+    inside = np.arange(100) >= 50
+    q = 0.05 ** (1 / 100)  # q^100 = 5 %
+    assert epsilon_proved(np.arange(100.0), inside, 0.0) == pytest.approx(math.log(q / (1 - q)))
+    assert epsilon_proved(np.arange(100.0), inside, 1e-5) < math.log(q / (1 - q))
+    assert epsilon_proved(np.arange(100.0), inside, 0.1) == 0.0
+    assert epsilon_proved(np.arange(100.0), ~inside, 0.0) == 0.0
+
+
+def test_randomised_response_is_never_said_to_leak_more_than_it_does() -> None:
+    # Answers are true with e/(1 + e): ε = 1 exactly, so a bound of 95 % may be above it once in twenty times.
+    generator, truth = np.random.default_rng(0), math.e / (1 + math.e)
+    found = []
+    for _ in range(200):
+        coins = generator.random(1000) < 0.5
+        told = np.where(generator.random(1000) < truth, coins, ~coins)
+        found.append(epsilon_proved(told + 0.1 * generator.random(1000), coins, 0.0))
+    assert np.mean(np.array(found) > 1) <= 0.05
+    assert np.median(found) > 0.7
 
 
 def test_exposure_is_the_bits_that_a_rank_saves() -> None:

@@ -72,15 +72,16 @@ def test_canaries_are_remembered_by_models_that_trained_on_them_often(results: P
     leak = ("personal.epochs=30", "personal.lr=0.02", "local.lr=1e-9", "users.canaries=true", "users.target=3")
     simulate(tiny_config(*USERS, *LORA, *leak), "planted", results)
     found = audit(results / "planted", "i", results)
-    assert [row.repeats for row in found.exposures] == [1, 4, 16]
-    often = found.exposures[-1]
-    assert often.served is not None
-    assert often.shared is not None
-    assert (often.served.users, often.shared.users) == (1, 3)
+    assert [row.repeats for row in found.exposures] == [0, 1, 4, 16]
+    assert [row.served.users if row.served else 0 for row in found.exposures] == [0, 1, 1, 1]
+    assert sum(row.shared.users for row in found.exposures if row.shared) == 10
     # Stage 2 knows them by heart; stage 1 learned nothing.
-    assert often.served.mean > 6.0
-    assert often.shared.interval[0] < 1.42
-    assert audit(results / "learned-nothing", "j", results).exposures == []
+    often = found.exposures[-1].served
+    assert often is not None
+    assert often.mean > 6.0
+    assert found.epsilon_at_least == 0.0
+    plain = audit(results / "learned-nothing", "j", results)
+    assert (plain.exposures, plain.epsilon_at_least) == ([], None)
     # The other attacks are about the users' own items.
     assert found.served_items is not None
     assert found.served_items.members == 3 * 8

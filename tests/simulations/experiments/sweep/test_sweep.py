@@ -60,6 +60,15 @@ def test_several_seeds_and_methods_share_a_cell_and_a_table(results: Path) -> No
     assert len(rows_of(table)) == 4
 
 
+def test_epsilon_is_tabulated_where_there_is_noise(tmp_path: Path) -> None:
+    noise = SweepSpec({"privacy.noise_multiplier": ["0", "1"]}, ["perfit"], [0])
+    found = sweep(noise, None, [*TINY, "rounds=1", "privacy.kind=central"], "noise", tmp_path, lambda _text: None)
+    spent = RunFolder(tmp_path / "noise" / found.cells[1].folders[0]).record.privacy
+    assert spent is not None
+    assert [cell.epsilon for cell in found.cells] == [None, spent.epsilon]
+    assert [row[3] for row in rows_of(sweep_table(found))] == ["–", f"{spent.epsilon:.3g}"]
+
+
 def test_a_second_time_nothing_runs_and_the_figures_are_the_same(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

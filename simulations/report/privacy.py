@@ -1,0 +1,53 @@
+"""What a report says of privacy: the promise of every run, and ε by round."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from rich.table import Table
+
+from simulations.display.tables import new_table
+from simulations.report.figures import finished, safe
+from simulations.report.gather import ReportRun
+from simulations.report.series import series
+
+_EPSILON = "privacy.epsilon"
+
+
+def promises(runs: Sequence[ReportRun]) -> Table | None:
+    """Tabulate who can read which updates of each run, and its ε; None if no run promises anything."""
+    if not any(run.record.privacy or run.config.secure.aggregation for run in runs):
+        return None
+    table = new_table(title="what stage 1 promises its users")
+    for title in ("run", "noise added by", "ε", "δ", "z", "C", "rounds", "server reads"):
+        table.add_column(title, justify="right" if title in ("ε", "δ", "z", "C", "rounds") else "left")
+    for run in runs:
+        spent, masked = run.record.privacy, run.config.secure.aggregation
+        reads, cells = "every update", ["nobody", "–", "–", "–", "–", "–"]
+        if spent:
+            reads = "every update" if spent.kind == "central" else "every update with its noise"
+            who = "the server" if spent.kind == "central" else "every client"
+            epsilon = "none" if spent.epsilon is None else f"{spent.epsilon:.3g}"
+            numbers = (f"{spent.delta:g}", f"{spent.noise_multiplier:.3g}", f"{spent.clip:.3g}", str(spent.rounds))
+            cells = [who, epsilon, *numbers]
+        table.add_row(run.label, *cells, "a round's sum" if masked else reads)
+    table.caption = (
+        "user-level differential privacy (ε, δ), for neighbours that differ in one collective user's data; "
+        "z: noise multiplier; C: the norm that updates are clipped to, after the last round"
+    )
+    return table
+
+
+def epsilon_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
+    """Draw the ε that stage 1 has spent after every round; None without noise."""
+    figure = go.Figure()
+    for item in series([run for run in runs if _EPSILON in run.rounds]):
+        own = item.runs[0].rounds[["round", _EPSILON]].dropna()
+        if len(own):
+            figure.add_scatter(
+                x=own["round"], y=own[_EPSILON], name=safe(item.label), mode="lines+markers", **item.style
+            )
+    if not figure.data:
+        return None
+    figure.update_xaxes(title="round")
+    figure.update_yaxes(title="ε", rangemode="tozero")
+    return finished(figure)
