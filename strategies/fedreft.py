@@ -64,11 +64,7 @@ class FedReft(Method):
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return the common start, the identity at every site; its R are the frame of all shifts on the server."""
-        state: Tensors = {}
-        for site in self.sites:
-            begin = shifts.identity(self.ranks[site], backbone.hidden, self.seed, _STAGE, site)
-            state |= shifts.named(f"{_START}.{site}", begin)
-        return state
+        return shifts.start(self.ranks, backbone.hidden, self.seed, _STAGE, _START)
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return the geometric median of all other users' shifts, or the start if there are none."""

@@ -62,10 +62,7 @@ class PerFit(Method):
             PERSONAL: shifts.ranks_at(private_sites, "rank.private", rank_private),
         }
         self.positions = Positions.parse(positions)
-        for key, multiple in (("rate_R", rate_R), ("rate_b", rate_b)):
-            if not multiple > 0:
-                raise ValueError(f"settings.{key}={multiple}: expected a number above 0")
-        self.rates = rate_R, rate_b
+        self.rates = shifts.checked_rates(rate_R, rate_b)
         self.joint_private_init = joint_private_init
         self.average = find_average(aggregation)
         self.seed = seed
@@ -138,8 +135,4 @@ class PerFit(Method):
         return [COLLECTIVE, PERSONAL] if self.joint_private_init else [COLLECTIVE]
 
     def _start(self, shift_name: str, hidden: int, prefix: str) -> Tensors:
-        tensors: Tensors = {}
-        for site, rank in self.ranks[shift_name].items():
-            begin = shifts.identity(rank, hidden, self.seed, shift_name, site)
-            tensors |= shifts.named(f"{prefix}.{site}", begin)
-        return tensors
+        return shifts.start(self.ranks[shift_name], hidden, self.seed, shift_name, prefix)

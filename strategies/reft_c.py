@@ -44,11 +44,7 @@ class ReftC(Method):
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return the identity at every site."""
-        state: Tensors = {}
-        for site in self.sites:
-            begin = shifts.identity(self.ranks[site], backbone.hidden, self.seed, _STAGE, site)
-            state |= shifts.named(f"{_SHARED}.{site}", begin)
-        return state
+        return shifts.start(self.ranks, backbone.hidden, self.seed, _STAGE, _SHARED)
 
     def server_aggregator(self, state: Tensors, _round_number: int) -> ShiftAggregator:
         """Return the aggregator of (R, W, b) that `aggregation` names."""

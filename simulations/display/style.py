@@ -28,6 +28,8 @@ _KNOWN = (
     "dpo",
     "sft",
     "p2p",
+    "reft-p",
+    "lora-reft",
 )
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "star": "*"}

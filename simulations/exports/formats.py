@@ -21,6 +21,7 @@ from simulations.run.served import ServedModel
 from strategies import shifts
 from strategies.blocks import name_of_blocks
 from strategies.lora.adapters import LoraAdapters
+from strategies.lora_reft import LoraAndShifts
 from strategies.method import Tensors
 from strategies.prompting.notes import Notes
 from strategies.shifts.shift import compose
@@ -38,29 +39,38 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
     """
     adapter = served.adapter
     if isinstance(adapter, SiteShifts):
-        positions = adapter.positions
-        everywhere = positions.first is None or positions.last is None
-        about = {
-            "blocks": name_of_blocks(served.backbone.model),
-            "sites": json.dumps([int(site) for site in adapter.every_site()]),
-            "stages": json.dumps(list(adapter.shifts)),
-            "first": str(_EVERYWHERE if everywhere else positions.first),
-            "last": str(0 if everywhere else positions.last),
-            "spared": str(positions.spared),
-        }
-        states = [shifts.state(adapter, name, name) for name in adapter.shifts]
-        tensors = {name: value for state in states for name, value in state.items()}
-        save_file(tensors, out / "shift.safetensors", about)
-        shutil.copyfile(_LOADER, out / _LOADER.name)
-        return f"""\
-from perfit_loader import attach  # the file next to this one; one prompt at a time, without padding
-{_base(served)}
-undo = attach(model, "shift.safetensors")"""
+        return _write_shifts(served, adapter, out)
+    if isinstance(adapter, LoraAndShifts):
+        return f"{_write_shifts(served, adapter.shifts, out)}\n\n{_write_factors(adapter.lora, out)}"
     if (snippet := write_edits(served, out)) is not None:
         model = "" if isinstance(adapter, Notes) else _base(served) + "\n"
         return model + snippet
-    factors = _lora(served, "safetensors").effective()
-    save_file(_named(factors, "{module}.{letter}"), out / "lora.safetensors")
+    return _write_factors(_lora(served, "safetensors"), out)
+
+
+def _write_shifts(served: ServedModel, adapter: SiteShifts, out: Path) -> str:
+    positions = adapter.positions
+    everywhere = positions.first is None or positions.last is None
+    about = {
+        "blocks": name_of_blocks(served.backbone.model),
+        "sites": json.dumps([int(site) for site in adapter.every_site()]),
+        "stages": json.dumps(list(adapter.shifts)),
+        "first": str(_EVERYWHERE if everywhere else positions.first),
+        "last": str(0 if everywhere else positions.last),
+        "spared": str(positions.spared),
+    }
+    states = [shifts.state(adapter, name, name) for name in adapter.shifts]
+    tensors = {name: value for state in states for name, value in state.items()}
+    save_file(tensors, out / "shift.safetensors", about)
+    shutil.copyfile(_LOADER, out / _LOADER.name)
+    return f"""\
+from perfit_loader import attach  # the file next to this one; one prompt at a time, without padding
+{_base(served)}
+undo = attach(model, "shift.safetensors")"""
+
+
+def _write_factors(adapter: LoraAdapters, out: Path) -> str:
+    save_file(_named(adapter.effective(), "{module}.{letter}"), out / "lora.safetensors")
     return """\
 from safetensors.torch import load_file
 

@@ -66,6 +66,18 @@ def check_fit(key: str, ranks: Mapping[int, int], backbone: BackboneShape) -> No
             raise ValueError(f"{key}={rank}: the backbone's hidden size is {backbone.hidden}")
 
 
+def checked_rates(rate_R: float, rate_b: float) -> Rates:
+    """Return both rates.
+
+    Raises:
+        ValueError: One is not above 0.
+    """
+    for key, multiple in (("rate_R", rate_R), ("rate_b", rate_b)):
+        if not multiple > 0:
+            raise ValueError(f"settings.{key}={multiple}: expected a number above 0")
+    return rate_R, rate_b
+
+
 def identity(rank: int, hidden: int, seed: int, *names: str | int) -> Triple:
     """Return a random orthonormal R, W = R and b = 0: φ is the identity.
 
@@ -77,6 +89,22 @@ def identity(rank: int, hidden: int, seed: int, *names: str | int) -> Triple:
     """
     R = random_orthonormal(rank, hidden, torch.Generator().manual_seed(derive_seed(seed, "start", *names)))
     return R, R.clone(), torch.zeros(len(R))
+
+
+def start(ranks: Mapping[int, int], hidden: int, seed: int, stage: str, prefix: str) -> Tensors:
+    """Return the identity at every site, named `<prefix>.<site>.R` and so on.
+
+    Args:
+        ranks: By site.
+        hidden: d.
+        seed: The run's seed.
+        stage: The purpose of the initial values, for the seed.
+        prefix: Prefix of the tensors' names.
+    """
+    tensors: Tensors = {}
+    for site, rank in ranks.items():
+        tensors |= named(f"{prefix}.{site}", identity(rank, hidden, seed, stage, site))
+    return tensors
 
 
 def named(prefix: str, triple: Sequence[torch.Tensor]) -> Tensors:

@@ -1,11 +1,7 @@
 """What a client starts from, trains, sends and keeps in one round, by method; training only adds 1."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
 
 from strategies import lora
 from strategies.fdlora import FdLora, OuterStep
@@ -14,79 +10,13 @@ from strategies.fedex_lora import FedexLora
 from strategies.fedsa_lora import FedsaLora
 from strategies.ffa_lora import FfaLora
 from strategies.flora import Flora
-from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE
 from strategies.lora_p import LoraP
-from strategies.method import BackboneShape, FitResult, Tensors, TrainRequest
+from strategies.method import TrainRequest
 from strategies.oppu import Oppu
+from tests.strategies.toy import SETTINGS, SHAPE, AddOne, Model, Q, V, attached, product, products, some
 
-Q, V = "layers.0.q_proj", "layers.1.v_proj"
-SHAPE = BackboneShape(6, 2, 1000, {Q: (6, 5), V: (6, 3)})
-SETTINGS = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "blocks": [], "seed": 0}
 FUSION = {"sync_every": 2, "outer_lr": 1.0, "outer_momentum": 0.5, "fusion_trials": 12, "fusion_batches": 1}
-
-
-class Block(nn.Module):
-    """A decoder block with one linear module."""
-
-    def __init__(self, name: str, inputs: int, outputs: int) -> None:
-        super().__init__()
-        setattr(self, name, nn.Linear(inputs, outputs, bias=False))
-
-
-class Model(nn.Module):
-    """A model of two such blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([Block("q_proj", 6, 5), Block("v_proj", 6, 3)])
-        self.requires_grad_(False)
-
-
-class AddOne:
-    """A fit that records the model's weight changes and then adds 1 to its parameters."""
-
-    def __init__(self, adapter: LoraAdapters, losses: Iterable[float] = ()) -> None:
-        self.adapter = adapter
-        self.losses = iter(losses)
-        self.before: dict[str, torch.Tensor] = {}
-        self.trained: list[int] = []
-
-    def __call__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        _after: Callable[[], None] = lambda: None,
-        _rates: Sequence[float] | None = None,
-        /,
-    ) -> FitResult:
-        self.before = products(self.adapter)
-        for parameter in parameters:
-            parameter.data += 1
-            self.trained.append(id(parameter))
-        return FitResult(1, 1, 1.0, 1.0)
-
-    def loss(self, _batches: int, /) -> float:
-        return next(self.losses)
-
-
-def products(adapter: LoraAdapters) -> dict[str, torch.Tensor]:
-    """Return the difference of every module's weight from the backbone's."""
-    return {module: B @ A for module, (A, B) in adapter.effective().items()}
-
-
-def product(tensors: Tensors, prefix: str, module: str) -> torch.Tensor:
-    """(α/r)BA, α/r = 2."""
-    return 2 * tensors[f"{prefix}.{module}.B"] @ tensors[f"{prefix}.{module}.A"]
-
-
-def some(like: Tensors, seed: int = 1) -> Tensors:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(value.shape, generator=generator) for name, value in like.items()}
-
-
-def attached(method: Any) -> tuple[LoraAdapters, AddOne]:
-    adapter = method.client_attach(Model(), SHAPE)
-    return adapter, AddOne(adapter)
 
 
 def test_oppu_trains_the_collective_adapter_then_a_personal_one_on_top_of_it() -> None:

@@ -9,76 +9,30 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from configs.errors import InputError
-from configs.load import read_resolved
 from fl_clients.backbone.load import find
-from fl_clients.lamp.select_users import build_table
-from fl_clients.lamp.user_table import open_user
-from fl_clients.tools import Tools
 from simulations.cli.main import app
 from simulations.exports.chat import Chat
 from simulations.exports.export import export
 from simulations.run.served import load_served_model
-from simulations.run.simulate import simulate
-from tests.conftest import tiny_config
+from tests.simulations.exports.exported import (
+    PROMPT,
+    assert_same_and_not_bare,
+    first_target,
+    logits_of,
+    plain,
+    served_logits,
+    user_at,
+)
 
 pytestmark = pytest.mark.integration
-
-LORA = ("rounds=3", "local.lr=3e-2", "personal.lr=3e-2", "local.batch_size=4", "personal.batch_size=4")
-PROMPT = torch.tensor([list(range(10, 40))])
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[str], Path]:
-    results = tmp_path_factory.mktemp("export")
-
-    def once(method: str, *words: str) -> Path:
-        name = f"{method}-{crc32(' '.join(words).encode())}"
-        if not (results / name).is_dir():
-            simulate(tiny_config(f"method={method}", *LORA, *words), name, results)
-        return results / name
-
-    return once
-
-
-def user_at(folder: Path, partition: int) -> str:
-    return str(pq.read_table(folder / "users.parquet")["user_id"][partition].as_py())
-
-
-def first_target(folder: Path) -> str:
-    return user_at(folder, 6)
-
-
-def plain() -> Any:
-    return AutoModelForCausalLM.from_pretrained(find("tiny")).eval()
-
-
-@torch.no_grad()
-def served_logits(folder: Path, user: str | None) -> torch.Tensor:
-    served = load_served_model(folder, user)
-    with served.adapter.active(torch.ones_like(PROMPT, dtype=torch.bool)):
-        return torch.as_tensor(served.backbone.model(PROMPT).logits)
-
-
-@torch.no_grad()
-def logits_of(model: nn.Module) -> torch.Tensor:
-    return torch.as_tensor(model(PROMPT).logits)
-
-
-def assert_same_and_not_bare(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
-    assert (ours - logits_of(plain())).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -117,6 +71,24 @@ def test_shifts_load_in_plain_pytorch_with_the_shipped_loader(
     assert_same_and_not_bare(served_logits(folder, user), logits_of(model))
     undo()
     assert torch.equal(logits_of(model), bare)
+
+
+def test_a_lora_with_a_shift_on_top_is_written_as_both(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run("lora-reft", "settings.rank=2", "settings.alpha=2")
+    user = first_target(folder)
+    out = export(folder, user, "safetensors", tmp_path / "both")
+    from simulations.exports.perfit_loader import attach
+
+    model = plain()
+    attach(model, str(out / "shift.safetensors"))
+    factors = load_file(out / "lora.safetensors")
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for module in {name.rpartition(".")[0] for name in factors}:
+            weights[f"{module}.weight"] += factors[f"{module}.B"] @ factors[f"{module}.A"]
+    assert_same_and_not_bare(served_logits(folder, user), logits_of(model))
+    with pytest.raises(InputError, match="lora-reft: the format peft is for LoRA adapters; use safetensors"):
+        export(folder, user, "peft", tmp_path / "peft")
 
 
 def test_generated_tokens_are_not_shifted_by_the_loader(run: Callable[..., Path], tmp_path: Path) -> None:
@@ -245,18 +217,6 @@ def test_a_user_whose_tensors_are_missing_does_not_get_the_collective_part(
         export(folder, first_target(folder), "safetensors", tmp_path / "none")
 
 
-def test_chat_chooses_a_label_as_the_run_did(run: Callable[..., Path]) -> None:
-    folder = run("perfit")
-    user = first_target(folder)
-    chat = Chat(load_served_model(folder, user))
-    table = build_table(read_resolved(folder / "config.toml"))
-    queries = {query.item_id: query.source for query in open_user(table.folder, 6).queries}
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    answered = [row for row in rows if row["query"] in queries]
-    assert {row["stage"] for row in answered} == {"base", "collective", "personalised"}
-    assert all(chat.answer(queries[row["query"]])[row["stage"]] == row["prediction"] for row in answered)
-
-
 @pytest.mark.parametrize(("method", "form"), [("perfit", "safetensors"), ("lora-c", "peft")])
 def test_the_cards_code_runs(run: Callable[..., Path], method: str, form: str, tmp_path: Path) -> None:
     out = export(run(method), None, form, tmp_path / "out")
@@ -279,84 +239,3 @@ def test_a_real_federations_private_tensors_cannot_be_exported(run: Callable[...
     (tmp_path / "run" / "shared.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"shared\.safetensors: not readable"):
         export(tmp_path / "run", None, "safetensors", tmp_path / "none")
-
-
-def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
-    folder = run("perfit")
-    words = ["chat", folder.name, "--results", str(folder.parent)]
-    done = CliRunner().invoke(app, [*words, "--json"], input="one\ntwo\n\nthree\n", catch_exceptions=False)
-    assert [list(json.loads(line)) for line in done.output.splitlines()] == [["base", "collective"]] * 2
-    personal = [*words, "--user", first_target(folder), "--prompt", "A heist goes wrong."]
-    shown = CliRunner().invoke(app, personal, catch_exceptions=False).output
-    assert all(stage in shown for stage in ("base", "collective", "personalised", "A heist goes wrong."))
-    marked = CliRunner().invoke(app, [*words, "--prompt", "see [/inst] here"], catch_exceptions=False).output
-    assert "see [/inst] here" in marked
-    with pytest.raises(InputError, match="expected a text"):
-        CliRunner().invoke(app, [*words, "--prompt", " "], catch_exceptions=False)
-
-
-STEERING = {
-    "stylevector": ("settings.strength=5.0",),
-    "lofit": ("settings.heads=3",),
-    "chameleon": ("settings.federated=false", "settings.layers=2", "settings.items=6", "settings.ccs_steps=4"),
-}
-
-
-@pytest.fixture
-def answers_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `tiny`, which continues every text alike, write something else after every prompt."""
-    monkeypatch.setattr(Tools, "generate", lambda _self, prompts, _tokens: [f"said {len(text)}" for text in prompts])
-
-
-@pytest.mark.parametrize("method", STEERING)
-def test_an_exported_edit_gives_the_runs_logits_without_fedperfit(
-    method: str, run: Callable[..., Path], tmp_path: Path, answers_differ: None
-) -> None:
-    folder = run(method, *STEERING[method])
-    user = first_target(folder)
-    out = export(folder, user, "safetensors", tmp_path / "out")
-    served = load_served_model(folder, user)
-    bare = AutoModelForCausalLM.from_pretrained(find("tiny")).requires_grad_(False)
-    before = bare(input_ids=PROMPT).logits
-    spec = importlib.util.spec_from_file_location("steering_loader", out / "steering_loader.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loader)
-    undo = loader.attach(bare, str(out / "edit.safetensors"))
-    theirs = bare(input_ids=PROMPT).logits
-    with served.adapter.active(torch.ones_like(PROMPT, dtype=torch.bool)), torch.no_grad():
-        ours = served.backbone.model(input_ids=PROMPT).logits
-    assert torch.allclose(theirs, ours, atol=1e-4)
-    assert (theirs[0, -1] - before[0, -1]).abs().max() > 1e-3
-    undo()
-    assert torch.equal(bare(input_ids=PROMPT).logits, before)
-    assert 'attach(model, "edit.safetensors")' in (out / "README.md").read_text()
-
-
-def test_a_profile_is_exported_as_text_and_a_method_of_prompts_is_named(
-    run: Callable[..., Path], tmp_path: Path, answers_differ: None
-) -> None:
-    folder = run("pag")
-    export(folder, first_target(folder), "safetensors", tmp_path / "pag")
-    assert (tmp_path / "pag" / "profile.txt").read_text().startswith("The tags that this person uses most often are")
-    folder = run("rag")
-    with pytest.raises(InputError, match=r"rag changes prompts, not the model; ask it with `fedperfit chat`"):
-        export(folder, first_target(folder), "safetensors", tmp_path / "rag")
-    assert not (tmp_path / "rag").exists()
-
-
-@pytest.mark.parametrize("method", ["rag", "pag", "chameleon", "perfit"])
-def test_chat_answers_as_the_run_did(method: str, run: Callable[..., Path], answers_differ: None) -> None:
-    words = {"chameleon": STEERING["chameleon"], "perfit": ("history.retrieve=2",)}.get(method, ())
-    folder = run(method, *words)
-    user = first_target(folder)
-    chat = Chat(load_served_model(folder, user))
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    opened = open_user(build_table(read_resolved(folder / "config.toml")).folder, 6)
-    for query in opened.queries:
-        answers = chat.answer(query.source)
-        for point in ("collective", "personalised"):
-            said = [row["prediction"] for row in rows if row["user"] == 6 and row["stage"] == point]
-            asked = [row["query"] for row in rows if row["user"] == 6 and row["stage"] == point]
-            assert answers[point] == said[asked.index(query.item_id)]

@@ -43,6 +43,8 @@ def answers_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 FORMS: dict[str, tuple[int, int, int, int]] = {
     "perfit": (SHIFT, SHIFT, SHIFT, PERSONAL_SHIFT),
     "reft-c": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, 0),
+    "reft-p": (0, 0, 0, PERSONAL_SHIFT),
+    "lora-reft": (P, P, P, PERSONAL_SHIFT),
     "fedreft": (BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS, BOTH_SHIFTS),
     "lora-c": (P, P, P, 0),
     "lora-p": (0, 0, 0, PRIVATE_P),
