@@ -87,7 +87,8 @@ def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
                 midway = run.rounds.reindex(columns=["round", f"{point}.{run.metric}"]).dropna()
                 midway.columns = pd.Index(["round", "value"])
                 if len(midway):
-                    end = {"round": [run.config.rounds], "value": [getattr(run.record, last)[run.metric]]}
+                    stage_2 = run.clients[run.clients.phase == "personalize"]
+                    end = {"round": [stage_2["round"].max()], "value": [getattr(run.record, last)[run.metric]]}
                     frames += [midway, pd.DataFrame(end)]
             if frames:
                 mean = pd.concat(frames).groupby("round").value.mean()

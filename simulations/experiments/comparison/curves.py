@@ -22,7 +22,7 @@ def curve(run: Run) -> pd.DataFrame:
     rounds = run.files.rounds().to_pylist()
     midway = [(row["round"], dict(row["metrics"]).get(f"personalised.{metric}")) for row in rounds]
     points = [(number, value, "evaluate") for number, value in midway if value is not None]
-    points.append((run.config.rounds, run.record.metrics[metric], "personalize"))
+    points.append((_last_round(run), run.record.metrics[metric], "personalize"))
     training = ledger[ledger.phase.isin([str(phase) for phase in TRAINING])]
     clients = run.record.users.collective + run.record.users.target
     rows = []
@@ -47,8 +47,15 @@ def per_user(run: Run, number: int | None = None) -> dict[str, float]:
         number: The evaluated round; None: the last.
     """
     key = f"personalised.{run.record.main_metric}"
-    evaluation = ("personalize", run.config.rounds) if number in (None, run.config.rounds) else ("evaluate", number)
+    last = _last_round(run)
+    evaluation = ("personalize", last) if number in (None, last) else ("evaluate", number)
     names = {row["partition"]: row["user_id"] for row in run.files.users().to_pylist()}
     chosen = [row for row in run.files.clients().to_pylist() if (row["phase"], row["round"]) == evaluation]
     values = {names[row["user"]]: dict(row["metrics"]).get(key) for row in chosen}
     return {user: value for user, value in values.items() if value is not None}
+
+
+def _last_round(run: Run) -> int:
+    """Return the round that stage 2 followed: a method may need none, and a budget of ε may end stage 1 early."""
+    rows = run.files.clients(["phase", "round"]).to_pylist()
+    return int(max(row["round"] for row in rows if row["phase"] == "personalize"))

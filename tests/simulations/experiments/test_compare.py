@@ -90,6 +90,22 @@ def test_curve_counts_stage_1_and_one_download_per_target_user(compared: tuple[P
     assert len(written) == 2 * (3 + 3 + 1)
 
 
+@pytest.mark.parametrize(
+    ("method", "words"), [("stylevector", []), ("lora-c", ["privacy.kind=central", "privacy.target_epsilon=15"])]
+)
+def test_a_run_whose_stage_1_ended_early_is_compared(method: str, words: list[str], tmp_path: Path) -> None:
+    noise = [*words, "privacy.noise_multiplier=1"] if words else []
+    runs = complete(plan(["perfit", method], None, [*TINY, "rounds=4", *noise], [0]), tmp_path, False, quiet)
+    found = write_comparison(runs, "perfit", tmp_path)
+    row = found.methods[1]
+    assert row.against is not None
+    assert row.against.users == runs[1].record.users.target
+    assert row.bytes.in_all > 0
+    if noise:
+        assert runs[1].record.privacy is not None
+        assert runs[1].record.privacy.rounds < 4
+
+
 def test_completed_runs_are_reused_from_another_comparison(
     compared: tuple[Path, list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
