@@ -67,7 +67,7 @@ class Newcomers:
         for name in self._method.server_controls(state, self._targets[0]):
 
             def send(user: int, _again: bool, name: str = name) -> Payload:
-                return Payload(dict(self._method.server_controls(state, user)[name]))
+                return Payload(dict(self._method.server_controls(state, user)[name]()))
 
             task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(_POINT)})
             found[name] = metrics(pool(self._tasks.statistics(task, self._targets, [_POINT])[_POINT]))

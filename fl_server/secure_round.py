@@ -17,12 +17,14 @@ from fl_server.record.reply import ClientReply
 from strategies.aggregation.robust import Update
 from strategies.codecs import plus
 from strategies.method import Method, Tensors
-from strategies.secure.keys import agree, join, key_pair_of
+from strategies.secure.keys import agree, is_valid, join, key_pair_of
 from strategies.secure.ring import Ring
 from strategies.wire import MASKED, Phase, secure_values
 
-Ask = Callable[[ClientTask, Sequence[int]], Iterator[ClientReply]]
-"""Sends a task to users, and yields their recorded replies."""
+Check = Callable[[ClientReply], ClientReply]
+"""Returns a reply, with a fault if it cannot be used."""
+Ask = Callable[[ClientTask, Sequence[int], Check], Iterator[ClientReply]]
+"""Sends a task to users, and yields their checked and recorded replies, one by one."""
 
 
 class MaskedSumLost(RunFailed):
@@ -69,21 +71,31 @@ class SecureRound:
             RunFailed: Too few users are left.
         """
         self._most = max(self._examples[user] for user in cohort)
-        for reply in self._ask(ClientTask(self._number, Phase.KEYS), cohort):
-            if set(reply.secure) == {reply.user} and len(reply.secure[reply.user]) == 64:
-                self._keys[reply.user] = reply.secure[reply.user]
+        for reply in self._ask(ClientTask(self._number, Phase.KEYS), cohort, self._checked_keys):
+            if reply.error or reply.fault:
+                drop(_failed(reply))
             else:
-                drop(_without(reply, "sent no keys"))
+                self._keys[reply.user] = reply.secure[reply.user]
         self._check_enough(len(self._keys), "have sent keys", len(cohort))
         values = secure_values(self._keys)
         task = ClientTask(self._number, Phase.SHARES, values_for=lambda _user: values)
-        for reply in self._ask(task, list(self._keys)):
-            if set(reply.secure) == self._keys.keys() - {reply.user}:
-                self._shares[reply.user] = dict(reply.secure)
+        for reply in self._ask(task, list(self._keys), self._checked_shares):
+            if reply.error or reply.fault:
+                drop(_failed(reply))
             else:
-                drop(_without(reply, "sent no shares"))
+                self._shares[reply.user] = dict(reply.secure)
         self._check_enough(len(self._shares), "have sent shares", len(self._keys))
         return sorted(self._shares)
+
+    def _checked_keys(self, reply: ClientReply) -> ClientReply:
+        keys = reply.secure.get(reply.user, b"")
+        valid = len(reply.secure) == 1 and len(keys) == 64 and is_valid(keys[:32]) and is_valid(keys[32:])
+        # Clients refuse a round in which two users have the same keys.
+        return _faulty(reply, None if valid and keys not in self._keys.values() else "no valid keys of its own")
+
+    def _checked_shares(self, reply: ClientReply) -> ClientReply:
+        valid = set(reply.secure) == self._keys.keys() - {reply.user}
+        return _faulty(reply, None if valid else "no share for every other user")
 
     def values_for(self, user: int) -> dict[str, object]:
         """Return what a user is sent with its training: the others' shares for it, and the largest weight."""
@@ -118,16 +130,24 @@ class SecureRound:
         """Take off b_u of those whose update came, and s_uv between them and those who dropped out."""
         request = {"alive": alive, "dropped": dropped}
         shares: dict[int, list[bytes]] = {user: [] for user in (*alive, *dropped)}
-        for reply in self._ask(ClientTask(self._number, Phase.UNMASK, values_for=lambda _user: request), alive):
-            if set(reply.secure) == shares.keys():
+        task = ClientTask(self._number, Phase.UNMASK, values_for=lambda _user: request)
+
+        def checked(reply: ClientReply) -> ClientReply:
+            return _faulty(reply, None if set(reply.secure) == shares.keys() else "no share of every user's secret")
+
+        for reply in self._ask(task, alive, checked):
+            if not (reply.error or reply.fault):
                 for user, share in reply.secure.items():
                     shares[user].append(share)
         needed = self._config.users_needed(len(self._keys))
         self._check_enough(min(map(len, shares.values())), "answered the unmask request", len(self._keys))
-        try:
-            secrets = {user: join(found[:needed]) for user, found in shares.items()}
-        except ValueError as error:
-            raise MaskedSumLost(f"round {self._number}: secure aggregation: {error}") from None
+        secrets = {}
+        for user, found in shares.items():
+            try:
+                secrets[user] = join(found[:needed])
+            except ValueError as error:
+                text = f"round {self._number}: secure aggregation: shares of user {user}'s secret are wrong: {error}"
+                raise MaskedSumLost(text) from None
         for user in alive:
             total = ring.add(total, ring.mask(secrets[user], len(total)), -1)
         for gone in dropped:
@@ -146,6 +166,11 @@ class SecureRound:
             raise MaskedSumLost(f"round {self._number}: {users} users {did}, secure.threshold needs {needed}")
 
 
-def _without(reply: ClientReply, what: str) -> ClientReply:
-    """Return a reply as a failed one, if the client did not fail by itself."""
-    return reply if reply.error else replace(reply, error=reply.fault or f"the client {what}", report=None)
+def _faulty(reply: ClientReply, fault: str | None) -> ClientReply:
+    """Return a reply with this fault, if it has neither a fault nor an error yet."""
+    return replace(reply, fault=fault) if fault and not (reply.error or reply.fault) else reply
+
+
+def _failed(reply: ClientReply) -> ClientReply:
+    """Return a reply that cannot be used as that of a client that failed."""
+    return replace(reply, error=reply.error or reply.fault, report=None)

@@ -8,7 +8,7 @@ named tensors too, so that a run can be saved and resumed: `shared_*` tensors ar
 stay on the server.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -156,8 +156,8 @@ class Method(Protocol):
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the aggregator of one round's replies; of 0 also for the target users' introduction."""
 
-    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Tensors]:
-        """Return what could be sent to a target user instead of its own tensors, by the name of a control.
+    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Callable[[], Tensors]]:
+        """Return, by the name of a control, what makes the tensors that a target user could be sent instead of its own.
 
         They are evaluated beside what the user is sent, which shows whether that is personal. By default none.
         """

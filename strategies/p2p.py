@@ -3,7 +3,8 @@
 Tan et al., arXiv 2510.16282. Federated training is our extension, after pFedHN (Shamsian et al., ICML 2021).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -148,8 +149,8 @@ class ProfileToPeft(Method):
             return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
         return self._adapter(state, self._profile_of(state, user))
 
-    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Tensors]:
-        """Return what a user would be served with a profile that is not its own: a random one, the mean, another's."""
+    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Callable[[], Tensors]]:
+        """Return what makes the adapter of a profile that is not the user's: a random one, the mean, another's."""
         width = self._of(state).network.width
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "random profile", user))
         random = torch.randn(width, generator=generator)
@@ -159,7 +160,7 @@ class ProfileToPeft(Method):
             following = [other for other in known if other > user] or known
             controls["mean profile"] = self._profile_of(state, None)
             controls["another's profile"] = self._profile_of(state, following[0] if following else None)
-        return {name: self._adapter(state, profile) for name, profile in controls.items()}
+        return {name: partial(self._adapter, state, profile) for name, profile in controls.items()}
 
     def server_keeps(self, state: Tensors) -> Tensors:
         """Return Ψ and the mean profile, with which newcomers of a later run are served."""

@@ -53,6 +53,15 @@ def agree(private: bytes, public: bytes, purpose: str) -> bytes:
     return HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=None, info=purpose.encode()).derive(shared)
 
 
+def is_valid(public: bytes) -> bool:
+    """Whether two can agree on a secret with these 32 bytes; with a point of low order everybody would fail."""
+    try:
+        agree(new_secret(), public, "check")
+    except ValueError:
+        return False
+    return True
+
+
 def seal(key: bytes, text: bytes, context: str) -> bytes:
     """Encrypt and authenticate: a nonce of 12 bytes, the text, a tag of 16 bytes.
 

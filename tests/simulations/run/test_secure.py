@@ -1,6 +1,7 @@
 """Secure aggregation in whole runs: the sum is right despite dropouts, and the server sees nothing else."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,42 @@ def test_users_who_drop_out_are_left_out_of_the_sum(
     rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
     assert {row["user"] for row in rows if row["status"] == "failed"} == gone
     assert record.left_out == len(gone)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [bytes(64), b"short", bytes([1, *[0] * 63])],
+    ids=["of low order", "of another length", "half of low order"],
+)
+def test_a_client_with_keys_that_nobody_can_use_costs_its_own_update_only(
+    wrong: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = handlers.secure_keys
+
+    def keys(paths: Any, *rest: Any) -> handlers.Reply:
+        reply = drawn(paths, *rest)
+        return replace(reply, secure={2: wrong}) if paths.partition == 2 else reply
+
+    monkeypatch.setattr(handlers, "secure_keys", keys)
+    record = simulate(tiny_config(*SECURE), "secure", tmp_path)
+    rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
+    refused = [(row["phase"], row["user"], row["status"]) for row in rows if row["status"] != "ok"]
+    assert refused == [("keys", 2, "rejected: no valid keys of its own")]
+    assert record.left_out == 1
+
+
+def test_who_sends_no_share_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = handlers.secure_shares
+
+    def shares(paths: Any, *rest: Any) -> handlers.Reply:
+        reply = shared(paths, *rest)
+        return replace(reply, secure=dict(list(reply.secure.items())[1:])) if paths.partition == 3 else reply
+
+    monkeypatch.setattr(handlers, "secure_shares", shares)
+    simulate(tiny_config(*SECURE), "secure", tmp_path)
+    rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
+    refused = [(row["phase"], row["user"], row["status"]) for row in rows if row["status"] != "ok"]
+    assert refused == [("shares", 3, "rejected: no share for every other user")]
 
 
 def test_users_may_go_away_once_their_update_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from strategies.secure.keys import agree, join, new_key_pair, new_secret, seal, split, unseal
+from strategies.secure.keys import agree, is_valid, join, new_key_pair, new_secret, seal, split, unseal
 
 
 def test_both_sides_agree_and_purposes_differ() -> None:
@@ -11,6 +11,12 @@ def test_both_sides_agree_and_purposes_differ() -> None:
     assert shared == agree(other.private, one.public, "mask")
     assert shared != agree(one.private, other.public, "share")
     assert shared != agree(new_key_pair().private, other.public, "mask")
+
+
+def test_a_point_of_low_order_is_no_key() -> None:
+    assert is_valid(new_key_pair().public)
+    for point in (bytes(32), bytes([1, *[0] * 31]), b"short"):
+        assert not is_valid(point)
 
 
 def test_only_the_receiver_reads_and_nothing_can_be_changed() -> None:
