@@ -17,7 +17,7 @@ from fl_server.record.reply import ClientReply
 from strategies.aggregation.robust import Update
 from strategies.codecs import plus
 from strategies.method import Method, Tensors
-from strategies.secure.keys import agree, is_valid, join, key_pair_of
+from strategies.secure.keys import SEALED_BYTES, agree, is_valid, join, key_pair_of
 from strategies.secure.ring import Ring
 from strategies.wire import MASKED, Phase, secure_values
 
@@ -95,6 +95,7 @@ class SecureRound:
 
     def _checked_shares(self, reply: ClientReply) -> ClientReply:
         valid = set(reply.secure) == self._keys.keys() - {reply.user}
+        valid = valid and all(len(share) == SEALED_BYTES for share in reply.secure.values())
         return _faulty(reply, None if valid else "no share for every other user")
 
     def values_for(self, user: int) -> dict[str, object]:

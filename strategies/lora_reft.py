@@ -58,11 +58,14 @@ class LoraReft(Method):
         rank_private: int | list[int],
         seed: int,
         private_sites: list[int] | None = None,
+        rate_R: float = 1.0,
+        rate_b: float = 1.0,
     ) -> None:
         """Take the settings; see `LoraSettings` and `PerFit`."""
         self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
         self.ranks = shifts.ranks_at(shifts.checked_sites(private_sites or sites), "rank.private", rank_private)
         self.positions = Positions.parse(positions)
+        self.rates = shifts.checked_rates(rate_R, rate_b)
         self.seed = seed
 
     def check(self, backbone: BackboneShape) -> None:
@@ -91,7 +94,7 @@ class LoraReft(Method):
     def client_personalize(self, adapter: LoraAndShifts, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train φ⁽²⁾ on top of the fixed A and B."""
         self.client_load(adapter, shared, None)
-        result = shifts.train(adapter.shifts, [_STAGE], fit)
+        result = shifts.train(adapter.shifts, [_STAGE], fit, self.rates)
         return shifts.state(adapter.shifts, _STAGE, _PRIVATE), result
 
     def client_load(self, adapter: LoraAndShifts, shared: Tensors, private: Tensors | None) -> None:

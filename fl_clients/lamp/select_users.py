@@ -171,9 +171,11 @@ def _as_trained(user: User, partition: int, task: Task, config: RunConfig) -> Us
     users, collective = config.users, partition < config.users.collective
     limit = users.collective_history if collective else users.target_history
     cut = replace(user, history=user.history[:limit])
-    if not users.canaries:
-        return cut
-    return with_canary(cut, partition, task, repeats_of(partition, collective, config.seed), config.seed)
+    return with_canary(cut, partition, task, planted, config.seed) if (planted := _planted(partition, config)) else cut
+
+
+def _planted(partition: int, config: RunConfig) -> int:
+    return repeats_of(partition, partition < config.users.collective, config.seed) if config.users.canaries else 0
 
 
 def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: RunConfig, path: Path) -> None:
@@ -183,17 +185,18 @@ def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: R
         InputError: A round could not have its cohort, or nobody has as long a history as the config says.
     """
     users = config.users
-    able = sum(history + queries > 0 for _, _, _, history, queries, *_ in rows[: users.collective])
+    own = [(history - _planted(partition, config), queries) for partition, _, _, history, queries, *_ in rows]
+    able = sum(history + queries > 0 for history, queries in own[: users.collective])
     if able < config.cohort:
         raise InputError(
             f"cohort={config.cohort}: only {able} collective users of {path} have an example left that holds no "
             "target's question or gold"
         )
     for role, limit, of_role in (
-        ("collective", users.collective_history, rows[: users.collective]),
-        ("target", users.target_history, rows[users.collective :]),
+        ("collective", users.collective_history, own[: users.collective]),
+        ("target", users.target_history, own[users.collective :]),
     ):
-        longest = max(history for _, _, _, history, *_ in of_role)
+        longest = max(history for history, _ in of_role)
         if limit is not None and longest < limit:
             raise InputError(f"users.{role}_history={limit}: no {role} user has more than {longest} items")
 

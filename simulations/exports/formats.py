@@ -29,6 +29,10 @@ from strategies.shifts.sites import SiteShifts
 
 _LOADER = Path(__file__).parent / "perfit_loader.py"
 _EVERYWHERE = 1_000_000_000
+_ADD_FACTORS = """\
+weights = dict(model.named_parameters())
+for module in {name.rpartition(".")[0] for name in factors}:
+    weights[f"{module}.weight"].data += factors[f"{module}.B"] @ factors[f"{module}.A"]"""
 
 
 def write_safetensors(served: ServedModel, out: Path) -> str:
@@ -41,7 +45,10 @@ def write_safetensors(served: ServedModel, out: Path) -> str:
     if isinstance(adapter, SiteShifts):
         return _write_shifts(served, adapter, out)
     if isinstance(adapter, LoraAndShifts):
-        return f"{_write_shifts(served, adapter.shifts, out)}\n\n{_write_factors(adapter.lora, out)}"
+        factors = f"{_write_factors(adapter.lora, out)}\n{_ADD_FACTORS}"
+        # Without a user the shift is the identity.
+        first = _write_shifts(served, adapter.shifts, out) if served.private else _base(served)
+        return f"{first}\n\n{factors}"
     if (snippet := write_edits(served, out)) is not None:
         model = "" if isinstance(adapter, Notes) else _base(served) + "\n"
         return model + snippet

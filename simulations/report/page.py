@@ -68,11 +68,12 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     plots = _Plots()
     completed = [run for run in gathered.runs if run.completed]
     tasks = {run.config.task: [one for one in completed if one.config.task == run.config.task] for run in completed}
+    promises = privacy.promises(completed)
     context = {
         "title": first_screen.title_of(gathered),
         "sentences": first_screen.sentences(gathered),
         "summaries": [(report.name, first_screen.summary(report)) for report in gathered.comparisons],
-        "sections": _sections(gathered),
+        "sections": _sections(gathered, promises is not None or bool(gathered.audits)),
         "runs": gathered.runs,
         "different": _settings(gathered.runs, different=True),
         "same": _settings(gathered.runs, different=False),
@@ -86,7 +87,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         "comparisons": [(report.name, comparison_tables(report)) for report in gathered.comparisons],
         "sweeps": [_sweep(found, plots) for found in gathered.sweeps],
         "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
-        "promises": privacy.promises(completed),
+        "promises": promises,
         "epsilon": plots.maybe("epsilon-by-round", privacy.epsilon_by_round(completed)),
         "audits": [(found.name, audit_tables(found)) for found in gathered.audits],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
@@ -105,7 +106,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
     return page, plots.named
 
 
-def _sections(gathered: ReportData) -> list[tuple[str, str]]:
+def _sections(gathered: ReportData, has_privacy: bool) -> list[tuple[str, str]]:
     """The anchors of the page and what the navigation calls them."""
     several = len(gathered.comparisons) > 1
     tables = [
@@ -114,7 +115,7 @@ def _sections(gathered: ReportData) -> list[tuple[str, str]]:
     ]
     tables += [(f"cold-start-{place}", "cold start") for place, _ in enumerate(gathered.cold_starts, 1)]
     tables += [(f"sweep-{place}", "sweep") for place, _ in enumerate(gathered.sweeps, 1)]
-    if gathered.audits or privacy.promises(gathered.runs):
+    if has_privacy:
         tables.append(("privacy", "privacy"))
     names = ("runs", "settings", "machine", "faults", "predictions")
     first = [("result", "result"), ("quality", "users"), ("bytes", "bytes")]

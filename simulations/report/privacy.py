@@ -15,7 +15,7 @@ _EPSILON = "privacy.epsilon"
 
 def promises(runs: Sequence[ReportRun]) -> Table | None:
     """Tabulate who can read which updates of each run, and its ε; None if no run promises anything."""
-    if not any(run.record.privacy or run.config.secure.aggregation for run in runs):
+    if not any(run.record.params.shared and (run.record.privacy or run.config.secure.aggregation) for run in runs):
         return None
     table = new_table(title="what stage 1 promises its users")
     for title in ("run", "noise added by", "ε", "δ", "z", "C", "rounds", "server reads"):
@@ -29,10 +29,13 @@ def promises(runs: Sequence[ReportRun]) -> Table | None:
             epsilon = "none" if spent.epsilon is None else f"{spent.epsilon:.3g}"
             numbers = (f"{spent.delta:g}", f"{spent.noise_multiplier:.3g}", f"{spent.clip:.3g}", str(spent.rounds))
             cells = [who, epsilon, *numbers]
-        table.add_row(run.label, *cells, "a round's sum" if masked else reads)
+        if masked:
+            reads = "a round's sum"
+        table.add_row(run.label, *cells, reads if run.record.params.shared else "nothing")
     table.caption = (
         "user-level differential privacy (ε, δ), for neighbours that differ in one collective user's data; "
-        "z: noise multiplier; C: the norm that updates are clipped to, after the last round"
+        "z: noise multiplier; C: the norm that updates are clipped to, after the last round; "
+        "in a simulation whoever knows the seed can take the noise off"
     )
     return table
 

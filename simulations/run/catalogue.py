@@ -119,6 +119,7 @@ def find_folder(results: Path, name: str) -> Path:
             return place
     known = [run.name for run in find_runs(results)] if results.is_dir() else []
     known += sorted({run.rpartition("/")[0] for run in known} - {""})
+    known += [path.parent.name for path in results.glob("*/audit.json")]
     raise InputError(
         f"{name}: no run record, comparison, cold-start experiment, sweep or audit, here or in "
         f"{results}{nearest(name, known)}"

@@ -71,6 +71,8 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
         ):
             if shape.positions and limit > shape.positions:
                 raise ValueError(f"{key}={limit}: the backbone {config.backbone} has {shape.positions} positions only")
+        if config.users.canaries and (method.first_round is None or config.start_from):
+            raise ValueError("users.canaries: `fedperfit audit` needs a run with a stage 1 of its own")
         _check_exchange(config, method, shape)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None

@@ -12,6 +12,8 @@ from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_
 
 SECRET_BYTES = 32
 _NONCE_BYTES = 12
+SEALED_BYTES = _NONCE_BYTES + 2 * 52 + 16
+"""Two shares of a secret (`split`), encrypted by `seal`."""
 
 
 @dataclass(frozen=True)

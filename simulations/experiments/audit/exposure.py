@@ -14,19 +14,17 @@ from simulations.experiments.audit.schema import Bits, Exposure
 from simulations.run.served import load_served_model
 
 
-def exposures(
-    files: RunFolder, collective: Losses, members: Sequence[int], targets: Mapping[int, OpenedUser]
-) -> tuple[list[Exposure], float]:
+def exposures(files: RunFolder, collective: Losses, targets: Mapping[int, OpenedUser]) -> tuple[list[Exposure], float]:
     """Return the canaries' exposure by number of repeats, and what guessing the coins of collective users proves of ε.
 
     Args:
         files: A run with `users.canaries`.
         collective: Of the run's collective part.
-        members: Partitions of the collective users that trained, with or without their canaries.
         targets: The target users by partition.
     """
-    seed = files.config.seed
-    shared, served = _bits(files, collective, members), dict[int, float]()
+    seed, users = files.config.seed, files.config.users
+    # All who could be drawn: who was drawn is a secret that the accountant counts on, and may depend on a coin.
+    shared, served = _bits(files, collective, range(users.collective - users.held_out)), dict[int, float]()
     for partition, user in targets.items() if files.record.params.private else ():
         served |= _bits(files, Losses(load_served_model(files.path, user.user_id)), [partition])
 

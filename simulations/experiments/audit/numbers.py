@@ -10,6 +10,7 @@ from simulations.experiments.audit.schema import Attack, Bits
 
 _RESAMPLES = 1000
 _FEWEST_FOR_TAIL = 100
+_FEWEST_FOR_INTERVAL = 5
 _LEVEL = 0.05
 
 Scores = Mapping[int, np.ndarray]
@@ -77,7 +78,8 @@ def mean_bits(values: Sequence[float], seed: int) -> Bits | None:
     if not values:
         return None
     drawn = np.random.default_rng(seed).choice(values, (_RESAMPLES, len(values)))
-    return Bits(mean=float(np.mean(values)), interval=_interval(drawn.mean(axis=1).tolist()), users=len(values))
+    interval = _interval(drawn.mean(axis=1).tolist()) if len(values) >= _FEWEST_FOR_INTERVAL else None
+    return Bits(mean=float(np.mean(values)), interval=interval, users=len(values))
 
 
 def means(scores: Scores) -> dict[int, np.ndarray]:

@@ -55,19 +55,38 @@ def audit(
     """
     folder, files = claim_folder(results, name or f"audit-{run.name}"), RunFolder(run)
     _check(files, shadows)
-    record, config = files.record, files.config
-    collective = load_served_model(run, None)
-    data = build_table(config).folder
-    trained = sorted({row["user"] for row in files.clients(["user", "phase", "status"]).to_pylist() if _took_part(row)})
-    members = {user: _opened(data, user) for user in trained}
-    targets = {user: _opened(data, user) for user in range(record.users.collective, _last(files))}
+    config = files.config
+    collective, data = load_served_model(run, None), build_table(config).folder
+    members, targets = _members(files, data), _targets(files, data)
     log(f"losses of {len(members)} users who trained and {len(targets)} who did not")
     losses = Losses(collective)
+    found = _membership(files, folder, losses, members, targets)
+    if config.users.canaries:
+        # An update would hold up to 16 copies of a text that only its sender has, so nothing is read from updates.
+        log("exposure of the canaries")
+        found.exposures, found.epsilon_at_least = exposures(files, losses, targets)
+    elif not config.secure.aggregation and len(members) >= _FEWEST:
+        log(f"two updates of {len(members)} users")
+        found.usual_answer, found.taste, found.linked = _from_updates(collective, files, data, members)
+    if shadows:
+        target = next(iter(targets.values())).user_id
+        observed = shadow_losses(config, list(members.values()), target, folder, shadows, log, on_progress)
+        found.shadows, found.shadow_runs = _by_shadows(*observed, config.seed), shadows
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "audit.json", found.to_json())
+    return found
+
+
+def _membership(
+    files: RunFolder, folder: Path, losses: Losses, members: dict[int, OpenedUser], targets: dict[int, OpenedUser]
+) -> Audit:
+    """Return an audit with the attacks on who and what was trained on."""
+    record, seed = files.record, files.config.seed
     inside, outside = (_gained(losses, side) for side in (members, targets))
-    seed, delta = config.seed, record.privacy.delta if record.privacy else 0.0
-    found = Audit(
+    delta = record.privacy.delta if record.privacy else 0.0
+    return Audit(
         name=folder.name,
-        run=os.path.relpath(run, folder),
+        run=os.path.relpath(files.path, folder),
         method=record.method,
         task=record.task,
         shared_items=attack(inside, outside, seed),
@@ -76,43 +95,36 @@ def audit(
         epsilon_suggested=epsilon_suggested(_flat(inside), _flat(outside), delta),
         epsilon_at_most=record.privacy.epsilon if record.privacy else None,
     )
-    if not config.secure.aggregation and len(members) >= _FEWEST:
-        log(f"two updates of {len(members)} users")
-        found.usual_answer, found.taste, found.linked = _from_updates(collective, files, data, members)
-    if config.users.canaries:
-        log("exposure of the canaries")
-        found.exposures, found.epsilon_at_least = exposures(files, losses, trained, targets)
-    if shadows:
-        target = next(iter(targets.values())).user_id
-        observed = shadow_losses(config, list(members.values()), target, folder, shadows, log, on_progress)
-        found.shadows, found.shadow_runs = _by_shadows(*observed, seed), shadows
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "audit.json", found.to_json())
-    return found
 
 
 def _check(files: RunFolder, shadows: int) -> None:
     record = files.record
     if 0 < shadows < _FEWEST_SHADOWS:
         raise InputError(f"expected none or at least {_FEWEST_SHADOWS}", field="shadows", value=shadows)
+    if shadows and files.config.users.canaries:
+        raise InputError("expected none: shadow runs have no canaries", field="shadows", value=shadows)
     if record.users.source == "devices":
         raise InputError(f"{files.path}: the users of a real federation are on their devices")
     if not record.params.shared or files.config.start_from:
         raise InputError(f"{files.path}: expected a run with a stage 1 of its own")
 
 
-def _took_part(row: dict[str, object]) -> bool:
-    return row["phase"] == "train" and row["status"] == "ok"
+def _members(files: RunFolder, data: Path) -> dict[int, OpenedUser]:
+    """Return the users whose updates counted, by partition."""
+    rows = files.clients(["user", "phase", "status"]).to_pylist()
+    trained = {row["user"] for row in rows if (row["phase"], row["status"]) == ("train", "ok")}
+    return {user: _opened(data, user) for user in sorted(trained)}
+
+
+def _targets(files: RunFolder, data: Path) -> dict[int, OpenedUser]:
+    users = files.record.users
+    return {user: _opened(data, user) for user in range(users.collective, users.collective + users.target)}
 
 
 def _opened(data: Path, partition: int) -> OpenedUser:
     """Return a user without its canary, which only `exposures` looks at."""
     user = open_user(data, partition)
     return user._replace(history=[pair for pair in user.history if not is_canary(pair)])
-
-
-def _last(files: RunFolder) -> int:
-    return files.record.users.collective + files.record.users.target
 
 
 def _gained(losses: Losses, users: dict[int, OpenedUser]) -> dict[int, np.ndarray]:

@@ -39,8 +39,8 @@ class Bits(Part):
     """A mean over users, in bits."""
 
     mean: float
-    interval: tuple[float, float]
-    """95 %, by bootstrap over users."""
+    interval: tuple[float, float] | None
+    """95 %, by bootstrap over users; None with fewer than five."""
     users: int
 
 

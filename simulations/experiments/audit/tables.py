@@ -67,9 +67,13 @@ def _exposures(found: Audit) -> Table:
     for row in found.exposures:
         times = {0: "left out", 1: "once"}.get(row.repeats, f"{row.repeats} times")
         table.add_row(times, *_bits(row.shared), *_bits(row.served))
+    proved = "proves nothing of ε"
+    if found.epsilon_at_least:
+        proved = f"proves an ε of at least {found.epsilon_at_least:.2f}"
+    at_most = "" if found.epsilon_at_most is None else f" (promised: at most {found.epsilon_at_most:.3g})"
     table.caption = (
-        "8: always before 255 items like it; 1.42 on average if nothing is remembered; which canaries were left out of "
-        f"stage 1 was guessed well enough to prove an ε of at least {found.epsilon_at_least:.2f}"
+        "8: always before 255 items like it; 1.42 on average if nothing is remembered; –: fewer than five users; "
+        f"guessing which canaries were left out of stage 1 {proved}{at_most}"
     )
     return table
 
@@ -77,5 +81,5 @@ def _exposures(found: Audit) -> Table:
 def _bits(bits: Bits | None) -> tuple[str, str, str]:
     if bits is None:
         return "–", "–", "–"
-    low, high = bits.interval
-    return f"{bits.mean:.2f}", f"{low:.2f} to {high:.2f}", str(bits.users)
+    interval = "–" if bits.interval is None else f"{bits.interval[0]:.2f} to {bits.interval[1]:.2f}"
+    return f"{bits.mean:.2f}", interval, str(bits.users)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from configs.errors import InputError
 from fl_clients.lamp.canaries import CANDIDATES, canary_of, candidates, is_canary, repeats_of
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
@@ -22,6 +23,11 @@ def test_a_canary_follows_its_users_history() -> None:
         assert after.history[len(kept) :] == [canary_of(partition, task, 0)] * repeats
         assert after.queries == before.queries
         assert not any(map(is_canary, before.history + before.queries))
+
+
+def test_canaries_do_not_make_a_history_longer_than_it_is() -> None:
+    with pytest.raises(InputError, match=r"users\.collective_history=20: no collective user has more than 8 items"):
+        build_table(tiny_config("users.canaries=true", "users.collective_history=20"))
 
 
 def test_every_target_user_has_a_canary_and_a_coin_decides_for_the_others() -> None:

@@ -217,7 +217,9 @@ def test_a_user_whose_tensors_are_missing_does_not_get_the_collective_part(
         export(folder, first_target(folder), "safetensors", tmp_path / "none")
 
 
-@pytest.mark.parametrize(("method", "form"), [("perfit", "safetensors"), ("lora-c", "peft")])
+@pytest.mark.parametrize(
+    ("method", "form"), [("perfit", "safetensors"), ("lora-c", "peft"), ("lora-reft", "safetensors")]
+)
 def test_the_cards_code_runs(run: Callable[..., Path], method: str, form: str, tmp_path: Path) -> None:
     out = export(run(method), None, form, tmp_path / "out")
     card = (out / "README.md").read_text()

@@ -87,12 +87,15 @@ def test_a_client_with_keys_that_nobody_can_use_costs_its_own_update_only(
     assert record.left_out == 1
 
 
-def test_who_sends_no_share_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrong", [None, b"short"], ids=["a missing share", "short shares"])
+def test_who_sends_no_share_is_named(wrong: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = handlers.secure_shares
 
     def shares(paths: Any, *rest: Any) -> handlers.Reply:
         reply = shared(paths, *rest)
-        return replace(reply, secure=dict(list(reply.secure.items())[1:])) if paths.partition == 3 else reply
+        sent = list(reply.secure.items())
+        changed = dict(sent[1:]) if wrong is None else dict.fromkeys(reply.secure, wrong)
+        return replace(reply, secure=changed) if paths.partition == 3 else reply
 
     monkeypatch.setattr(handlers, "secure_shares", shares)
     simulate(tiny_config(*SECURE), "secure", tmp_path)

@@ -117,5 +117,9 @@ def test_a_canary_that_is_not_remembered_has_the_average_of_all_ranks() -> None:
     assert expected == pytest.approx(1.42, abs=0.01)
     bits = mean_bits(found, seed=0)
     assert bits is not None
+    assert bits.interval is not None
     assert bits.interval[0] < expected < bits.interval[1]
     assert mean_bits([], seed=0) is None
+    few = mean_bits(found[:4], seed=0)
+    assert few is not None
+    assert few.interval is None

@@ -82,6 +82,9 @@ def test_canaries_are_remembered_by_models_that_trained_on_them_often(results: P
     assert found.epsilon_at_least == 0.0
     plain = audit(results / "learned-nothing", "j", results)
     assert (plain.exposures, plain.epsilon_at_least) == ([], None)
+    assert found.linked is None  # an update would hold a text that only its sender has
+    with pytest.raises(InputError, match="shadow runs have no canaries"):
+        audit(results / "planted", "k", results, shadows=4)
     # The other attacks are about the users' own items.
     assert found.served_items is not None
     assert found.served_items.members == 3 * 8
@@ -122,3 +125,10 @@ def test_what_cannot_be_audited_is_named(results: Path) -> None:
     with pytest.raises(InputError, match="expected none or at least 4"):
         audit(results / "leaks", "h", results, shadows=2)
     assert not (results / "h").exists()
+    for words in (
+        ("method=reft-p",),
+        ("method=rag",),
+        (f"start_from={results / 'leaks'}", "users.overlap=true", *LORA),
+    ):
+        with pytest.raises(InputError, match=r"users\.canaries: `fedperfit audit` needs a run with a stage 1"):
+            simulate(tiny_config(*USERS, *words, "users.canaries=true"), "refused", results)
