@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
 import plotly.graph_objects as go
 from rich.table import Table
 
@@ -41,10 +42,11 @@ def promises(runs: Sequence[ReportRun]) -> Table | None:
 
 
 def epsilon_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
-    """Draw the ε that stage 1 has spent after every round; None without noise."""
+    """Draw the ε that stage 1 has spent after every round, the largest over seeds; None without noise."""
     figure = go.Figure()
     for item in series([run for run in runs if _EPSILON in run.rounds]):
-        own = item.runs[0].rounds[["round", _EPSILON]].dropna()
+        own = pd.concat([run.rounds[["round", _EPSILON]].dropna() for run in item.runs])
+        own = own.groupby("round", as_index=False).max()
         if len(own):
             figure.add_scatter(
                 x=own["round"], y=own[_EPSILON], name=safe(item.label), mode="lines+markers", **item.style
