@@ -32,7 +32,7 @@ def canary_of(partition: int, task: Task, seed: int) -> Pair:
 
 
 def candidates(task: Task, seed: int) -> list[Pair]:
-    """Return items drawn as canaries are, which nobody has."""
+    """Return items that are drawn as canaries are and are in no history."""
     return [_made_up(task, seed, "candidate", number) for number in range(CANDIDATES)]
 
 

@@ -182,7 +182,7 @@ def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: R
     """Refuse users with too few examples.
 
     Raises:
-        InputError: A round could not have its cohort, or nobody has as long a history as the config says.
+        InputError: Too few users have examples for a cohort, or no history is as long as the config says.
     """
     users = config.users
     own = [(history - _planted(partition, config), queries) for partition, _, _, history, queries, *_ in rows]

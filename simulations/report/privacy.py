@@ -36,7 +36,7 @@ def promises(runs: Sequence[ReportRun]) -> Table | None:
     table.caption = (
         "user-level differential privacy (ε, δ), for neighbours that differ in one collective user's data; "
         "z: noise multiplier; C: the norm that updates are clipped to, after the last round; "
-        "in a simulation whoever knows the seed can take the noise off"
+        "in a simulation, the noise can be computed from the seed and removed"
     )
     return table
 

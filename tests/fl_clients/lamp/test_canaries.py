@@ -1,4 +1,4 @@
-"""Canaries: planted on request only, once, 4 or 16 times, and like items that nobody has."""
+"""Canaries: planted on request only, once, 4 or 16 times, and drawn as the candidates are."""
 
 import numpy as np
 import pytest

@@ -46,6 +46,12 @@ def test_promises_of_every_run_are_those_of_its_record(results: Path) -> None:
     assert (masked[1], masked[-1]) == ("nobody", "a round's sum")
     assert (plain[1], plain[-1]) == ("nobody", "every update")
     assert promises(runs[2:]) is None
+    simulate(tiny_config("method=reft-p", "secure.aggregation=true", "cohort=4"), "alone", results)
+    alone = gather_report([results / "alone"]).runs
+    assert promises(alone) is None  # it sends nothing
+    both = promises([*runs, *alone])
+    assert both is not None
+    assert list(rows_of(both))[-1][-1] == "nothing"
 
 
 def test_epsilon_by_round_rises_to_what_the_run_spent(results: Path) -> None:
