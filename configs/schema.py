@@ -122,8 +122,11 @@ class RunConfig(_Group):
     `org/model@revision`. The record has the commit that was loaded."""
     seed: int = Field(0, ge=0)
     """All randomness derives from it (configs/seeds.py)."""
-    engine: Literal["ray", "inline"] = "ray"
-    """`ray`: clients side by side in Ray actors; `inline`: this process, one client at a time."""
+    engine: Literal["ray", "inline", "vectorized"] = "ray"
+    """`ray`: clients side by side in Ray actors; `inline`: this process, one client at a time; `vectorized`: this
+    process, the training steps of several clients in one pass."""
+    clients_per_pass: int = Field(16, ge=1)
+    """Clients whose training steps are one pass (`engine = "vectorized"`)."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
     """A completed run record whose shared tensors replace stage 1, which is skipped. Its collective users cannot be
@@ -202,7 +205,7 @@ class RunConfig(_Group):
     @property
     def clients_at_once(self) -> int | None:
         """How many simulated clients run at once; None on an existing Ray cluster, whose size is not known here."""
-        if self.engine == "inline":
+        if self.engine != "ray":
             return 1
         return None if self.ray.address else self.partitions.clients_at_once
 

@@ -47,6 +47,8 @@ class LocalFit:
     """Seconds after which training stops; 0: no limit."""
     loss_of: Callable[[Forward, Adapter, Sequence[Any]], torch.Tensor] | None = None
     """The loss of a batch of examples; None: `answer_loss`."""
+    gradient: "Gradient | None" = None
+    """None: `own_gradient`."""
 
     @property
     def client(self) -> ClientTools:
@@ -102,12 +104,10 @@ class LocalFit:
                 height = rate(progress, settings.warmup) * min(1.0, done / (settings.visit_warmup or done))
                 for group in optimizer.param_groups:
                     group["lr"] = settings.lr * group["rate"] * height
-                loss = self._loss(chosen)
-                losses.append(float(loss.detach()))
+                optimizer.zero_grad(set_to_none=True)
+                losses.append((self.gradient or LocalFit.own_gradient)(self, chosen, trained))
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}; try a lower lr")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
                 for parameter, start in zip(trained, begun, strict=False):
                     if parameter.grad is not None:
                         parameter.grad += settings.proximal * (parameter.detach() - start)
@@ -142,6 +142,12 @@ class LocalFit:
         generator = torch.Generator().manual_seed(self.seed)
         return self._mean_loss(epoch_batches(self.examples, self.settings.batch_size, generator)[:batches])
 
+    def own_gradient(self, batch: Sequence[Any], _trained: list[nn.Parameter]) -> float:
+        """Set the parameters' `grad` to the gradient of a batch's mean loss; return the loss."""
+        loss = self._loss(batch)
+        loss.backward()
+        return float(loss.detach())
+
     def _loss(self, batch: Sequence[Any]) -> torch.Tensor:
         return (self.loss_of or answer_loss)(self.forward, self.adapter, batch)
 
@@ -157,6 +163,10 @@ class LocalFit:
         tokens = [sum(len(example.answer) for example in batch) for batch in batches]
         losses = [float(self._loss(batch)) for batch in batches]
         return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+
+
+Gradient = Callable[[LocalFit, Sequence[Any], list[nn.Parameter]], float]
+"""Sets the `grad` of trained parameters, which is None before, to the gradient of a batch's loss; returns the loss."""
 
 
 class _Best:
@@ -226,11 +236,16 @@ def rate(progress: float, warmup: float) -> float:
 
 
 def answer_loss(forward: Forward, adapter: Adapter, examples: Sequence[Example]) -> torch.Tensor:
-    """Return the mean cross-entropy over the examples' answer tokens, in nats.
+    """Return the mean cross-entropy over the examples' answer tokens, in nats."""
+    logits, labels = answer_logits(forward, adapter, examples)
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
-    Logits are computed only for positions that predict an answer token: the last a+1 of a padded row, where a is the
-    length of the longest answer.
+
+def answer_logits(forward: Forward, adapter: Adapter, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits [batch, a, vocabulary] and labels [batch, a] where an answer token is predicted.
+
+    These are the last a positions of a padded row, where a is the length of the longest answer; other logits are not
+    computed.
     """
     output = forward.run(adapter, examples, logits_to_keep=max(len(example.answer) for example in examples) + 1)
-    logits = output.logits[:, :-1].float()
-    return cross_entropy(logits.flatten(0, 1), output.batch.labels.flatten(), ignore_index=IGNORED)
+    return output.logits[:, :-1].float(), output.batch.labels

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.files import write_atomic
 from configs.seeds import derive_seed
+from configs.training import FitConfig
 from fl_clients.backbone.batches import Example
 from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, score_answers, score_baselines
@@ -82,7 +83,7 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     moments = {name: value for name, value in store.items() if keeps_moments and name.startswith(MOMENTS)}
     before = {name: v for name, v in store.items() if not name.startswith((MOMENTS, REFERENCE, LEFT_OUT))}
     client = Tools(session, pairs, seed)
-    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, span, moments, client)
+    local_fit = _local_fit(session, examples, settings, seed, client, span=span, moments=moments)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
     sent = outgoing(session, paths, turn, result.shared, shared, store, (user.user_id, result.fit.examples))
@@ -129,7 +130,7 @@ def introduce(paths: ClientPaths) -> Reply:
     examples = training_examples(session, user.history, settings) if user.history else []
     seed = derive_seed(session.config.seed, "introduce", user.user_id)
     client = Tools(session, user.history, seed)
-    local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, tools=client)
+    local_fit = _local_fit(session, examples, settings, seed, client)
     result = session.method.client_train(session.adapter, TrainRequest(0, {}, {}, local_fit))
     values = _fit_values(result.fit, examples) | ({} if user.history else {"status": "no_history"})
     report = ClientReport(**values, **_finish(session, started))
@@ -173,7 +174,7 @@ def personalize(paths: ClientPaths, payload: Payload, persist: bool) -> Reply:
         examples = training_examples(session, user.history, settings)
         seed = derive_seed(session.config.seed, "personalize", user.user_id)
         client = Tools(session, user.history, seed)
-        local_fit = LocalFit(session.forward, session.adapter, examples, settings, seed, tools=client)
+        local_fit = _local_fit(session, examples, settings, seed, client)
         personal = session.method.client_personalize(session.adapter, shared, local_fit)
         if personal is not None:
             private, result = personal
@@ -206,14 +207,22 @@ def evaluate(paths: ClientPaths, payload: Payload, point: EvaluationPoint) -> Re
     return Reply(None, report, statistics)
 
 
+def _local_fit(
+    session: Session, examples: Sequence[Example], settings: FitConfig, seed: int, client: Tools, **more: Any
+) -> LocalFit:
+    return LocalFit(
+        session.forward, session.adapter, examples, settings, seed, tools=client, gradient=session.gradient, **more
+    )
+
+
 def _start(session: Session) -> float:
     session.partition.reset_peak()
-    return time.perf_counter()
+    return session.clock()
 
 
 def _finish(session: Session, started: float) -> dict[str, Any]:
     return {
-        "wall_s": time.perf_counter() - started,
+        "wall_s": session.clock() - started,
         "ended_at": time.time(),
         "partition_name": session.partition.name,
         "peak_memory_bytes": session.partition.peak_memory(),

@@ -1,6 +1,8 @@
 """What all clients of a process share: loaded once, bound to one run."""
 
 import contextlib
+import time
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.frozen_prefix import FrozenPrefix, shares_keys
 from fl_clients.backbone.load import Backbone, load, resolve_precision
 from fl_clients.coding import ClientCoding
+from fl_clients.fit import Gradient
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.predict import stop_tokens
 from fl_clients.process.partition import Partition
@@ -60,6 +63,9 @@ class Session:
         if folder and frozen and not shares_keys(self.backbone.model):
             store = ActivationStore(folder, limit, partial(_note_once, self._run_dir))
             self.forward = Forward(self.backbone, FrozenPrefix(self.backbone, identity, frozen, suffix, store))
+        self.gradient: Gradient | None = None
+        self.clock: Callable[[], float] = time.perf_counter
+        """Seconds that tasks have taken; with `gradient`, replaced while clients run side by side."""
         self.encoder = Encoder(self.task, self.backbone.tokenizer)
         self.stop = stop_tokens(self.backbone.tokenizer)
 

@@ -68,7 +68,8 @@ class Tools:
         """Return the training loop of stage 2 on other examples than the user's own."""
         session, settings = self._session, self._session.config.personal
         examples = session.encoder.examples(pairs, settings.max_tokens)
-        return LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self, budget_s=budget_s)
+        fit = LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self)
+        return replace(fit, budget_s=budget_s, gradient=session.gradient)
 
     def prefer(self, preferences: Sequence[Preference], beta: float, budget_s: float) -> LocalFit:
         """Return the training loop of stage 2 with the loss of Direct Preference Optimization."""

@@ -5,6 +5,7 @@ With every block adapted it is the table's LoRA-C(all) + PerFit-P, with `setting
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,16 @@ class LoraAndShifts:
         self.lora, self.shifts = lora_part, shift_part
         self.frozen_blocks = min(lora_part.frozen_blocks, shift_part.frozen_blocks)
         self.suffix: int | None = None  # LoRA touches every token
+        self.row_modules = [*lora_part.row_modules, *shift_part.row_modules]
+
+    @property
+    def acting(self) -> Any:
+        """As that of `LoraAdapters`."""
+        return self.lora.acting
+
+    @acting.setter
+    def acting(self, value: Any) -> None:
+        self.lora.acting = value
 
     @contextmanager
     def active(self, prompt: torch.Tensor) -> Iterator[None]:

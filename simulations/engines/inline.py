@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable
 
 from flwr.app import Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
 
-from simulations.engines.grid import LocalGrid, answer, run_server
+from simulations.engines.grid import LocalGrid, answer
 
 
 class InlineGrid(LocalGrid):
@@ -38,14 +37,3 @@ class InlineGrid(LocalGrid):
                 data = self._inbox.pop(message_id)
                 return [self.received(answer(self._app, data, self._num_nodes, self._run_config))]
         return []
-
-
-def run_inline(
-    server_app: ServerApp,
-    client_app: ClientApp,
-    num_nodes: int,
-    run_config: dict[str, str],
-    tick: Callable[[], None],
-) -> None:
-    """Run both apps to completion in this process."""
-    run_server(server_app, InlineGrid(client_app, num_nodes, run_config, tick), run_config)

@@ -1,11 +1,12 @@
 """The only file that starts Flower or Ray, or joins a Ray cluster.
 
 `ray`: the server app in a separate process and the client app in Ray's workers, closed to other users of the machine.
-`inline`: the server and client apps in this process.
+`inline` and `vectorized`: the server and client apps in this process.
 """
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import fl_clients.app
@@ -15,9 +16,11 @@ from configs.files import append_line
 from configs.import_path import write_import_path
 from configs.schema import RunConfig
 from fl_server.record.schema import finish_partial_line, mark_resumed, read_run
-from simulations.engines.inline import run_inline
+from simulations.engines.grid import run_server
+from simulations.engines.inline import InlineGrid
 from simulations.engines.ray_cluster import cluster_address
 from simulations.engines.ray_engine import Simulation
+from simulations.engines.vectorized import VectorizedGrid
 
 _RELAUNCHES = 2
 """How often the process of a run is restarted in which it or Ray died."""
@@ -38,8 +41,11 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
     nodes = config.users.collective + config.users.target
     run_config = {"run-dir": str(run_dir)}
     write_import_path(run_dir, import_path)
-    if config.engine == "inline":
-        run_inline(fl_server.app.app, fl_clients.app.app, nodes, run_config, tick)
+    if config.engine != "ray":
+        grid: type[InlineGrid] | partial[VectorizedGrid] = InlineGrid
+        if config.engine == "vectorized":
+            grid = partial(VectorizedGrid, clients=config.clients_per_pass)
+        run_server(fl_server.app.app, grid(fl_clients.app.app, nodes, run_config, tick), run_config)
         return
     for left in reversed(range(_RELAUNCHES + 1)):
         try:

@@ -38,7 +38,9 @@ _OWN = (
     "personal.lr",
 )
 """Config keys, or tables of keys, that define a method."""
-NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
+_ENGINE = ("engine", "clients_per_pass")
+"""How clients are run, which rounds their numbers otherwise if several are padded together."""
+_NO_NUMBER = ("activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
 """Config keys that do not affect results."""
 
 
@@ -131,9 +133,8 @@ def other_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     flat = {run.method: flatten(run.config) for run in runs}
     found = {}
     for key in sorted(set().union(*flat.values())):
-        expected = (
-            key in ("seed", *NO_NUMBER) or key.startswith("users.") or any(f"{key}.".startswith(f"{o}.") for o in _OWN)
-        )
+        own = any(f"{key}.".startswith(f"{prefix}.") for prefix in _OWN)
+        expected = own or key in ("seed", *_ENGINE, *_NO_NUMBER) or key.startswith("users.")
         values = {method: config.get(key) for method, config in flat.items()}
         if not expected and len({repr(value) for value in values.values()}) > 1:
             found[key] = values
@@ -147,11 +148,19 @@ def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: obj
         )
 
 
+def numbers(config: RunConfig) -> dict[str, Any]:
+    """Return a config's values that affect results, by dotted key."""
+    flat = {key: value for key, value in flatten(config).items() if key not in _NO_NUMBER}
+    if config.engine == "vectorized":
+        return flat
+    return {key: value for key, value in flat.items() if key not in _ENGINE} | {"engine": "one client at a time"}
+
+
 def first_difference(ours: RunConfig, theirs: RunConfig, ignored: Collection[str] = ()) -> str | None:
     """Describe the first difference between two configs, among the keys that affect results and are not `ignored`."""
-    flat = [flatten(config) for config in (ours, theirs)]
+    flat = [numbers(config) for config in (ours, theirs)]
     for key in sorted(flat[0].keys() | flat[1].keys()):
-        if key in (*NO_NUMBER, *ignored) or flat[0].get(key) == flat[1].get(key):
+        if key in ignored or flat[0].get(key) == flat[1].get(key):
             continue
         return f"{key}: {flat[0].get(key)!r} vs. {flat[1].get(key)!r}"
     return None

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from configs.load import flatten
 from simulations.display.style import colour, symbol
-from simulations.experiments.comparable import NO_NUMBER
+from simulations.experiments.comparable import numbers
 from simulations.report.gather import ReportRun
 
 _VARIANTS = ("", "-open", "-dot", "-open-dot")
@@ -40,7 +39,7 @@ def series(runs: Sequence[ReportRun]) -> list[Series]:
     for method in dict.fromkeys(run.record.method for run in runs):
         alike: dict[str, list[ReportRun]] = {}
         for run in (run for run in runs if run.record.method == method):
-            settings = {key: value for key, value in flatten(run.config).items() if key not in ("seed", *NO_NUMBER)}
+            settings = {key: value for key, value in numbers(run.config).items() if key != "seed"}
             alike.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
         groups: list[list[ReportRun]] = []
         for own in alike.values():

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from strategies.by_row import written
 from strategies.hypernetwork.outputs import Places
 from strategies.lora.adapters import LoraAdapters
 from strategies.method import Tensors
@@ -38,7 +39,7 @@ class Generated:
         with ExitStack() as undo:
             for name, value in self._write().items() if self._write else ():
                 module, attribute = self._places[name]
-                undo.enter_context(_replaced(module, attribute, value))
+                undo.enter_context(written(module, attribute, value))
             undo.enter_context(self.inner.active(prompt))
             yield
 
@@ -47,16 +48,3 @@ class Generated:
         self.inner.train(mode)
         if self._network is not None:
             self._network.train(mode)
-
-
-@contextmanager
-def _replaced(module: nn.Module, attribute: str, value: torch.Tensor) -> Iterator[None]:
-    """Make a computed tensor stand in for a parameter inside the context."""
-    parameter = getattr(module, attribute)
-    delattr(module, attribute)
-    setattr(module, attribute, value)
-    try:
-        yield
-    finally:
-        delattr(module, attribute)
-        module.register_parameter(attribute, parameter)

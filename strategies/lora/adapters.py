@@ -60,6 +60,12 @@ class LoraAdapters:
             name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
         }
         self._modules_of = {name: lora.modules for name, lora in adapters.items()}
+        self.row_modules: list[nn.Module] = [
+            self.factor(name, module, letter)
+            for name in adapters
+            for module in self._modules_of[name]
+            for letter in "AB"
+        ]
         self._changes: dict[str, torch.Tensor] = {}
         self._merged: dict[str, nn.Parameter] = {}
         self._used: tuple[str, ...] = ()
@@ -113,6 +119,17 @@ class LoraAdapters:
         for layer in self._layers.values():
             # peft's setter would also change which parameters are trained.
             layer._active_adapter = list(names)
+
+    @property
+    def acting(self) -> Any:
+        """What acts inside `active` beside the factors: the chosen adapters and the changes of the base weights."""
+        return self._used, self._changes, self._merged
+
+    @acting.setter
+    def acting(self, value: Any) -> None:
+        used, self._changes, self._merged = value
+        if used != self._used:
+            self.use(*used)
 
     @torch.no_grad()
     def effective(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -42,6 +42,7 @@ class SiteShifts(nn.Module):
         self.positions = positions
         self.frozen_blocks = int(self.every_site()[0]) + 1
         self.suffix = positions.last if positions.first == 0 else None
+        self.row_modules = [shift for site in self.every_site() for shift in self.chain(site)]
         self._selected: torch.Tensor | None = None
         device = next(model.parameters()).device
         self.to(device)

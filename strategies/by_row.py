@@ -1,0 +1,56 @@
+"""Parameters with a value for each row of a batch, so that one pass takes a training step of several clients."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+RowValues = Mapping[nn.Parameter, torch.Tensor]
+"""[rows, *shape] by parameter."""
+
+
+@contextmanager
+def each_row(modules: Iterable[nn.Module], values: RowValues) -> Iterator[None]:
+    """Give parameters their values for each row of the batch, inside the context.
+
+    Linear modules, which must have no bias, multiply each row of their input [rows, ..., n] by its own weight. Any
+    other module finds the values in place of the parameter, and has to broadcast over them.
+
+    Args:
+        modules: Those whose own parameters may have values; the others keep theirs.
+        values: By parameter.
+    """
+    with ExitStack() as undo:
+        for module in modules:
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if parameter not in values:
+                    continue
+                if isinstance(module, nn.Linear):
+                    module.forward = partial(_linear, values[parameter])  # type: ignore[method-assign]
+                    undo.callback(delattr, module, "forward")
+                else:
+                    undo.enter_context(written(module, name, values[parameter]))
+        yield
+
+
+@contextmanager
+def written(module: nn.Module, attribute: str, value: torch.Tensor) -> Iterator[None]:
+    """Make a computed tensor stand in for a parameter inside the context."""
+    parameter = getattr(module, attribute)
+    delattr(module, attribute)
+    setattr(module, attribute, value)
+    try:
+        yield
+    finally:
+        delattr(module, attribute)
+        module.register_parameter(attribute, parameter)
+
+
+def _linear(weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Return x_i W_iᵀ for every row i; inputs [rows, ..., n], weight [rows, m, n]."""
+    if len(inputs) != len(weight):
+        raise ValueError(f"a linear module got {len(inputs)} rows, and has weights for the {len(weight)} of the batch")
+    flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+    return (flat @ weight.mT).reshape(*inputs.shape[:-1], weight.shape[1])

@@ -1,0 +1,112 @@
+"""`engine = "vectorized"`: the numbers of `inline`, with several clients in one pass."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from configs.errors import InputError
+from fl_clients import side_by_side
+from simulations.experiments.comparable import first_difference
+from simulations.run.simulate import simulate
+from tests.conftest import movie, tiny_config, write_lamp
+
+integration = pytest.mark.integration
+NO_DROPOUT = "settings.dropout=0"
+FIVE = ("users.collective=5", "cohort=5", "clients_per_pass=3")
+
+
+def run(engine: str, results: Path, *words: str) -> Path:
+    simulate(tiny_config(f"engine={engine}", *FIVE, *words), engine, results)
+    return results / engine
+
+
+def assert_alike(ours: Path, theirs: Path) -> None:
+    one, other = (pd.read_parquet(folder / "clients.parquet") for folder in (ours, theirs))
+    columns = ["phase", "user", "round", "status", "examples", "steps"]
+    pd.testing.assert_frame_equal(one[columns], other[columns])
+    for column in ("loss_first", "loss_last"):
+        pd.testing.assert_series_equal(one[column], other[column], atol=1e-5, rtol=0)
+    files = sorted(path.relative_to(ours) for path in ours.rglob("*.safetensors"))
+    assert files
+    for file in files:
+        mine, reference = load_file(ours / file), load_file(theirs / file)
+        for name, value in mine.items():
+            assert float((value - reference[name]).abs().max()) < 1e-4, (file, name)
+
+
+@integration
+@pytest.mark.parametrize(
+    "method",
+    [
+        "perfit",
+        "reft-c",
+        "fedreft",
+        "oppu",
+        "fdlora",
+        "fedsa-lora",
+        "flora",
+        "fedex-lora",
+        "lora-reft",
+        "fed-sb",
+        "p2p",
+    ],
+)
+def test_every_kind_of_adapter_trains_as_inline(method: str, tmp_path: Path) -> None:
+    words = [f"method={method}"]
+    if "lora" in method or method in ("oppu", "fed-sb"):
+        words += [NO_DROPOUT, "settings.rank=2", "settings.alpha=4"]
+    assert_alike(run("vectorized", tmp_path, *words), run("inline", tmp_path, *words))
+
+
+@integration
+def test_users_with_different_numbers_of_items(tmp_path: Path) -> None:
+    golds = [{"id": str(n), "output": "comedy"} for n in range(9)]
+    users = write_lamp(tmp_path / "lamp", [movie(str(n), f"Film {n}.", history=n + 2) for n in range(9)], golds)
+    words = (f"users.source={users}", "local.batch_size=2", "cohort=4")
+    assert_alike(run("vectorized", tmp_path, *words), run("inline", tmp_path, *words))
+
+
+@integration
+def test_codecs_moments_and_held_out_items_work_in_it(tmp_path: Path) -> None:
+    words = ("wire.up=int8", "local.keep_moments=true", "personal.held_out=0.25", "evaluate.every=1")
+    assert_alike(run("vectorized", tmp_path, *words), run("inline", tmp_path, *words))
+
+
+@integration
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simulations.run.simulate import resume
+
+    whole = run("vectorized", tmp_path / "whole")
+    calls = 0
+    original = side_by_side._Group._pass
+
+    def interrupted(self: object, clients: object) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return original(self, clients)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(side_by_side._Group, "_pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("vectorized", tmp_path / "part")
+    monkeypatch.undo()
+    resume("vectorized", tmp_path / "part")
+    for file in ("shared.safetensors", "private/5.safetensors"):
+        assert (whole / file).read_bytes() == (tmp_path / "part" / "vectorized" / file).read_bytes()
+
+
+def test_a_vectorized_run_is_not_reused_for_an_inline_one() -> None:
+    vectorized, inline, ray = (tiny_config(f"engine={engine}") for engine in ("vectorized", "inline", "ray"))
+    assert first_difference(inline, ray) is None
+    assert first_difference(tiny_config("engine=inline", "clients_per_pass=2"), ray) is None
+    assert first_difference(vectorized, inline) == "clients_per_pass: 16 vs. None"
+    other = tiny_config("engine=vectorized", "clients_per_pass=2")
+    assert first_difference(vectorized, other) == "clients_per_pass: 16 vs. 2"
+
+
+def test_no_client_in_a_pass_is_refused() -> None:
+    with pytest.raises(InputError, match="clients_per_pass"):
+        tiny_config("engine=vectorized", "clients_per_pass=0")
