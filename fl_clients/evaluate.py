@@ -3,7 +3,8 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -46,11 +47,16 @@ def answer_questions(
     if session.config.decoding == "paper":
         names = [(str(point), user.user_id, query.item_id) for query in user.queries]
         seeds = [derive_seed(session.config.seed, "decode", *name) for name in names]
-    return answer_prompts(session, None if point == EvaluationPoint.BASE else session.adapter, prompts, seeds)
+    adapter = None if point == EvaluationPoint.BASE else session.adapter
+    return (session.answer or answer_prompts)(session, adapter, prompts, seeds)
 
 
 def answer_prompts(
-    session: Session, adapter: Adapter | None, prompts: Sequence[list[int]], seeds: Sequence[int] | None
+    session: Session,
+    adapter: Adapter | None,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int] | None,
+    batch_of: Callable[[list[int]], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> list[str]:
     """Answer prompts of the session's task: the likeliest label, or a text.
 
@@ -59,6 +65,7 @@ def answer_prompts(
         adapter: None answers with the bare backbone.
         prompts: In tokens.
         seeds: One per prompt, to sample an answer; None: deterministically.
+        batch_of: Makes a context for a batch of prompts, given by their numbers.
     """
     config, task = session.config, session.task
     # Batches of similar prompt length need less padding; the answers are returned in the prompts' order.
@@ -67,12 +74,13 @@ def answer_prompts(
     for start in range(0, len(order), config.evaluate.batch_size):
         chosen = order[start : start + config.evaluate.batch_size]
         batch = [prompts[i] for i in chosen]
-        if task.labels and seeds is None:
-            best = score_labels(session.forward, adapter, batch, session.encoder.labels).argmax(dim=1).tolist()
-            answers = [task.labels[label] for label in best]
-        else:
-            own = [seeds[i] for i in chosen] if seeds is not None else None
-            answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, own)
+        with batch_of(chosen):
+            if task.labels and seeds is None:
+                best = score_labels(session.forward, adapter, batch, session.encoder.labels).argmax(dim=1).tolist()
+                answers = [task.labels[label] for label in best]
+            else:
+                own = [seeds[i] for i in chosen] if seeds is not None else None
+                answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, own)
         for i, answer in zip(chosen, answers, strict=True):
             texts[i] = answer
     return texts

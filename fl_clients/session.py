@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -64,10 +64,15 @@ class Session:
             store = ActivationStore(folder, limit, partial(_note_once, self._run_dir))
             self.forward = Forward(self.backbone, FrozenPrefix(self.backbone, identity, frozen, suffix, store))
         self.gradient: Gradient | None = None
+        self.answer: Answer | None = None
         self.clock: Callable[[], float] = time.perf_counter
-        """Seconds that tasks have taken; with `gradient`, replaced while clients run side by side."""
+        """Seconds that tasks have taken; with `gradient` and `answer`, replaced while clients run side by side."""
         self.encoder = Encoder(self.task, self.backbone.tokenizer)
         self.stop = stop_tokens(self.backbone.tokenizer)
+
+
+Answer = Callable[[Session, Adapter | None, Sequence[list[int]], Sequence[int] | None], list[str]]
+"""Answers prompts with an adapter, or the bare backbone; as `fl_clients.evaluate.answer_prompts` does."""
 
 
 def _note_once(run_dir: Path, text: str) -> None:

@@ -15,8 +15,9 @@ RowValues = Mapping[nn.Parameter, torch.Tensor]
 def each_row(modules: Iterable[nn.Module], values: RowValues) -> Iterator[None]:
     """Give parameters their values for each row of the batch, inside the context.
 
-    Linear modules, which must have no bias, multiply each row of their input [rows, ..., n] by its own weight. Any
-    other module finds the values in place of the parameter, and has to broadcast over them.
+    Linear modules, which must have no bias, multiply each row of their input [rows, ..., n] by its own weight; if it
+    has k times as many rows, k after one another belong to the same. Any other module finds the values in place of the
+    parameter, and has to broadcast over them.
 
     Args:
         modules: Those whose own parameters may have values; the others keep theirs.
@@ -50,7 +51,9 @@ def written(module: nn.Module, attribute: str, value: torch.Tensor) -> Iterator[
 
 def _linear(weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """Return x_i W_iᵀ for every row i; inputs [rows, ..., n], weight [rows, m, n]."""
-    if len(inputs) != len(weight):
+    if len(inputs) % len(weight):
         raise ValueError(f"a linear module got {len(inputs)} rows, and has weights for the {len(weight)} of the batch")
+    if len(inputs) != len(weight):
+        weight = weight.repeat_interleave(len(inputs) // len(weight), dim=0)
     flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
     return (flat @ weight.mT).reshape(*inputs.shape[:-1], weight.shape[1])

@@ -115,6 +115,7 @@ def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[st
     own = [python, "-m", "benchmarks.peers", "--clients", str(clients), "--ours"]
     commands: dict[str, list[Any]] = {
         "fedperfit, inline (1 core)": [*own, "inline"],
+        "fedperfit, 16 clients a pass (1 core)": [*own, "vectorized"],
         f"fedperfit, Ray ({cores})": [*own, "ray"],
         "a loop over peft (1 core)": [python, "-m", f"{peer}plain_loop", *common],
         f"Flower ({cores})": [python, "-m", f"{peer}flower", "train", *common],
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--clients", default="100,1000", help="comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="the table has medians")
     parser.add_argument("--environments", type=Path, help="folder for pfl's environment, kept; without it, no pfl")
-    parser.add_argument("--ours", choices=("inline", "ray"), help=argparse.SUPPRESS)
+    parser.add_argument("--ours", choices=("inline", "vectorized", "ray"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     counts = [int(count) for count in args.clients.split(",")]
     if args.ours:

@@ -33,7 +33,9 @@ def session(tiny: Backbone) -> Any:
         block._forward_hooks.clear()
     adapter = METHOD.client_attach(tiny.model, tiny.shape)
     clock = time.perf_counter
-    return SimpleNamespace(adapter=adapter, forward=Forward(tiny, None), gradient=None, clock=clock, backbone=tiny)
+    return SimpleNamespace(
+        adapter=adapter, forward=Forward(tiny, None), gradient=None, answer=None, clock=clock, backbone=tiny
+    )
 
 
 def trained(session: Any, user: int, kept: dict[int, Any], b: float = 0.0) -> Callable[[], bytes]:

@@ -17,6 +17,12 @@ def test_a_linear_module_multiplies_each_row_by_its_own_weight() -> None:
     assert torch.equal(linear(inputs), inputs @ own.T)
 
 
+def test_rows_that_belong_to_one_another_share_a_weight() -> None:
+    linear = nn.Linear(1, 1, bias=False)
+    with each_row([linear], {linear.weight: torch.tensor([[[2.0]], [[3.0]]])}):
+        assert linear(torch.ones(4, 1, 1)).flatten().tolist() == [2.0, 2.0, 3.0, 3.0]
+
+
 def test_a_shift_acts_on_each_row_as_one_with_these_values_would() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(3, 4, 8, generator=generator)

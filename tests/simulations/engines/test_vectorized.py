@@ -28,6 +28,10 @@ def assert_alike(ours: Path, theirs: Path) -> None:
     pd.testing.assert_frame_equal(one[columns], other[columns])
     for column in ("loss_first", "loss_last"):
         pd.testing.assert_series_equal(one[column], other[column], atol=1e-5, rtol=0)
+    ours_says, theirs_says = (
+        sorted((folder / "predictions.jsonl").read_text().splitlines()) for folder in (ours, theirs)
+    )
+    assert ours_says == theirs_says
     files = sorted(path.relative_to(ours) for path in ours.rglob("*.safetensors"))
     assert files
     for file in files:
@@ -75,12 +79,18 @@ def test_codecs_moments_and_held_out_items_work_in_it(tmp_path: Path) -> None:
 
 
 @integration
+@pytest.mark.parametrize("words", [("task=news_headline", "decoding=paper"), ("evaluate.batch_size=3",)])
+def test_questions_of_several_users_are_answered_together(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert_alike(run("vectorized", tmp_path, *words), run("inline", tmp_path, *words))
+
+
+@integration
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from simulations.run.simulate import resume
 
     whole = run("vectorized", tmp_path / "whole")
     calls = 0
-    original = side_by_side._Group._pass
+    original = side_by_side._Group._losses
 
     def interrupted(self: object, clients: object) -> list[float]:
         nonlocal calls
@@ -89,7 +99,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return original(self, clients)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(side_by_side._Group, "_pass", interrupted)
+    monkeypatch.setattr(side_by_side._Group, "_losses", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("vectorized", tmp_path / "part")
     monkeypatch.undo()
