@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--sites", help="a spacing, with --rank instead of both placements")
     parser.add_argument("--rank", type=int)
     args = parser.parse_args()
+    if (args.sites is None) != (args.rank is None):
+        parser.error("--sites and --rank go together: a placement needs both")
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load(args.backbone, args.precision)
     report: dict[str, Any] = {"backbone": args.backbone, "precision": args.precision, "lr": args.lr, "curves": {}}

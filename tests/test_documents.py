@@ -58,7 +58,7 @@ def test_the_pages_exist_and_have_commands() -> None:
 
 def smaller(words: list[str]) -> list[str]:
     """Return the same command with the tiny backbone, few users, one round and one seed."""
-    if any(re.match("configs/experiments/(reference|steering|paper|private)", word) for word in words):
+    if any(re.match("configs/experiments/(reference|steering|paper|private|ablations)", word) for word in words):
         words = [*words, "users.collective_history=3"]
     if words[0] == "simulate":
         return words + SMALL + FEW

@@ -128,6 +128,7 @@ def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[st
     for _ in range(repeats):
         for name, command in commands.items():
             rows[name].append(timed(command, clients))
+            print(f"{clients} clients, {name}: {rows[name][-1]['ms_per_client']:.1f} ms a client", file=sys.stderr)
     return {name: {key: median(row[key] for row in runs) for key in runs[0]} for name, runs in rows.items()}
 
 
