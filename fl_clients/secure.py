@@ -141,6 +141,8 @@ class SecureClient:
     def reveal(self, alive: Collection[int], dropped: Collection[int]) -> dict[int, bytes]:
         """Return this client's share of b_v for users whose update came, of the masking key for those who dropped out.
 
+        A share that its sender has not written for this client is left out; those of others may be enough.
+
         Raises:
             ValueError: Too few updates came, or the server asks for both secrets of a user, which would unmask it.
         """
@@ -159,7 +161,10 @@ class SecureClient:
             text = bytes.fromhex(state.own_shares)
             if user != self._me:
                 key, sealed = self._key_with(state, encryption, user), bytes.fromhex(state.sealed[str(user)])
-                text = unseal(key, sealed, self._context(user, self._me))
+                try:
+                    text = unseal(key, sealed, self._context(user, self._me))
+                except ValueError:
+                    continue
             found[user] = text[_SHARE_BYTES:] if user in alive else text[:_SHARE_BYTES]
         return found
 

@@ -134,14 +134,18 @@ class SecureRound:
         task = ClientTask(self._number, Phase.UNMASK, values_for=lambda _user: request)
 
         def checked(reply: ClientReply) -> ClientReply:
-            return _faulty(reply, None if set(reply.secure) == shares.keys() else "no share of every user's secret")
+            return _faulty(reply, None if set(reply.secure) <= shares.keys() else "shares that were not asked for")
 
+        answered = 0
         for reply in self._ask(task, alive, checked):
             if not (reply.error or reply.fault):
+                answered += 1
                 for user, share in reply.secure.items():
                     shares[user].append(share)
+        self._check_enough(answered, "answered the unmask request", len(self._keys))
+        for user, found in shares.items():
+            self._check_enough(len(found), f"can read what user {user} sent for unmasking", len(self._keys))
         needed = self._config.users_needed(len(self._keys))
-        self._check_enough(min(map(len, shares.values())), "answered the unmask request", len(self._keys))
         secrets = {}
         for user, found in shares.items():
             try:

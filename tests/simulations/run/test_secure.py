@@ -15,6 +15,7 @@ from configs.errors import InputError, RunFailed
 from fl_clients import handlers
 from simulations.run.simulate import resume, simulate
 from strategies.method import Tensors
+from strategies.secure.keys import SEALED_BYTES
 from strategies.secure.ring import Ring
 from tests.conftest import movie, tiny_config, write_lamp
 
@@ -102,6 +103,30 @@ def test_who_sends_no_share_is_named(wrong: bytes | None, tmp_path: Path, monkey
     rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
     refused = [(row["phase"], row["user"], row["status"]) for row in rows if row["status"] != "ok"]
     assert refused == [("shares", 3, "rejected: no share for every other user")]
+
+
+@pytest.mark.parametrize("misled", [1, 5])
+def test_shares_that_nobody_can_read_are_their_senders_fault(
+    misled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = handlers.secure_shares
+
+    def shares(paths: Any, *rest: Any) -> handlers.Reply:
+        reply = given(paths, *rest)
+        wrong = dict.fromkeys(list(reply.secure)[:misled], b"\1" * SEALED_BYTES)
+        return replace(reply, secure=reply.secure | wrong) if paths.partition == 3 else reply
+
+    monkeypatch.setattr(handlers, "secure_shares", shares)
+    if misled == 5:
+        with pytest.raises(RunFailed, match="1 users can read what user 3 sent for unmasking, .* needs 4"):
+            simulate(tiny_config(*SECURE), "secure", tmp_path)
+        return
+    # Those of the four others and its own are enough.
+    simulate(tiny_config(*SECURE), "secure", tmp_path)
+    monkeypatch.undo()
+    simulate(tiny_config(*PLAIN), "plain", tmp_path)
+    for name, value in shared(tmp_path / "plain").items():
+        assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
 
 
 def test_users_may_go_away_once_their_update_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
