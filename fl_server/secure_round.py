@@ -76,7 +76,7 @@ class SecureRound:
                 drop(_failed(reply))
             else:
                 self._keys[reply.user] = reply.secure[reply.user]
-        self._check_enough(len(self._keys), "have sent keys", len(cohort))
+        self._check_enough(len(self._keys), "sent keys", len(cohort))
         values = secure_values(self._keys)
         task = ClientTask(self._number, Phase.SHARES, values_for=lambda _user: values)
         for reply in self._ask(task, list(self._keys), self._checked_shares):
@@ -84,7 +84,7 @@ class SecureRound:
                 drop(_failed(reply))
             else:
                 self._shares[reply.user] = dict(reply.secure)
-        self._check_enough(len(self._shares), "have sent shares", len(self._keys))
+        self._check_enough(len(self._shares), "sent shares", len(self._keys))
         return sorted(self._shares)
 
     def _checked_keys(self, reply: ClientReply) -> ClientReply:
@@ -119,7 +119,7 @@ class SecureRound:
             total = ring.add(total, ring.unpack(update.shared[MASKED].numpy()))
             weight += min(1.0, update.examples / self._most)
             alive.append(update.user)
-        self._check_enough(len(alive), "have sent an update", len(self._keys))
+        self._check_enough(len(alive), "sent an update", len(self._keys))
         total = self._unmask(ring, total, alive, sorted(self._shares.keys() - {*alive}))
         change = torch.from_numpy(ring.decode_sum(total, len(alive)) / weight).float()
         parts = change.split([self._begin[name].numel() for name in sorted(self._begin)])
@@ -168,7 +168,8 @@ class SecureRound:
     def _check_enough(self, users: int, did: str, began: int) -> None:
         needed = self._config.users_needed(began)
         if users < needed:
-            raise MaskedSumLost(f"round {self._number}: {users} users {did}, secure.threshold needs {needed}")
+            who = "1 user" if users == 1 else f"{users} users"
+            raise MaskedSumLost(f"round {self._number}: {who} {did}, secure.threshold needs {needed}")
 
 
 def _faulty(reply: ClientReply, fault: str | None) -> ClientReply:

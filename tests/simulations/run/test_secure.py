@@ -118,7 +118,7 @@ def test_shares_that_nobody_can_read_are_their_senders_fault(
 
     monkeypatch.setattr(handlers, "secure_shares", shares)
     if misled == 5:
-        with pytest.raises(RunFailed, match="1 users can read what user 3 sent for unmasking, .* needs 4"):
+        with pytest.raises(RunFailed, match=r"1 user can read what user 3 sent for unmasking, .* needs 4"):
             simulate(tiny_config(*SECURE), "secure", tmp_path)
         return
     # Those of the four others and its own are enough.
@@ -140,9 +140,9 @@ def test_users_may_go_away_once_their_update_has_come(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("secure_keys", "round 1: 3 users have sent keys, secure.threshold needs 4"),
-        ("secure_shares", "round 1: 3 users have sent shares, secure.threshold needs 4"),
-        ("train", "round 1: 3 users have sent an update, secure.threshold needs 4"),
+        ("secure_keys", "round 1: 3 users sent keys, secure.threshold needs 4"),
+        ("secure_shares", "round 1: 3 users sent shares, secure.threshold needs 4"),
+        ("train", "round 1: 3 users sent an update, secure.threshold needs 4"),
         ("secure_unmask", "round 1: 3 users answered the unmask request, secure.threshold needs 4"),
     ],
 )
