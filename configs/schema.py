@@ -125,8 +125,8 @@ class RunConfig(_Group):
     engine: Literal["ray", "inline", "vectorized"] = "ray"
     """`ray`: clients side by side in Ray actors; `inline`: this process, one client at a time; `vectorized`: this
     process, the training steps of several clients in one pass."""
-    clients_per_pass: int = Field(16, ge=1)
-    """Clients whose training steps are one pass (`engine = "vectorized"`)."""
+    clients_per_pass: int = Field(16, ge=1, le=64)
+    """Clients whose training steps are one pass (`engine = "vectorized"`). The server asks at most 64 at a time."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
     """A completed run record whose shared tensors replace stage 1, which is skipped. Its collective users cannot be

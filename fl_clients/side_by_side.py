@@ -3,29 +3,26 @@
 Every client's task runs in a greenlet of its own. Where it needs a gradient, or answers to its questions, it pauses;
 once all have paused, one pass serves all, with each client's parameters on the rows of its examples, and the tasks go
 on. Methods do not know of it. The adapter is the same object for all clients, so a paused task's parameters are put
-aside.
+aside. What a pass cannot do for several clients, a task does alone, without pausing.
 """
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
-from greenlet import getcurrent, greenlet
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fl_clients.backbone.batches import IGNORED, Example
+from fl_clients.backbone.batches import IGNORED
 from fl_clients.evaluate import answer_prompts
 from fl_clients.fit import LocalFit, answer_logits
+from fl_clients.paused import Client, Questions, Step, Task, acting, wait_for
 from fl_clients.session import Session
 from strategies.by_row import each_row
 from strategies.method import Adapter
-
-Task = Callable[[], bytes]
 
 
 def run_together(session: Session, tasks: Sequence[Task]) -> list[bytes]:
@@ -33,7 +30,7 @@ def run_together(session: Session, tasks: Sequence[Task]) -> list[bytes]:
 
     Args:
         session: The process's session, which the tasks use.
-        tasks: Each handles one message, on the same kind of task. None may raise an exception.
+        tasks: Each handles one message, on the same kind of task. None may raise an `Exception`.
 
     Returns:
         Their results, in their order.
@@ -46,113 +43,51 @@ def run_together(session: Session, tasks: Sequence[Task]) -> list[bytes]:
         session.gradient, session.answer, session.clock = None, None, time.perf_counter
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A paused task waits for the loss of a batch and its gradient."""
-
-    batch: Sequence[Example]
-    trained: list[nn.Parameter]
-
-    @property
-    def kind(self) -> Hashable:
-        """Equal for those that can be one pass."""
-        return tuple(map(id, self.trained))
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """A paused task waits for answers."""
-
-    prompts: Sequence[list[int]]
-    seeds: Sequence[int] | None
-    adapter: Adapter | None
-
-    @property
-    def kind(self) -> Hashable:
-        """Equal for those that can be answered together."""
-        return self.adapter is None, self.seeds is None
-
-
-def _wait_for(request: _Step | _Questions) -> Any:
-    """Pause the running task until there is a reply."""
-    hub = getcurrent().parent
-    assert hub is not None
-    return hub.switch(request)
-
-
-class _Client:
-    """One client's task, and the parameters that it has while others run."""
-
-    def __init__(self, task: Task, session: Session, parameters: Sequence[nn.Parameter]) -> None:
-        self._greenlet = greenlet(task)
-        self._adapter: Any = session.adapter
-        self.values = {parameter: parameter.detach().clone() for parameter in parameters}
-        self.gradients: dict[nn.Parameter, torch.Tensor | None] = dict.fromkeys(parameters)
-        self._trained: dict[nn.Parameter, bool] = dict.fromkeys(parameters, False)
-        self._acting = getattr(self._adapter, "acting", None)
-        self.request: _Step | _Questions | None = None
-        self.result = b""
-        self.seconds = 0.0
-        """Of its own work, and its share of passes."""
-
-    def go_on(self, *reply: Any) -> None:
-        """Run the task until it waits for something or is done; `reply` is what it waited for."""
-        self.put_in()
-        outcome = self._greenlet.switch(*reply)
-        self.request, self.result = (None, outcome) if self._greenlet.dead else (outcome, b"")
-        for parameter in self.values:
-            self.values[parameter], self.gradients[parameter] = parameter.data, parameter.grad
-            self._trained[parameter] = parameter.requires_grad
-        self._acting = getattr(self._adapter, "acting", None)
-
-    def put_in(self) -> None:
-        """Give the adapter this client's parameters."""
-        for parameter, value in self.values.items():
-            parameter.grad = None
-            parameter.data = value
-            parameter.grad = self.gradients[parameter]
-            parameter.requires_grad_(self._trained[parameter])
-        if self._acting is not None:
-            self._adapter.acting = self._acting
-
-
 class _Group:
     """The clients that run side by side."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._modules: Sequence[nn.Module] = getattr(session.adapter, "row_modules", ())
+        self._device = session.backbone.device
+        self._modules = _row_modules(session.adapter)
         self._parameters = [value for module in self._modules for value in module.parameters(recurse=False)]
-        self._running: _Client | None = None
+        self._running: Client | None = None
         self._since = 0.0
 
     def run(self, tasks: Sequence[Task]) -> list[bytes]:
-        clients = [_Client(task, self._session, self._parameters) for task in tasks]
-        for client in clients:
-            self._go_on(client)
-        while waiting := [client for client in clients if client.request]:
-            alike: dict[Hashable, list[_Client]] = {}
-            for client in waiting:
-                assert client.request is not None
-                alike.setdefault(client.request.kind, []).append(client)
-            for some in alike.values():
-                for client, reply in zip(some, self._replies(some), strict=True):
-                    self._go_on(client, reply)
+        clients = [Client(task, self._session.adapter, self._parameters, self._device) for task in tasks]
+        try:
+            for client in clients:
+                self._go_on(client)
+            while waiting := [client for client in clients if client.request]:
+                alike: dict[Hashable, list[Client]] = {}
+                for client in waiting:
+                    assert client.request is not None
+                    alike.setdefault(client.request.kind, []).append(client)
+                for some in alike.values():
+                    self._serve(some)
+        finally:
+            for client in clients:
+                client.end()
         return [client.result for client in clients]
 
     def gradient(self, fit: LocalFit, batch: Sequence[Any], trained: list[nn.Parameter]) -> float:
         """Stand in for `LocalFit.own_gradient`; called inside a client's task."""
-        if fit.loss_of or not {*map(id, trained)} <= {*map(id, self._parameters)}:
+        own = {*map(id, trained)} <= {*map(id, self._parameters)}
+        acts = acting(self._session.adapter)
+        # A pass takes gradients of stacked copies, on which no hook of a parameter is called.
+        if fit.loss_of or not own or acts is None or any(parameter._backward_hooks for parameter in trained):
             return fit.own_gradient(batch, trained)
-        return float(_wait_for(_Step(batch, trained)))
+        return float(wait_for(Step(batch, trained, acts)))
 
     def answer(
         self, session: Session, adapter: Adapter | None, prompts: Sequence[list[int]], seeds: Sequence[int] | None
     ) -> list[str]:
         """Stand in for `answer_prompts`; called inside a client's task."""
-        if adapter and not self._modules:
+        acts = acting(adapter)
+        if adapter and (not self._modules or acts is None):
             return answer_prompts(session, adapter, prompts, seeds)
-        answers: list[str] = _wait_for(_Questions(prompts, seeds, adapter))
+        answers: list[str] = wait_for(Questions(prompts, seeds, adapter, acts))
         return answers
 
     def clock(self) -> float:
@@ -160,36 +95,49 @@ class _Group:
         assert self._running is not None
         return self._running.seconds + time.perf_counter() - self._since
 
-    def _go_on(self, client: _Client, *reply: Any) -> None:
+    def _go_on(self, client: Client, *reply: Any) -> None:
         self._running, self._since = client, time.perf_counter()
-        client.go_on(*reply)
+        if reply and isinstance(reply[0], Exception):
+            client.fail(reply[0])
+        else:
+            client.go_on(*reply)
         client.seconds = self.clock()
 
-    def _replies(self, clients: Sequence[_Client]) -> list[Any]:
-        """Return what the clients wait for, which is of one kind."""
+    def _serve(self, clients: Sequence[Client]) -> None:
+        """Give clients that wait for one kind of thing what they wait for, and let them go on."""
         started = time.perf_counter()
-        clients[0].put_in()
-        if isinstance(clients[0].request, _Step):
-            replies: list[Any] = self._losses(clients)
-        else:
-            replies = self._answers(clients)
+        try:
+            clients[0].put_in()
+            stepping = isinstance(clients[0].request, Step)
+            replies: list[Any] = self._losses(clients) if stepping else self._answers(clients)
+        except Exception as error:
+            # It may be one client's fault, or memory for one may be enough.
+            if len(clients) > 1:
+                for client in clients:
+                    self._serve([client])
+                return
+            replies = [error]
         share = (time.perf_counter() - started) / len(clients)
         for client in clients:
             client.seconds += share
-        return replies
+        for client, reply in zip(clients, replies, strict=True):
+            self._go_on(client, reply)
 
-    def _losses(self, clients: Sequence[_Client]) -> list[float]:
+    def _losses(self, clients: Sequence[Client]) -> list[float]:
         """Return the losses of all clients' batches, and set the gradients of each client's parameters."""
-        steps = [client.request for client in clients if isinstance(client.request, _Step)]
+        steps = [client.request for client in clients if isinstance(client.request, Step)]
         trained, adapter = steps[0].trained, self._session.adapter
-        examples = [example for step in steps for example in step.batch]
         adapter.train(True)  # a client that has finished its training has turned dropout off
+        dropout = _Dropout([(client.draws, step) for client, step in zip(clients, steps, strict=True)], self._device)
         rows = self._rows([len(step.batch) for step in steps])
         stacked = self._stacked(clients, trained)
-        with each_row(self._modules, {parameter: values[rows] for parameter, values in stacked.items()}):
+        with each_row(self._modules, {parameter: values[rows] for parameter, values in stacked.items()}, dropout):
+            examples = [example for step in steps for example in step.batch]
             logits, labels = answer_logits(self._session.forward, adapter, examples)
         losses = _mean_by_client(logits, labels, rows, len(clients))
         losses.sum().backward()
+        for client, draws in zip(clients, dropout.states(), strict=True):
+            client.draws = draws
         for parameter in trained:
             gradients = stacked[parameter].grad
             assert gradients is not None
@@ -197,9 +145,9 @@ class _Group:
                 client.gradients[parameter] = gradient
         return [float(loss) for loss in losses.detach()]
 
-    def _answers(self, clients: Sequence[_Client]) -> list[list[str]]:
+    def _answers(self, clients: Sequence[Client]) -> list[list[str]]:
         """Return the answers to all clients' questions."""
-        asked = [client.request for client in clients if isinstance(client.request, _Questions)]
+        asked = [client.request for client in clients if isinstance(client.request, Questions)]
         adapter = asked[0].adapter
         rows = self._rows([len(one.prompts) for one in asked])
         stacked = self._stacked(clients, ()) if adapter else {}
@@ -216,10 +164,10 @@ class _Group:
 
     def _rows(self, counts: Sequence[int]) -> torch.Tensor:
         """Return each row's client, if the clients have so many rows."""
-        clients = torch.arange(len(counts), device=self._session.backbone.device)
-        return clients.repeat_interleave(torch.tensor(counts, device=clients.device))
+        clients = torch.arange(len(counts), device=self._device)
+        return clients.repeat_interleave(torch.tensor(counts, device=self._device))
 
-    def _stacked(self, clients: Sequence[_Client], trained: Sequence[nn.Parameter]) -> dict[nn.Parameter, torch.Tensor]:
+    def _stacked(self, clients: Sequence[Client], trained: Sequence[nn.Parameter]) -> dict[nn.Parameter, torch.Tensor]:
         """Return the parameters in which clients differ, [clients, *shape], the trained ones to take a gradient."""
         found: dict[nn.Parameter, torch.Tensor] = {}
         for parameter in trained:
@@ -229,6 +177,38 @@ class _Group:
             if parameter not in found and not all(torch.equal(first, value) for value in rest):
                 found[parameter] = torch.stack([first, *rest])
         return found
+
+
+class _Dropout:
+    """Draws every client's dropout from its own generator, in the shape of its own batch, as it would alone."""
+
+    def __init__(self, clients: Sequence[tuple[torch.Tensor, Step]], device: torch.device) -> None:
+        self._clients: list[tuple[torch.Generator, int, int]] = []
+        for state, step in clients:
+            generator = torch.Generator(device)
+            generator.set_state(state)
+            self._clients.append((generator, len(step.batch), max(map(len, step.batch))))
+
+    def __call__(self, probability: float, inputs: torch.Tensor) -> torch.Tensor:
+        """Return inputs [rows, length, n], right-aligned, some of them 0 and the others scaled."""
+        kept = torch.zeros_like(inputs)
+        first = 0
+        for generator, rows, length in self._clients:
+            own = torch.empty(rows, length, inputs.shape[-1], dtype=inputs.dtype, device=inputs.device)
+            kept[first : first + rows, -length:] = own.bernoulli_(1 - probability, generator=generator)
+            first += rows
+        return inputs * kept.div_(1 - probability)
+
+    def states(self) -> list[torch.Tensor]:
+        """Return the states of the clients' generators."""
+        return [generator.get_state() for generator, _, _ in self._clients]
+
+
+def _row_modules(adapter: Any) -> Sequence[nn.Module]:
+    """Return the modules whose parameters may have a value for each row; none if they do not hold all of their own."""
+    modules: Sequence[nn.Module] = getattr(adapter, "row_modules", ())
+    whole = all(len([*module.parameters(recurse=False)]) == len([*module.parameters()]) for module in modules)
+    return modules if whole else ()
 
 
 def _mean_by_client(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, clients: int) -> torch.Tensor:

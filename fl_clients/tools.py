@@ -69,7 +69,7 @@ class Tools:
         session, settings = self._session, self._session.config.personal
         examples = session.encoder.examples(pairs, settings.max_tokens)
         fit = LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self)
-        return replace(fit, budget_s=budget_s, gradient=session.gradient)
+        return replace(fit, budget_s=budget_s, gradient=session.gradient, clock=session.clock)
 
     def prefer(self, preferences: Sequence[Preference], beta: float, budget_s: float) -> LocalFit:
         """Return the training loop of stage 2 with the loss of Direct Preference Optimization."""
@@ -81,7 +81,7 @@ class Tools:
         examples = with_reference(session.forward, better, worse)
         loss_of = partial(preference_loss, beta=beta)
         fit = LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self)
-        return replace(fit, budget_s=budget_s, loss_of=loss_of)
+        return replace(fit, budget_s=budget_s, loss_of=loss_of, clock=session.clock)
 
     def embed(self, texts: Sequence[str], embedder: str) -> torch.Tensor:
         """Return sentence embeddings of length 1; [texts, dimensions], fp32."""

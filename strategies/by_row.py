@@ -1,6 +1,6 @@
 """Parameters with a value for each row of a batch, so that one pass takes a training step of several clients."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -9,10 +9,12 @@ from torch import nn
 
 RowValues = Mapping[nn.Parameter, torch.Tensor]
 """[rows, *shape] by parameter."""
+Dropout = Callable[[float, torch.Tensor], torch.Tensor]
+"""Applies dropout with a probability to inputs."""
 
 
 @contextmanager
-def each_row(modules: Iterable[nn.Module], values: RowValues) -> Iterator[None]:
+def each_row(modules: Iterable[nn.Module], values: RowValues, dropout: Dropout | None = None) -> Iterator[None]:
     """Give parameters their values for each row of the batch, inside the context.
 
     Linear modules, which must have no bias, multiply each row of their input [rows, ..., n] by its own weight; if it
@@ -22,9 +24,13 @@ def each_row(modules: Iterable[nn.Module], values: RowValues) -> Iterator[None]:
     Args:
         modules: Those whose own parameters may have values; the others keep theirs.
         values: By parameter.
+        dropout: Stands in for dropout modules that are active; None: they stay as they are.
     """
     with ExitStack() as undo:
         for module in modules:
+            if dropout and isinstance(module, nn.Dropout) and module.training:
+                module.forward = partial(dropout, module.p)  # type: ignore[method-assign]
+                undo.callback(delattr, module, "forward")
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if parameter not in values:
                     continue
@@ -39,14 +45,16 @@ def each_row(modules: Iterable[nn.Module], values: RowValues) -> Iterator[None]:
 @contextmanager
 def written(module: nn.Module, attribute: str, value: torch.Tensor) -> Iterator[None]:
     """Make a computed tensor stand in for a parameter inside the context."""
-    parameter = getattr(module, attribute)
+    parameters = dict(module._parameters)
     delattr(module, attribute)
     setattr(module, attribute, value)
     try:
         yield
     finally:
         delattr(module, attribute)
-        module.register_parameter(attribute, parameter)
+        # All of them, so that they keep their order.
+        module._parameters.clear()
+        module._parameters.update(parameters)
 
 
 def _linear(weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:

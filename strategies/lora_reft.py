@@ -5,7 +5,6 @@ With every block adapted it is the table's LoRA-C(all) + PerFit-P, with `setting
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,13 +31,13 @@ class LoraAndShifts:
         self.row_modules = [*lora_part.row_modules, *shift_part.row_modules]
 
     @property
-    def acting(self) -> Any:
+    def acting(self) -> tuple[str, ...] | None:
         """As that of `LoraAdapters`."""
         return self.lora.acting
 
     @acting.setter
-    def acting(self, value: Any) -> None:
-        self.lora.acting = value
+    def acting(self, names: tuple[str, ...]) -> None:
+        self.lora.acting = names
 
     @contextmanager
     def active(self, prompt: torch.Tensor) -> Iterator[None]:

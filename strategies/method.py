@@ -86,8 +86,9 @@ class Adapter(Protocol):
     suffix: int | None
     """The adapter touches only this many last prompt tokens; None, or no such attribute: it may touch any."""
     # Optional, and therefore no part of the protocol, for `engine = "vectorized"`, which otherwise trains one client
-    # at a time: `row_modules`, the modules whose own parameters may have a value for each row of a batch
-    # (strategies/by_row.py), and `acting`, what else acts, to be kept for a client while another one trains.
+    # at a time: `row_modules`, which hold every parameter in which clients may differ, and may have a value for each
+    # row of a batch (strategies/by_row.py), and `acting`, what else acts, as a hashable value that can be set; None if
+    # several clients cannot share it.
 
     def active(self, prompt: torch.Tensor) -> AbstractContextManager[None]:
         """Let the adapter act on the forward pass inside the context.

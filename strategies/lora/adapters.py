@@ -66,6 +66,7 @@ class LoraAdapters:
             for module in self._modules_of[name]
             for letter in "AB"
         ]
+        self.row_modules += [dropout for layer in self._layers.values() for dropout in layer.lora_dropout.values()]
         self._changes: dict[str, torch.Tensor] = {}
         self._merged: dict[str, nn.Parameter] = {}
         self._used: tuple[str, ...] = ()
@@ -121,15 +122,15 @@ class LoraAdapters:
             layer._active_adapter = list(names)
 
     @property
-    def acting(self) -> Any:
-        """What acts inside `active` beside the factors: the chosen adapters and the changes of the base weights."""
-        return self._used, self._changes, self._merged
+    def acting(self) -> tuple[str, ...] | None:
+        """The adapters that act inside `active`; None if the base weights are changed too."""
+        return None if self._changes else self._used
 
     @acting.setter
-    def acting(self, value: Any) -> None:
-        used, self._changes, self._merged = value
-        if used != self._used:
-            self.use(*used)
+    def acting(self, names: tuple[str, ...]) -> None:
+        self._changes, self._merged = {}, {}
+        if names != self._used:
+            self.use(*names)
 
     @torch.no_grad()
     def effective(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

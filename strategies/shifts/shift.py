@@ -37,7 +37,7 @@ class Shift(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return φ(x) for x of shape [..., d]."""
         inside = x.float()
-        # In `SiteShifts.by_row` every row of the batch has an R, D and b of its own.
+        # In `strategies.by_row.each_row` every row of the batch has an R, D and b of its own.
         shift: torch.Tensor = (inside @ self.D.mT + self.b.unsqueeze(-2)) @ self.R
         return x + shift.to(x.dtype)
 

@@ -100,6 +100,61 @@ def test_a_client_that_fails_costs_no_other_client_anything(session: Any) -> Non
     torch.testing.assert_close(together[1][1], alone[1][1], atol=1e-5, rtol=0)
 
 
+def test_a_pass_that_fails_costs_only_the_client_whose_fault_it_is(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = session.forward.run
+
+    def broken(adapter: Any, examples: Any, *more: Any, **options: Any) -> Any:
+        if any(example.prompt[0] == 5 for example in examples):
+            raise FloatingPointError("a broken example")
+        return original(adapter, examples, *more, **options)
+
+    monkeypatch.setattr(session.forward, "run", broken)
+    results = run_together(session, [trained(session, user, {}) for user in range(3)])
+    assert results == [b"a broken example", b"1", b"2"]
+
+
+def test_an_interruption_ends_every_task(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session.forward, "run", interrupt)
+    ended: list[int] = []
+
+    def watched(user: int) -> Callable[[], bytes]:
+        def task() -> bytes:
+            try:
+                return trained(session, user, {})()
+            finally:
+                ended.append(user)
+
+        return task
+
+    with pytest.raises(KeyboardInterrupt):
+        run_together(session, [watched(user) for user in range(3)])
+    assert sorted(ended) == [0, 1, 2]
+    assert not any(parameter.requires_grad for parameter in session.adapter.parameters())
+
+
+def test_a_training_with_hooks_on_its_parameters_is_a_clients_own(session: Any) -> None:
+    calls: list[int] = []
+
+    def hooked(user: int) -> Callable[[], bytes]:
+        def task() -> bytes:
+            b = session.adapter.shift("collective", "1").b.requires_grad_(True)
+            handle = b.register_hook(lambda _gradient: calls.append(user))
+            try:
+                return trained(session, user, {})()
+            finally:
+                handle.remove()
+
+        return task
+
+    run_together(session, [hooked(user) for user in range(2)])
+    assert calls == [0] * 2 + [1] * 4
+
+
 def test_the_clients_seconds_add_up_to_the_groups(session: Any) -> None:
     kept: dict[int, Any] = {}
     started = time.perf_counter()

@@ -1,5 +1,6 @@
 """`engine = "vectorized"`: the numbers of `inline`, with several clients in one pass."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,12 +9,12 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError
 from fl_clients import side_by_side
+from fl_clients.paused import Client
 from simulations.experiments.comparable import first_difference
 from simulations.run.simulate import simulate
 from tests.conftest import movie, tiny_config, write_lamp
 
 integration = pytest.mark.integration
-NO_DROPOUT = "settings.dropout=0"
 FIVE = ("users.collective=5", "cohort=5", "clients_per_pass=3")
 
 
@@ -60,7 +61,7 @@ def assert_alike(ours: Path, theirs: Path) -> None:
 def test_every_kind_of_adapter_trains_as_inline(method: str, tmp_path: Path) -> None:
     words = [f"method={method}"]
     if "lora" in method or method in ("oppu", "fed-sb"):
-        words += [NO_DROPOUT, "settings.rank=2", "settings.alpha=4"]
+        words += ["settings.rank=2", "settings.alpha=4"]
     assert_alike(run("vectorized", tmp_path, *words), run("inline", tmp_path, *words))
 
 
@@ -79,9 +80,29 @@ def test_codecs_moments_and_held_out_items_work_in_it(tmp_path: Path) -> None:
 
 
 @integration
-@pytest.mark.parametrize("words", [("task=news_headline", "decoding=paper"), ("evaluate.batch_size=3",)])
+@pytest.mark.parametrize(
+    "words",
+    [("task=news_headline", "decoding=paper"), ("evaluate.batch_size=3",), ("method=oppu", "task=news_headline")],
+)
 def test_questions_of_several_users_are_answered_together(words: tuple[str, ...], tmp_path: Path) -> None:
     assert_alike(run("vectorized", tmp_path, *words), run("inline", tmp_path, *words))
+
+
+@integration
+def test_a_pass_that_fails_is_tried_for_one_client_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = side_by_side._Group._losses
+    sizes: list[int] = []
+
+    def small_memory(self: object, clients: Sequence[Client]) -> list[float]:
+        sizes.append(len(clients))
+        if len(clients) > 1:
+            raise MemoryError("too many clients")
+        return original(self, clients)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(side_by_side._Group, "_losses", small_memory)
+    vectorized = run("vectorized", tmp_path)
+    assert {1, 3} <= {*sizes}
+    assert_alike(vectorized, run("inline", tmp_path))
 
 
 @integration
@@ -117,6 +138,7 @@ def test_a_vectorized_run_is_not_reused_for_an_inline_one() -> None:
     assert first_difference(vectorized, other) == "clients_per_pass: 16 vs. 2"
 
 
-def test_no_client_in_a_pass_is_refused() -> None:
+@pytest.mark.parametrize("clients", [0, 65])
+def test_passes_of_no_client_or_of_more_than_are_asked_at_once_are_refused(clients: int) -> None:
     with pytest.raises(InputError, match="clients_per_pass"):
-        tiny_config("engine=vectorized", "clients_per_pass=0")
+        tiny_config("engine=vectorized", f"clients_per_pass={clients}")
