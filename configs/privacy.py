@@ -50,7 +50,7 @@ class PrivacyConfig(Group):
         """Divide a round's privacy between the sum and the count of updates below C.
 
         σ_b, the deviation of the count, is n/20 as in the source, or z if that is more: the sum's noise then grows by
-        15 % at most. z_Δ = (z⁻² − (2σ_b)⁻²)^(−1/2), so that both together cost what z costs.
+        16 % at most. z_Δ = (z⁻² − (2σ_b)⁻²)^(−1/2), so that both together cost what z costs.
 
         Args:
             multiplier: z.

@@ -98,4 +98,5 @@ class Collector:
     def _secure_round(self, number: int, start: Tensors) -> SecureRound | None:
         if not self.config.secure.aggregation:
             return None
-        return SecureRound(self.config, self.method, number, start, self.examples, self.tasks.recorded)
+        opened = self.folder / ".opened"
+        return SecureRound(self.config, self.method, number, start, self.examples, self.tasks.recorded, opened)

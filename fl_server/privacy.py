@@ -6,11 +6,14 @@ is the Gaussian mechanism with multiplier z/2.
 """
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +30,17 @@ from strategies.method import Method, Tensors
 
 _CLIP = "privacy.clip"
 _MOST_NOISE = 1e4
+_NONE: Mapping[int, int] = MappingProxyType({})
 
 
 @cache
 def epsilon_of(
-    multiplier: float, releases: int, openings: int, delta: float, drawn: tuple[int, int] | None
+    multiplier: float,
+    releases: int,
+    openings: int,
+    delta: float,
+    drawn: tuple[int, int] | None,
+    again: tuple[int, ...] = (),
 ) -> float | None:
     """Return ε of some releases, by Rényi differential privacy (dp-accounting); None: infinite, without noise.
 
@@ -41,18 +50,24 @@ def epsilon_of(
         openings: Openings, which have all users.
         delta: δ.
         drawn: N and n if a round draws n of N users uniformly; None assumes no amplification, a valid upper bound.
+        again: Rounds, not among `releases`, that were released several times, by how often. Their users were drawn
+            once, so that k releases are one draw with noise of multiplier z/√k.
     """
     import dp_accounting as dp
     from dp_accounting import rdp
 
-    if not releases + openings:
+    if not releases + openings + len(again):
         return 0.0
     if not multiplier:
         return None
     accountant = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
-    gaussian = dp.GaussianDpEvent(multiplier / 2)
-    event = dp.SampledWithoutReplacementDpEvent(*drawn, gaussian) if drawn else gaussian
-    for mechanism, count in ((event, releases), (gaussian, openings)):
+
+    def drawing(times: int) -> Any:
+        noise = dp.GaussianDpEvent(multiplier / 2 / math.sqrt(times))
+        return dp.SampledWithoutReplacementDpEvent(*drawn, noise) if drawn else noise
+
+    rounds = [(drawing(1), releases), *((drawing(times), 1) for times in again)]
+    for mechanism, count in (*rounds, (dp.GaussianDpEvent(multiplier / 2), openings)):
         if count:
             accountant.compose(mechanism, count)
     return float(accountant.get_epsilon(delta))
@@ -88,16 +103,18 @@ class Budget:
             raise InputError("privacy.kind needs dp-accounting: pip install 'fedperfit[privacy]'")
         self._config, self._releases, self._openings, self._drawn = config, releases, openings, drawn
 
-    def epsilon(self, multiplier: float, number: int, repeated: int = 0) -> float | None:
+    def epsilon(self, multiplier: float, number: int, repeats: Mapping[int, int] = _NONE) -> float | None:
         """Return ε after a round with noise multiplier z; None if it is infinite.
 
         Args:
             multiplier: z.
             number: The round.
-            repeated: Rounds that were released a second time, with other updates.
+            repeats: How often a round was released, for those released with several sets of updates.
         """
-        releases = self._releases[number] + repeated
-        return epsilon_of(multiplier, releases, self._openings, self._config.delta, self._drawn)
+        again = {repeated: times for repeated, times in repeats.items() if repeated}
+        once = self._releases[number] - len([repeated for repeated in again if repeated <= number])
+        openings = repeats.get(0, 1) if self._openings else 0
+        return epsilon_of(multiplier, once, openings, self._config.delta, self._drawn, tuple(sorted(again.values())))
 
     def multiplier(self) -> float:
         """Return the least z (to 0.1 %) with which all rounds keep to the target ε.
@@ -124,17 +141,21 @@ class Budget:
             low, high = (low, middle) if keeps(middle) else (middle, high)
         return high
 
-    def last_round(self, multiplier: float) -> int:
-        """Return the last round that keeps to the target ε; −1 if none does."""
+    def last_round(self, multiplier: float, repeats: Mapping[int, int] = _NONE) -> int:
+        """Return the last round that keeps to the target ε; −1 if none does. `repeats` as in `epsilon`."""
         target, last = self._config.target_epsilon, len(self._releases) - 1
         if target is None:
             return last
         low, high = -1, last
         while low < high:
             middle = (low + high + 1) // 2
-            spent = self.epsilon(multiplier, middle)
+            spent = self.epsilon(multiplier, middle, repeats)
             low, high = (middle, high) if spent is not None and spent <= target else (low, middle - 1)
         return low
+
+
+class BudgetSpent(Exception):
+    """A round cannot be released a second time within the target ε."""
 
 
 class RunPrivacy:
@@ -179,20 +200,23 @@ class RunPrivacy:
         )
         given = config.privacy.noise_multiplier
         self.multiplier = self._budget.multiplier() if given is None else given
-        self.last_round = self._budget.last_round(self.multiplier)
-        """The last round of stage 1 that keeps to the target ε."""
-        if self.last_round < min(1, len(turns) - 1):
+        if self._budget.last_round(self.multiplier) < min(1, len(turns) - 1):
             raise InputError(
                 f"privacy.target_epsilon={config.privacy.target_epsilon:g}: the first round would exceed it with "
                 f"noise_multiplier={self.multiplier:g}"
             )
         self.clip = self._clip_used = float((checkpoint or {}).get(_CLIP, config.privacy.clip))
 
+    @property
+    def last_round(self) -> int:
+        """The last round of stage 1 that keeps to the target ε, after what was released so far."""
+        return self._budget.last_round(self.multiplier, self._repeats())
+
     def spent(self, number: int) -> PrivacyPart:
         """Return what has been spent after a round; all rounds up to it count, released or abandoned."""
         return PrivacyPart(
             kind=self.config.kind,
-            epsilon=self._budget.epsilon(self.multiplier, number, self._repeated()),
+            epsilon=self._budget.epsilon(self.multiplier, number, self._repeats()),
             delta=self.config.delta,
             noise_multiplier=self.multiplier,
             clip=self.clip,
@@ -205,21 +229,33 @@ class RunPrivacy:
         epsilon = {} if spent.epsilon is None else {"privacy.epsilon": spent.epsilon}
         return {"privacy.clip": self._clip_used, **epsilon}
 
-    def pool_of(self, number: int, start: Tensors, asked: int) -> Callable[[Iterable[Update]], Tensors] | None:
-        """Return what forms a round's noisy mean of shared tensors; None if clients add the noise.
+    def pool_of(self, number: int, start: Tensors, asked: int) -> Callable[[Iterable[Update]], Tensors]:
+        """Return what forms a round's mean of shared tensors, with noise unless the clients have added it.
 
         Args:
             number: The round; 0 is an opening.
             start: Where the clients started from.
             asked: Number of users that were asked.
         """
-        if self.config.kind == "local":
-            return None
         count = self._cohort if number else asked
-        return lambda updates: self._pool(number, start, (update.shared for update in updates), count)
+        pool = self._mean if self.config.kind == "local" else self._pool
+        return lambda updates: pool(number, start, (update.shared for update in updates), count)
+
+    def _mean(self, _number: int, start: Tensors, updates: Iterable[Tensors], count: int) -> Tensors:
+        """Form the mean over `count` users of updates that have their noise already."""
+        begin = self._method.to_wire(start)
+        total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in begin.items()}
+        for update in updates:
+            for name, value in minus(self._method.to_wire(update), begin).items():
+                total[name] += value
+        return self._method.from_wire(plus(begin, {name: (value / count).float() for name, value in total.items()}))
 
     def _pool(self, number: int, start: Tensors, updates: Iterable[Tensors], count: int) -> Tensors:
-        """Form the mean over `count` users, and adapt C for the next round."""
+        """Form the mean over `count` users, and adapt C for the next round.
+
+        Raises:
+            BudgetSpent: The round was released before, with other updates, and a second release is too much.
+        """
         begin = self._method.to_wire(start)
         changes = (minus(self._method.to_wire(update), begin) for update in updates)
         total, below, arrived = clipped_sum(changes, begin, self.clip)
@@ -235,9 +271,14 @@ class RunPrivacy:
         return self._method.from_wire(plus(begin, change))
 
     def _remember(self, number: int, mark: str) -> None:
-        """Note a release before anything of it is sent."""
+        """Note a release before anything of it is sent; raises as `_pool`."""
         line = f"{number} {hashlib.sha256(mark.encode()).hexdigest()}\n"
         if self._releases and line not in self._noted():
+            times, target = self._times()[number], self.config.target_epsilon
+            if times and target is not None:
+                spent = self._budget.epsilon(self.multiplier, number, {**self._repeats(), number: times + 1})
+                if spent is None or spent > target:
+                    raise BudgetSpent
             with self._releases.open("a", encoding="utf-8") as file:
                 file.write(line)
 
@@ -245,10 +286,12 @@ class RunPrivacy:
         noted = self._releases and self._releases.is_file()
         return self._releases.read_text(encoding="utf-8").splitlines(keepends=True) if self._releases and noted else []
 
-    def _repeated(self) -> int:
-        """Return how many rounds were released again with other updates, after a run was interrupted."""
-        lines = self._noted()
-        return len(lines) - len({line.split()[0] for line in lines})
+    def _times(self) -> Counter[int]:
+        """Return with how many sets of updates each round was released; more than one after an interruption."""
+        return Counter(int(line.split()[0]) for line in self._noted())
+
+    def _repeats(self) -> dict[int, int]:
+        return {number: times for number, times in self._times().items() if times > 1}
 
     def saved(self) -> Tensors:
         """Return what a checkpoint needs."""

@@ -22,7 +22,7 @@ from fl_server.collecting import Collector
 from fl_server.exchange import Clients, ClientTask
 from fl_server.judges import Judges
 from fl_server.newcomers import Newcomers
-from fl_server.privacy import RunPrivacy, most_turns
+from fl_server.privacy import BudgetSpent, RunPrivacy, most_turns
 from fl_server.record.complete import complete_record
 from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
@@ -133,9 +133,13 @@ class FederatedRun:
         self.privacy = RunPrivacy(
             self.config, self.method, len(trainable_users), turns, secret, self.writer.state, releases
         )
-        if self.privacy.last_round < self.last_round:
-            self.last_round = self.privacy.last_round
-            text = f"stage 1 ends after round {self.last_round}, to keep to privacy.target_epsilon"
+        self._end_stage_1(self.privacy.last_round)
+
+    def _end_stage_1(self, number: int) -> None:
+        """End stage 1 after a round, if it would go on, since the next one would exceed the target ε."""
+        if number < self.last_round:
+            self.last_round = number
+            text = f"stage 1 ends after round {number}, to keep to privacy.target_epsilon"
             self.writer.event("note", text=text)
 
     def _evaluate_base(self) -> None:
@@ -156,7 +160,16 @@ class FederatedRun:
         done = self.writer.checkpoint.round
         first = self.method.first_round if done is None else done + 1
         for number in range(first, self.last_round + 1):
-            self._train_round(number, trainable_users)
+            if number > self.last_round:
+                break
+            try:
+                self._train_round(number, trainable_users)
+            except BudgetSpent:
+                self._end_stage_1(number - 1)
+                # It was released once before.
+                self._commit(privacy=self.privacy.spent(number) if self.privacy else None)
+            if self.privacy:
+                self._end_stage_1(self.privacy.last_round)
         if not self.writer.checkpoint.last_turns:
             raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
         if self.config.keep == "best":

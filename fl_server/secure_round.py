@@ -4,13 +4,16 @@ Clients that fail on the way drop out. While at least `secure.threshold` are lef
 with fewer nothing can, and the round fails. Nothing that the server holds is one client's update.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from configs.errors import RunFailed
+from configs.files import append_line
 from configs.schema import RunConfig
 from fl_server.exchange import ClientTask
 from fl_server.record.reply import ClientReply
@@ -35,7 +38,14 @@ class SecureRound:
     """One round's keys, shares and sum."""
 
     def __init__(
-        self, config: RunConfig, method: Method, number: int, start: Tensors, examples: Mapping[int, int], ask: Ask
+        self,
+        config: RunConfig,
+        method: Method,
+        number: int,
+        start: Tensors,
+        examples: Mapping[int, int],
+        ask: Ask,
+        opened: Path,
     ) -> None:
         """Start a round.
 
@@ -46,8 +56,10 @@ class SecureRound:
             start: Where the clients start from.
             examples: Every user's examples at the roll call, by partition id.
             ask: As `Ask`.
+            opened: A file that remembers whose sums were opened, since clients help with one set of users a round.
         """
         self._config, self._method, self._number, self._ask = config.secure, method, number, ask
+        self._opened = opened
         self._begin = method.to_wire(start)
         self._examples = examples
         self._keys: dict[int, bytes] = {}
@@ -120,12 +132,26 @@ class SecureRound:
             weight += min(1.0, update.examples / self._most)
             alive.append(update.user)
         self._check_enough(len(alive), "sent an update", len(self._keys))
+        self._remember(alive)
         total = self._unmask(ring, total, alive, sorted(self._shares.keys() - {*alive}))
         change = torch.from_numpy(ring.decode_sum(total, len(alive)) / weight).float()
         parts = change.split([self._begin[name].numel() for name in sorted(self._begin)])
         names = sorted(self._begin)
         shaped = {name: part.reshape(self._begin[name].shape) for name, part in zip(names, parts, strict=True)}
         return self._method.from_wire(plus(self._begin, shaped))
+
+    def _remember(self, alive: Sequence[int]) -> None:
+        """Note whose sum is opened, before it is."""
+        text = self._opened.read_text(encoding="utf-8") if self._opened.is_file() else ""
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        before = next((line["users"] for line in lines if line["round"] == self._number), None)
+        if before is None:
+            append_line(self._opened, {"round": self._number, "users": sorted(alive)})
+        elif before != sorted(alive):
+            raise MaskedSumLost(
+                f"round {self._number}: before the interruption the sum of users {', '.join(map(str, before))} was "
+                "opened, and clients refuse to help with that of others; run it anew"
+            )
 
     def _unmask(self, ring: Ring, total: np.ndarray, alive: list[int], dropped: list[int]) -> np.ndarray:
         """Take off b_u of those whose update came, and s_uv between them and those who dropped out."""

@@ -182,7 +182,7 @@ def clean(folder: Path) -> None:
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
     for left in folder.glob("*.tmp"):  # left by killed processes
         left.unlink()
-    for name in (USERS_LINK, IMPORT_PATH_FILE, ".noise.key", ".releases"):
+    for name in (USERS_LINK, IMPORT_PATH_FILE, ".noise.key", ".releases", ".opened"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -26,7 +26,7 @@ from configs.schema import RunConfig
 from fl_clients.backbone.load import read_shape
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import OpenedUser, open_user, write_one_user
-from simulations.run.preflight import build_method, resolve
+from simulations.run.preflight import build_method, check_promise, resolve
 
 DAYS = 365
 """Days for which the certificates are valid."""
@@ -72,7 +72,9 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
         raise InputError("devices: a real federation has no simulated devices")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
-    build_method(config, read_shape(config.backbone))
+    method = build_method(config, read_shape(config.backbone))
+    if config.privacy.kind != "none" and method.first_round is not None:
+        check_promise(config, method, devices=True)
     folder = expand(folder).resolve()
     if any(letter in str(folder) for letter in '"\\$`\n'):
         raise InputError(f"{folder}: the scripts cannot quote this path; choose one without quotes, \\ and $")

@@ -1,11 +1,14 @@
 """What a report says of privacy: the promise of every run, and ε by round."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 from rich.table import Table
 
+from configs.schema import RunConfig
+from fl_server.record.folder import RunFolder
 from simulations.display.tables import new_table
 from simulations.report.figures import finished, safe
 from simulations.report.gather import ReportRun
@@ -16,13 +19,14 @@ _EPSILON = "privacy.epsilon"
 
 def promises(runs: Sequence[ReportRun]) -> Table | None:
     """Tabulate who can read which updates of each run, and its ε; None if no run promises anything."""
-    if not any(run.record.params.shared and (run.record.privacy or run.config.secure.aggregation) for run in runs):
+    with_stage_1 = [run for run in runs if run.record.params.shared]
+    if not any(run.record.privacy or _stage_1(run.config).secure.aggregation for run in with_stage_1):
         return None
     table = new_table(title="what stage 1 promises its users")
     for title in ("run", "noise added by", "ε", "δ", "z", "C", "rounds", "server reads"):
         table.add_column(title, justify="right" if title in ("ε", "δ", "z", "C", "rounds") else "left")
     for run in runs:
-        spent, masked = run.record.privacy, run.config.secure.aggregation
+        spent, masked = run.record.privacy, _stage_1(run.config).secure.aggregation
         reads, cells = "every update", ["nobody", "–", "–", "–", "–", "–"]
         if spent:
             reads = "every update" if spent.kind == "central" else "every update with its noise"
@@ -39,6 +43,13 @@ def promises(runs: Sequence[ReportRun]) -> Table | None:
         "in a simulation, the noise can be computed from the seed and removed"
     )
     return table
+
+
+def _stage_1(config: RunConfig) -> RunConfig:
+    """Return the config of the run that trained the shared tensors, if its record is still there."""
+    while config.start_from and Path(config.start_from).is_dir():
+        config = RunFolder(Path(config.start_from)).config
+    return config
 
 
 def epsilon_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:

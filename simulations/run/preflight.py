@@ -1,6 +1,7 @@
 """Preparation of a run: builds and checks its method, resolves its config, loads the tensors it starts from."""
 
 import hashlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,10 +127,26 @@ def _check_private(config: RunConfig, method: Method, shape: BackboneShape) -> N
         threshold = config.secure.threshold
         if first == 0 and threshold is not None and 2 * threshold <= users:
             raise ValueError(f"secure.threshold={threshold}: {method.name} opens with all {users} users; leave it out")
-        _ = Ring(config.secure.bytes, config.secure.limit, config.cohort if first else users).steps
+        begin = math.ceil(config.cohort * (1 + config.devices.over_selection))
+        _ = Ring(config.secure.bytes, config.secure.limit, min(begin, users) if first else users).steps
     if private:
-        last = config.rounds if method.last_round is None else method.last_round
-        RunPrivacy(config, method, users, range(last + 1))
+        check_promise(config, method)
+
+
+def check_promise(config: RunConfig, method: Method, devices: bool = False) -> None:
+    """Refuse an ε that cannot be kept.
+
+    Args:
+        config: The run's config, with `privacy.kind`.
+        method: The method.
+        devices: Clients are real devices, which know whom the seed draws.
+
+    Raises:
+        InputError: The target ε cannot be kept.
+    """
+    users = config.users.collective - config.users.held_out
+    last = config.rounds if method.last_round is None else method.last_round
+    RunPrivacy(config, method, users, range(last + 1), secret=1 if devices else None)
 
 
 def _check_wire_form(method: Method, shared: Tensors) -> None:
@@ -179,6 +196,15 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     ):
         if ours != other:
             raise InputError(f"start_from: {record} does not fit: {key}: {other!r} in that run, {ours!r} in this one")
+    for table, key, asked in (
+        ("privacy", "kind", config.privacy.kind != "none"),
+        ("secure", "aggregation", config.secure.aggregation),
+    ):
+        ours, other = getattr(config, table), getattr(theirs, table)
+        if asked and ours != other:
+            raise InputError(
+                f"{table}.{key}={getattr(ours, key)!r}: stage 1 is that of {record}, which was trained otherwise"
+            )
     try:
         check_backbone(config.backbone, run.backbone_sha256)
     except InputError as error:

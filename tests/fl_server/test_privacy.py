@@ -11,7 +11,7 @@ from dp_accounting import rdp
 from configs.errors import InputError
 from configs.load import load_config
 from configs.privacy import PrivacyConfig
-from fl_server.privacy import Budget, RunPrivacy, epsilon_of, most_turns
+from fl_server.privacy import Budget, BudgetSpent, RunPrivacy, epsilon_of, most_turns
 from strategies.aggregation.robust import Update
 from strategies.loading import load_method
 from strategies.method import Method
@@ -109,7 +109,6 @@ def test_a_draw_that_others_know_gains_nothing_from_sampling() -> None:
 
 def pooled(privacy: RunPrivacy, number: int, value: float) -> float:
     pool = privacy.pool_of(number, {"shared_a": torch.zeros(3)}, 8)
-    assert pool is not None
     updates = [Update(0, {"shared_a": torch.full((3,), value)}, 1)]
     return float(pool(updates)["shared_a"][0])
 
@@ -126,7 +125,48 @@ def test_a_round_repeated_with_other_updates_has_other_noise_and_is_counted(tmp_
     assert resumed().spent(1).epsilon == epsilon_of(2.0, 1, 0, DELTA, (100, 8))
     # With the same noise, the difference would be that of the updates: 0.1/8.
     assert abs(pooled(resumed(), 1, 0.2) - first - 0.1 / 8) > 1e-3
-    assert resumed().spent(1).epsilon == epsilon_of(2.0, 2, 0, DELTA, (100, 8))
+    # The same users twice: less noise in one draw, not two draws.
+    twice = resumed().spent(3).epsilon
+    assert twice == epsilon_of(2.0, 2, 0, DELTA, (100, 8), again=(2,))
+    accountant = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
+    accountant.compose(dp.SampledWithoutReplacementDpEvent(100, 8, dp.GaussianDpEvent(2.0 / 2 / math.sqrt(2))))
+    accountant.compose(dp.SampledWithoutReplacementDpEvent(100, 8, dp.GaussianDpEvent(2.0 / 2)), 2)
+    assert twice == pytest.approx(accountant.get_epsilon(DELTA))
+    separate = epsilon_of(2.0, 4, 0, DELTA, (100, 8))
+    assert twice is not None
+    assert separate is not None
+    assert twice > separate
+
+
+def test_a_second_release_that_the_target_does_not_allow_is_not_made(tmp_path: Path) -> None:
+    words = ["privacy.kind=central", "privacy.target_epsilon=2", "cohort=8", "users.collective=100"]
+    method, file = lora(), tmp_path / ".releases"
+    privacy = RunPrivacy(load_config(None, words), method, 100, range(5), releases=file)
+    pooled(privacy, 3, 0.1)
+    noted = file.read_text()
+    assert privacy.last_round == 4
+    pooled(privacy, 3, 0.1)
+    with pytest.raises(BudgetSpent):
+        pooled(privacy, 3, 0.2)
+    assert file.read_text() == noted
+    # With room for it, the round is repeated, and stage 1 ends earlier.
+    loose = load_config(None, [*words[:1], "privacy.target_epsilon=15", "privacy.noise_multiplier=1", *words[2:]])
+    privacy = RunPrivacy(loose, method, 100, range(9), releases=tmp_path / "other")
+    last = privacy.last_round
+    for value in (0.1, 0.2):
+        pooled(privacy, 1, value)
+    assert 0 < privacy.last_round < last
+    epsilon = privacy.spent(privacy.last_round).epsilon
+    assert epsilon is not None
+    assert epsilon <= 15
+
+
+def test_with_local_noise_all_users_count_alike_and_nobodys_step_is_compared() -> None:
+    words = ["privacy.kind=local", "privacy.noise_multiplier=1", "cohort=4", "users.collective=100"]
+    privacy = RunPrivacy(load_config(None, words), lora(), 100, range(5))
+    pool = privacy.pool_of(1, {"shared_a": torch.zeros(1)}, 4)
+    updates = [Update(0, {"shared_a": torch.ones(1)}, 1), Update(1, {"shared_a": torch.full((1,), 3.0)}, 9)]
+    assert pool(updates)["shared_a"].tolist() == [1.0]
 
 
 def test_secrets_that_agree_in_their_lowest_bits_give_other_noise() -> None:

@@ -22,6 +22,7 @@ from simulations.experiments.audit.observed import Losses, turns
 from simulations.experiments.audit.schema import Attack, Audit, Guess
 from simulations.experiments.audit.shadows import shadow_losses
 from simulations.run.folders import claim_folder
+from simulations.run.preflight import keeps_clients_apart
 from simulations.run.served import ServedModel, load_served_model
 
 _FEWEST = 10
@@ -65,7 +66,7 @@ def audit(
         # An update would hold up to 16 copies of a text that only its sender has, so nothing is read from updates.
         log("exposure of the canaries")
         found.exposures, found.epsilon_at_least = exposures(files, losses, targets)
-    elif not config.secure.aggregation and len(members) >= _FEWEST:
+    elif not config.secure.aggregation and len(members) >= _FEWEST and _sends_alike(collective):
         log(f"two updates of {len(members)} users")
         found.usual_answer, found.taste, found.linked = _from_updates(collective, files, data, members)
     if shadows:
@@ -75,6 +76,12 @@ def audit(
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", found.to_json())
     return found
+
+
+def _sends_alike(model: ServedModel) -> bool:
+    """Tell whether a client's updates of two rounds can be compared: same tensors, and more than an opening."""
+    method = model.method
+    return method.constant_shapes and method.last_round != 0 and not keeps_clients_apart(method, model.backbone.shape)
 
 
 def _membership(

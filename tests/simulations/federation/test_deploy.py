@@ -76,6 +76,11 @@ def test_the_deployed_config_is_the_runs(tmp_path: Path, cache: Path) -> None:
         (["--port", "65530"], "nodes use the 9 ports after it"),
         (["devices.preset=phones"], "a real federation has no simulated devices"),
         (["users.collective=1"], "cohort=3 is more than users.collective=1"),
+        # In a simulation it can be kept, since nobody knows who is drawn.
+        (
+            ["privacy.kind=central", "privacy.noise_multiplier=2", "privacy.target_epsilon=4", "rounds=1"],
+            "the first round would exceed it",
+        ),
     ],
 )
 def test_invalid_arguments_are_refused_and_write_nothing(words: list[str], message: str, tmp_path: Path) -> None:

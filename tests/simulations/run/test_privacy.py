@@ -15,9 +15,11 @@ from fl_clients.backbone.load import read_shape
 from fl_clients.process.paths import ClientPaths
 from fl_server.record.reply import ClientReply
 from fl_server.record.schema import RunRecord
+from fl_server.run import FederatedRun
+from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
 from simulations.display.tables import quality_table
-from simulations.run.simulate import simulate
+from simulations.run.simulate import resume, simulate
 from strategies.aggregation.private_mean import clipped
 from strategies.codecs import minus
 from strategies.loading import load_method
@@ -168,3 +170,41 @@ def test_one_users_update_decides_nothing_about_anothers(tmp_path: Path, monkeyp
     assert not [row for row in clients if (row.get("status") or "").startswith("rejected")]
     # C = 1 and noise of deviation 1 on each of the numbers, both over 6: nowhere near 10⁶ times a step.
     assert max(float(value.abs().max()) for value in shared(tmp_path / "run").values()) < 7
+
+
+def test_a_round_is_not_released_a_second_time_beyond_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_round, seeds = FederatedRun._record_round, handlers.derive_seed
+
+    def interrupted(self: FederatedRun, this: TrainingRound) -> None:
+        if this.number == 2:
+            raise KeyboardInterrupt
+        record_round(self, this)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FederatedRun, "_record_round", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "run", "privacy.kind=central", "privacy.target_epsilon=8", "rounds=3")
+    # The second round was released; now its clients answer with other updates.
+    monkeypatch.setattr(handlers, "derive_seed", lambda seed, *names: seeds(seed + 1, *names))
+    record = resume("run", tmp_path)
+    assert record.privacy is not None
+    assert record.privacy.rounds == 2
+    assert record.privacy.epsilon is not None
+    assert record.privacy.epsilon <= 8
+    assert "stage 1 ends after round 1, to keep to privacy.target_epsilon" in (
+        tmp_path / "run" / "events.jsonl"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_promise_is_that_of_the_run_that_trained_stage_1(tmp_path: Path) -> None:
+    run(tmp_path, "plain")
+    start = (f"start_from={tmp_path / 'plain'}", "users.overlap=true")
+    with pytest.raises(InputError, match=r"privacy.kind='central': stage 1 is that of .*plain, which was trained"):
+        run(tmp_path, "noisy", *start, *CENTRAL)
+    with pytest.raises(InputError, match=r"secure.aggregation=True: stage 1 is that of .*plain, which was trained"):
+        run(tmp_path, "masked", *start, "secure.aggregation=true")
+    run(tmp_path, "private", *CENTRAL)
+    later = run(tmp_path, "later", f"start_from={tmp_path / 'private'}", "users.overlap=true", *CENTRAL)
+    assert later.privacy is not None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
 from fl_clients import handlers
+from fl_server.run import FederatedRun
 from simulations.run.simulate import resume, simulate
 from strategies.method import Tensors
 from strategies.secure.keys import SEALED_BYTES
@@ -207,6 +208,29 @@ def test_a_round_that_cannot_be_used_is_not_opened_and_its_repetition_has_the_sa
     assert (tmp_path / "run" / "shared.safetensors").read_bytes() == (
         tmp_path / "undisturbed" / "shared.safetensors"
     ).read_bytes()
+
+
+def test_a_sum_that_was_opened_before_an_interruption_is_the_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers, "train", failing({0}, handlers.train))
+        patch.setattr(FederatedRun, "_record_round", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(tiny_config(*SECURE), "run", tmp_path)
+    with pytest.raises(RunFailed, match="the sum of users 1, 2, 3, 4, 5 was opened, and clients refuse to help"):
+        resume("run", tmp_path)
+    monkeypatch.setattr(handlers, "train", failing({0}, handlers.train))
+    assert resume("run", tmp_path).status == "completed"
+
+
+def test_bytes_have_room_for_all_who_begin_a_round(tmp_path: Path) -> None:
+    phones = ("devices.preset=phones", "devices.over_selection=0.19", "users.collective=132", "cohort=110")
+    with pytest.raises(InputError, match=r"secure.bytes=1: no room for the sum of 131 users"):
+        simulate(tiny_config("secure.aggregation=true", "secure.bytes=1", *phones), "run", tmp_path)
 
 
 def test_messages_have_as_many_bytes_as_the_formula(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def test_a_users_updates_are_linked_and_noise_hides_them(results: Path) -> None:
     assert hidden.epsilon_at_most == spent.epsilon
 
 
+@pytest.mark.parametrize("method", ["flora", "chameleon", "stylevector"])
+def test_nothing_is_read_from_updates_that_cannot_be_compared(method: str, results: Path) -> None:
+    words = ("settings.federated=true",) if method == "stylevector" else ()
+    simulate(tiny_config(*USERS, f"method={method}", *words), method, results)
+    found = audit(results / method, f"audit-{method}", results)
+    assert (found.linked, found.taste, found.usual_answer) == (None, None, None)
+
+
 def test_masked_updates_say_nothing(results: Path) -> None:
     simulate(tiny_config(*USERS, *LORA, "secure.aggregation=true"), "masked", results)
     found = audit(results / "masked", "e", results)
