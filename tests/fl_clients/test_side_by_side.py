@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from configs.training import FitConfig
-from fl_clients.backbone.batches import Example
+from fl_clients.backbone.batches import IGNORED, Example
 from fl_clients.backbone.forward import Forward
 from fl_clients.backbone.load import Backbone
 from fl_clients.fit import LocalFit
-from fl_clients.side_by_side import run_together
+from fl_clients.side_by_side import _mean_by_client, run_together
 from strategies.perfit import PerFit
 from strategies.shifts.sites import SiteShifts
 
@@ -153,6 +154,15 @@ def test_a_training_with_hooks_on_its_parameters_is_a_clients_own(session: Any) 
 
     run_together(session, [hooked(user) for user in range(2)])
     assert calls == [0] * 2 + [1] * 4
+
+
+def test_a_mean_loss_is_as_exact_as_one_alone_with_a_large_vocabulary() -> None:
+    logits = 8 * torch.randn(2, 3, 50_000, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[5, 9, 7], [IGNORED, 3, 4]])
+    means = _mean_by_client(logits, labels, torch.tensor([0, 1]), 2)
+    for row in range(2):
+        exact = cross_entropy(logits[row].double(), labels[row], ignore_index=IGNORED)
+        assert float(means[row]) == pytest.approx(float(exact), abs=3e-6)
 
 
 def test_the_clients_seconds_add_up_to_the_groups(session: Any) -> None:
