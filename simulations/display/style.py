@@ -1,6 +1,9 @@
 """The colour and the marker of each method, the same in every figure and report."""
 
+from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import product
+from typing import NamedTuple
 
 # Okabe and Ito's palette for colour-blind readers, without black and yellow, which fade on a dark or light background.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#999999")
@@ -50,6 +53,32 @@ def symbol(method: str) -> str:
     return others[blake2b(method.encode(), digest_size=2).digest()[1] % len(others)]
 
 
-def marker(method: str) -> str:
-    """Return the Matplotlib name of the same marker."""
-    return _MARKERS[symbol(method)]
+class Style(NamedTuple):
+    """How a method looks in one figure."""
+
+    colour: str
+    symbol: str
+    """The marker, as Plotly calls it."""
+
+    @property
+    def marker(self) -> str:
+        """The marker, as Matplotlib calls it."""
+        return _MARKERS[self.symbol]
+
+
+def styles(methods: Iterable[str]) -> dict[str, Style]:
+    """Return how the methods of one figure look, all of them differently as long as there are enough styles.
+
+    A method of this package looks the same in every figure; variants, whose names are anybody's, take what is free.
+    """
+    names = list(dict.fromkeys(methods))
+    found = {name: Style(colour(name), symbol(name)) for name in names if name in _KNOWN}
+    for name in names:
+        if name in found:
+            continue
+        own = Style(colour(name), symbol(name))
+        free = [Style(*pair) for pair in product(PALETTE, _SYMBOLS) if Style(*pair) not in found.values()]
+        # With the colours that no other method has first.
+        free.sort(key=lambda style: [other.colour for other in found.values()].count(style.colour))
+        found[name] = own if own.colour not in [other.colour for other in found.values()] or not free else free[0]
+    return {name: found[name] for name in names}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from configs.errors import InputError
-from simulations.display.style import colour, marker
+from simulations.display.style import styles
 from simulations.display.tables import human_bytes, new_table
 from simulations.projection.model import Scale, project
 
@@ -57,10 +57,12 @@ def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
     columns = [project(folders, replace(scale, users=count, devices="")) for count in counts]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    looks = styles(row["method"] for row in columns[0])
     for rows in zip(*columns, strict=True):
         method = rows[0]["method"]
+        look = looks[method]
         totals = [row["total_bytes"] / 1e9 for row in rows]
-        axes.plot(counts, totals, color=colour(method), marker=marker(method), label=method)
+        axes.plot(counts, totals, color=look.colour, marker=look.marker, label=method)
     axes.axvline(scale.users, color="#999999", linestyle=":")
     axes.set_xscale("log")
     axes.set_yscale("log")

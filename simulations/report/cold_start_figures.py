@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from simulations.display.style import colour, symbol
+from simulations.display.style import styles
 from simulations.experiments.cold_start.findings import (
     brightness,
     by_history,
@@ -80,9 +80,11 @@ def _lines(rows: pd.DataFrame, task: str) -> list[tuple[str, pd.DataFrame, dict[
     """Name, rows and line style of each method."""
     main = main_rows(rows)
     found = []
+    looks = styles(main.method)
     for method, own in main[main.task == task].groupby("method", sort=False):
-        marker = {"symbol": symbol(str(method)), "size": 9}
-        style = {"line": {"color": colour(str(method))}, "marker": marker, "mode": "lines+markers"}
+        look = looks[str(method)]
+        marker = {"symbol": look.symbol, "size": 9}
+        style = {"line": {"color": look.colour}, "marker": marker, "mode": "lines+markers"}
         found.append((safe(str(method)), own, style))
     return found
 

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from simulations.display.style import colour, symbol
+from simulations.display.style import styles
 from simulations.experiments.sweep.schema import Sweep
 from simulations.experiments.sweep.tables import cells
 from simulations.report.figures import axis, finished, safe
@@ -12,10 +12,12 @@ def by_one_key(found: Sweep) -> go.Figure:
     """Draw quality after and before stage 2 against the values of the only key."""
     figure = go.Figure()
     (key,) = found.keys
-    for method, own in cells(found).groupby("method", sort=False):
-        name = safe(str(method))
-        style = {"mode": "lines+markers", "marker": {"symbol": symbol(str(method)), "size": 9}}
-        line = {"color": colour(str(method))}
+    rows = cells(found)
+    looks = styles(rows.method)
+    for method, own in rows.groupby("method", sort=False):
+        name, look = safe(str(method)), looks[str(method)]
+        style = {"mode": "lines+markers", "marker": {"symbol": look.symbol, "size": 9}}
+        line = {"color": look.colour}
         bars = {"type": "data", "array": own.deviation}
         figure.add_scatter(x=own[key], y=own.value, error_y=bars, name=f"{name}, personalised", line=line, **style)
         dotted = {**line, "dash": "dot"}

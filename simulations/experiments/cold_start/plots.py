@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulations.display.plots import logarithmic, save_figure
-from simulations.display.style import colour, marker
+from simulations.display.style import styles
 from simulations.experiments.cold_start.findings import (
     brightness,
     by_history,
@@ -28,13 +28,15 @@ matplotlib.use("Agg")
 def draw(rows: pd.DataFrame, folder: Path) -> None:
     """Draw `cold_start-<task>` for every task, and `transfer` if there are transfers."""
     chosen = main_rows(rows)
+    looks = styles(chosen.method)
     for task, part in chosen.groupby("task", sort=False):
         figure = Figure(figsize=(13, 4), layout="constrained")
         by_number, by_bytes, by_items = figure.subplots(1, 3)
         counts = sorted(part.collective.unique())
         places = history_levels(rows, task)
         for method, own in part.groupby("method", sort=False):
-            style: dict[str, Any] = {"color": colour(str(method)), "marker": marker(str(method)), "label": method}
+            look = looks[str(method)]
+            style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "label": method}
             values = own.groupby("collective").value
             _line(by_number, list(values.mean().index), values.mean(), values.std(), style)
             if own.shared_parameters.any():

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from simulations.display.plots import BASE, logarithmic, save_figure
-from simulations.display.style import colour, marker
+from simulations.display.style import styles
 from simulations.experiments.comparison.schema import Comparison
 
 
@@ -18,15 +18,16 @@ def draw_curves(report: Comparison, curves: pd.DataFrame, folder: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     free = {row.method for row in report.methods if not row.params.shared}
+    looks = styles(curves.method)
     for method, frame in curves.groupby("method", sort=False):
-        own = colour(str(method))
+        own = looks[str(method)].colour
         grouped = frame.groupby("round")
         x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
         deviation = grouped.value.std().fillna(0)
         if method in free:
             axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method!s} (no bytes)")
             continue
-        axes.plot(x, mean, marker=marker(str(method)), markersize=4, color=own, label=method)
+        axes.plot(x, mean, marker=looks[str(method)].marker, markersize=4, color=own, label=method)
         if len(x) == 1:  # a band needs two points
             axes.errorbar(x, mean, yerr=deviation, color=own, capsize=3)
         axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from simulations.display.plots import save_figure
-from simulations.display.style import colour, marker
+from simulations.display.style import styles
 from simulations.experiments.sweep.schema import Sweep
 from simulations.experiments.sweep.tables import cells
 
@@ -20,8 +20,10 @@ def _lines(found: Sweep) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     (key,) = found.keys
-    for method, own in cells(found).groupby("method", sort=False):
-        shade, shape = colour(str(method)), marker(str(method))
+    rows = cells(found)
+    looks = styles(rows.method)
+    for method, own in rows.groupby("method", sort=False):
+        shade, shape = looks[str(method)].colour, looks[str(method)].marker
         axes.errorbar(
             own[key], own.value, yerr=own.deviation, color=shade, marker=shape, label=f"{method}, personalised"
         )
