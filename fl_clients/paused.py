@@ -98,7 +98,7 @@ class Client:
             parameter.data = value
             parameter.grad = self.gradients[parameter]
             parameter.requires_grad_(self._trained[parameter])
-        if self._acting:
+        if self._acting is not None and hasattr(self._adapter, "acting"):
             self._adapter.acting = self._acting
         self._draws.set_state(self.draws)
 

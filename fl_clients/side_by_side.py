@@ -7,8 +7,9 @@ aside. What a pass cannot do for several clients, a task does alone, without pau
 """
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -58,7 +59,7 @@ class _Group:
         clients = [Client(task, self._session.adapter, self._parameters, self._device) for task in tasks]
         try:
             for client in clients:
-                self._go_on(client)
+                self._run(client, client.go_on)
             while waiting := [client for client in clients if client.request]:
                 alike: dict[Hashable, list[Client]] = {}
                 for client in waiting:
@@ -95,12 +96,10 @@ class _Group:
         assert self._running is not None
         return self._running.seconds + time.perf_counter() - self._since
 
-    def _go_on(self, client: Client, *reply: Any) -> None:
+    def _run(self, client: Client, part: Callable[[], None]) -> None:
+        """Run a part of a client's task, and count its seconds."""
         self._running, self._since = client, time.perf_counter()
-        if reply and isinstance(reply[0], Exception):
-            client.fail(reply[0])
-        else:
-            client.go_on(*reply)
+        part()
         client.seconds = self.clock()
 
     def _serve(self, clients: Sequence[Client]) -> None:
@@ -115,13 +114,14 @@ class _Group:
             if len(clients) > 1:
                 for client in clients:
                     self._serve([client])
-                return
-            replies = [error]
+            else:
+                self._run(clients[0], partial(clients[0].fail, error))
+            return
         share = (time.perf_counter() - started) / len(clients)
         for client in clients:
             client.seconds += share
         for client, reply in zip(clients, replies, strict=True):
-            self._go_on(client, reply)
+            self._run(client, partial(client.go_on, reply))
 
     def _losses(self, clients: Sequence[Client]) -> list[float]:
         """Return the losses of all clients' batches, and set the gradients of each client's parameters."""

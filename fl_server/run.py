@@ -159,9 +159,8 @@ class FederatedRun:
             return
         done = self.writer.checkpoint.round
         first = self.method.first_round if done is None else done + 1
-        for number in range(first, self.last_round + 1):
-            if number > self.last_round:
-                break
+        number = first
+        while number <= self.last_round:
             try:
                 self._train_round(number, trainable_users)
             except BudgetSpent:
@@ -170,6 +169,7 @@ class FederatedRun:
                 self._commit(privacy=self.privacy.spent(number) if self.privacy else None)
             if self.privacy:
                 self._end_stage_1(self.privacy.last_round)
+            number += 1
         if not self.writer.checkpoint.last_turns:
             raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
         if self.config.keep == "best":

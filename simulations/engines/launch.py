@@ -6,7 +6,6 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import fl_clients.app
@@ -20,7 +19,6 @@ from simulations.engines.grid import run_server
 from simulations.engines.inline import InlineGrid
 from simulations.engines.ray_cluster import cluster_address
 from simulations.engines.ray_engine import Simulation
-from simulations.engines.vectorized import VectorizedGrid
 
 _RELAUNCHES = 2
 """How often the process of a run is restarted in which it or Ray died."""
@@ -42,10 +40,8 @@ def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Calla
     run_config = {"run-dir": str(run_dir)}
     write_import_path(run_dir, import_path)
     if config.engine != "ray":
-        grid: type[InlineGrid] | partial[VectorizedGrid] = InlineGrid
-        if config.engine == "vectorized":
-            grid = partial(VectorizedGrid, clients=config.clients_per_pass)
-        run_server(fl_server.app.app, grid(fl_clients.app.app, nodes, run_config, tick), run_config)
+        together = config.clients_per_pass if config.engine == "vectorized" else 1
+        run_server(fl_server.app.app, InlineGrid(fl_clients.app.app, nodes, run_config, tick, together), run_config)
         return
     for left in reversed(range(_RELAUNCHES + 1)):
         try:

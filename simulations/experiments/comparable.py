@@ -38,9 +38,7 @@ _OWN = (
     "personal.lr",
 )
 """Config keys, or tables of keys, that define a method."""
-_ENGINE = ("engine", "clients_per_pass")
-"""How clients are run, which rounds their numbers otherwise if several are padded together."""
-_NO_NUMBER = ("activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
+_NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
 """Config keys that do not affect results."""
 
 
@@ -130,11 +128,11 @@ def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, A
 
 def other_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return settings, such as rounds, in which methods differ beyond their definition: by config key, then method."""
-    flat = {run.method: flatten(run.config) for run in runs}
+    flat = {run.method: numbers(run.config) for run in runs}
     found = {}
     for key in sorted(set().union(*flat.values())):
         own = any(f"{key}.".startswith(f"{prefix}.") for prefix in _OWN)
-        expected = own or key in ("seed", *_ENGINE, *_NO_NUMBER) or key.startswith("users.")
+        expected = own or key == "seed" or key.startswith("users.")
         values = {method: config.get(key) for method, config in flat.items()}
         if not expected and len({repr(value) for value in values.values()}) > 1:
             found[key] = values
@@ -151,9 +149,8 @@ def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: obj
 def numbers(config: RunConfig) -> dict[str, Any]:
     """Return a config's values that affect results, by dotted key."""
     flat = {key: value for key, value in flatten(config).items() if key not in _NO_NUMBER}
-    if config.engine == "vectorized":
-        return flat
-    return {key: value for key, value in flat.items() if key not in _ENGINE} | {"engine": "one client at a time"}
+    # Clients in one pass are padded together, which rounds otherwise.
+    return flat | {"clients_per_pass": config.clients_per_pass if config.engine == "vectorized" else 1}
 
 
 def first_difference(ours: RunConfig, theirs: RunConfig, ignored: Collection[str] = ()) -> str | None:

@@ -133,7 +133,7 @@ def test_a_vectorized_run_is_not_reused_for_an_inline_one() -> None:
     vectorized, inline, ray = (tiny_config(f"engine={engine}") for engine in ("vectorized", "inline", "ray"))
     assert first_difference(inline, ray) is None
     assert first_difference(tiny_config("engine=inline", "clients_per_pass=2"), ray) is None
-    assert first_difference(vectorized, inline) == "clients_per_pass: 16 vs. None"
+    assert first_difference(vectorized, inline) == "clients_per_pass: 16 vs. 1"
     other = tiny_config("engine=vectorized", "clients_per_pass=2")
     assert first_difference(vectorized, other) == "clients_per_pass: 16 vs. 2"
 
