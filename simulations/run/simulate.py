@@ -18,7 +18,6 @@ from fl_server.record.complete import keep_recorded
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, finish_partial_line, mark_resumed, read_run, write_run
 from fl_server.record.tables import clean
-from simulations.display import plots
 from simulations.engines.launch import launch
 from simulations.engines.ray_cluster import check_cluster, cluster_address
 from simulations.engines.ray_engine import Simulation, check_python_path, end_leftovers
@@ -199,6 +198,8 @@ def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: N
     on_progress(folder)
     record = read_run(folder)
     (folder / "engine.log").unlink(missing_ok=True)
+    from simulations.display import plots  # Matplotlib loads after the run, not before it
+
     try:
         plots.draw(folder)
     except OSError as error:

@@ -54,7 +54,7 @@ class FakeWorkers:
     def remote(self, *_: Any) -> SimpleNamespace:
         worker = SimpleNamespace(alive=True, answered=0)
         worker.__ray_ready__ = SimpleNamespace(remote=lambda: (worker, None))
-        worker.answer = SimpleNamespace(remote=lambda message: (worker, message))
+        worker.answer = SimpleNamespace(remote=lambda message, _run_config: (worker, message))
         self.started.append(worker)
         return worker
 
