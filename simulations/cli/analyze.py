@@ -21,6 +21,13 @@ def analyze(
         Path | None, typer.Option(help="A completed run of perfit on the same users, to compare with.")
     ] = None,
     named: Annotated[int, typer.Option(min=1, help="Users named as nearest to the mean, in the middle, farthest.")] = 3,
+    texts: Annotated[
+        bool,
+        typer.Option("--texts", help="Write their last items to private/texts.txt, for your eyes only."),
+    ] = False,
+    others: Annotated[
+        str, typer.Option("--with", help="Comma-separated earlier analyses, usually of other tasks, to compare with.")
+    ] = "",
     name: Annotated[str, typer.Option(help="The analysis' folder under --results.")] = "analysis",
     results: Results = Path("results"),
     as_json: Json = False,
@@ -38,13 +45,13 @@ def analyze(
     from simulations.run.catalogue import find_run
 
     place = find_run(results, str(trained)).folder if trained else None
+    names = [other.strip() for other in others.split(",") if other.strip()]
+    words = overrides_of(arguments)
     with Follower(console(), as_json, (), time.time()) as follower:
-        found = run_analysis(
-            toml, overrides_of(arguments), name, results, place, named, partial(log, as_json), follower
-        )
+        found = run_analysis(toml, words, name, results, place, named, texts, names, partial(log, as_json), follower)
     lines = [
         f"{title} users: {', '.join(map(printable, ids))}"
         for title, ids in (("nearest", found.nearest), ("middle", found.middle), ("farthest", found.farthest))
     ]
-    where = f"{results / name} (analysis.json, and figures as PNG, SVG and PDF)"
+    where = f"{results / name} (analysis.json, and figures as PNG, SVG and PDF{'; private/texts.txt' if texts else ''})"
     show(as_json, found.model_dump(mode="json", by_alias=True), analysis_tables(found), *lines, where)

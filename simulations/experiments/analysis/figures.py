@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from simulations.display.plots import BASE, save_figure
 from simulations.display.style import PALETTE
 from simulations.experiments.analysis.numbers import COORDINATES, Decomposition
-from simulations.experiments.analysis.schema import Analysis
+from simulations.experiments.analysis.schema import Analysis, Together
 
 _OWN, _OTHER = PALETTE[0], BASE
 
@@ -30,6 +30,30 @@ def draw(vectors: np.ndarray, control: np.ndarray, found: Analysis, folder: Path
     save_figure(_control(own, other, where), folder, "control")
     if len(found.sites) > 1:
         save_figure(_sites(found), folder, "sites")
+
+
+def draw_together(vectors: list[np.ndarray], found: Together, folder: Path) -> None:
+    """Draw several tasks' users along the first two directions of all of them, as PNG, SVG and PDF.
+
+    Args:
+        vectors: δ at one site, [users, d] for each task.
+        found: Their comparison.
+        folder: Where to.
+    """
+    parts = Decomposition.of(np.concatenate(vectors))
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, users) in enumerate(zip(found.names, vectors, strict=True)):
+        own = parts.coordinates(users, 2)
+        shade = PALETTE[number % len(PALETTE)]
+        axes.scatter(own[:, 0], own[:, 1], s=12, alpha=0.6, color=shade, label=name)
+    axes.axhline(0, color=BASE, linewidth=0.5)
+    axes.axvline(0, color=BASE, linewidth=0.5)
+    axes.set_xlabel("first direction")
+    axes.set_ylabel("second direction")
+    axes.set_title(f"block {found.site}", fontsize=9)
+    axes.legend(fontsize=8)
+    save_figure(figure, folder, "together")
 
 
 def _users(own: np.ndarray, where: str) -> Figure:

@@ -1,5 +1,6 @@
 """Figures of δ-vectors: singular values, the collective direction, the control. Everything in float64."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,18 @@ def nearest_first(vectors: np.ndarray) -> np.ndarray:
     mean = wide.mean(axis=0)
     cosines = wide @ mean / (np.linalg.norm(wide, axis=1) * np.linalg.norm(mean))
     return np.argsort(-cosines, kind="stable")
+
+
+def cosines_of_means(groups: Sequence[np.ndarray]) -> list[list[float]]:
+    """Return the cosine of every group's mean vector with every other's.
+
+    Args:
+        groups: [users, d] each.
+    """
+    means = np.stack([np.asarray(group, dtype=np.float64).mean(axis=0) for group in groups])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    found: list[list[float]] = (means @ means.T).tolist()
+    return found
 
 
 def share_in_span(direction: np.ndarray, R: np.ndarray) -> float:

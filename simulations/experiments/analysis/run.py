@@ -10,12 +10,13 @@ from safetensors.numpy import load_file
 from configs.errors import InputError
 from configs.files import write_atomic
 from configs.load import load_config
+from configs.paths import expand
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import read_run
-from simulations.experiments.analysis.figures import draw
+from simulations.experiments.analysis.figures import draw, draw_together
 from simulations.experiments.analysis.numbers import (
     COORDINATES,
     SHARES,
@@ -25,14 +26,13 @@ from simulations.experiments.analysis.numbers import (
     share_in_span,
 )
 from simulations.experiments.analysis.schema import Analysis, SiteAnalysis, Taste, TrainedSite
+from simulations.experiments.analysis.texts import write_texts
+from simulations.experiments.analysis.together import Vectors, by_user, check_comparable, load, stacked, together
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
 from simulations.run.folders import claim_folder
 from strategies.delta_vectors import DELTA, RANDOM
-
-Vectors = dict[int, np.ndarray]
-"""[sites, d] by partition."""
 
 
 def analyze(
@@ -42,6 +42,8 @@ def analyze(
     results: Path | str = "results",
     trained: Path | None = None,
     named: int = 3,
+    texts: bool = False,
+    others: Sequence[str] = (),
     log: Callable[[str], None] = print,
     on_progress: Callable[[Path], None] = lambda _folder: None,
 ) -> Analysis:
@@ -54,6 +56,8 @@ def analyze(
         results: The folder of results; a completed run of the same users is reused.
         trained: A completed run of PerFit on the same users, to be compared with the vectors.
         named: How many users are named as nearest, middle and farthest.
+        texts: Write these users' last items to `private/texts.txt`.
+        others: Names of earlier analyses to compare with, usually of other tasks.
         log: Called with progress messages.
         on_progress: As in `simulate`.
 
@@ -64,46 +68,56 @@ def analyze(
     folder = claim_folder(results, name)
     if trained:
         _check_trained(trained)
+    if name in others:
+        raise InputError("an analysis cannot be compared with itself", field="with", value=name)
+    loaded = [load(expand(results) / other) for other in others]
     seed = load_config(toml, [*overrides, "method=delta"]).seed
     words = [word for word in overrides if word.partition("=")[0].strip() not in ("seed", "method")]
     (run,) = complete(plan(["delta"], toml, words, [seed]), folder, False, log, on_progress)
     tensors = load_file(run.files.shared)
-    vectors, control = (_by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
+    vectors, control = (by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
     if len(vectors) < 3:
         raise InputError(f"{len(vectors)} users have two items or more: expected at least 3")
     found = _found(run, vectors, control, folder.name, named)
     if trained:
         found.trained = _spans(trained, run, vectors)
         found.taste = _taste(trained)
+    if loaded:
+        check_comparable(found, loaded)
     write_atomic(folder / "analysis.json", found.to_json())
-    draw(_stacked(vectors), _stacked(control), found, folder)
+    draw(stacked(vectors), stacked(control), found, folder)
+    if loaded:
+        loaded = [load(folder), *loaded]
+        found.together = together(loaded)
+        write_atomic(folder / "analysis.json", found.to_json())
+        draw_together([each.vectors for each in loaded], found.together, folder)
+    if texts:
+        groups = dict(zip(("nearest", "middle", "farthest"), _named(vectors, named), strict=True))
+        write_texts(groups, build_table(run.config).folder, folder / "private")
     return found
 
 
-def _by_user(tensors: dict[str, np.ndarray], prefix: str) -> Vectors:
-    return {int(name.removeprefix(prefix)): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _stacked(vectors: Vectors) -> np.ndarray:
-    """Return [users, sites, d], users by partition."""
-    return np.stack([vectors[user] for user in sorted(vectors)])
+def _named(vectors: Vectors, named: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the users nearest to the mean at the middle site, in the middle, and farthest, the nearest first."""
+    wide = stacked(vectors)
+    order = [sorted(vectors)[place] for place in nearest_first(wide[:, wide.shape[1] // 2])]
+    begin = max(0, (len(order) - named) // 2)
+    return order[:named], order[begin : begin + named], order[::-1][:named]
 
 
 def _found(run: Run, vectors: Vectors, control: Vectors, name: str, named: int) -> Analysis:
-    stacked, random = _stacked(vectors), _stacked(control)
+    own, random = stacked(vectors), stacked(control)
     sites = _sites(run)
     ids = run.files.users(["user_id"])["user_id"].to_pylist()
-    order = [sorted(vectors)[place] for place in nearest_first(stacked[:, len(sites) // 2])]
-    begin = max(0, (len(order) - named) // 2)
-    chosen = (order[:named], order[begin : begin + named], order[::-1][:named])
-    nearest, middle, farthest = ([str(ids[user]) for user in users] for users in chosen)
+    nearest, middle, farthest = ([str(ids[user]) for user in users] for users in _named(vectors, named))
     return Analysis(
         name=name,
+        run=run.folder.name,
         task=run.config.task,
         backbone=run.config.backbone,
         users=len(vectors),
         left_out=len(ids) - len(vectors),
-        sites=[_site(site, stacked[:, place], random[:, place]) for place, site in enumerate(sites)],
+        sites=[_site(site, own[:, place], random[:, place]) for place, site in enumerate(sites)],
         nearest=nearest,
         middle=middle,
         farthest=farthest,
@@ -142,7 +156,7 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
     for place, site in enumerate(_sites(run)):
         R = shared.get(f"shared_collective.{site}.R")
         if R is not None:
-            mean = _stacked(vectors)[:, place].astype(np.float64).mean(axis=0)
+            mean = stacked(vectors)[:, place].astype(np.float64).mean(axis=0)
             if len(mean) != R.shape[1]:
                 raise InputError(
                     f"{trained}: its hidden states are {R.shape[1]} wide, those of {run.folder} {len(mean)}"

@@ -45,11 +45,26 @@ class Taste(Part):
     p_value: float
 
 
+class Together(Part):
+    """Several tasks' collective directions at one site (PerFit, Figure 16)."""
+
+    site: int
+    names: list[str]
+    """Of the analyses."""
+    tasks: list[str]
+    cosines: list[list[float]]
+    """Of the tasks' mean δ-vectors, each with each."""
+    control: list[list[float]]
+    """Likewise, of the vectors with made-up words."""
+
+
 class Analysis(Part):
     """One task's users."""
 
     format: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
+    run: str
+    """The run record with the vectors, in the analysis' folder."""
     task: str
     backbone: str
     users: int
@@ -62,6 +77,7 @@ class Analysis(Part):
     farthest: list[str]
     trained: list[TrainedSite] = Field([])
     taste: Taste | None = Field(None)
+    together: Together | None = Field(None)
 
     def to_json(self) -> str:
         """Return the content of `analysis.json`."""

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from simulations.display.tables import new_table
-from simulations.experiments.analysis.schema import Analysis
+from simulations.experiments.analysis.schema import Analysis, Together
 
 
 def analysis_tables(found: Analysis) -> list[Table]:
@@ -24,7 +24,19 @@ def analysis_tables(found: Analysis) -> list[Table]:
         "‖δ‖²; 1st, 2nd: coordinates, mean ± standard deviation over users; control: with made-up words, mean "
         f"|coordinate| over δ's{left}"
     )
-    return [table, *([_trained(found)] if found.trained else [])]
+    further = [_trained(found)] if found.trained else []
+    return [table, *further, *([_together(found.together)] if found.together else [])]
+
+
+def _together(found: Together) -> Table:
+    table = new_table(title=f"collective directions of several tasks, block {found.site}")
+    table.add_column("analysis")
+    for name in found.names:
+        table.add_column(name, justify="right")
+    for name, own, control in zip(found.names, found.cosines, found.control, strict=True):
+        table.add_row(name, *(f"{cosine:.2f} ({other:.2f})" for cosine, other in zip(own, control, strict=True)))
+    table.caption = "cosine of the mean δ-vectors; in brackets, with made-up words"
+    return table
 
 
 def _trained(found: Analysis) -> Table:

@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import InputError
+from fl_clients.lamp.select_users import build_table
+from fl_clients.lamp.user_table import open_user
 from fl_clients.tools import Tools
+from fl_server.record.folder import RunFolder
 from simulations.experiments.analysis.numbers import Decomposition
 from simulations.experiments.analysis.run import analyze
 from simulations.run.simulate import simulate
@@ -117,6 +120,39 @@ def test_a_trained_run_is_compared_with_the_collective_direction(tmp_path: Path)
     simulate(tiny_config("method=lora-p"), "other", tmp_path)
     with pytest.raises(InputError, match="expected a completed run of perfit"):
         analyze(None, words, "c", tmp_path, tmp_path / "other", log=quiet)
+
+
+def test_analyses_of_two_tasks_are_compared(tmp_path: Path) -> None:
+    news = analyze(None, [*TINY, "task=news_categorization"], "news", tmp_path, log=quiet)
+    assert news.together is None
+    found = analyze(None, TINY, "movies", tmp_path, others=["news"], log=quiet).together
+    assert found is not None
+    assert (found.names, found.tasks) == (["movies", "news"], ["movie_tagging", "news_categorization"])
+    assert (tmp_path / "movies" / "together.svg").is_file()
+    middle = []
+    for name in ("movies", "news"):
+        shared = load_file(tmp_path / name / "delta-seed0" / "shared.safetensors")
+        middle.append(torch.stack([value for key, value in shared.items() if "delta" in key])[:, 1].double().mean(0))
+    expected = torch.cosine_similarity(middle[0], middle[1], dim=0).item()
+    assert found.cosines[0][1] == found.cosines[1][0] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(InputError, match=r"it has tiny, sites \[1, 2\]; expected tiny, sites \[1\]"):
+        analyze(None, [*TINY, "sites=[1]"], "one", tmp_path, others=["news"], log=quiet)
+    with pytest.raises(InputError, match="expected a completed analysis"):
+        analyze(None, TINY, "movies", tmp_path, others=["missing"], log=quiet)
+
+
+def test_named_users_items_are_written_for_the_analyst_only(tmp_path: Path) -> None:
+    found = analyze(None, TINY, "a", tmp_path, named=1, texts=True, log=quiet)
+    file = tmp_path / "a" / "private" / "texts.txt"
+    assert (file.stat().st_mode & 0o077, file.parent.stat().st_mode & 0o077) == (0, 0)
+    lines = file.read_text().splitlines()
+    # Three users, each with a heading and its last three items on two lines.
+    assert len(lines) == 3 * 7
+    assert lines[0] == f"nearest: {found.nearest[0]}"
+    run = RunFolder(tmp_path / "a" / "delta-seed0")
+    partition = run.users(["user_id"])["user_id"].to_pylist().index(found.nearest[0])
+    assert lines[6] == f"    -> {open_user(build_table(run.config).folder, partition).history[-1].target}"
+    assert "texts" not in (tmp_path / "a" / "analysis.json").read_text()
 
 
 @pytest.mark.parametrize(

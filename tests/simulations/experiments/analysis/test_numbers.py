@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from simulations.experiments.analysis.numbers import Decomposition, mantel, nearest_first, share_in_span
+from simulations.experiments.analysis.numbers import (
+    Decomposition,
+    cosines_of_means,
+    mantel,
+    nearest_first,
+    share_in_span,
+)
 
 
 def test_ranks_are_read_from_squared_singular_values() -> None:
@@ -30,6 +36,13 @@ def test_the_nearest_user_has_the_smallest_angle_whatever_its_length() -> None:
     vectors = np.array([[0.0, 1.0], [10.0, 0.5], [0.1, 0.02]])
     # The mean is about (3.4, 0.5): angles of 82°, 6° and 3°.
     assert nearest_first(vectors).tolist() == [2, 1, 0]
+
+
+def test_means_of_groups_are_compared_by_their_angle() -> None:
+    right = np.array([[1.0, 1.0], [1.0, -1.0]])  # mean (1, 0)
+    up_right = np.array([[2.0, 0.0], [0.0, 2.0]])  # mean (1, 1)
+    cosines = cosines_of_means([right, -3 * right, up_right])
+    np.testing.assert_allclose(cosines, [[1, -1, 0.5**0.5], [-1, 1, -(0.5**0.5)], [0.5**0.5, -(0.5**0.5), 1]])
 
 
 def test_a_direction_in_the_rows_of_r_is_wholly_in_its_span() -> None:

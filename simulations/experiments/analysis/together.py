@@ -1,0 +1,82 @@
+"""Analyses of several tasks side by side: do their users' vectors point the same way (PerFit, appendix B.6)?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from configs.errors import InputError
+from fl_server.record.folder import RunFolder
+from simulations.experiments.analysis.numbers import cosines_of_means
+from simulations.experiments.analysis.schema import Analysis, Together
+from strategies.delta_vectors import DELTA, RANDOM
+
+Vectors = dict[int, np.ndarray]
+"""[sites, d] by partition."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An analysis and its users' vectors at its middle site."""
+
+    found: Analysis
+    vectors: np.ndarray
+    """δ, [users, d]."""
+    control: np.ndarray
+    """With made-up words, likewise."""
+
+
+def by_user(tensors: dict[str, np.ndarray], prefix: str) -> Vectors:
+    """Return the vectors of a run's shared tensors whose names begin with a prefix."""
+    return {int(name.removeprefix(prefix)): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def stacked(vectors: Vectors) -> np.ndarray:
+    """Return [users, sites, d], users by partition."""
+    return np.stack([vectors[user] for user in sorted(vectors)])
+
+
+def load(folder: Path) -> Loaded:
+    """Load a completed analysis.
+
+    Raises:
+        InputError: The folder has none.
+    """
+    try:
+        found = Analysis.model_validate_json((folder / "analysis.json").read_bytes())
+        tensors = load_file(RunFolder(folder / found.run).shared)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a completed analysis ({error})", field="with", value=folder) from None
+    middle = len(found.sites) // 2
+    vectors, control = (stacked(by_user(tensors, prefix))[:, middle] for prefix in (DELTA, RANDOM))
+    return Loaded(found, vectors, control)
+
+
+def check_comparable(found: Analysis, others: list[Loaded]) -> None:
+    """Refuse analyses of other hidden states.
+
+    Raises:
+        InputError: An analysis has another backbone or other sites; the message names it.
+    """
+    ours = [each.site for each in found.sites]
+    for other in others:
+        theirs = [each.site for each in other.found.sites]
+        if (other.found.backbone, theirs) != (found.backbone, ours):
+            raise InputError(
+                f"it has {other.found.backbone}, sites {theirs}; expected {found.backbone}, sites {ours}",
+                field="with",
+                value=other.found.name,
+            )
+
+
+def together(loaded: list[Loaded]) -> Together:
+    """Compare tasks' collective directions at the middle site."""
+    first = loaded[0].found
+    return Together(
+        site=first.sites[len(first.sites) // 2].site,
+        names=[each.found.name for each in loaded],
+        tasks=[each.found.task for each in loaded],
+        cosines=cosines_of_means([each.vectors for each in loaded]),
+        control=cosines_of_means([each.control for each in loaded]),
+    )
