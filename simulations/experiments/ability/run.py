@@ -76,7 +76,7 @@ def ability(
         personal.append(ask(user, EvaluationPoint.PERSONALISED))
     found = Ability(
         name=folder.name,
-        run=str(run),
+        run=run.name,
         method=files.record.method,
         users=asked,
         tasks=[_compare(task, base, collective, personal, files.config.seed) for task in base],

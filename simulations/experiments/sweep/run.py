@@ -60,7 +60,7 @@ def sweep(
     runs = complete(planned, folder, False, log, on_progress)
     by_name = {one.name: run for one, run in zip(planned, runs, strict=True)}
     cells = [
-        _cell(method, list(point.values()), [by_name[one.name] for one in own if one.method == method], folder)
+        cell_of(method, list(point.values()), [by_name[one.name] for one in own if one.method == method], folder)
         for point, own in grid
         for method in dict.fromkeys(one.method for one in own)
     ]
@@ -94,7 +94,15 @@ def _at_the_end(planned: Planned, point: dict[str, str]) -> Planned:
     return replace(planned, name=name, config=config, needs_midway=False)
 
 
-def _cell(method: str, values: list[str], runs: list[Run], folder: Path) -> SweepCell:
+def cell_of(method: str, values: list[str], runs: list[Run], folder: Path) -> SweepCell:
+    """Return one cell of a sweep.
+
+    Args:
+        method: The name of the method.
+        values: Of the sweep's keys.
+        runs: One per seed.
+        folder: The sweep's.
+    """
     metric = runs[0].record.main_metric
     records = [run.record for run in runs]
     return SweepCell(
