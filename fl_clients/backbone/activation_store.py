@@ -21,11 +21,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from configs.files import write_atomic
 from configs.paths import cache_dir
 
 _VERSION = 1
 _ABANDONED = 3600.0
 """Age in seconds at which an unfinished entry counts as left by a killed writer."""
+_SCANNED = "scanned"
+"""File whose time of change says when a process last looked through all entries, and whose content is its limit."""
+_FRESH = 600.0
+"""Seconds for which a new process relies on that: looking through 100,000 entries takes longer than loading a model."""
 
 
 def activation_folder() -> Path | None:
@@ -50,13 +55,13 @@ class ActivationStore:
 
         Args:
             folder: The folder that processes use to share entries.
-            limit: Maximum size of all entries in bytes. Concurrent writers may exceed it by a twentieth each.
+            limit: Maximum size of all entries in bytes. Every process may exceed it by a twentieth for some minutes.
             log: Called once, with the reason, if entries can no longer be written.
         """
         self._folder = folder
         self._limit = limit
         self._log = log
-        self._written = limit
+        self._written = 0 if self._was_scanned() else limit
         self._writing = True
         self._make_room(0)
 
@@ -121,6 +126,15 @@ class ActivationStore:
                 Path(path).unlink(missing_ok=True)
                 total -= entry_size
         self._written = 0
+        with contextlib.suppress(OSError):
+            write_atomic(self._folder / _SCANNED, str(self._limit))
+
+    def _was_scanned(self) -> bool:
+        """Tell whether another process has just applied this limit or a smaller one."""
+        mark = self._folder / _SCANNED
+        with contextlib.suppress(OSError, ValueError):
+            return time.time() - mark.stat().st_mtime < _FRESH and int(mark.read_text()) <= self._limit
+        return False
 
     def _stop(self, reason: str) -> None:
         self._writing = False

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fl_clients.backbone import activation_store
 from fl_clients.backbone.activation_store import ActivationStore, activation_folder, fingerprint, key_of
 from fl_clients.backbone.builtin import fetch
 from fl_clients.backbone.frozen_prefix import FrozenPrefix
@@ -19,7 +20,7 @@ SIZE = 4012
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.glob("*/*") if path.is_file())
 
 
 def test_an_entry_is_read_back_bit_for_bit(tmp_path: Path) -> None:
@@ -72,6 +73,18 @@ def test_opening_a_store_applies_a_smaller_limit_and_removes_a_killed_writers_fi
     ActivationStore(tmp_path, SIZE + 600, print)
     assert len(files(tmp_path)) == 1
     assert not killed.exists()
+
+
+def test_entries_are_not_looked_through_again_within_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Path] = []
+    genuine = activation_store._files_below
+    monkeypatch.setattr(activation_store, "_files_below", lambda folder: looks.append(folder) or genuine(folder))
+    for limit, looked in ((4_000, 1), (4_000, 1), (5_000, 1), (3_000, 2)):
+        ActivationStore(tmp_path, limit, print)
+        assert len(looks) == looked
+    os.utime(tmp_path / "scanned", (0, 0))
+    ActivationStore(tmp_path, 3_000, print)
+    assert len(looks) == 3
 
 
 def test_an_entry_larger_than_the_limit_is_not_stored_and_logged_once(tmp_path: Path) -> None:
