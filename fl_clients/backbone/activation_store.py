@@ -29,8 +29,8 @@ _ABANDONED = 3600.0
 """Age in seconds at which an unfinished entry counts as left by a killed writer."""
 _SCANNED = "scanned"
 """File whose time of change says when a process last looked through all entries, and whose content is its limit."""
-_FRESH = 600.0
-"""Seconds for which a new process relies on that: looking through 100,000 entries takes longer than loading a model."""
+_FRESH = 60.0
+"""Seconds for which a new process relies on that: looking through 100,000 entries takes as long as loading a model."""
 
 
 def activation_folder() -> Path | None:
@@ -55,7 +55,7 @@ class ActivationStore:
 
         Args:
             folder: The folder that processes use to share entries.
-            limit: Maximum size of all entries in bytes. Every process may exceed it by a twentieth for some minutes.
+            limit: Maximum size of all entries in bytes. Every process may exceed it by a twentieth.
             log: Called once, with the reason, if entries can no longer be written.
         """
         self._folder = folder
@@ -133,7 +133,7 @@ class ActivationStore:
         """Tell whether another process has just applied this limit or a smaller one."""
         mark = self._folder / _SCANNED
         with contextlib.suppress(OSError, ValueError):
-            return time.time() - mark.stat().st_mtime < _FRESH and int(mark.read_text()) <= self._limit
+            return 0 <= time.time() - mark.stat().st_mtime < _FRESH and int(mark.read_text()) <= self._limit
         return False
 
     def _stop(self, reason: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import shlex
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,6 @@ from simulations.cli.options import ConfigArguments, Json, Results, Track, overr
 from simulations.display.console import console
 from simulations.display.progress import Follower
 from simulations.display.tables import bytes_table, quality_table, sentence
-from simulations.engines.ray_engine import started_early
 from simulations.run.catalogue import find_run
 
 
@@ -46,14 +44,13 @@ def simulate(
         )
     config, toml = read_arguments(arguments)
     import_path = import_folders(toml, overrides_of(arguments))
-    early = started_early(config) if resume is None else nullcontext()
-    with early as started, Follower(console(), quiet or as_json, track or (), time.time()) as follower:
-        from simulations.run import simulate as simulation  # PyTorch loads while Ray starts
+    from simulations.run import simulate as simulation
 
+    with Follower(console(), quiet or as_json, track or (), time.time()) as follower:
         if resume is not None:
             record, folder = _resume(resume, results, follower, trust)
         else:
-            record = simulation.simulate(config, name, results, overwrite, import_path, follower, started)
+            record = simulation.simulate(config, name, results, overwrite, import_path, follower)
             folder = expand(results).resolve() / record.name
     if not quiet:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))

@@ -24,13 +24,7 @@ _RELAUNCHES = 2
 """How often the process of a run is restarted in which it or Ray died."""
 
 
-def launch(
-    config: RunConfig,
-    run_dir: Path,
-    import_path: list[str],
-    tick: Callable[[], None],
-    started: Simulation | None = None,
-) -> None:
+def launch(config: RunConfig, run_dir: Path, import_path: list[str], tick: Callable[[], None]) -> None:
     """Run the federation; afterwards the run record says how it ended.
 
     Args:
@@ -38,7 +32,6 @@ def launch(
         run_dir: The run record, with the initial tensors and the link to its users.
         import_path: Folders to import the method from, if it is not installed.
         tick: Called during the run, a few times a second or between clients.
-        started: The process of this run, if it was started early.
 
     Raises:
         RunFailed: The engine could not be started, or ended without an error message.
@@ -52,8 +45,8 @@ def launch(
         return
     for left in reversed(range(_RELAUNCHES + 1)):
         try:
-            simulation, started = started or Simulation(config, cluster_address(config.ray.address)), None
-            simulation.run(run_dir, run_config, tick)
+            cluster = cluster_address(config.ray.address)
+            Simulation(run_dir, cluster).run(config.partitions, nodes, run_config, tick)
             problem = _last_words(run_dir / "engine.log")
         except RunFailed as error:
             problem = str(error)

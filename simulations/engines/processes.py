@@ -20,7 +20,7 @@ import psutil
 
 MARK = "FEDPERFIT_RUN_MARK"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_KILL_S, _POLL_S = 12.0, 2.0
+_SOFT_S, _HARD_S, _POLL_S = 3.0, 12.0, 2.0
 
 
 def adopt_orphans(adopt: bool) -> None:
@@ -75,21 +75,18 @@ class ProcessTree:
         self._strangers = psutil.Process().children(recursive=True)
         self._sessions: set[int] = set()
 
-    def end(self, stop_s: float = 0.0) -> list[int]:
-        """End every process of the run: first SIGTERM to those started, then SIGKILL until none is left, for 12 s.
-
-        Args:
-            stop_s: Most seconds between the two.
+    def end(self) -> list[int]:
+        """End every process of the run within 15 s: first SIGTERM to those started, then SIGKILL until none is left.
 
         Returns:
             Ids of the processes that remain, normally none.
         """
         for started in self.started:
             started.terminate()  # it leaves Ray's cluster, or ends its own
-        deadline = time.monotonic() + stop_s
+        deadline = time.monotonic() + _SOFT_S
         while time.monotonic() < deadline and any(started.poll() is None for started in self.started):
             time.sleep(0.1)
-        deadline = time.monotonic() + _KILL_S
+        deadline = time.monotonic() + _HARD_S
         while (left := self._living()) and time.monotonic() < deadline:
             for process in left:
                 with contextlib.suppress(psutil.Error):

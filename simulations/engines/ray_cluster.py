@@ -19,6 +19,7 @@ from configs.errors import InputError
 from configs.import_path import ROOT
 from configs.paths import cache_dir, expand
 from configs.versions import difference, versions_here
+from fl_clients.backbone.load import find
 from simulations.engines.processes import without_proxy
 
 _CONNECT_S, _ANSWER_S = 5.0, 120.0
@@ -76,8 +77,6 @@ def inspect_machine(backbone: str, probes: list[str]) -> dict[str, Any]:
         backbone: A value of the config's `backbone`.
         probes: Files in the folders that all nodes must share.
     """
-    from fl_clients.backbone.load import find  # imports PyTorch, which the commands do without
-
     missing = None
     try:
         find(backbone)

@@ -11,15 +11,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
-from configs.errors import InputError, RunFailed
+from configs.errors import RunFailed
 from configs.files import append_line
-from configs.import_path import find_intruder, python_path_folders
 from configs.paths import DRIVER, cache_dir
-from configs.schema import RunConfig
+from configs.schema import PartitionsConfig
 from simulations.engines.isolation import leave_network
 from simulations.engines.processes import (
     MARK,
@@ -29,7 +27,6 @@ from simulations.engines.processes import (
     ignore_signals,
     without_proxy,
 )
-from simulations.engines.ray_cluster import cluster_address
 
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _NO_SECOND_RAY = {"RAY_ENABLE_AUTO_CONNECT": "0"}
@@ -37,7 +34,6 @@ _NO_SECOND_RAY = {"RAY_ENABLE_AUTO_CONNECT": "0"}
 
 _MARK_FILE = ".mark"
 _PREFIX = "fpf-"
-_STOP_S = 3.0
 _PATIENCE_S = 20.0
 """A start that takes longer says what it waits for."""
 
@@ -75,149 +71,91 @@ def _temporary() -> Path:
     return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 
 
-@contextmanager
-def started_early(config: RunConfig) -> Iterator["Simulation | None"]:
-    """Start the process of a run before its inputs are checked, which takes as long as Ray needs to start.
-
-    Args:
-        config: What will be run.
-
-    Yields:
-        The process, which waits for its run; None where another engine, or a cluster that runs already, is used.
-
-    Raises:
-        InputError: A folder on PYTHONPATH hides a package of fedperfit.
-    """
-    if config.engine != "ray" or cluster_address(config.ray.address):
-        yield None
-        return
-    check_python_path()
-    simulation = Simulation(config, None)
-    try:
-        yield simulation
-    finally:
-        simulation.end()
-
-
-def check_python_path() -> None:
-    """Refuse a PYTHONPATH that hides a package of fedperfit from a run's processes.
-
-    Raises:
-        InputError: It does; the message names the file.
-    """
-    if intruder := find_intruder(python_path_folders()):
-        name = intruder.parent.name if intruder.stem == "__init__" else intruder.stem
-        raise InputError(
-            f"PYTHONPATH: {intruder} would be imported in place of fedperfit's own {name}; "
-            "rename it, or take its folder out of PYTHONPATH"
-        )
-
-
 class Simulation:
     """The process of a simulation, and all processes that it starts."""
 
-    def __init__(self, config: RunConfig, cluster: str | None) -> None:
-        """Start the process, which starts Ray and waits for its run.
+    def __init__(self, run_dir: Path, cluster: str | None) -> None:
+        """Prepare the environment of a run's processes.
 
         Args:
-            config: What will be run.
+            run_dir: The run record.
             cluster: Address of the Ray cluster to join; None starts Ray for this run only.
         """
         self._cluster = cluster
-        self._mark = uuid.uuid4().hex
-        self._processes = ProcessTree(self._mark)
+        self._log = run_dir / "engine.log"
+        mark = uuid.uuid4().hex
+        self._processes = ProcessTree(mark)
         # Ray keeps sockets here, and a socket's path is limited to 107 bytes, so this is not in the run record.
         self._home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temporary()))
-        self._log = self._home / "engine.log"
-        self._environment = self._make_environment()
-        self._ended = False
-        adopt_orphans(True)
-        self._process = self._start(config)
-
-    def _make_environment(self) -> dict[str, str]:
+        self._mark_file = run_dir / _MARK_FILE
+        self._mark_file.write_text(f"{mark}\n{self._home}")
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         # The processes run in another folder, so every path is made absolute.
         path = [str(Path(folder).resolve()) for folder in inherited]
-        environment = {
+        self._environment = {
             **without_proxy(os.environ),
             **_QUIET,
             **_NO_SECOND_RAY,
-            MARK: self._mark,
+            MARK: mark,
             DRIVER: str(os.getpid()),
             "FLWR_HOME": str(self._home / "flwr"),
             "PYTHONPATH": os.pathsep.join(path),
             "FEDPERFIT_CACHE": str(cache_dir()),
             "PYTHONFAULTHANDLER": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            "RAY_ADDRESS": self._cluster or "local",
+            "RAY_ADDRESS": cluster or "local",
             "HF_HUB_OFFLINE": "1",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
-        if not self._cluster:
+        if not cluster:
             # Keep Ray on loopback, separate from any other cluster on this machine, and closed to other users.
-            environment |= {
+            self._environment |= {
                 "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
                 "RAY_TMPDIR": str(self._home),
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": secrets.token_hex(32),
             }
-        return environment
 
-    def run(self, run_dir: Path, run_config: dict[str, str], tick: Callable[[], None]) -> None:
-        """Hand over the run, wait for its end, and leave no process behind.
+    def run(
+        self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str], tick: Callable[[], None]
+    ) -> None:
+        """Start everything, submit the run, wait for its end, and leave no process behind.
 
         Args:
-            run_dir: The run record.
+            partitions: The resources of each client.
+            nodes: Number of clients.
             run_config: Flower's run config.
             tick: Called a few times a second during the run.
 
         Raises:
             RunFailed: A process could not be ended.
         """
-        mark = run_dir / _MARK_FILE
+        adopt_orphans(True)
         try:
-            mark.write_text(f"{self._mark}\n{self._home}")
-            self._hand_over(run_dir, run_config)
-            self._wait(tick)
+            process = self._start(partitions, nodes, run_config)
+            self._wait(process, tick)
         finally:
-            left = self.end(stop_s=_STOP_S)
-            mark.unlink(missing_ok=True)
+            with ignore_signals():
+                left = self._processes.end()
+                self._mark_file.unlink(missing_ok=True)
+                adopt_orphans(False)
+                shutil.rmtree(self._home, ignore_errors=True)
         if left:
             raise RunFailed(f"processes {left} of this run could not be ended")
 
-    def end(self, stop_s: float = 0.0) -> list[int]:
-        """End every process of the run; a second call does nothing.
-
-        Args:
-            stop_s: Seconds for the process to stop by itself, leaving Ray's cluster.
-
-        Returns:
-            Ids of the processes that remain, normally none.
-        """
-        if self._ended:
-            return []
-        self._ended = True
-        with ignore_signals():
-            left = self._processes.end(stop_s)
-            adopt_orphans(False)
-            shutil.rmtree(self._home, ignore_errors=True)
-        return left
-
-    def _start(self, config: RunConfig) -> subprocess.Popen[bytes]:
-        partitions, nodes = config.partitions, config.users.collective + config.users.target
+    def _start(self, partitions: PartitionsConfig, nodes: int, run_config: dict[str, str]) -> subprocess.Popen[bytes]:
         backend = {
             "client_resources": {"num_cpus": partitions.cpus_per_client, "num_gpus": float(partitions.per_client)},
-            "client_seconds": config.faults.client_seconds,
             # A cluster's nodes define its resources.
             "init_args": None if self._cluster else {"num_cpus": partitions.cpus, "num_gpus": int(partitions.gpus)},
         }
         module = [sys.executable, "-P", "-m", "fedperfit.flower_apps.simulation"]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [*module, str(nodes), json.dumps(backend)],
+                [*module, str(nodes), json.dumps(backend), json.dumps(run_config)],
                 env=self._environment,
                 cwd=self._home,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -226,19 +164,10 @@ class Simulation:
         self._processes.started.append(process)
         return process
 
-    def _hand_over(self, run_dir: Path, run_config: dict[str, str]) -> None:
-        """Tell the process its run; from then on it writes the run's log."""
-        early, self._log = self._log, run_dir / "engine.log"
-        with self._log.open("ab") as log:
-            log.write(early.read_bytes())
-        assert self._process.stdin
-        with suppress(BrokenPipeError), self._process.stdin as pipe:  # it has ended, and its log says why
-            pipe.write(json.dumps(run_config).encode())
-
-    def _wait(self, tick: Callable[[], None]) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], tick: Callable[[], None]) -> None:
         """Wait for the process to end; only the record says how the run ended."""
         slow = time.monotonic() + _PATIENCE_S
-        while self._process.poll() is None:
+        while process.poll() is None:
             self._processes.reap()
             if slow and time.monotonic() > slow:
                 slow = 0.0

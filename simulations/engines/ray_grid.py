@@ -33,8 +33,8 @@ class RayGrid(LocalGrid):
     def __init__(
         self,
         num_nodes: int,
+        run_config: dict[str, str],
         resources: dict[str, float],
-        client_seconds: float,
         connect: Callable[[], None],
         give_up: Callable[[str], NoReturn],
     ) -> None:
@@ -42,16 +42,14 @@ class RayGrid(LocalGrid):
 
         Args:
             num_nodes: Number of clients.
+            run_config: Flower's run config.
             resources: `num_cpus` and `num_gpus` of each worker.
-            client_seconds: The config's `faults.client_seconds`.
             connect: Starts Ray or joins a cluster.
             give_up: Called, with the reason, if there will be no workers; the record is left as it is.
         """
         super().__init__(num_nodes)
-        self.run_config: dict[str, str] = {}
-        """Flower's run config; workers start without it, since a run's inputs are checked meanwhile."""
+        self._run_config = run_config
         self._resources = resources
-        self._client_seconds = client_seconds
         self._worker: Any = Worker.options(**resources)  # type: ignore[attr-defined]
         self._connect = connect
         self._give_up = give_up
@@ -108,7 +106,7 @@ class RayGrid(LocalGrid):
         while True:
             worker = None
             try:
-                worker = self._worker.remote(self._num_nodes, self._client_seconds)
+                worker = self._worker.remote(self._num_nodes, self._run_config)
                 ray.get(worker.__ray_ready__.remote())
                 return worker
             except Exception as error:
@@ -143,7 +141,7 @@ class RayGrid(LocalGrid):
         """Have a worker answer a message; False if it died, which becomes the reply."""
         died = False
         try:
-            reply = self.received(ray.get(worker.answer.remote(message, self.run_config)))
+            reply = self.received(ray.get(worker.answer.remote(message)))
         except Exception as error:  # whatever it is costs this worker, not its thread
             died = True
             reply = failure(message_of(message), ErrorCode.UNKNOWN, str(error))

@@ -4,13 +4,11 @@ Flower's own command for it, `flwr-simulation`, takes its run from a SuperLink. 
 SuperLink another app to run, so there is none: nothing but Ray listens, and Ray asks for a token.
 """
 
-import json
 import os
 import signal
 import sys
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
@@ -19,38 +17,26 @@ from simulations.engines.grid import run_server
 from simulations.engines.ray_grid import RayGrid
 
 
-def main(nodes: int, backend: dict[str, Any]) -> None:
-    """Start Ray, take a run from standard input, run it until its ServerApp ends, and end this process.
+def main(nodes: int, backend: dict[str, Any], run_config: dict[str, str]) -> None:
+    """Run a federation until its ServerApp ends, and end this process.
 
     Args:
         nodes: Number of clients.
-        backend: `init_args` for Ray, None if it joins a cluster; `client_resources` and `client_seconds` of each
-            client.
+        backend: `init_args` for Ray, None if it joins a cluster; `client_resources` of each client.
+        run_config: Flower's run config.
     """
     signal.signal(signal.SIGTERM, _stop)
     try:
-        connect = partial(_connect, backend["init_args"])
-        grid = RayGrid(nodes, backend["client_resources"], backend["client_seconds"], connect, _give_up)
+        grid = RayGrid(
+            nodes, run_config, backend["client_resources"], partial(_connect, backend["init_args"]), _give_up
+        )
         from fl_server.app import app  # PyTorch loads while Ray starts
 
-        grid.run_config = _take_run()
-        run_server(app, grid, grid.run_config)
+        run_server(app, grid, run_config)
     except BaseException:
         traceback.print_exc()
         _end(1)
     _end(0)
-
-
-def _take_run() -> dict[str, str]:
-    """Wait for the run config, and write to that run's log from then on."""
-    if not (text := sys.stdin.read()):
-        _end(0)  # there is nothing to run: an input is invalid
-    run_config: dict[str, str] = json.loads(text)
-    with Path(run_config["run-dir"], "engine.log").open("ab") as log:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(log.fileno(), stream.fileno())
-    return run_config
 
 
 def _connect(init_args: dict[str, Any] | None) -> None:

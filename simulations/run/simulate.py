@@ -9,6 +9,7 @@ import torch
 
 from configs.errors import InputError, RunFailed
 from configs.files import append_line
+from configs.import_path import find_intruder, python_path_folders
 from configs.paths import USERS_LINK, expand
 from configs.schema import RunConfig
 from fl_clients.backbone.load import check_backbone, read_shape
@@ -20,7 +21,7 @@ from fl_server.record.schema import RunRecord, finish_partial_line, mark_resumed
 from fl_server.record.tables import clean
 from simulations.engines.launch import launch
 from simulations.engines.ray_cluster import check_cluster, cluster_address
-from simulations.engines.ray_engine import Simulation, check_python_path, end_leftovers
+from simulations.engines.ray_engine import end_leftovers
 from simulations.run.catalogue import find_run
 from simulations.run.new_record import link_users, new_record
 from simulations.run.preflight import build_method, exchange_keys, find_changed_method, method_digest
@@ -34,7 +35,6 @@ def simulate(
     overwrite: bool = False,
     import_path: list[str] | None = None,
     on_progress: Callable[[Path], None] = lambda _folder: None,
-    started: Simulation | None = None,
 ) -> RunRecord:
     """Run one simulation and return its record.
 
@@ -47,7 +47,6 @@ def simulate(
         overwrite: Replace a record of that name.
         import_path: Folders to import methods from, besides the installed packages.
         on_progress: Called with the record's folder during the run, and once at the end.
-        started: The run's process, if it was started before this was imported (`started_early`).
 
     Raises:
         InputError: An input is invalid; nothing was written.
@@ -57,7 +56,7 @@ def simulate(
     import_path, results = import_path or [], Path(results)
     _check_engine(config, results)
     with new_record(config, name, results, overwrite, import_path) as record:
-        return _run(record.folder, record.config, import_path, on_progress, started)
+        return _run(record.folder, record.config, import_path, on_progress)
 
 
 def resume(
@@ -151,23 +150,22 @@ def _check_engine(config: RunConfig, results: Path) -> None:
     """Refuse what would break a run's processes: another package of our name, a cluster that cannot be used."""
     if config.engine != "ray":
         return
-    check_python_path()
+    if intruder := find_intruder(python_path_folders()):
+        name = intruder.parent.name if intruder.stem == "__init__" else intruder.stem
+        raise InputError(
+            f"PYTHONPATH: {intruder} would be imported in place of fedperfit's own {name}; "
+            "rename it, or take its folder out of PYTHONPATH"
+        )
     if address := cluster_address(config.ray.address):
         check_cluster(address, config.backbone, results)
 
 
-def _run(
-    folder: Path,
-    config: RunConfig,
-    import_path: list[str],
-    on_progress: Callable[[Path], None],
-    started: Simulation | None = None,
-) -> RunRecord:
+def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: Callable[[Path], None]) -> RunRecord:
     """Run what remains after the checkpoint, and close the record."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.partitions.cpus_per_client)
     try:
-        launch(config, folder, import_path, lambda: on_progress(folder), started)
+        launch(config, folder, import_path, lambda: on_progress(folder))
     except KeyboardInterrupt:
         if (folder / "run.json").is_file():
             _end(folder, "cancelled", "interrupted")

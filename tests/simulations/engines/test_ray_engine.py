@@ -1,4 +1,4 @@
-"""A process started early leaves nothing behind; an untrusted record cannot remove folders or end processes."""
+"""An untrusted run record cannot remove other folders or end other processes."""
 
 import os
 import subprocess
@@ -11,10 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from configs.errors import InputError
-from configs.schema import RunConfig
 from simulations.engines.processes import MARK, is_alive
-from simulations.engines.ray_engine import end_leftovers, started_early
+from simulations.engines.ray_engine import end_leftovers
 
 
 def record(folder: Path, mark: str, home: Path | str) -> Path:
@@ -29,30 +27,6 @@ def home() -> Iterator[Path]:
     yield folder
     if folder.is_dir() and not folder.is_symlink():
         folder.rmdir()
-
-
-def test_an_invalid_input_ends_the_process_that_was_started_early() -> None:
-    config = RunConfig.model_validate({"task": "movie_tagging"})
-    before = set(psutil.Process().children(recursive=True))
-    with started_early(config):
-        (process,) = set(psutil.Process().children(recursive=True)) - before
-        home = Path(process.cwd())
-        assert home.name.startswith("fpf-")
-    assert not is_alive(process)
-    assert not home.exists()
-
-
-@pytest.mark.parametrize("other", [{"engine": "inline"}, {"ray": {"address": "auto"}}])
-def test_nothing_starts_early_for_another_engine_or_a_cluster(other: dict[str, Any]) -> None:
-    with started_early(RunConfig.model_validate({"task": "movie_tagging", **other})) as started:
-        assert started is None
-
-
-def test_nothing_starts_with_another_package_of_our_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "configs.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"PYTHONPATH: .*configs\.py"), started_early(RunConfig(task="movie_tagging")):
-        pass
 
 
 def test_a_killed_runs_own_folder_is_removed(home: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def pull(grid: RayGrid) -> None:
 
 
 def test_a_ray_that_cannot_start_ends_the_process() -> None:
-    grid = RayGrid(1, ONE, 60.0, refuse, give_up)
+    grid = RayGrid(1, {}, ONE, refuse, give_up)
     with pytest.raises(RunFailed, match="Ray could not be started: no room for Ray"):
         pull(grid)
 
@@ -39,7 +39,7 @@ def test_a_run_without_workers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_grid, "_START_S", 0.0)
     monkeypatch.setattr(ray_grid, "pool_size_from_resources", lambda _resources: 1)
     monkeypatch.setattr(RayGrid, "_serve", lambda _self: None)
-    grid = RayGrid(1, ONE, 60.0, lambda: None, give_up)
+    grid = RayGrid(1, {}, ONE, lambda: None, give_up)
     with pytest.raises(RunFailed, match="no worker process has started in 0 s"):
         grid.pull_messages(["1"])
 
@@ -54,7 +54,7 @@ class FakeWorkers:
     def remote(self, *_: Any) -> SimpleNamespace:
         worker = SimpleNamespace(alive=True, answered=0)
         worker.__ray_ready__ = SimpleNamespace(remote=lambda: (worker, None))
-        worker.answer = SimpleNamespace(remote=lambda message, _run_config: (worker, message))
+        worker.answer = SimpleNamespace(remote=lambda message: (worker, message))
         self.started.append(worker)
         return worker
 
@@ -77,7 +77,7 @@ def test_a_worker_that_died_idle_costs_no_client_an_attempt(monkeypatch: pytest.
     monkeypatch.setattr(ray_grid, "pool_size_from_resources", lambda _resources: 1)
     monkeypatch.setattr(ray_grid, "ray", SimpleNamespace(get=fake.get, kill=lambda _worker: None))
     monkeypatch.setattr(ray_grid, "Worker", SimpleNamespace(options=lambda **_: fake))
-    grid = RayGrid(1, ONE, 60.0, lambda: None, give_up)
+    grid = RayGrid(1, {}, ONE, lambda: None, give_up)
     (node,) = grid.get_node_ids()
 
     def ask() -> list[str]:
