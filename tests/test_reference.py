@@ -30,7 +30,7 @@ COMPARISONS = sorted(path.parent for path in (ROOT / "results" / "reference").gl
 COLD_STARTS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/cold_start.json"))
 SWEEPS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/sweep.json"))
 SHOWN = {"sweep.json": "layers-and-ranks.md", "analysis.json": "analysis.md", "ability.json": "ability.md"}
-"""The page with the tables of each kind of experiment, besides what these pages say about the paper."""
+"""The page that has the tables of each kind of experiment."""
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -73,6 +73,10 @@ def test_cold_start_is_reproduced_from_its_runs(folder: Path) -> None:
     report = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
     found = findings(again, [runs[place] for place in main_rows(again).index], folder.name)
     check(found.model_dump(mode="json", by_alias=True), report)
+
+
+def test_there_are_committed_sweeps() -> None:
+    assert len(SWEEPS) >= 2
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda folder: folder.name)

@@ -37,8 +37,10 @@ def main() -> None:
 
 def read(folder: Path) -> list[Table]:
     """Return the tables of an experiment."""
-    file = next(folder / name for name in _READERS if (folder / name).is_file())
-    return _READERS[file.name](file.read_bytes())
+    for name, reader in _READERS.items():
+        if (folder / name).is_file():
+            return reader((folder / name).read_bytes())
+    raise SystemExit(f"{folder}: expected one of {', '.join(_READERS)}")
 
 
 def markdown(table: Table) -> str:

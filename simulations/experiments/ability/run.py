@@ -1,6 +1,7 @@
 """`fedperfit ability`: asks the models that a completed run serves what the backbone knew before."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def ability(
         personal.append(ask(user, EvaluationPoint.PERSONALISED))
     found = Ability(
         name=folder.name,
-        run=run.name,
+        run=os.path.relpath(run, folder.parent),
         method=files.record.method,
         users=asked,
         tasks=[_compare(task, base, collective, personal, files.config.seed) for task in base],

@@ -37,7 +37,7 @@ class Ability(Part):
     format: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     run: str
-    """The record's name."""
+    """The run record, relative to the folder of results."""
     method: str
     users: list[str]
     """Whose models were asked."""

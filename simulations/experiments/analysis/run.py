@@ -1,5 +1,6 @@
 """`fedperfit analyze`: run the method `delta` if that is missing, and write what its vectors show."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,16 @@ from simulations.experiments.analysis.numbers import (
 )
 from simulations.experiments.analysis.schema import Analysis, SiteAnalysis, Taste, TrainedSite
 from simulations.experiments.analysis.texts import write_texts
-from simulations.experiments.analysis.together import Vectors, by_user, check_comparable, load, stacked, together
+from simulations.experiments.analysis.together import (
+    Vectors,
+    by_user,
+    check_comparable,
+    load,
+    of,
+    sites_of,
+    stacked,
+    together,
+)
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
@@ -68,29 +78,28 @@ def analyze(
     folder = claim_folder(results, name)
     if trained:
         _check_trained(trained)
-    if name in others:
+    if any((expand(results) / other).resolve() == folder.resolve() for other in others):
         raise InputError("an analysis cannot be compared with itself", field="with", value=name)
     loaded = [load(expand(results) / other) for other in others]
     seed = load_config(toml, [*overrides, "method=delta"]).seed
     words = [word for word in overrides if word.partition("=")[0].strip() not in ("seed", "method")]
-    (run,) = complete(plan(["delta"], toml, words, [seed]), folder, False, log, on_progress)
+    planned = plan(["delta"], toml, words, [seed])
+    check_comparable(planned[0].config, loaded)
+    (run,) = complete(planned, folder, False, log, on_progress)
     tensors = load_file(run.files.shared)
     vectors, control = (by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
     if len(vectors) < 3:
         raise InputError(f"{len(vectors)} users have two items or more: expected at least 3")
-    found = _found(run, vectors, control, folder.name, named)
+    found = _found(run, vectors, control, folder, named)
     if trained:
         found.trained = _spans(trained, run, vectors)
         found.taste = _taste(trained)
     if loaded:
-        check_comparable(found, loaded)
+        loaded.insert(0, of(found, vectors, control))
+        found.together = together(loaded)
+        draw_together([each.vectors for each in loaded], found.together, folder)
     write_atomic(folder / "analysis.json", found.to_json())
     draw(stacked(vectors), stacked(control), found, folder)
-    if loaded:
-        loaded = [load(folder), *loaded]
-        found.together = together(loaded)
-        write_atomic(folder / "analysis.json", found.to_json())
-        draw_together([each.vectors for each in loaded], found.together, folder)
     if texts:
         groups = dict(zip(("nearest", "middle", "farthest"), _named(vectors, named), strict=True))
         write_texts(groups, build_table(run.config).folder, folder / "private")
@@ -105,14 +114,14 @@ def _named(vectors: Vectors, named: int) -> tuple[list[int], list[int], list[int
     return order[:named], order[begin : begin + named], order[::-1][:named]
 
 
-def _found(run: Run, vectors: Vectors, control: Vectors, name: str, named: int) -> Analysis:
+def _found(run: Run, vectors: Vectors, control: Vectors, folder: Path, named: int) -> Analysis:
     own, random = stacked(vectors), stacked(control)
-    sites = _sites(run)
+    sites = sites_of(run.config)
     ids = run.files.users(["user_id"])["user_id"].to_pylist()
     nearest, middle, farthest = ([str(ids[user]) for user in users] for users in _named(vectors, named))
     return Analysis(
-        name=name,
-        run=run.folder.name,
+        name=folder.name,
+        run=os.path.relpath(run.folder, folder),
         task=run.config.task,
         backbone=run.config.backbone,
         users=len(vectors),
@@ -122,12 +131,6 @@ def _found(run: Run, vectors: Vectors, control: Vectors, name: str, named: int) 
         middle=middle,
         farthest=farthest,
     )
-
-
-def _sites(run: Run) -> list[int]:
-    sites = run.config.sites
-    assert isinstance(sites, list)  # resolved in every record
-    return sorted(sites)
 
 
 def _site(site: int, vectors: np.ndarray, control: np.ndarray) -> SiteAnalysis:
@@ -153,7 +156,7 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
     """Return, for every site of both runs, how much of the collective direction the collective shift can reach."""
     shared = load_file(RunFolder(trained).shared)
     found = []
-    for place, site in enumerate(_sites(run)):
+    for place, site in enumerate(sites_of(run.config)):
         R = shared.get(f"shared_collective.{site}.R")
         if R is not None:
             mean = stacked(vectors)[:, place].astype(np.float64).mean(axis=0)
@@ -164,7 +167,7 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
             chance = len(R) / R.shape[1]
             found.append(TrainedSite(site=site, rank=len(R), share_in_span=share_in_span(mean, R), by_chance=chance))
     if not found:
-        raise InputError(f"{trained}: it has none of the sites {_sites(run)}; set sites to its own")
+        raise InputError(f"{trained}: it has none of the sites {sites_of(run.config)}; set sites to its own")
     return found
 
 

@@ -64,7 +64,7 @@ class Analysis(Part):
     format: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     run: str
-    """The run record with the vectors, in the analysis' folder."""
+    """The run record with the vectors, relative to the analysis' folder."""
     task: str
     backbone: str
     users: int

@@ -9,16 +9,13 @@ _ITEMS = 3
 """Of each user, the last ones."""
 
 
-def write_texts(groups: dict[str, list[int]], users: Path, folder: Path) -> Path:
+def write_texts(groups: dict[str, list[int]], users: Path, folder: Path) -> None:
     """Write the last items of users to a file that nobody else on this machine can read.
 
     Args:
         groups: Partitions by the group's title.
         users: The run's user table.
-        folder: Where to; it is kept out of git.
-
-    Returns:
-        The file.
+        folder: Where to write `texts.txt`; it is kept out of git.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     keep_out_of_git(folder)
@@ -26,10 +23,9 @@ def write_texts(groups: dict[str, list[int]], users: Path, folder: Path) -> Path
     for title, partitions in groups.items():
         for partition in partitions:
             user = open_user(users, partition)
-            lines.append(f"{title}: {user.user_id}")
+            lines.append(f"{title}: {_one_line(user.user_id)}")
             lines += [f"  {_one_line(pair.source)}\n    -> {_one_line(pair.target)}" for pair in user.history[-_ITEMS:]]
     write_atomic(folder / "texts.txt", "\n".join([*lines, ""]), private=True)
-    return folder / "texts.txt"
 
 
 def _one_line(text: str) -> str:

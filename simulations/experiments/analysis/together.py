@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from configs.errors import InputError
+from configs.schema import RunConfig
 from fl_server.record.folder import RunFolder
 from simulations.experiments.analysis.numbers import cosines_of_means
 from simulations.experiments.analysis.schema import Analysis, Together
@@ -46,28 +48,38 @@ def load(folder: Path) -> Loaded:
     try:
         found = Analysis.model_validate_json((folder / "analysis.json").read_bytes())
         tensors = load_file(RunFolder(folder / found.run).shared)
-    except (OSError, ValueError) as error:
+        return of(found, *(by_user(tensors, prefix) for prefix in (DELTA, RANDOM)))
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"expected a completed analysis ({error})", field="with", value=folder) from None
+
+
+def of(found: Analysis, vectors: Vectors, control: Vectors) -> Loaded:
+    """Return an analysis with its users' vectors at the middle site."""
     middle = len(found.sites) // 2
-    vectors, control = (stacked(by_user(tensors, prefix))[:, middle] for prefix in (DELTA, RANDOM))
-    return Loaded(found, vectors, control)
+    return Loaded(found, stacked(vectors)[:, middle], stacked(control)[:, middle])
 
 
-def check_comparable(found: Analysis, others: list[Loaded]) -> None:
-    """Refuse analyses of other hidden states.
+def check_comparable(config: RunConfig, others: list[Loaded]) -> None:
+    """Refuse analyses of other hidden states than those of a config.
 
     Raises:
         InputError: An analysis has another backbone or other sites; the message names it.
     """
-    ours = [each.site for each in found.sites]
+    ours = sites_of(config)
     for other in others:
         theirs = [each.site for each in other.found.sites]
-        if (other.found.backbone, theirs) != (found.backbone, ours):
+        if (other.found.backbone, theirs) != (config.backbone, ours):
             raise InputError(
-                f"it has {other.found.backbone}, sites {theirs}; expected {found.backbone}, sites {ours}",
+                f"it has {other.found.backbone}, sites {theirs}; expected {config.backbone}, sites {ours}",
                 field="with",
                 value=other.found.name,
             )
+
+
+def sites_of(config: RunConfig) -> list[int]:
+    """Return the sites of a resolved config."""
+    assert isinstance(config.sites, list)
+    return sorted(config.sites)
 
 
 def together(loaded: list[Loaded]) -> Together:

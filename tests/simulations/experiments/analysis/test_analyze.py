@@ -135,10 +135,22 @@ def test_analyses_of_two_tasks_are_compared(tmp_path: Path) -> None:
         middle.append(torch.stack([value for key, value in shared.items() if "delta" in key])[:, 1].double().mean(0))
     expected = torch.cosine_similarity(middle[0], middle[1], dim=0).item()
     assert found.cosines[0][1] == found.cosines[1][0] == pytest.approx(expected, abs=1e-6)
+    # The same run is reused from the folder beside it.
+    again = analyze(None, TINY, "again", tmp_path, others=["news"], log=quiet)
+    assert again.run == "../movies/delta-seed0"
+    assert again.together is not None
+    assert again.together.cosines == found.cosines
+    assert analyze(None, [*TINY, "task=news_categorization"], "third", tmp_path, others=["again"], log=quiet).together
     with pytest.raises(InputError, match=r"it has tiny, sites \[1, 2\]; expected tiny, sites \[1\]"):
         analyze(None, [*TINY, "sites=[1]"], "one", tmp_path, others=["news"], log=quiet)
+    assert not (tmp_path / "one").exists()
+    with pytest.raises(InputError, match="cannot be compared with itself"):
+        analyze(None, TINY, "movies", tmp_path, others=["./movies"], log=quiet)
+    (tmp_path / "news" / "delta-seed0" / "shared.safetensors").write_bytes(b"half")
     with pytest.raises(InputError, match="expected a completed analysis"):
         analyze(None, TINY, "movies", tmp_path, others=["missing"], log=quiet)
+    with pytest.raises(InputError, match="news: expected a completed analysis"):
+        analyze(None, TINY, "movies", tmp_path, others=["news"], log=quiet)
 
 
 def test_named_users_items_are_written_for_the_analyst_only(tmp_path: Path) -> None:
