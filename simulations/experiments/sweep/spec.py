@@ -116,7 +116,9 @@ def _split(text: str) -> list[str]:
 
 
 def _as_typed(value: Any) -> str:
-    """Return a TOML value as an override has it."""
+    """Return a TOML value as an override has it; a list of numbers as people type it."""
+    if isinstance(value, list) and all(type(each) is int for each in value):
+        return str(value).replace(" ", "")
     text = tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
     text = " ".join(text.split())
     assert tomllib.loads(f"value = {text}")["value"] == value

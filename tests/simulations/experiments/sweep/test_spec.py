@@ -25,7 +25,7 @@ def test_a_configs_table_adds_keys_and_arguments_replace_them(tmp_path: Path) ->
     file = tmp_path / "s.toml"
     file.write_text('rounds = 2\n[sweep]\n"rank.shared" = [1, 4]\nsites = [[1], [2, 3]]\nbackbone = ["tiny", "x y"]\n')
     axes, fixed = read_axes(["rank.shared=2,8", "backbone=tiny"], file)
-    assert axes == {"rank.shared": ["2", "8"], "sites": ["[ 1, ]", "[ 2, 3, ]"]}
+    assert axes == {"rank.shared": ["2", "8"], "sites": ["[1]", "[2,3]"]}
     assert fixed == ["backbone=tiny"]
     assert load_config(file).rounds == 2
 
@@ -36,7 +36,7 @@ def test_points_are_every_combination_the_last_key_first() -> None:
 
 
 def test_a_point_names_a_folder() -> None:
-    assert slug({"rank.shared": "4", "sites": "[ 14, 15, ]"}) == "rank.shared-4-sites-14.15"
+    assert slug({"rank.shared": "4", "sites": "[14,15]"}) == "rank.shared-4-sites-14.15"
     assert slug({"users.source": "../a/b"}) == "users.source-a.b"
 
 
