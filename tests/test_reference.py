@@ -20,6 +20,7 @@ from simulations.experiments.cold_start.rows import tabulate
 from simulations.experiments.cold_start.write import findings
 from simulations.experiments.comparable import Run, check_comparable
 from simulations.experiments.comparison.analysis import compare_runs
+from simulations.experiments.sweep.against_best import with_tests
 from simulations.experiments.sweep.run import cell_of
 from simulations.experiments.sweep.schema import Sweep
 from tests.test_documents import commands
@@ -82,9 +83,10 @@ def test_there_are_committed_sweeps() -> None:
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda folder: folder.name)
 def test_sweep_is_reproduced_from_its_runs(folder: Path) -> None:
     found = Sweep.model_validate_json((folder / "sweep.json").read_bytes())
-    for cell in found.cells:
-        runs = [Run.read(folder / place, cell.method) for place in cell.folders]
-        assert cell_of(cell.method, cell.values, runs, folder) == cell
+    runs = [[Run.read(folder / place, cell.method) for place in cell.folders] for cell in found.cells]
+    cells = [cell_of(cell.method, cell.values, own, folder) for cell, own in zip(found.cells, runs, strict=True)]
+    for again, written in zip(with_tests(cells, runs, found.lower_is_better), found.cells, strict=True):
+        check(again.model_dump(mode="json"), written.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(("file", "page"), SHOWN.items(), ids=SHOWN)

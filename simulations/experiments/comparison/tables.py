@@ -47,7 +47,7 @@ def _comparison_quality(report: Comparison) -> Table:
             below[row.method] = baseline
         cells = [mean(row.quality) + " †" * (row.method in below), mean(row.quality_collective)]
         if against := row.against:
-            cells += [f"{against.difference:+.3f}{_noise(against)}", interval(against), significance(against)]
+            cells += [f"{against.difference:+.3f}{noise(against)}", interval(against), significance(against)]
         if private:
             cells += [""] * (5 - len(cells)) + ["–" if row.epsilon is None else f"{row.epsilon:.3g}"]
         table.add_row(row.method, *cells)
@@ -107,7 +107,8 @@ def differing(other_settings: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def _noise(test: PairedTest | None) -> str:
+def noise(test: PairedTest | None) -> str:
+    """Return the mark of a difference within noise, or nothing."""
     return " ≈" if test and test.within_noise else ""
 
 
@@ -148,7 +149,7 @@ def _comparison_budgets(report: Comparison) -> Table:
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
         qualities = row.quality_at_equal_bytes
-        table.add_row(row.method, *("–" if item is None else mean(item) + _noise(item.against) for item in qualities))
+        table.add_row(row.method, *("–" if item is None else mean(item) + noise(item.against) for item in qualities))
     table.caption = (
         f"the last quality measured within each budget: {report.reference}'s total, and the smallest in which every "
         f"method was evaluated; ≈: within noise of {report.reference}; –: not evaluated"

@@ -15,6 +15,7 @@ from simulations.experiments.compare import complete
 from simulations.experiments.comparison.curves import curve
 from simulations.experiments.comparison.schema import Spread
 from simulations.experiments.plan import Planned, plan, users_digests
+from simulations.experiments.sweep.against_best import with_tests
 from simulations.experiments.sweep.plots import draw
 from simulations.experiments.sweep.schema import Sweep, SweepCell
 from simulations.experiments.sweep.spec import SweepSpec, slug
@@ -59,12 +60,13 @@ def sweep(
     log(f"{len(planned)} runs")
     runs = complete(planned, folder, False, log, on_progress)
     by_name = {one.name: run for one, run in zip(planned, runs, strict=True)}
-    cells = [
-        cell_of(method, list(point.values()), [by_name[one.name] for one in own if one.method == method], folder)
-        for point, own in grid
-        for method in dict.fromkeys(one.method for one in own)
-    ]
-    found = _found(spec, runs, cells, folder.name)
+    cells, runs_of = [], []
+    for point, own in grid:
+        for method in dict.fromkeys(one.method for one in own):
+            runs_of.append([by_name[one.name] for one in own if one.method == method])
+            cells.append(cell_of(method, list(point.values()), runs_of[-1], folder))
+    lower_is_better = runs[0].record.main_metric in LOWER_IS_BETTER
+    found = _found(spec, runs, with_tests(cells, runs_of, lower_is_better), folder.name)
     write_atomic(folder / "sweep.json", found.to_json())
     draw(found, folder)
     return found

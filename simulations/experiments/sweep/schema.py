@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.experiments.comparison.schema import Part, Spread
+from simulations.experiments.comparison.schema import PairedTest, Part, Spread
 
 SCHEMA: Literal[1] = 1
 
@@ -19,6 +19,8 @@ class SweepCell(Part):
     """The main metric after personalisation, pooled over all target questions."""
     quality_collective: Spread
     """The same after stage 1."""
+    against_best: PairedTest | None = Field(None)
+    """The difference to the best cell; None for that cell and for cells with other users."""
     base: Spread
     """The same with the bare backbone, which may differ if the backbone varies."""
     epsilon: float | None = Field(None)

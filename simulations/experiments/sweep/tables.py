@@ -5,8 +5,8 @@ from rich.table import Table
 
 from simulations.display.output import printable
 from simulations.display.tables import human_bytes, new_table, with_arrow
-from simulations.experiments.comparison.tables import mean
-from simulations.experiments.sweep.schema import Sweep
+from simulations.experiments.comparison.tables import mean, noise, significance
+from simulations.experiments.sweep.schema import Sweep, SweepCell
 
 
 def sweep_table(found: Sweep) -> Table:
@@ -17,13 +17,15 @@ def sweep_table(found: Sweep) -> Table:
     for title in (*found.keys, *([] if one_method else ["method"])):
         table.add_column(title)
     private = ["ε"] if any(cell.epsilon is not None for cell in found.cells) else []
-    for title in (with_arrow(found.metric), "before stage 2", *private, "bytes", "sent", "kept"):
+    tests = ["against best", "p"] if any(cell.against_best for cell in found.cells) else []
+    for title in (with_arrow(found.metric), "before stage 2", *tests, *private, "bytes", "sent", "kept"):
         table.add_column(title, justify="right")
     for cell in found.cells:
         names = [*map(printable, cell.values), *([] if one_method else [cell.method])]
         numbers = (human_bytes(cell.bytes), f"{cell.shared:,}", f"{cell.private:,}")
         epsilon = ["–" if cell.epsilon is None else f"{cell.epsilon:.3g}"] if private else []
-        table.add_row(*names, mean(cell.quality), mean(cell.quality_collective), *epsilon, *numbers)
+        tested = _tested(cell) if tests else []
+        table.add_row(*names, mean(cell.quality), mean(cell.quality_collective), *tested, *epsilon, *numbers)
     bases = [cell.base.mean for cell in found.cells]
     low, high = (f"{value:.3f}" for value in (min(bases), max(bases)))
     bare = low if low == high else f"{low} to {high}"
@@ -31,7 +33,15 @@ def sweep_table(found: Sweep) -> Table:
         f"{'mean ± standard deviation over seeds; ' if len(found.seeds) > 1 else ''}bare backbone: {bare}; bytes: "
         "stage 1 and one download per target user; sent, kept: numbers of one client"
     )
+    if tests:
+        seeds = "" if len(found.seeds) > 1 else ", other trainings not covered"
+        table.caption += f"; p: over the same users, corrected for the table's tests{seeds}; ≈: within noise"
     return table
+
+
+def _tested(cell: SweepCell) -> list[str]:
+    test = cell.against_best
+    return ["–", "–"] if test is None else [f"{test.difference:+.3f}{noise(test)}", significance(test)]
 
 
 def cells(found: Sweep) -> pd.DataFrame:

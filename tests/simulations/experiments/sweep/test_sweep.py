@@ -11,6 +11,8 @@ from configs.errors import InputError
 from fl_server.record.folder import RunFolder
 from simulations.cli.main import app
 from simulations.display.tables import rows_of
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.curves import per_user
 from simulations.experiments.sweep import run as sweep_run
 from simulations.experiments.sweep.run import sweep
 from simulations.experiments.sweep.spec import SweepSpec
@@ -60,13 +62,36 @@ def test_several_seeds_and_methods_share_a_cell_and_a_table(results: Path) -> No
     assert len(rows_of(table)) == 4
 
 
+def test_every_cell_is_tested_against_the_best_one_user_by_user(results: Path) -> None:
+    found = sweep(BOTH, None, [*TINY, "rounds=1"], "both", results, lambda _text: None)
+    users = [per_user(Run.read(results / "both" / cell.folders[0])) for cell in found.cells]
+    best = max(range(4), key=lambda place: found.cells[place].quality.mean)
+    for cell, own in zip(found.cells, users, strict=True):
+        if cell is found.cells[best]:
+            assert cell.against_best is None
+        else:
+            assert cell.against_best is not None
+            differences = [own[user] - users[best][user] for user in own]
+            assert cell.against_best.difference == pytest.approx(sum(differences) / len(differences))
+            assert cell.against_best.users == 3
+            assert cell.against_best.p_adjusted >= cell.against_best.p_value
+    assert [row[4] for row in rows_of(sweep_table(found))].count("–") == 1
+
+
+def test_cells_with_other_users_are_not_tested(tmp_path: Path) -> None:
+    spec = SweepSpec({"users.synthetic.deviation": ["0.5", "2"]}, ["perfit"], [0])
+    found = sweep(spec, None, [*TINY, "rounds=1"], "users", tmp_path, lambda _text: None)
+    assert [cell.against_best for cell in found.cells] == [None, None]
+    assert "p" not in [str(column.header) for column in sweep_table(found).columns]
+
+
 def test_epsilon_is_tabulated_where_there_is_noise(tmp_path: Path) -> None:
     noise = SweepSpec({"privacy.noise_multiplier": ["0", "1"]}, ["perfit"], [0])
     found = sweep(noise, None, [*TINY, "rounds=1", "privacy.kind=central"], "noise", tmp_path, lambda _text: None)
     spent = RunFolder(tmp_path / "noise" / found.cells[1].folders[0]).record.privacy
     assert spent is not None
     assert [cell.epsilon for cell in found.cells] == [None, spent.epsilon]
-    assert [row[3] for row in rows_of(sweep_table(found))] == ["–", f"{spent.epsilon:.3g}"]
+    assert [row[5] for row in rows_of(sweep_table(found))] == ["–", f"{spent.epsilon:.3g}"]
 
 
 def test_a_second_time_nothing_runs_and_the_figures_are_the_same(
