@@ -60,7 +60,7 @@ def smaller(words: list[str]) -> list[str]:
     """Return the same command with the tiny backbone, few users, one round and one seed."""
     if any(re.match("configs/experiments/(reference|steering|paper|private|ablations)", word) for word in words):
         words = [*words, "users.collective_history=3"]
-    if words[0] == "simulate":
+    if words[0] == "simulate" or (words[0] == "analyze" and "configs/experiments/tiny.toml" not in words):
         return words + SMALL + FEW
     if words[0] == "compare" and any(re.search(r"-seed\d", word) for word in words):
         # Run records are compared as they are, and only seed 0 was run.
