@@ -76,7 +76,8 @@ def smaller(words: list[str]) -> list[str]:
     if words[0] == "sweep":
         toml = Path(words[words.index("--config") + 1])
         varied, _ = read_axes([word for word in words[1:] if "=" in word], toml)
-        return words + [word for word in (*SMALL, *FEW) if word.partition("=")[0] not in varied]
+        fewer = ["sites=[0],[1]"] if "sites" in varied else []  # the tiny backbone has four blocks
+        return words + fewer + [word for word in (*SMALL, *FEW) if word.partition("=")[0] not in varied]
     if words[0] == "cold-start":
         fewer = {"10,100": "4,12", "5": "2", "0,5,all": "2,all", "0,5,20,all": "2,3,all"}
         if "tweet_paraphrase" in words:  # the tiny backbone never ends an answer
