@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 
 from configs.errors import InputError
 from configs.files import write_atomic
-from configs.load import load_config
+from configs.load import flatten, load_config
 from configs.paths import expand
+from configs.schema import RunConfig
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import private_path
@@ -22,6 +23,7 @@ from simulations.experiments.analysis.numbers import (
     COORDINATES,
     SHARES,
     Decomposition,
+    cosines_of_means,
     mantel,
     nearest_first,
     share_in_span,
@@ -76,14 +78,14 @@ def analyze(
         RunFailed: The run failed.
     """
     folder = claim_folder(results, name)
-    if trained:
-        _check_trained(trained)
     if any((expand(results) / other).resolve() == folder.resolve() for other in others):
         raise InputError("an analysis cannot be compared with itself", field="with", value=name)
     loaded = [load(expand(results) / other) for other in others]
     seed = load_config(toml, [*overrides, "method=delta"]).seed
     words = [word for word in overrides if word.partition("=")[0].strip() not in ("seed", "method")]
     planned = plan(["delta"], toml, words, [seed])
+    if trained:
+        _check_trained(trained, planned[0].config)
     check_comparable(planned[0].config, loaded)
     (run,) = complete(planned, folder, False, log, on_progress)
     tensors = load_file(run.files.shared)
@@ -142,14 +144,19 @@ def _site(site: int, vectors: np.ndarray, control: np.ndarray) -> SiteAnalysis:
         mean_share=parts.mean_share,
         coordinates_mean=own.mean(axis=0).tolist(),
         coordinates_deviation=own.std(axis=0, ddof=1).tolist(),
-        control=float(np.abs(other).mean() / np.abs(own).mean()),
+        control=(np.abs(other).mean(axis=0) / np.abs(own).mean(axis=0)).tolist(),
+        control_cosine=cosines_of_means([vectors, control])[0][1],
     )
 
 
-def _check_trained(place: Path) -> None:
+def _check_trained(place: Path, config: RunConfig) -> None:
     record = read_run(place)
     if record.status != "completed" or record.method != "perfit":
         raise InputError("expected a completed run of perfit", field="trained", value=place)
+    ours, theirs = flatten(config), flatten(RunFolder(place).config)
+    for key in ("task", "backbone", "seed", "users.source", "users.collective", "users.target"):
+        if ours[key] != theirs[key]:
+            raise InputError(f"its {key} is {theirs[key]}; expected {ours[key]}", field="trained", value=place)
 
 
 def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
@@ -182,11 +189,12 @@ def _taste(trained: Path) -> Taste | None:
     shifts, counts = [], []
     labels: list[str] = []
     for user in kept:
+        if not (counted := Counter(pair.target for pair in open_user(table, user).history)):
+            continue
         tensors = load_file(private_path(trained / "private", user))
         shifts.append(np.concatenate([value for name, value in sorted(tensors.items()) if name.endswith(".b")]))
-        counted = Counter(pair.target for pair in open_user(table, user).history)
         labels += [label for label in sorted(counted) if label not in labels]
         counts.append(counted)
     answers = np.array([[counted[label] / sum(counted.values()) for label in labels] for counted in counts])
     correlation, p_value = mantel(np.stack(shifts), answers, files.record.seed)
-    return Taste(users=len(kept), correlation=correlation, p_value=p_value)
+    return Taste(users=len(counts), correlation=correlation, p_value=p_value)

@@ -21,8 +21,10 @@ class SiteAnalysis(Part):
     """Along the first directions, mean over users (Figures 2 and 7)."""
     coordinates_deviation: list[float]
     """Likewise, standard deviation over users."""
-    control: float
-    """Mean |coordinate| of the control with made-up words over that of δ, along the first directions (Figure 9)."""
+    control: list[float]
+    """Mean |coordinate| with made-up words over that of δ, along each of the first directions (Figure 9)."""
+    control_cosine: float
+    """Of the mean δ and the mean of the control."""
 
 
 class TrainedSite(Part):

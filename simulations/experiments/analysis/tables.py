@@ -3,29 +3,33 @@
 from rich.table import Table
 
 from simulations.display.tables import new_table
-from simulations.experiments.analysis.schema import Analysis, Together
+from simulations.experiments.analysis.schema import Analysis, SiteAnalysis, Together
 
 
 def analysis_tables(found: Analysis) -> list[Table]:
     """Tabulate sites, and what a trained run has to do with them."""
     table = new_table(title=f"{found.name}: δ-vectors of {found.users} users, {found.task}, {found.backbone}")
     shares = list(found.sites[0].ranks)
-    for title in ("block", *shares, "mean's share", "1st", "2nd", "control"):
+    for title in ("block", *shares, "mean's share", "1st", "2nd", "words, 1st", "cosine"):
         table.add_column(title, justify="right")
     for each in found.sites:
         pairs = zip(each.coordinates_mean[:2], each.coordinates_deviation[:2], strict=True)
         spread = [f"{mean:+.3g} ± {deviation:.2g}" for mean, deviation in pairs]
         spread += ["–"] * (2 - len(spread))
         ranks = [str(each.ranks[share]) for share in shares]
-        table.add_row(str(each.site), *ranks, f"{each.mean_share:.2f}", *spread, f"{each.control:.2f}")
+        table.add_row(str(each.site), *ranks, f"{each.mean_share:.2f}", *spread, *_control(each))
     left = f"; {found.left_out} users without two items are left out" if found.left_out else ""
     table.caption = (
         "80% and so on: directions that hold this share of the variance, not centred; mean's share: ‖mean δ‖² / mean "
-        "‖δ‖²; 1st, 2nd: coordinates, mean ± standard deviation over users; control: with made-up words, mean "
-        f"|coordinate| over δ's{left}"
+        "‖δ‖²; 1st, 2nd: coordinates, mean ± standard deviation over users; words, 1st: mean |1st coordinate| with "
+        f"made-up words over δ's; cosine: of the two means{left}"
     )
     further = [_trained(found)] if found.trained else []
     return [table, *further, *([_together(found.together)] if found.together else [])]
+
+
+def _control(site: SiteAnalysis) -> tuple[str, str]:
+    return f"{site.control[0]:.2f}", f"{site.control_cosine:.2f}"
 
 
 def _together(found: Together) -> Table:

@@ -35,7 +35,10 @@ def sweep_table(found: Sweep) -> Table:
     )
     if tests:
         seeds = "" if len(found.seeds) > 1 else ", other trainings not covered"
-        table.caption += f"; p: over the same users, corrected for the table's tests{seeds}; ≈: within noise"
+        table.caption += (
+            f"; p: over the same users, corrected for the table's tests{seeds}; ≈: within noise; the best "
+            "was chosen by the same answers"
+        )
     return table
 
 

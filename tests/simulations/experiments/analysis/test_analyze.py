@@ -47,6 +47,8 @@ def test_the_servers_decomposition_is_that_of_the_clients_own_states(
         parts = Decomposition.of(torch.stack(central)[:, place].numpy())
         assert site.ranks == {f"{share:.0%}": parts.rank(share) for share in (0.8, 0.85, 0.9, 0.95)}
         assert site.mean_share == pytest.approx(parts.mean_share, abs=1e-5)
+        assert len(site.control) == 5
+        assert -1 <= site.control_cosine <= 1
         np.testing.assert_allclose(site.coordinates_mean, parts.coordinates().mean(axis=0), atol=1e-5)
     written = json.loads((tmp_path / "a" / "analysis.json").read_text())
     assert written["sites"][0]["ranks"] == found.sites[0].ranks
@@ -117,6 +119,8 @@ def test_a_trained_run_is_compared_with_the_collective_direction(tmp_path: Path)
     assert found.taste.users == 6
     with pytest.raises(InputError, match=r"it has none of the sites \[3\]; set sites to its own"):
         analyze(None, [*words, "sites=[3]"], "b", tmp_path, tmp_path / "perfit", log=quiet)
+    with pytest.raises(InputError, match=r"its seed is \d+; expected 5"):
+        analyze(None, [*words, "seed=5"], "b", tmp_path, tmp_path / "perfit", log=quiet)
     simulate(tiny_config("method=lora-p"), "other", tmp_path)
     with pytest.raises(InputError, match="expected a completed run of perfit"):
         analyze(None, words, "c", tmp_path, tmp_path / "other", log=quiet)
