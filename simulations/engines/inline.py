@@ -56,11 +56,10 @@ class InlineGrid(LocalGrid):
         return [self.received(reply) for reply in self._replies(tasks)]
 
     def _replies(self, tasks: list[Task]) -> list[bytes]:
-        if self._clients > 1 and tasks:
-            try:
-                session = open_session(Path(self._run_config["run-dir"]))
-            except Exception:
-                pass  # every client's own attempt fails too, and its reply says why
-            else:
-                return run_together(session, tasks)
-        return [task() for task in tasks]
+        if self._clients == 1 or not tasks:
+            return [task() for task in tasks]
+        try:
+            session = open_session(Path(self._run_config["run-dir"]))
+        except Exception:  # every client's own attempt fails too, and its reply says why
+            return [task() for task in tasks]
+        return run_together(session, tasks)

@@ -10,7 +10,7 @@ _ITEMS = 3
 
 
 def write_texts(groups: dict[str, list[int]], users: Path, folder: Path) -> None:
-    """Write the last items of users to a file that nobody else on this machine can read.
+    """Write users' last items to a file that only its owner can read.
 
     Args:
         groups: Partitions by the group's title.

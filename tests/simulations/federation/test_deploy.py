@@ -76,7 +76,7 @@ def test_the_deployed_config_is_the_runs(tmp_path: Path, cache: Path) -> None:
         (["--port", "65530"], "nodes use the 9 ports after it"),
         (["devices.preset=phones"], "a real federation has no simulated devices"),
         (["users.collective=1"], "cohort=3 is more than users.collective=1"),
-        # A simulation keeps to it, because nobody knows which users are drawn.
+        # A simulation can keep this promise: nobody knows which users are drawn.
         (
             ["privacy.kind=central", "privacy.noise_multiplier=2", "privacy.target_epsilon=4", "rounds=1"],
             "the first round would exceed it",
