@@ -30,7 +30,7 @@ def adopt_orphans(adopt: bool) -> None:
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: have the kernel kill this child when its parent ends (Linux)."""
+    """Have the kernel kill this process when its parent ends (Linux); also for `preexec_fn`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

@@ -9,7 +9,7 @@ from configs.load import read_resolved
 from configs.paths import DRIVER, NODE, run_dir
 from fl_clients.process.time_limit import limited_to
 from simulations.engines.grid import answer
-from simulations.engines.processes import end_with
+from simulations.engines.processes import die_with_parent, end_with
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -26,6 +26,7 @@ class Worker:
         if len(ray.nodes()) > 1:
             # The node's id becomes part of the partition's name.
             os.environ[NODE] = ray.get_runtime_context().get_node_id()[:8]
+        die_with_parent()
         if DRIVER in os.environ:
             end_with(int(os.environ[DRIVER]))
 

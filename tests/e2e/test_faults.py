@@ -109,9 +109,9 @@ def test_a_run_whose_driver_is_killed_in_a_round_can_be_resumed(tmp_path: Path, 
     deadline = time.monotonic() + 60
     while left_over(int(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert left_over(int(mark)) == []
+    assert left_over(int(mark)) == {}
     assert read_run(tmp_path / "run").status == "running"
     record = resume("run", tmp_path, trust=True)
     assert (record.status, record.resumed) == ("completed", 1)
     assert_same_run(tmp_path / "run", uninterrupted)
-    assert left_over(int(mark)) == []
+    assert left_over(int(mark)) == {}

@@ -31,17 +31,17 @@ def command(*words: str) -> list[str]:
     return [*FEDPERFIT, *words]
 
 
-def left_over(mark_of: int) -> list[int]:
-    """Return the ids of processes that a finished command left running; they have its mark in their environment."""
-    pids = []
+def left_over(mark_of: int) -> dict[int, str]:
+    """Return the processes that a finished command left running, by id; they have its mark in their environment."""
+    found = {}
     for process in psutil.process_iter():
         try:
             environment = process.environ()
+            if MARK in environment and environment.get("FEDPERFIT_TEST") == str(mark_of):
+                found[process.pid] = f"{process.status()}: {' '.join(process.cmdline())}"
         except psutil.Error:
             continue
-        if MARK in environment and environment.get("FEDPERFIT_TEST") == str(mark_of):
-            pids.append(process.pid)
-    return pids
+    return found
 
 
 def listening(pid: int) -> set[str]:
@@ -83,7 +83,7 @@ def test_ray_gives_the_same_bits_as_inline_on_simulated_partitions(method: str, 
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert left_over(os.getpid()) == []
+    assert left_over(os.getpid()) == {}
     simulate(tiny_config(*world), "inline", tmp_path)
     for name in ("shared.safetensors", "predictions.jsonl", *(f"private/{n}.safetensors" for n in (6, 7, 8))):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "inline" / name).read_bytes(), name
@@ -126,7 +126,7 @@ def test_an_interrupt_ends_every_process_and_is_recorded_as_cancelled(
     assert (
         sum(pq.read_table(tmp_path / "long" / "ledger.parquet")["message_bytes"].to_pylist()) == record.bytes.total > 0
     )
-    assert left_over(int(mark)) == []
+    assert left_over(int(mark)) == {}
 
 
 def test_smollm2_learns_the_collective_shift(tmp_path: Path) -> None:
