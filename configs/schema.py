@@ -137,7 +137,7 @@ class RunConfig(_Group):
     """Collective users per round."""
     keep: Literal["last", "best"] = "last"
     """Which shared tensors stage 1 ends with. `best`: those of the round with the best main metric on the
-    `users.held_out`, or the initial ones, with which every method is the bare backbone, if no round was better."""
+    `users.held_out`, or the initial ones, if no round was better."""
     aggregation: str = "mean"
     """How R, W, b are averaged: `mean`, `procrustes` or `function` (strategies/shifts/averages.py)."""
     sites: list[int] | str = "6 spread"

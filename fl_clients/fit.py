@@ -29,7 +29,8 @@ class LocalFit:
     adapter: Adapter
     """Active on the prompts."""
     examples: Sequence[Any]
-    """The client's examples; at least one. What `loss` takes; each has a length and an `answer`, in tokens."""
+    """The client's examples, without which nothing is trained. What `loss` takes; each has a length and an `answer`, in
+    tokens."""
     settings: FitConfig
     """Epochs, batch size, learning rate and so on."""
     seed: int
@@ -70,6 +71,8 @@ class LocalFit:
         Raises:
             FloatingPointError: The loss is not finite.
         """
+        if not self.examples:
+            return FitResult(0, 0)
         trained = list(parameters)
         optimizer = self._optimizer(_groups(trained, rates))
         for parameter in trained:

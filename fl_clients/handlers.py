@@ -198,7 +198,8 @@ def evaluate(paths: ClientPaths, payload: Payload, point: EvaluationPoint) -> Re
         shared, _ = session.coding.receive(payload, {})
         session.method.client_load(session.adapter, shared, None)
     answers = answer_questions(session, user, point)
-    predictions_dir = paths.predictions_dir if base else None
+    judge = paths.partition < session.config.users.collective  # a collective user, held out
+    predictions_dir = paths.predictions_dir if base and not judge else None
     statistics = score_answers(session, predictions_dir, paths.partition, user, answers, point)
     if base:
         statistics |= score_baselines(session, user)

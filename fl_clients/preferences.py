@@ -56,10 +56,10 @@ def preference_loss(
 
 
 @torch.no_grad()
-def with_reference(forward: Forward, better: Sequence[Example], worse: Sequence[Example]) -> list[TokenPreference]:
-    """Return preferences with what the bare backbone says of them."""
+def with_reference(forward: Forward, pairs: Sequence[Sequence[Example]]) -> list[TokenPreference]:
+    """Return preferences, each a better and a worse example, with what the bare backbone says of them."""
     found = []
-    for first, second in zip(better, worse, strict=True):
-        good, bad = answer_log_probabilities(forward, None, [first, second]).tolist()
-        found.append(TokenPreference(first, second, good - bad))
+    for better, worse in pairs:
+        good, bad = answer_log_probabilities(forward, None, [better, worse]).tolist()
+        found.append(TokenPreference(better, worse, good - bad))
     return found

@@ -17,9 +17,8 @@ from fl_clients.predict import generate
 from fl_clients.preferences import preference_loss, with_reference
 from fl_clients.prompts import question_room
 from fl_clients.session import Session
-from strategies.client_tools import Preference, TextPair
+from strategies.client_tools import LONGEST, Preference, TextPair
 
-_LONGEST = 1024
 """Tokens of the longest text that is read; a shorter window of the backbone goes before."""
 
 
@@ -74,11 +73,14 @@ class Tools:
     def prefer(self, preferences: Sequence[Preference], beta: float, budget_s: float) -> LocalFit:
         """Return the training loop of stage 2 with the loss of Direct Preference Optimization."""
         session, settings = self._session, self._session.config.personal
-        better, worse = (
-            session.encoder.examples([Pair("", one.source, answer(one)) for one in preferences], settings.max_tokens)
-            for answer in (lambda one: one.better, lambda one: one.worse)
-        )
-        examples = with_reference(session.forward, better, worse)
+        both = [
+            session.encoder.examples(
+                [Pair("", one.source, one.better), Pair("", one.source, one.worse)], settings.max_tokens
+            )
+            for one in preferences
+        ]
+        # An answer that is too long costs its preference.
+        examples = with_reference(session.forward, [pair for pair in both if len(pair) == 2])
         loss_of = partial(preference_loss, beta=beta)
         fit = LocalFit(session.forward, session.adapter, examples, settings, self._seed, tools=self)
         return replace(fit, budget_s=budget_s, loss_of=loss_of, clock=session.clock)
@@ -90,7 +92,7 @@ class Tools:
         return mean_embeddings(self._session.backbone, embedder, texts, size, window)
 
     def _window(self) -> int:
-        return min(_LONGEST, self._session.backbone.shape.positions or _LONGEST)
+        return min(LONGEST, self._session.backbone.shape.positions or LONGEST)
 
     def _batches(self, tokens: Sequence[list[int]]) -> list[list[int]]:
         """Return the places of texts in batches of similar length."""

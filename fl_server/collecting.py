@@ -10,7 +10,7 @@ from fl_server.coding import ServerCoding
 from fl_server.exchange import ClientTask
 from fl_server.privacy import RunPrivacy
 from fl_server.record.ledger import Direction
-from fl_server.secure_round import SecureRound
+from fl_server.secure_round import SecureRound, TooFewUsers
 from fl_server.simulated_devices import DeviceModel, DeviceTask
 from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
@@ -67,7 +67,7 @@ class Collector:
         this = TrainingRound(number, cohort, aggregator, updates, started, bytes_before)
         self.coding.advance(number, state)
         task = self._task(number, state, last_turns, secure)
-        for answer in self.tasks.ask(task, secure.open(cohort, updates.add) if secure else cohort):
+        for answer in self.tasks.ask(task, self._open(secure, cohort, updates) if secure else cohort):
             reply = self.coding.decoded(answer, state, number)
             updates.add(reply)
             # Only reports stay in memory, and only those of accepted replies.
@@ -80,6 +80,15 @@ class Collector:
         this.outcome = self.devices.close(number, device_tasks, self.config.cohort if number else len(device_tasks))
         updates.settle(this.outcome.lost)
         return this
+
+    def _open(self, secure: SecureRound, cohort: list[int], updates: Updates) -> list[int]:
+        """Return the users who are asked to train: none, if devices that come and go leave too few."""
+        try:
+            return secure.open(cohort, updates.add)
+        except TooFewUsers:
+            if not self.devices.may_lose_clients:
+                raise
+            return []
 
     def _task(
         self, number: int, state: Tensors, last_turns: Mapping[int, int], secure: SecureRound | None

@@ -78,7 +78,7 @@ def most_turns(cohorts: Iterable[Sequence[int]]) -> list[int]:
     turns, most = Counter[int](), [0]
     for cohort in cohorts:
         turns.update(cohort)
-        most.append(max(turns.values()))
+        most.append(max(turns.values(), default=0))
     return most
 
 

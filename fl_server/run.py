@@ -28,7 +28,7 @@ from fl_server.record.reply import last_line
 from fl_server.record.schema import read_run
 from fl_server.record.writer import RecordWriter
 from fl_server.roll_call import check_versions, write_users_table
-from fl_server.secure_round import MaskedSumLost
+from fl_server.secure_round import MaskedSumLost, TooFewUsers
 from fl_server.server_step import ServerStep
 from fl_server.simulated_devices import device_model
 from fl_server.training_round import TrainingRound
@@ -203,7 +203,8 @@ class FederatedRun:
             try:
                 this.counted = this.updates.fold()
             except MaskedSumLost as error:
-                this.problem, this.averaged = str(error), False
+                expected = isinstance(error, TooFewUsers) and self.devices.may_lose_clients
+                this.problem, this.averaged = None if expected else str(error), False
                 return
             average, figures = this.aggregator.result()
             self.state = self.server_step.apply(this.number, self.state, average)

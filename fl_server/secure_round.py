@@ -34,6 +34,10 @@ class MaskedSumLost(RunFailed):
     """Too few users helped, or what they sent does not fit: the sum cannot be read."""
 
 
+class TooFewUsers(MaskedSumLost):
+    """Too few users are left, and no sum has been opened yet."""
+
+
 class SecureRound:
     """One round's keys, shares and sum."""
 
@@ -65,6 +69,7 @@ class SecureRound:
         self._keys: dict[int, bytes] = {}
         self._shares: dict[int, dict[int, bytes]] = {}
         self._most = 1
+        self._opening = False
 
     @property
     def expected(self) -> Tensors:
@@ -80,8 +85,9 @@ class SecureRound:
             drop: Called with the reply of every user who drops out.
 
         Raises:
-            RunFailed: Too few users are left.
+            TooFewUsers: Too few users are left.
         """
+        self._check_enough(len(cohort), "can take part", len(cohort))
         self._most = max(self._examples[user] for user in cohort)
         for reply in self._ask(ClientTask(self._number, Phase.KEYS), cohort, self._checked_keys):
             if reply.error or reply.fault:
@@ -122,7 +128,8 @@ class SecureRound:
             updates: The masked ones, with the examples that the clients report.
 
         Raises:
-            RunFailed: Too few users answered the unmask request.
+            TooFewUsers: Too few users sent an update.
+            MaskedSumLost: Too few answered the unmask request, or what they sent does not fit.
         """
         ring = Ring(self._config.bytes, self._config.limit, len(self._keys))
         count = sum(value.numel() for value in self._begin.values())
@@ -132,6 +139,7 @@ class SecureRound:
             weight += min(1.0, update.examples / self._most)
             alive.append(update.user)
         self._check_enough(len(alive), "sent an update", len(self._keys))
+        self._opening = True
         self._remember(alive)
         total = self._unmask(ring, total, alive, sorted(self._shares.keys() - {*alive}))
         change = torch.from_numpy(ring.decode_sum(total, len(alive)) / weight).float()
@@ -195,7 +203,8 @@ class SecureRound:
         needed = self._config.users_needed(began)
         if users < needed:
             who = "1 user" if users == 1 else f"{users} users"
-            raise MaskedSumLost(f"round {self._number}: {who} {did}, secure.threshold needs {needed}")
+            lost = MaskedSumLost if self._opening else TooFewUsers
+            raise lost(f"round {self._number}: {who} {did}, secure.threshold needs {needed}")
 
 
 def _faulty(reply: ClientReply, fault: str | None) -> ClientReply:

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from configs.seeds import derive_seed
+from strategies.bounds import check_at_least, check_written
 from strategies.client_tools import ClientTools, Context, UserTexts
-from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
+from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult, travelling
 from strategies.prompting.synthetic_pairs import differing, representative_places, write_insights, write_pairs
 from strategies.spacing import read_sites
 from strategies.steering.directions import begin_probes, best_probes, top_directions, train_probes
 from strategies.steering.edited_mlps import EditedMlps
-from strategies.steering.group_search import FEWEST_PAIRS, SHARED_EDIT, GroupSearch
+from strategies.steering.group_search import FEWEST_PAIRS, SHARED_EDIT, GroupSearch, group_edit
 
 _PRIVATE, _SELECTED = "private_edit", "private_items.place"
 _CHECKED = 4
@@ -83,18 +84,8 @@ class Chameleon(Method):
         Raises:
             ValueError: A setting is outside its range.
         """
-        counts = {
-            "items": items,
-            "layers": layers,
-            "ccs_steps": ccs_steps,
-            "restarts": restarts,
-            "sketch_rows": sketch_rows,
-            "insight_tokens": insight_tokens,
-            "answer_tokens": answer_tokens,
-        }
-        for key, value in counts.items():
-            if value < 1:
-                raise ValueError(f"settings.{key}={value}: expected at least 1")
+        check_at_least(1, items=items, layers=layers, ccs_steps=ccs_steps, restarts=restarts, sketch_rows=sketch_rows)
+        check_at_least(1, insight_tokens=insight_tokens, answer_tokens=answer_tokens)
         self.items, self.layers, self.strength, self.normalise = items, layers, strength, ccs_normalise
         self.steps, self.restarts, self.rows = ccs_steps, restarts, sketch_rows
         self.tokens = insight_tokens, answer_tokens
@@ -102,19 +93,23 @@ class Chameleon(Method):
         self.first_round = 0 if federated else None
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse a backbone whose MLPs are not modules of their own."""
+        """Refuse a backbone whose MLPs are not modules of their own, and texts that are too long for it."""
         if not backbone.mlps:
             raise ValueError("chameleon: the blocks of this backbone have no MLP that can be edited")
+        check_written(backbone, insight_tokens=self.tokens[0], answer_tokens=self.tokens[1])
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return what the opening adds up, all 0, if it is sent."""
         return GroupSearch.begin(self.rows, backbone.blocks, backbone.hidden) if self.federated else {}
 
-    def server_aggregator(self, state: Tensors, round_number: int) -> GroupSearch:
-        """Return the aggregator of a phase: sketches and means, then probes, and at the end the directions."""
+    def server_send(self, state: Tensors, user: int | None) -> Tensors:
+        """Return the probes and means, or a newcomer's edit."""
+        return group_edit(state, self.layers) if user is None else travelling(state)
+
+    def server_aggregator(self, state: Tensors, _round_number: int) -> GroupSearch:
+        """Return the aggregator of a phase: sketches and means, then probes."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "chameleon", "probes"))
-        last = self.layers if round_number == self.rounds else None
-        return GroupSearch(state, self.rows, self.restarts, generator, last)
+        return GroupSearch(state, self.rows, self.restarts, generator)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> EditedMlps:
         """Attach the edit to every MLP, inactive."""

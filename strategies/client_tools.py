@@ -88,6 +88,10 @@ class Fit(Protocol):
         """Return the mean loss over `batches` of the client's batches, nats per answer token, without training."""
 
 
+LONGEST = 1024
+"""Tokens of a prompt and what `ClientTools.generate` adds to it, if the backbone reads as many."""
+
+
 class UserTexts(Protocol):
     """One user's texts, as a method may read them when a question comes."""
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from configs.seeds import derive_seed
 from strategies import shifts
+from strategies.bounds import check_at_least
 from strategies.client_tools import ClientTools
 from strategies.method import BackboneShape, FitResult, Method, Tensors, TrainRequest, TrainResult
 from strategies.prompting.notes import Notes
@@ -48,9 +49,8 @@ class DeltaVectors(Method):
             ValueError: A number is too small.
         """
         self.sites = shifts.checked_sites(sites)
-        for key, value, least in (("k", k, 1), ("questions", questions, 1), ("clip", clip, 0)):
-            if value < least:
-                raise ValueError(f"settings.{key}={value}: expected at least {least}")
+        check_at_least(1, k=k, questions=questions)
+        check_at_least(0, clip=clip)
         self.k, self.questions, self.clip, self.seed = k, questions, clip, seed
 
     def server_init(self, backbone: BackboneShape) -> Tensors:

@@ -16,6 +16,7 @@ from configs.seeds import derive_seed
 from strategies import lora
 from strategies.aggregation.mean import TensorMean
 from strategies.aggregation.optimizers import ServerOptimizer
+from strategies.bounds import check_at_least, check_outer_step
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, KEPT, PRIVATE, SHARED, LoraSettings
 from strategies.method import (
@@ -74,19 +75,10 @@ class FdLora(Method):
             fusion_penalty: λ; a trial minimises loss + λ·mean|w|.
         """
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
-        for key, value, least in (
-            ("sync_every", sync_every, 1),
-            ("fusion_trials", fusion_trials, 3),
-            ("fusion_batches", fusion_batches, 1),
-        ):
-            if value < least:
-                raise ValueError(f"settings.{key}={value}: expected at least {least}")
-        if not outer_lr > 0:
-            raise ValueError(f"settings.outer_lr={outer_lr}: expected more than 0")
-        if not 0 <= outer_momentum < 1:
-            raise ValueError(f"settings.outer_momentum={outer_momentum}: expected at least 0 and below 1")
-        if fusion_penalty < 0:
-            raise ValueError(f"settings.fusion_penalty={fusion_penalty}: expected at least 0")
+        check_at_least(1, sync_every=sync_every, fusion_batches=fusion_batches)
+        check_at_least(3, fusion_trials=fusion_trials)
+        check_at_least(0, fusion_penalty=fusion_penalty)
+        check_outer_step(outer_lr, outer_momentum)
         self.sync_every = sync_every
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
         self.fusion_trials, self.fusion_batches, self.fusion_penalty = fusion_trials, fusion_batches, fusion_penalty

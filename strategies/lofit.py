@@ -69,7 +69,8 @@ class Lofit(Method):
 
     def server_aggregator(self, state: Tensors, round_number: int) -> "HeadAggregator":
         """Return the mean of A, or of v; after the last round of the selection it chooses the heads."""
-        return HeadAggregator(self, state, chooses=round_number == self.last_selection)
+        # The selection's last round may have been abandoned.
+        return HeadAggregator(self, state, chooses=_SCALES in state and round_number >= self.last_selection)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> EditedHeads:
         """Attach scales and biases to every head."""
@@ -103,9 +104,14 @@ class Lofit(Method):
         return {_PRIVATE: bias.detach().cpu().clone()} | chosen, result
 
     def client_load(self, adapter: EditedHeads, shared: Tensors, private: Tensors | None) -> None:
-        """Set A or the collective v from `shared`, and the personal v from `private`; what is missing is 0."""
+        """Set A or the collective v from `shared`, and the personal v from `private`; what is missing is 0.
+
+        Until the server has chosen heads, a personal v is on those that A would choose.
+        """
         private = private or {}
         chosen = private.get(_OWN_CHOICE, shared.get(_CHOSEN))
+        if chosen is None and _SCALES in shared:
+            chosen = strongest_heads(shared[_SCALES], adapter.shape[1], len(adapter.biases["personal"]))
         _set(adapter.A, shared.get(_SCALES))
         _set(adapter.get_buffer("chosen"), chosen)
         _set(adapter.biases["collective"], shared.get(_BIASES))

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from configs.seeds import derive_seed
 from strategies.aggregation.mean import TensorMean
 from strategies.aggregation.optimizers import ServerOptimizer
+from strategies.bounds import check_at_least, check_outer_step, check_written
 from strategies.client_tools import ClientTools
 from strategies.hypernetwork.generated import Generated
 from strategies.hypernetwork.network import Hypernetwork, NetworkSize
@@ -112,13 +113,8 @@ class ProfileToPeft(Method):
         """
         self.size = NetworkSize(latent, head, dropout, depth_bias)
         self.size.check()
-        for key, value, least in (("items", items, 0), ("summary_tokens", summary_tokens, 0), ("noise", noise, 0)):
-            if value < least:
-                raise ValueError(f"settings.{key}={value}: expected at least {least}")
-        if not outer_lr > 0:
-            raise ValueError(f"settings.outer_lr={outer_lr}: expected more than 0")
-        if not 0 <= outer_momentum < 1:
-            raise ValueError(f"settings.outer_momentum={outer_momentum}: expected at least 0 and below 1")
+        check_at_least(0, items=items, summary_tokens=summary_tokens, noise=noise)
+        check_outer_step(outer_lr, outer_momentum)
         self.at_server = design == "server"
         if noise and not self.at_server:
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
@@ -133,6 +129,11 @@ class ProfileToPeft(Method):
             else LoraOutput(LoraSettings(rank, alpha, 0.0, tuple(targets), blocks))
         )
         self._built: _Built | None = None
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse an output that does not fit the backbone, and a summary that is too long for it."""
+        self.server_init(backbone)
+        check_written(backbone, summary_tokens=self.profile.summary_tokens)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return Ψ's initial weights, under which everybody gets the usual initial adapter."""

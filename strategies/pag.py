@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from strategies.bounds import check_at_least, check_written
 from strategies.client_tools import Context, UserTexts
 from strategies.method import BackboneShape, Fit, FitResult, Tensors
 from strategies.prompting.notes import Notes, pack_text, unpack_text
@@ -35,15 +36,14 @@ class Pag(SendsNothing):
         Raises:
             ValueError: A number is too small.
         """
-        for key, value, least in (
-            ("k", k, 0),
-            ("profile_items", profile_items, 1),
-            ("profile_tokens", profile_tokens, 1),
-        ):
-            if value < least:
-                raise ValueError(f"settings.{key}={value}: expected at least {least}")
+        check_at_least(0, k=k)
+        check_at_least(1, profile_items=profile_items, profile_tokens=profile_tokens)
         self.k, self.profile_items, self.profile_tokens, self.about = k, profile_items, profile_tokens, about
         self.name = "pag" if about == "profile" else "llm-rec"
+
+    def check(self, backbone: BackboneShape) -> None:
+        """Refuse a profile that is too long for the backbone."""
+        check_written(backbone, profile_tokens=self.profile_tokens)
 
     def client_attach(self, _model: nn.Module, _backbone: BackboneShape) -> Notes:
         """Attach nothing; prompts will begin with the profile."""

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from strategies import lora
+from strategies.bounds import check_at_least, check_written
 from strategies.client_tools import Preference
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import PERSONAL, PRIVATE, LoraSettings
@@ -64,8 +65,8 @@ class SyntheticTuning(SendsNothing):
         """
         if not beta > 0:
             raise ValueError(f"settings.beta={beta}: expected a number above 0")
-        if budget_s < 0:
-            raise ValueError(f"settings.budget_s={budget_s}: expected at least 0")
+        check_at_least(0, budget_s=budget_s)
+        check_at_least(1, items=items, insight_tokens=insight_tokens, answer_tokens=answer_tokens)
         self.name = loss
         self.beta, self.budget_s = beta, budget_s
         self.items, self.tokens, self.embedder = items, (insight_tokens, answer_tokens), embedder
@@ -74,8 +75,9 @@ class SyntheticTuning(SendsNothing):
         self._begin: Tensors = {}
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse modules that the backbone does not have."""
+        """Refuse modules that the backbone does not have, and texts that are too long for it."""
         self.lora.on(backbone)
+        check_written(backbone, insight_tokens=self.tokens[0], answer_tokens=self.tokens[1])
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> LoraAdapters:
         """Attach the adapter."""

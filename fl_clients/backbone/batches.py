@@ -154,7 +154,7 @@ def begin_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _without_middle(tokens: list[int], room: int) -> list[int]:
-    return tokens[: room - room // 2] + tokens[-(room // 2) :]
+    return tokens[: room - room // 2] + tokens[len(tokens) - room // 2 :]
 
 
 def collate(examples: Sequence[Example], pad: int, device: torch.device) -> Batch:

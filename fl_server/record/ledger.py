@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from fl_server.record.reply import MessageSize
 from fl_server.record.schema import BytesPart
 from fl_server.record.tables import LEDGER, TableWriter
-from strategies.wire import Phase
+from strategies.wire import TRAINING, Phase
 
 Direction = Literal["up", "down"]
 
@@ -68,17 +68,19 @@ class Ledger:
 def total_bytes(folder: Path) -> BytesPart:
     """Sum a gathered ledger.
 
-    Up, down and total include every message of the run. The values per client and round are means over the messages of
-    stage 1 without its opening, the ratios over all arrays that a codec wrote.
+    Up, down and total include every message of the run. The values per client and round are those of all messages of
+    stage 1 without its opening, over the number of updates; the ratios over all arrays that a codec wrote.
     """
     table = pq.read_table(folder / "ledger.parquet")
+    training = pa.array([str(phase) for phase in TRAINING])
+    rounds = table.filter(pc.and_(pc.is_in(table["phase"], training), pc.greater(table["round"], 0)))
 
     def mean(direction: Direction) -> float:
-        chosen = pc.and_(
-            pc.and_(pc.equal(table["direction"], direction), pc.equal(table["phase"], "train")),
-            pc.and_(pc.greater(table["message_bytes"], 0), pc.greater(table["round"], 0)),
+        chosen = rounds.filter(
+            pc.and_(pc.equal(rounds["direction"], direction), pc.greater(rounds["message_bytes"], 0))
         )
-        return float(pc.mean(table.filter(chosen)["message_bytes"]).as_py() or 0.0)
+        updates = pc.sum(pc.equal(chosen["phase"], str(Phase.TRAIN))).as_py()
+        return _add(chosen, "message_bytes", direction) / updates if updates else 0.0
 
     def ratio(direction: Direction) -> float:
         coded = table.filter(pc.not_equal(table["codec"], "raw"))

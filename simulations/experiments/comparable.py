@@ -21,6 +21,7 @@ _ALIKE = (
     "users.target",
     "users.held_out",
     "personal.max_tokens",
+    "evaluate.words",
     "devices",
     "robust",
 )

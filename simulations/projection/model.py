@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from configs.environment import DevicesConfig
 from configs.errors import InputError
 from configs.load import load_config
 from fl_server.record.folder import RunFolder
 from fl_server.simulated_devices import DeviceTask, SimulatedDevices
+from strategies.wire import TRAINING, Phase
 
 _PLAYED, _LARGEST = 20, 200
 """Rounds that the device model simulates, and the largest cohort it simulates."""
@@ -94,20 +96,21 @@ def measure(folder: Path) -> MeasuredRun:
     if record.status != "completed":
         raise InputError(f"{folder}: this run did not complete ({record.status})")
     ledger = files.ledger().to_pandas()
-    train = ledger[(ledger.phase == "train") & (ledger["round"] > 0)]
+    training = [str(phase) for phase in TRAINING]
+    train = ledger[ledger.phase.isin(training) & (ledger["round"] > 0)]
     if train.empty:
         raise InputError(f"{folder}: {record.method} sends nothing in stage 1, so there is nothing to project")
     rounds = files.rounds(["round", "cohort", "server_s", "server_rss_bytes"]).to_pandas()
     rounds = rounds[rounds["round"] > 0]
     per_message: dict[str, float] = {}
     for direction, sent in train.groupby("direction"):
-        messages = int((sent.message_bytes > 0).sum())
-        raw, coded = sent[sent.codec == "raw"], sent[sent.codec != "raw"]
-        per_message[f"{direction}_elements"] = raw.elements.sum() / messages
-        per_message[f"{direction}_coded"] = coded.payload_bytes.sum() / messages
+        messages = int(((sent.phase == str(Phase.TRAIN)) & (sent.message_bytes > 0)).sum())
+        scales = _scales(sent)
+        per_message[f"{direction}_elements"] = sent[scales].elements.sum() / messages
+        per_message[f"{direction}_coded"] = sent[~scales].payload_bytes.sum() / messages
         per_message[f"{direction}_rest"] = (sent.message_bytes.sum() - sent.payload_bytes.sum()) / messages
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
-    opening_raw = opening[opening.codec == "raw"]
+    opening_raw = opening[_scales(opening)]
     clients = files.clients(["round", "phase", "steps"]).to_pandas()
     steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
     return MeasuredRun(
@@ -120,6 +123,11 @@ def measure(folder: Path) -> MeasuredRun:
         server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
         steps=float(steps.mean()),
     )
+
+
+def _scales(sent: pd.DataFrame) -> pd.Series:
+    """Tell which rows of a ledger have numbers that could be sent in another format: no integers, codes or masks."""
+    return (sent.codec == "raw") & (sent.dtype.isna() | sent.dtype.isin(["", "float32"]))
 
 
 def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
@@ -192,6 +200,7 @@ def _setting(folder: Path) -> str:
         "method",
         "backbone",
         "sites",
+        "private_sites",
         "positions",
         "rank",
         "joint_private_init",
@@ -199,6 +208,8 @@ def _setting(folder: Path) -> str:
         "local",
         "wire",
         "server",
+        "secure",
+        "privacy",
     )
     return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 

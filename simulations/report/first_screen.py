@@ -108,7 +108,10 @@ def _of_sweep(found: Sweep) -> str:
         for cell in (ranked[0], ranked[-1])
     )
     lead = f"{found.metric[0].upper()}{found.metric[1:]}: best {best}, worst {worst}"
-    return f"{lead}; of {len(ranked)} combinations, not tested for noise."
+    tests = [cell.against_best for cell in found.cells if cell.against_best]
+    differ = sum(not test.within_noise for test in tests)
+    told = f"{differ} of {len(tests)} others can be told from the best" if tests else "not tested for noise"
+    return f"{lead}; of {len(ranked)} combinations, {told}."
 
 
 def _difference(found: Difference) -> str:

@@ -1,7 +1,7 @@
 """A group's directions from its clients' sketches and probes, without any client's states (Chameleon, federated).
 
 The opening stacks sketches, from which θᴾ follows as from all states together, and adds up each kind's states. Rounds
-then average probes, as federated averaging does, and the last one chooses layers and keeps two directions for each.
+then average probes, as federated averaging does. The layers with the best probes give two directions each.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,7 @@ class GroupSearch:
 
     per_user = True
 
-    def __init__(
-        self, state: Tensors, rows: int, restarts: int, generator: torch.Generator, layers: int | None
-    ) -> None:
+    def __init__(self, state: Tensors, rows: int, restarts: int, generator: torch.Generator) -> None:
         """Start a round.
 
         Args:
@@ -34,10 +32,8 @@ class GroupSearch:
             rows: m, of a sketch.
             restarts: Probes per layer.
             generator: Draws the probes' start.
-            layers: Layers to choose after this round; None: it is not the last.
         """
         self._state, self._rows, self._restarts, self._generator = state, rows, restarts, generator
-        self._layers = layers
         names = _OPENING if _OPENING[0] in state else _PROBES
         self.expected = {name: state[name] for name in names}
         self._stacked: list[torch.Tensor] = []
@@ -74,10 +70,7 @@ class GroupSearch:
                 total.add_(shared[name].double(), alpha=own)
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the next phase's state.
-
-        A group without a pair edits nothing, and one with too few for a probe has no θᴺ.
-        """
+        """Return the next phase's state."""
         if self._stacked:
             return self._end_opening()
         state = dict(self._state)
@@ -85,17 +78,7 @@ class GroupSearch:
         if pairs := float(self._sums["shared_probes.pairs"]):
             names = [name for name in _PROBES if name != "shared_probes.pairs"]
             state |= {name: (self._sums[name] / pairs).float() for name in names}
-        losses = state["shared_probes.loss"]
-        figures = {"ccs_loss": float(losses.min(dim=0).values.mean())}
-        if self._layers is None:
-            return state, figures
-        probes, lowest = best_probes(state["shared_probes.theta"], losses)
-        layers = lowest.argsort(stable=True)[: self._layers].sort().values
-        figures |= {f"layer.{place}": float(layer) for place, layer in enumerate(layers)}
-        if float(state["server_pairs"]) < FEWEST_PAIRS:
-            probes = torch.zeros_like(probes)
-        edit = {"layer": layers.to(torch.int16), "P": state["server_direction.P"][layers], "N": probes[layers]}
-        return {f"{SHARED_EDIT}.{part}": value for part, value in edit.items()}, figures
+        return state, {"ccs_loss": float(state["shared_probes.loss"].min(dim=0).values.mean())}
 
     def _end_opening(self) -> tuple[Tensors, Mapping[str, float]]:
         kept, made = self._sums["shared_sums.pairs"].tolist()
@@ -107,3 +90,23 @@ class GroupSearch:
         figures = {"pairs": kept, "discarded": made - kept}
         own = {"server_direction.P": direction, "server_pairs": torch.tensor(kept)}
         return state | means | own, figures
+
+
+def group_edit(state: Tensors, count: int) -> Tensors:
+    """Return the edit that newcomers get: θᴾ and θᴺ of the layers whose probes have the lowest losses.
+
+    A group that has trained no probe edits nothing, and one with too few pairs for a probe has no θᴺ.
+
+    Args:
+        state: The server's state, after any round.
+        count: Layers to edit; with fewer, all are.
+    """
+    losses = state.get("shared_probes.loss")
+    if losses is None or not losses.any():
+        return {}
+    probes, lowest = best_probes(state["shared_probes.theta"], losses)
+    layers = lowest.argsort(stable=True)[:count].sort().values
+    if float(state["server_pairs"]) < FEWEST_PAIRS:
+        probes = torch.zeros_like(probes)
+    edit = {"layer": layers.to(torch.int16), "P": state["server_direction.P"][layers], "N": probes[layers]}
+    return {f"{SHARED_EDIT}.{part}": value for part, value in edit.items()}

@@ -18,9 +18,10 @@ from fl_clients.lamp.user import Pair
 from fl_clients.preferences import answer_log_probabilities, preference_loss, with_reference
 from fl_clients.prompts import training_examples
 from fl_clients.session import Session
+from fl_clients.tools import Tools
 from simulations.run.simulate import simulate
 from strategies.blocks import find_blocks, find_mlp
-from strategies.client_tools import Context
+from strategies.client_tools import Context, Preference
 from strategies.steering.added_vector import AddedVector
 from tests.conftest import tiny_config
 
@@ -129,6 +130,24 @@ def test_embeddings_have_length_1_and_do_not_depend_on_the_batch(tiny: Backbone)
     assert torch.allclose(together, alone, atol=1e-5)
 
 
+def test_a_text_is_cut_to_any_room(encoder: Encoder) -> None:
+    whole = encoder.text("abcdefgh", 8)
+    assert [encoder.text("abcdefgh", room) for room in (3, 1, 0)] == [whole[:2] + whole[-1:], whole[:1], []]
+
+
+def test_a_preference_with_an_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
+    simulate(tiny_config("method=dpo", "settings.answer_tokens=4", "settings.items=2"), "run", tmp_path)
+    session = Session(tmp_path / "run")
+    short, long = "comedy", "x" * session.config.personal.max_tokens
+    tools = Tools(session, [], 0)
+    preferences = [Preference(*one) for one in (("a", short, long), ("b", long, short), ("c", short, "war"))]
+    (kept,) = tools.prefer(preferences, 0.1, 0.0).examples
+    ending = "c\nTag:"
+    assert ending in session.backbone.tokenizer.decode(kept.better.prompt)
+    assert tools.prefer(preferences[:2], 0.1, 0.0)([]).steps == 0
+    assert tools.fit_on([Pair("", "a", long)], 0.0)([]).steps == 0
+
+
 class TestPreferences:
     """DPO's loss against the formula in NumPy, float64."""
 
@@ -152,7 +171,7 @@ class TestPreferences:
     @torch.no_grad()
     def test_loss_equals_the_formula(self, tiny: Backbone) -> None:
         forward = Forward(tiny, None)
-        preferences = with_reference(forward, self.better, self.worse)
+        preferences = with_reference(forward, [(*self.better, *self.worse)])
         adapter = AddedVector(tiny.model, 2, 16)
         # Nothing has changed yet, so every preference is worth ln 2.
         assert preference_loss(forward, adapter, preferences, 0.3).item() == pytest.approx(np.log(2), abs=1e-6)

@@ -167,6 +167,25 @@ def test_lofit_chooses_heads_after_half_of_the_rounds(model: nn.Module) -> None:
     assert state["shared_biases.head"].tolist() == [3, 4]
 
 
+def test_lofit_chooses_heads_later_if_the_last_round_of_the_selection_was_abandoned(model: nn.Module) -> None:
+    method = lofit()
+    state = method.server_init(shape_of(model))  # type: ignore[arg-type]
+    aggregator = method.server_aggregator(state, 3)  # round 2 should have chosen
+    aggregator.add(0, {"shared_scales.A": torch.ones(3, 16)}, 5)
+    state, _ = aggregator.result()
+    assert set(state) == {"shared_biases.v", "shared_biases.head", "server_heads"}
+
+
+def test_lofits_personal_biases_are_on_the_strongest_heads_before_the_choice(model: nn.Module) -> None:
+    method = lofit()
+    adapter = method.client_attach(model, shape_of(model))  # type: ignore[arg-type]
+    scales = torch.zeros(3, 16)
+    scales[1, 8:], scales[2, :8] = 1.0, 2.0
+    method.client_load(adapter, {"shared_scales.A": scales}, {"private_biases.v": torch.full((2, 8), 3.0)})
+    assert torch.equal(adapter.bias(1), torch.tensor([0.0] * 8 + [3.0] * 8))
+    assert torch.equal(adapter.bias(2), torch.tensor([3.0] * 8 + [0.0] * 8))
+
+
 def test_lofits_penalty_is_the_gradient_of_the_sum_of_scales(model: nn.Module) -> None:
     method, shape = lofit(), shape_of(model)  # type: ignore[arg-type]
     adapter = method.client_attach(model, shape)
@@ -273,10 +292,10 @@ def run_rounds(method: Chameleon, clients: list[KnownClient], model: nn.Module) 
             kept[user] = result.client_state or kept[user]
             aggregator.add(user, result.shared, 1)
         state, _ = aggregator.result()
-    return state
+    return method.server_send(state, None)
 
 
-def test_chameleons_last_round_leaves_two_directions_for_each_chosen_layer(model: nn.Module) -> None:
+def test_chameleons_newcomers_get_two_directions_for_each_chosen_layer(model: nn.Module) -> None:
     state = run_rounds(chameleon(), [KnownClient(), KnownClient(HISTORY[:6])], model)
     assert set(state) == {"shared_edit.layer", "shared_edit.P", "shared_edit.N"}
     assert state["shared_edit.layer"].shape == (2,)
@@ -295,9 +314,22 @@ def test_one_clients_probes_are_those_of_the_central_search(model: nn.Module) ->
 
 
 def test_a_group_without_a_pair_edits_nothing(model: nn.Module) -> None:
-    state = run_rounds(chameleon(), [KnownClient(same=8)], model)
-    assert not state["shared_edit.P"].any()
-    assert not state["shared_edit.N"].any()
+    assert run_rounds(chameleon(), [KnownClient(same=8)], model) == {}
+
+
+def test_chameleons_newcomers_get_an_edit_after_any_round_of_probes(model: nn.Module) -> None:
+    method, shape, client = chameleon(), shape_of(model), KnownClient()  # type: ignore[arg-type]
+    adapter = method.client_attach(model, shape)
+    aggregator = method.server_aggregator(method.server_init(shape), 0)
+    shared, kept = opened(method, client, adapter)
+    aggregator.add(0, shared, 1)
+    state, _ = aggregator.result()
+    assert method.server_send(state, None) == {}
+    aggregator = method.server_aggregator(state, 1)  # the first of two, and the other may be abandoned
+    aggregator.add(0, method.client_train(adapter, TrainRequest(1, state, kept, KnownFit(client))).shared, 1)
+    state, _ = aggregator.result()
+    assert method.server_send(state, None)["shared_edit.layer"].shape == (2,)
+    assert set(method.server_send(state, 0)) == {name for name in state if name.startswith("shared_")}
 
 
 def test_few_pairs_use_the_svd_alone(model: nn.Module) -> None:

@@ -24,11 +24,13 @@ def curve(run: Run) -> pd.DataFrame:
     points = [(number, value, "evaluate") for number, value in midway if value is not None]
     points.append((_last_round(run), run.record.metrics[metric], "personalize"))
     training = ledger[ledger.phase.isin([str(phase) for phase in TRAINING])]
+    targets = ledger[ledger.user >= run.record.users.collective]  # held-out users only choose a round
     clients = run.record.users.collective + run.record.users.target
     rows = []
     for number, value, phase in points:
         so_far = training[training["round"] <= number]
-        downloads = ledger[(ledger.phase == phase) & (ledger["round"] == number) & (ledger.direction == "down")]
+        evaluated = targets[(targets.phase == phase) & (targets["round"] == number)]
+        downloads = evaluated[evaluated.direction == "down"]
         up = int(so_far[so_far.direction == "up"].message_bytes.sum())
         down = int(so_far[so_far.direction == "down"].message_bytes.sum() + downloads.message_bytes.sum())
         counts = {"bytes_up": up, "bytes_down": down, "bytes_total": up + down}

@@ -18,7 +18,7 @@ from simulations.experiments.plan import Planned, plan, users_digests
 from simulations.experiments.sweep.against_best import with_tests
 from simulations.experiments.sweep.plots import draw
 from simulations.experiments.sweep.schema import Sweep, SweepCell
-from simulations.experiments.sweep.spec import SweepSpec, slug
+from simulations.experiments.sweep.spec import SweepSpec, slugs
 from simulations.run.folders import claim_folder
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
@@ -75,24 +75,25 @@ def sweep(
 def _plan(spec: SweepSpec, toml: Path | str | None, overrides: list[str]) -> list[tuple[dict[str, str], list[Planned]]]:
     """Plan every run before any work."""
     digest, kinds, grid = users_digests(), set[str](), []
-    for point in spec.points():
+    points = spec.points()
+    for point, name in zip(points, slugs(points), strict=True):
         words = [*overrides, *(f"{key}={value}" for key, value in point.items())]
         try:
             planned = plan(spec.methods, toml, words, spec.seeds, digest)
         except InputError as error:
             raise InputError(f"{', '.join(words[len(overrides) :])}: {error}") from None
         kinds |= {find_task(one.config.task).kind for one in planned}
-        grid.append((point, [_at_the_end(one, point) for one in planned]))
+        grid.append((point, [_at_the_end(one, name) for one in planned]))
     if len(kinds) > 1:
         raise InputError(f"task: answers of different kinds ({', '.join(sorted(kinds))}) have no common metric")
     return grid
 
 
-def _at_the_end(planned: Planned, point: dict[str, str]) -> Planned:
+def _at_the_end(planned: Planned, point: str) -> Planned:
     """Name a run after its point, and evaluate it after the last round only."""
     evaluate = planned.config.evaluate.model_copy(update={"every": planned.config.rounds})
     config = planned.config.model_copy(update={"evaluate": evaluate})
-    name = f"{planned.method}-{slug(point)}-seed{config.seed}"
+    name = f"{planned.method}-{point}-seed{config.seed}"
     return replace(planned, name=name, config=config, needs_midway=False)
 
 

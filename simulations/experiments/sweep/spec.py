@@ -1,5 +1,6 @@
 """What a sweep varies: keys and their values, from the command line or a config's `[sweep]` table."""
 
+import hashlib
 import math
 import re
 import tomllib
@@ -75,9 +76,17 @@ def read_axes(arguments: Sequence[str], toml: Path | None) -> tuple[dict[str, li
     return axes, overrides
 
 
-def slug(point: dict[str, str]) -> str:
-    """Return a point as part of a folder's name, such as `rank.shared-4`."""
-    return "-".join(f"{key}-{re.sub(r'[^A-Za-z0-9.-]+', '.', value).strip('.')}" for key, value in point.items())
+def slugs(points: Sequence[dict[str, str]]) -> list[str]:
+    """Return each point as part of a folder's name, such as `rank.shared-4`; different points have different ones."""
+    found = ["-".join(f"{key}-{_slug(value)}" for key, value in point.items()) for point in points]
+    return [
+        f"{name}-{hashlib.sha256(repr(point).encode()).hexdigest()[:6]}" if found.count(name) > 1 else name
+        for name, point in zip(found, points, strict=True)
+    ]
+
+
+def _slug(value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", ".", value).strip(".")
 
 
 def _table(toml: Path | None) -> dict[str, list[Any]]:

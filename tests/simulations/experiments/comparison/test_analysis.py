@@ -35,7 +35,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def message(phase: str, number: int, direction: str, size: int) -> dict[str, Any]:
-    return {"phase": phase, "round": number, "direction": direction, "message_bytes": size}
+    user = 4 if phase in ("evaluate", "personalize") else 0
+    return {"phase": phase, "round": number, "user": user, "direction": direction, "message_bytes": size}
 
 
 def made_up(
@@ -51,6 +52,7 @@ def made_up(
             *(message("train", number, way, each_way) for number in (1, 2) for way in ("up", "down")),
             message("evaluate", 1, "down", each_way),
             message("evaluate", 1, "up", 7),
+            message("evaluate", 1, "down", 5) | {"user": 3},  # held out, to choose a round
             message("personalize", 2, "down", each_way),
             message("personalize", 2, "up", 7),
         ],

@@ -6,7 +6,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import CONFIGS, load_config
-from simulations.experiments.sweep.spec import SweepSpec, read_axes, slug
+from simulations.experiments.sweep.spec import SweepSpec, read_axes, slugs
 
 
 def test_arguments_with_several_values_vary_and_the_others_are_fixed() -> None:
@@ -36,8 +36,16 @@ def test_points_are_every_combination_the_last_key_first() -> None:
 
 
 def test_a_point_names_a_folder() -> None:
-    assert slug({"rank.shared": "4", "sites": "[14,15]"}) == "rank.shared-4-sites-14.15"
-    assert slug({"users.source": "../a/b"}) == "users.source-a.b"
+    assert slugs([{"rank.shared": "4", "sites": "[14,15]"}]) == ["rank.shared-4-sites-14.15"]
+    assert slugs([{"users.source": "../a/b"}]) == ["users.source-a.b"]
+
+
+def test_points_that_would_share_a_folder_have_one_each() -> None:
+    half, five, one = slugs([{"local.clip": ".5"}, {"local.clip": "5"}, {"local.clip": "1"}])
+    assert [name[:13] for name in (half, five)] == ["local.clip-5-", "local.clip-5-"]
+    assert half != five
+    assert one == "local.clip-1"
+    assert slugs([{"local.clip": "5"}, {"local.clip": ".5"}]) == [five, half]
 
 
 @pytest.mark.parametrize(

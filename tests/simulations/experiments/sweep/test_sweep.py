@@ -125,7 +125,7 @@ def test_an_interrupted_sweep_keeps_its_runs_and_goes_on(tmp_path: Path, monkeyp
 def test_the_report_opens_with_the_sweeps_figure(results: Path) -> None:
     page, figures = render(gather_report([results / "both"]))
     assert "perfit: accuracy by rank.shared and personal.epochs" in page
-    assert "of 4 combinations, not tested for noise" in page
+    assert "of 4 combinations, 0 of 3 others can be told from the best" in page
     (heat,) = figures["both-sweep-perfit"].data
     assert [list(map(str, heat.y)), list(map(str, heat.x))] == [["1", "1", "4", "4"], ["1", "2", "1", "2"]]
     _, figures = render(gather_report([results / "one"]))
