@@ -41,6 +41,7 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     files = [(str(toml), file), *((f"method {method}", preset) for preset in presets)]
     for preset in presets:
         preset.pop("search", None)  # what `tune` tries, not a setting
+        _check_method_file(preset, method)
     task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
@@ -61,6 +62,24 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     except ValidationError as error:
         typed = {text.partition("=")[0].strip() for text in overrides}
         raise InputError(source_of(first_problem(error), files, typed) + explain(error)) from None
+
+
+def as_override(value: Any) -> str:
+    """Return a TOML value as an override has it; a list of numbers as people type it."""
+    if isinstance(value, list) and all(type(each) is int for each in value):
+        return str(value).replace(" ", "")
+    if isinstance(value, str):
+        return value
+    return " ".join(tomli_w.dumps({"value": value}).removeprefix("value = ").split())
+
+
+def _check_method_file(table: Table, method: str) -> None:
+    """Refuse what chooses further presets: those are read before a method's file."""
+    devices = table.get("devices")
+    chosen: list[str] = [key for key in ("task", "preset") if key in table]
+    chosen += ["devices.preset"] if isinstance(devices, dict) and "preset" in devices else []
+    if chosen:
+        raise InputError(f"method {method}: {chosen[0]}: set it in the experiment's file or as an override")
 
 
 def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> list[str]:

@@ -93,7 +93,11 @@ class PartitionsConfig(_Group):
     def clients_at_once(self) -> int:
         """How many clients run side by side."""
         places = self.cpus // self.cpus_per_client
-        return min(places, int(self.gpus / self.per_client)) if self.gpus else places
+        if not self.gpus:
+            return places
+        # A partition does not extend over two GPUs.
+        at_gpus = int(self.gpus) * int(1 / self.per_client) if self.per_client < 1 else int(self.gpus / self.per_client)
+        return min(places, at_gpus)
 
 
 class RayConfig(_Group):

@@ -42,7 +42,6 @@ class Phase(StrEnum):
 
 TRAINING = (Phase.TRAIN, Phase.INTRODUCE, Phase.KEYS, Phase.SHARES, Phase.UNMASK)
 """Phases whose messages stage 1 needs; the others personalise, measure, or call the roll."""
-SECURE_PHASES = (Phase.KEYS, Phase.SHARES, Phase.UNMASK)
 MASKED = "shared_masked"
 """The one tensor of a masked update."""
 

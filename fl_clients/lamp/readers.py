@@ -138,7 +138,7 @@ def _oppu_user(
         # Without a gold, a collective user's question is not usable.
         answered = [question for question in questions if "gold" in question]
         skipped, questions = len(questions) - len(answered), answered
-        golds = check_golds([(str(question.get("id")), question["gold"]) for question in questions], task, where)
+        golds = check_golds([(identifier(question.get("id")), question["gold"]) for question in questions], task, where)
     queries = [read_question(each, golds, task, f"{where}, question {each.get('id')!r}") for each in questions]
     for query in queries:
         if query.item_id in asked:
@@ -191,7 +191,9 @@ def recognise_task(path: Path) -> Task:
     source = find_source(path, next(iter(TASKS.values())))
     file = source.files[0] if source.layout == "lamp" else source.files[1]
     record = next(iter(stream_objects(file)), {})
-    asked = record if source.layout == "lamp" else next(iter(record.get("query") or []), {})
+    questions = record.get("query")
+    first = questions[0] if isinstance(questions, list) and questions else {}
+    asked = record if source.layout == "lamp" else first
     text = str(asked.get("input", "") if isinstance(asked, dict) else "").lstrip()
     for task in TASKS.values():
         if text.startswith(task.opening):

@@ -1,5 +1,6 @@
 """`fedperfit export` and `chat`: use the model that a run serves."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def chat(
     screen = console()
     if prompt is None and sys.stdin.isatty():
         screen.print("one text per line; an empty line ends")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # such a line is refused by name
     for line in [prompt] if prompt is not None else sys.stdin:
         if prompt is None and not line.strip():
             break

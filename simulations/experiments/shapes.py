@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
-from configs.load import load_config, method_search
+from configs.load import as_override, load_config, method_search
 from fl_clients.backbone.load import read_shape
 from simulations.run.preflight import build_method
 from strategies.method import BackboneShape
@@ -55,7 +55,7 @@ def fitted_shapes(
     shape = read_shape(load_config(toml, [*overrides, f"method={method}"]).backbone)
     found, smallest = [], []
     for table in search["shapes"]:
-        words = [f"{key}={_as_toml(value)}" for key, value in table.items()]
+        words = [f"{key}={as_override(value)}" for key, value in table.items()]
 
         def numbers(rank: int, words: list[str] = words) -> float:
             try:
@@ -92,7 +92,3 @@ def _largest(numbers: Callable[[int], float], size: int, most: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if numbers(middle) <= size else (low, middle - 1)
     return low
-
-
-def _as_toml(value: Any) -> str:
-    return str(value) if isinstance(value, str) else repr(value)

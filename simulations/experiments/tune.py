@@ -98,6 +98,8 @@ def tune(
     built = build_method(planned[0].config, shape, planned[0].import_path)
     keys = ["local.lr"] if built.first_round is not None else []
     keys += ["personal.lr"] if built.private_parameters(shape) else []
+    if not keys:
+        raise InputError(f"{planned[0].method} trains nothing, so there is no rate to search")
     held_out_users = [*overrides, *_hold_out(planned[0].config, held_out)]
     shape_words: tuple[str, ...] = ()
     shapes = pd.DataFrame()
@@ -204,7 +206,9 @@ class _Search:
                 first = [replace(run, starts_others=True) for run in self._planned(key, _PERSONAL, seeds)]
                 places = [run.folder for run in complete(first, self.folder, False, self.log)]
                 runs = [started_from(run, place) for run, place in zip(runs, places, strict=True)]
-            metric, value, error, count = _score(complete(runs, self.folder, False, self.log))
+            done = complete(runs, self.folder, False, self.log)
+            _check_trains(key, done[0])
+            metric, value, error, count = _score(done)
         except RunFailed as failure:
             if not _diverged(self.folder, runs):
                 raise
@@ -216,6 +220,14 @@ class _Search:
     def _planned(self, key: str, rate: float, seeds: Sequence[int]) -> list[Planned]:
         searched = [f"{name}={value!r}" for name, value in {**self.rates, key: rate}.items()]
         return [_named(run) for run in plan([self.method], self.toml, [*self.overrides, *searched], seeds)]
+
+
+def _check_trains(key: str, run: Run) -> None:
+    """Refuse to search a rate of which no client takes a step."""
+    phase = "train" if key == "local.lr" else "personalize"
+    rows = run.files.clients(["phase", "steps"]).to_pylist()
+    if not any(row["steps"] for row in rows if row["phase"] == phase):
+        raise InputError(f"{run.method} takes no step with {key}, so there is no rate to search")
 
 
 def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
@@ -260,7 +272,8 @@ def _diverged(folder: Path, planned: Sequence[Planned]) -> bool:
     tracebacks = []
     for path in (folder / run.name / "errors.jsonl" for run in planned):
         if path.is_file():
-            tracebacks += [json.loads(line)["traceback"] for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = path.read_text(encoding="utf-8").split("\n")
+            tracebacks += [json.loads(line)["traceback"] for line in lines if line]
     return bool(tracebacks) and all("FloatingPointError" in text for text in tracebacks)
 
 

@@ -70,8 +70,9 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     try:
         snippet = FORMATS[chosen](served, out)
     except InputError:
-        if not existed:
-            shutil.rmtree(out)
+        shutil.rmtree(out)
+        if existed:
+            out.mkdir()
         raise
     (out / "README.md").write_text(_card(served, folder, user, snippet), encoding="utf-8")
     return out

@@ -170,7 +170,7 @@ def place_of(served: ServedModel) -> str:
     where = find(served.config.backbone)
     if isinstance(where, Path) and where.is_relative_to(Path.home()):
         return f'os.path.expanduser("~/{where.relative_to(Path.home())}")'
-    name, _, revision = str(where).partition("@")
+    name, _, revision = (str(where), "", "") if isinstance(where, Path) else where.partition("@")
     return f'"{name}", revision="{revision}"' if revision else json.dumps(str(where))
 
 

@@ -70,6 +70,8 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
         )
     if config.devices.classes:
         raise InputError("devices: a real federation has no simulated devices")
+    if config.start_from:
+        raise InputError("start_from: a real federation trains its own collective part")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
     method = build_method(config, read_shape(config.backbone))

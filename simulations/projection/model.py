@@ -20,6 +20,7 @@ from fl_server.record.folder import RunFolder
 from fl_server.simulated_devices import DeviceTask, SimulatedDevices
 from strategies.wire import TRAINING, Phase
 
+MOST_USERS = 10**12
 _PLAYED, _LARGEST = 20, 200
 """Rounds that the device model simulates, and the largest cohort it simulates."""
 _QUANTITIES = tuple(f"{way}_{part}" for way in ("up", "down") for part in ("elements", "coded", "rest"))
@@ -50,7 +51,7 @@ class Scale:
             InputError: A value is out of range; `field` names it.
         """
         for field, allowed, expected in (
-            ("users", 1 <= self.users <= 10**12, "1 to 1e12"),
+            ("users", 1 <= self.users <= MOST_USERS, "1 to 1e12"),
             ("participation", 0 < self.participation <= 1, "a share above 0, at most 1"),
             ("rounds", self.rounds >= 1, "at least 1"),
             ("bytes_per_element", 0 < self.bytes_per_element <= 8, "a number above 0, at most 8"),

@@ -11,7 +11,7 @@ from rich.table import Table
 from configs.errors import InputError
 from simulations.display.style import styles
 from simulations.display.tables import human_bytes, new_table
-from simulations.projection.model import Scale, project
+from simulations.projection.model import MOST_USERS, Scale, project
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -53,7 +53,7 @@ def draw_projection(folders: Sequence[Path], scale: Scale, out: Path) -> None:
     """
     if out.suffix not in _FORMATS:
         raise InputError(f"expected a name that ends in {', '.join(_FORMATS)}", field="plot", value=out)
-    counts = [max(1, scale.users // 10**power) for power in range(4, -1, -1)] + [scale.users * 10]
+    counts = sorted({min(MOST_USERS, max(1, int(scale.users * 10.0**power))) for power in range(-4, 2)})
     columns = [project(folders, replace(scale, users=count, devices="")) for count in counts]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

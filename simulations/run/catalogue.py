@@ -105,7 +105,7 @@ def find_run(results: Path, name: str) -> RunEntry:
 
 
 _FILES = ("run.json", "compare.json", "cold_start.csv", "sweep.json", "audit.json")
-"""One of these is in the folder of every run record and experiment."""
+"""One of these is in every folder that a report can show."""
 
 
 def find_folder(results: Path, name: str) -> Path:
@@ -114,9 +114,12 @@ def find_folder(results: Path, name: str) -> Path:
     Raises:
         InputError: There is no such folder; the message suggests the nearest name.
     """
-    for place in (Path(name), results / name):
+    for place in (results / name, Path(name)):
         if any((place / file).is_file() for file in _FILES):
             return place
+    for file in ("analysis.json", "ability.json"):
+        if (results / name / file).is_file():
+            raise InputError(f"{name}: {file} is its result, with figures beside it; a report shows runs")
     known = [run.name for run in find_runs(results)] if results.is_dir() else []
     known += sorted({run.rpartition("/")[0] for run in known} - {""})
     known += [path.parent.name for path in results.glob("*/audit.json")]

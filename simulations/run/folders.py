@@ -37,3 +37,15 @@ def claim_folder(results: Path | str, name: str) -> Path:
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise InputError(f"{folder} is not writable", field="name", value=name)
     return folder
+
+
+def claim_for_results(results: Path | str, name: str) -> Path:
+    """Return a folder as `claim_folder` does, for what is measured on run records; it may not be one itself.
+
+    Raises:
+        InputError: As `claim_folder`, or it is a run record.
+    """
+    folder = claim_folder(results, name)
+    if (folder / "run.json").is_file():
+        raise InputError(f"{folder} is a run record; choose another name", field="name", value=name)
+    return folder

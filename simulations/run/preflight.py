@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 
 from configs.errors import InputError, nearest
 from configs.load import flatten
@@ -24,6 +23,7 @@ from fl_clients.lamp.tasks import find_task
 from fl_server.privacy import RunPrivacy
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
+from fl_server.record.tensors import read_tensors
 from strategies.aggregation.robust import POOLING
 from strategies.codecs import find_codec
 from strategies.loading import load_method
@@ -209,7 +209,7 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
         check_backbone(config.backbone, run.backbone_sha256)
     except InputError as error:
         raise InputError(f"start_from: {record} does not fit: {error}") from None
-    return load_file(RunFolder(record).shared)
+    return read_tensors(RunFolder(record).shared)
 
 
 def check_unseen(config: RunConfig, users: UserTable) -> None:

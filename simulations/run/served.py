@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from configs.errors import InputError, nearest
 from configs.schema import RunConfig
@@ -13,6 +11,7 @@ from fl_clients.backbone.load import Backbone, check_backbone, load, resolve_pre
 from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
+from fl_server.record.tensors import read_tensors
 from simulations.run.preflight import build_method
 from strategies.method import Adapter, Method, Tensors
 
@@ -59,7 +58,7 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     backbone = load(config.backbone, resolve_precision(config.precision, False))
     method = build_method(config, backbone.shape)
     adapter = method.client_attach(backbone.model, backbone.shape)
-    shared = _load(files.shared)
+    shared = read_tensors(files.shared)
     private = None
     if partition is not None:
         if record.users.source == "devices" and record.params.private:
@@ -71,17 +70,10 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
         # A user without history is served by the shared tensors.
         if history and record.params.private and not path.is_file():
             raise InputError(f"{path}: missing, so the model of user {user} is unknown")
-        private = _load(path) if path.is_file() else None
+        private = read_tensors(path) if path.is_file() else None
     served = ServedModel(record, config, backbone, method, adapter, shared, partition, private)
     served.personalise(True)
     return served
-
-
-def _load(path: Path) -> Tensors:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not readable: {error}") from None
 
 
 def _find_user(folder: Path, record: RunRecord, user: str) -> int:

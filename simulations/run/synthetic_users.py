@@ -49,7 +49,8 @@ def _ideal_score(users: Path, config: RunConfig) -> float | None:
 def _by_agreement(folder: Path, config: RunConfig) -> dict[str, AgreementPart]:
     path = folder / "predictions.jsonl"
     differing = differing_questions(config)
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines, since answers may contain other line separators.
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     parts = {}
     for name, differ in (("agree", False), ("differ", True)):
         chosen = [line for line in lines if (line["query"] in differing) == differ]

@@ -28,7 +28,7 @@ def test_a_servers_step_has_a_length_and_a_momentum_that_fades() -> None:
 def test_a_written_text_leaves_half_of_the_window() -> None:
     check_written(SHAPE, profile_tokens=512)
     check_written(replace(SHAPE, positions=64), profile_tokens=32)
-    with pytest.raises(ValueError, match="settings.profile_tokens=513: expected at most 512, half of what"):
+    with pytest.raises(ValueError, match=re.escape("settings.profile_tokens=513: expected at most 512, half of")):
         check_written(SHAPE, profile_tokens=513)
-    with pytest.raises(ValueError, match="settings.profile_tokens=33: expected at most 32"):
+    with pytest.raises(ValueError, match=re.escape("settings.profile_tokens=33: expected at most 32")):
         check_written(replace(SHAPE, positions=64), profile_tokens=33)

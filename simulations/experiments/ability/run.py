@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import datasets
 import numpy as np
+from jinja2 import TemplateError
 
 from configs.errors import InputError
 from configs.files import write_atomic
@@ -17,7 +18,7 @@ from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from simulations.experiments.ability.questions import KNOWLEDGE, PASSAGES, knowledge
 from simulations.experiments.ability.schema import Ability, Difference, TaskAbility
-from simulations.run.folders import claim_folder
+from simulations.run.folders import claim_for_results
 from simulations.run.served import load_served_model
 from strategies.metrics.points import EvaluationPoint
 
@@ -61,7 +62,9 @@ def ability(
         raise InputError("general ability is measured with lm-eval: pip install 'fedperfit[ability]'") from None
     if include is not None and not include.is_dir():
         raise InputError("not a folder", field="include", value=include)
-    folder, files = claim_folder(results, name or f"ability-{run.name}"), RunFolder(run)
+    folder, files = claim_for_results(results, name or f"ability-{run.name}"), RunFolder(run)
+    if files.record.status != "completed":
+        raise InputError(f"{run}: this run did not complete ({files.status})")
     asked = _users(files, users)
     own = [task for task in tasks if task not in (KNOWLEDGE, TEXTS)]
     # lm-eval's tasks are thousands of files, which take longer to list than the built-in questions to answer.
@@ -120,15 +123,29 @@ def _load(names: Sequence[str], manager: Any) -> dict[str, Any]:
     if unknown := [name for name in names if name != KNOWLEDGE and not manager.match_tasks([name])]:
         raise InputError("neither lm-eval nor --include has this task", field="tasks", value=unknown[0])
     try:
-        with mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True):
+        with _offline():
             loaded: dict[str, Any] = manager.load([_knowledge_task() if name == KNOWLEDGE else name for name in names])
     except (OSError, ValueError) as error:
         raise InputError(f"its data are not on this machine: {error}", field="tasks", value=",".join(names)) from None
+    except (TemplateError, StopIteration) as error:
+        raise InputError(
+            f"its data do not fit it: {error or 'they have no item'}", field="tasks", value=",".join(names)
+        ) from None
     for name, task in loaded["tasks"].items():
         if mean_metric(task) is None:
             metrics = ", ".join(task.aggregation())
             raise InputError(f"its score ({metrics}) is no mean over items", field="tasks", value=name)
     return loaded
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def _knowledge_task() -> dict[str, Any]:

@@ -73,8 +73,10 @@ def share_in_span(direction: np.ndarray, R: np.ndarray) -> float:
     return float(inside @ inside / (direction @ direction))
 
 
-def mantel(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float]:
+def mantel(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float] | None:
     """Return the correlation of two sets' pairwise distances, and its one-sided permutation p (Mantel, 1967).
+
+    None if all distances of one set are equal.
 
     Args:
         one: [n, a], a row for each of n ≥ 3 users.
@@ -87,6 +89,8 @@ def mantel(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float]
     def correlation(order: np.ndarray) -> float:
         return float(np.corrcoef(first[above], second[np.ix_(order, order)][above])[0, 1])
 
+    if min(np.ptp(first[above]), np.ptp(second[above])) == 0:
+        return None
     found = correlation(np.arange(len(one)))
     draw = np.random.default_rng(seed)
     as_large = sum(correlation(draw.permutation(len(one))) >= found for _ in range(_PERMUTATIONS))

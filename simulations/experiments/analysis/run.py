@@ -18,6 +18,7 @@ from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import read_run
+from fl_server.record.tensors import read_tensors
 from simulations.experiments.analysis.figures import draw, draw_together
 from simulations.experiments.analysis.numbers import (
     COORDINATES,
@@ -43,7 +44,7 @@ from simulations.experiments.analysis.together import (
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
-from simulations.run.folders import claim_folder
+from simulations.run.folders import claim_for_results
 from strategies.delta_vectors import DELTA, RANDOM
 
 
@@ -77,7 +78,7 @@ def analyze(
         InputError: An argument is invalid, fewer than three users have vectors, or the trained run does not fit.
         RunFailed: The run failed.
     """
-    folder = claim_folder(results, name)
+    folder = claim_for_results(results, name)
     if any((expand(results) / other).resolve() == folder.resolve() for other in others):
         raise InputError("an analysis cannot be compared with itself", field="with", value=name)
     loaded = [load(expand(results) / other) for other in others]
@@ -149,23 +150,29 @@ def _site(site: int, vectors: np.ndarray, control: np.ndarray) -> SiteAnalysis:
     )
 
 
+_OTHER_QUESTIONS = ("users.synthetic.queries", "users.held_out", "users.overlap", "users.canaries")
+"""Settings of users that leave the same users their histories."""
+
+
 def _check_trained(place: Path, config: RunConfig) -> None:
     record = read_run(place)
     if record.status != "completed" or record.method != "perfit":
         raise InputError("expected a completed run of perfit", field="trained", value=place)
     ours, theirs = flatten(config), flatten(RunFolder(place).config)
-    for key in ("task", "backbone", "seed", "users.source", "users.collective", "users.target"):
+    users = [key for key in ours if key.startswith("users.") and key not in _OTHER_QUESTIONS]
+    for key in ("task", "backbone", "seed", *users):
         if ours[key] != theirs[key]:
             raise InputError(f"its {key} is {theirs[key]}; expected {ours[key]}", field="trained", value=place)
+    read_tensors(RunFolder(place).shared)
 
 
 def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
     """Return, for every site of both runs, how much of the collective direction the collective shift can reach."""
-    shared = load_file(RunFolder(trained).shared)
+    shared = read_tensors(RunFolder(trained).shared)
     found = []
     for place, site in enumerate(sites_of(run.config)):
-        R = shared.get(f"shared_collective.{site}.R")
-        if R is not None:
+        if (tensor := shared.get(f"shared_collective.{site}.R")) is not None:
+            R = tensor.numpy()
             mean = stacked(vectors)[:, place].astype(np.float64).mean(axis=0)
             if len(mean) != R.shape[1]:
                 raise InputError(
@@ -179,7 +186,7 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
 
 
 def _taste(trained: Path) -> Taste | None:
-    """Compare users' b⁽²⁾ with what they answered before; None if fewer than five users kept one."""
+    """Compare users' b⁽²⁾ with what they answered before; None if fewer than five kept one, or all are alike."""
     files = RunFolder(trained)
     users = [row["partition"] for row in files.users().to_pylist()[files.record.users.collective :]]
     kept = [user for user in users if private_path(trained / "private", user).is_file()]
@@ -196,5 +203,5 @@ def _taste(trained: Path) -> Taste | None:
         labels += [label for label in sorted(counted) if label not in labels]
         counts.append(counted)
     answers = np.array([[counted[label] / sum(counted.values()) for label in labels] for counted in counts])
-    correlation, p_value = mantel(np.stack(shifts), answers, files.record.seed)
-    return Taste(users=len(counts), correlation=correlation, p_value=p_value)
+    found = mantel(np.stack(shifts), answers, files.record.seed)
+    return Taste(users=len(counts), correlation=found[0], p_value=found[1]) if found else None

@@ -3,18 +3,15 @@
 import hashlib
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from configs.errors import InputError, nearest
 from configs.explain import known_keys
-from configs.load import read_toml
+from configs.load import as_override, read_toml
 from configs.schema import RunConfig
 
 MOST = 200
@@ -61,7 +58,7 @@ def read_axes(arguments: Sequence[str], toml: Path | None) -> tuple[dict[str, li
     Raises:
         InputError: The table is malformed, or an argument is no `key=value`.
     """
-    axes = {key: [_as_typed(value) for value in values] for key, values in _table(toml).items()}
+    axes = {key: [as_override(value) for value in values] for key, values in _table(toml).items()}
     overrides = []
     for argument in arguments:
         key, equals, text = (part.strip() for part in argument.partition("="))
@@ -122,13 +119,3 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += letter
     return [part.strip() for part in parts]
-
-
-def _as_typed(value: Any) -> str:
-    """Return a TOML value as an override has it; a list of numbers as people type it."""
-    if isinstance(value, list) and all(type(each) is int for each in value):
-        return str(value).replace(" ", "")
-    text = tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
-    text = " ".join(text.split())
-    assert tomllib.loads(f"value = {text}")["value"] == value
-    return value if isinstance(value, str) else text

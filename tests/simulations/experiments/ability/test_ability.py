@@ -144,6 +144,30 @@ def test_tasks_of_ones_own(results: Path, tasks: Path) -> None:
     assert [(task.task, task.metric, task.items) for task in found.tasks] == [("even", "acc", 6)]
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong", "message"),
+    [("doc_to_text", '"{{nothing.here}}"', "tasks=odd: its data do not fit it: 'nothing' is undefined"), ("data", "", "odd")],
+)
+def test_a_task_that_does_not_fit_its_data_is_named(
+    field: str, wrong: str, message: str, results: Path, tasks: Path
+) -> None:
+    lines = (tasks / "even.yaml").read_text().replace("task: even", "task: odd").splitlines()
+    if field == "data":
+        (tasks / "none.jsonl").write_text("")
+        lines = [line.replace("even.jsonl", "none.jsonl") for line in lines]
+    else:
+        lines = [f"{field}: {wrong}" if line.startswith(field) else line for line in lines]
+    (tasks / "odd.yaml").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message):
+        ability(results / "learned", "g", results, tasks=["odd"], include=tasks)
+    assert not (results / "g").exists()
+
+
+def test_a_run_record_is_not_written_into(results: Path) -> None:
+    with pytest.raises(InputError, match="is a run record; choose another name"):
+        ability(results / "learned", "learned", results)
+
+
 def test_an_unknown_task_and_a_missing_folder_are_refused(results: Path, tasks: Path) -> None:
     with pytest.raises(InputError, match="tasks=evens: neither lm-eval nor --include has this task"):
         ability(results / "learned", "d", results, tasks=["evens"], include=tasks)
