@@ -70,12 +70,21 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
     try:
         snippet = FORMATS[chosen](served, out)
     except InputError:
-        shutil.rmtree(out)
-        if existed:
-            out.mkdir()
+        _clear(out)
+        if not existed:
+            out.rmdir()
         raise
     (out / "README.md").write_text(_card(served, folder, user, snippet), encoding="utf-8")
     return out
+
+
+def _clear(folder: Path) -> None:
+    """Remove what was written into a folder that was empty; the folder may be somebody's mount."""
+    for made in folder.iterdir():
+        if made.is_dir():
+            shutil.rmtree(made)
+        else:
+            made.unlink()
 
 
 def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> str:

@@ -1,11 +1,12 @@
 """Loading a config from TOML and overrides, and the errors for invalid input."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from configs.errors import InputError
-from configs.load import CONFIGS, load_config, read_resolved, write_config
+from configs.load import CONFIGS, as_override, load_config, read_resolved, write_config
 from configs.paths import make_cache
 
 
@@ -109,6 +110,19 @@ def test_invalid_task_tables_are_named(tmp_path: Path, tables: str, message: str
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ('task = "product_rating"', "task"),
+        ('preset = "paper"', "preset"),
+        ("[devices]\npreset = 'silos'", "devices.preset"),
+    ],
+)
+def test_a_methods_file_cannot_choose_presets(tmp_path: Path, table: str, key: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"{key}: set it in the experiment's file or as an override")):
+        load_config(None, [method_file(tmp_path, table)])
+
+
 def test_broken_or_missing_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     for name, message in (("bad.toml", "line 1"), ("none.toml", "no such config file")):
@@ -127,6 +141,14 @@ def test_the_old_name_of_the_evaluation_point_still_works_but_not_beside_the_new
     experiment.write_text('[evaluate]\nstage = "collective"\npoint = "collective"\n')
     with pytest.raises(InputError, match=r"evaluate\.stage: this is the old name of evaluate\.point"):
         load_config(experiment)
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [(True, "true"), ([1, 2], "[1,2]"), ("6 spread", "6 spread"), (3e-3, "0.003")],
+)
+def test_a_toml_value_is_written_as_an_override(value: object, typed: str) -> None:
+    assert as_override(value) == typed
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def _site(site: int, vectors: np.ndarray, control: np.ndarray) -> SiteAnalysis:
     )
 
 
+_R = "shared_collective.{}.R"
 _OTHER_QUESTIONS = ("users.synthetic.queries", "users.held_out", "users.overlap", "users.canaries")
 """Settings of users that leave the same users their histories."""
 
@@ -163,7 +164,9 @@ def _check_trained(place: Path, config: RunConfig) -> None:
     for key in ("task", "backbone", "seed", *users):
         if ours[key] != theirs[key]:
             raise InputError(f"its {key} is {theirs[key]}; expected {ours[key]}", field="trained", value=place)
-    read_tensors(RunFolder(place).shared)
+    shared, sites = read_tensors(RunFolder(place).shared), sites_of(config)
+    if not any(_R.format(site) in shared for site in sites):
+        raise InputError(f"{place}: it has none of the sites {sites}; set sites to its own")
 
 
 def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
@@ -171,7 +174,7 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
     shared = read_tensors(RunFolder(trained).shared)
     found = []
     for place, site in enumerate(sites_of(run.config)):
-        if (tensor := shared.get(f"shared_collective.{site}.R")) is not None:
+        if (tensor := shared.get(_R.format(site))) is not None:
             R = tensor.numpy()
             mean = stacked(vectors)[:, place].astype(np.float64).mean(axis=0)
             if len(mean) != R.shape[1]:
@@ -180,8 +183,6 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
                 )
             chance = len(R) / R.shape[1]
             found.append(TrainedSite(site=site, rank=len(R), share_in_span=share_in_span(mean, R), by_chance=chance))
-    if not found:
-        raise InputError(f"{trained}: it has none of the sites {sites_of(run.config)}; set sites to its own")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.errors import InputError
-from fl_clients.lamp.readers import find_source
+from fl_clients.lamp.readers import find_source, recognise_task
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user import User
 from tests.conftest import movie, write_lamp
@@ -133,6 +133,15 @@ def test_malformed_files_are_refused_by_name(case: str, tmp_path: Path) -> None:
     questions, golds, message = BAD[case]
     with pytest.raises(InputError, match=message):
         read(write_lamp(tmp_path, questions, golds))
+
+
+@pytest.mark.parametrize("questions", [5, "x", [], [3]])
+def test_a_task_is_not_recognised_by_questions_that_are_none(questions: Any, tmp_path: Path) -> None:
+    (tmp_path / "user_others.json").write_text("[]")
+    (tmp_path / "user_top_100_history.json").write_text(json.dumps([{"user_id": "t", "query": questions}]))
+    (tmp_path / "user_top_100_history_label.json").write_text(json.dumps({"task": "LaMP_2M", "golds": []}))
+    with pytest.raises(InputError, match="its first question is of no known task"):
+        recognise_task(tmp_path)
 
 
 def test_the_layout_is_detected_from_the_files_in_a_folder(tmp_path: Path) -> None:

@@ -27,3 +27,8 @@ def test_every_gpu_has_a_name_of_its_own(
     assert first.name == name
     # Two clients on one GPU have two slots.
     assert second.name == f"{name.rpartition(':')[0]}:1"
+
+
+def test_a_partition_does_not_extend_over_two_gpus() -> None:
+    at_once = [PartitionsConfig(gpus=2, per_client=share, cpus=8).clients_at_once for share in (0.5, 0.6, 1, 2)]
+    assert at_once == [4, 2, 2, 1]

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -27,7 +28,9 @@ def quiet(_text: str) -> None:
 
 
 def pretend(planned: Sequence[Planned], folder: Path, *_: object) -> list[Any]:
-    return [SimpleNamespace(config=each.config, folder=folder / each.name) for each in planned]
+    clients = pa.table({"phase": ["train", "personalize"], "steps": [1, 1]})
+    files = SimpleNamespace(clients=lambda _columns: clients)
+    return [SimpleNamespace(config=each.config, folder=folder / each.name, files=files) for each in planned]
 
 
 def test_rate_with_a_non_finite_loss_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +114,18 @@ def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
         CliRunner().invoke(app, ["tune", "x/perfit-seed0", "--results", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(InputError, match="held_out=6"):
         tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("rag", "rag trains nothing, so there is no rate to search"),
+        ("stylevector", r"stylevector takes no step with personal\.lr, so there is no rate to search"),
+    ],
+)
+def test_a_method_without_a_rate_is_refused(method: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        tune(method, None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
 
 
 def test_every_shape_gets_the_largest_size_that_fits(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_an_export_that_is_not_possible_is_refused(run: Callable[..., Path], tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="use pyreft"):
         export(perfit, None, "peft", tmp_path / "empty")
-    assert (tmp_path / "empty").is_dir()
+    assert list((tmp_path / "empty").iterdir()) == []
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):

@@ -75,6 +75,7 @@ def test_the_deployed_config_is_the_runs(tmp_path: Path, cache: Path) -> None:
         (["--bind", "0.0.0.0; x"], "expected a name or an IPv4 address"),
         (["--port", "65530"], "nodes use the 9 ports after it"),
         (["devices.preset=phones"], "a real federation has no simulated devices"),
+        (["start_from=results/other"], "start_from: a real federation trains its own collective part"),
         (["users.collective=1"], "cohort=3 is more than users.collective=1"),
         # A simulation can keep this promise: nobody knows which users are drawn.
         (

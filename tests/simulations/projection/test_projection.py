@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from fl_server.record.folder import RunFolder
 from simulations.cli.main import app
 from simulations.projection.model import Scale, device_seconds, project
 from simulations.run.simulate import simulate
@@ -69,6 +70,17 @@ def test_coded_numbers_take_as_many_bytes_as_measured(results: Path) -> None:
         assert any("coded numbers" in line for line in row["assumptions"])
 
 
+def test_masked_bytes_and_the_messages_of_secure_aggregation_are_projected_as_measured(tmp_path: Path) -> None:
+    simulate(tiny_config("secure.aggregation=true", "rounds=2"), "masked", tmp_path)
+    (row,) = project([tmp_path / "masked"], Scale(users=6, participation=0.5, rounds=2, bytes_per_element=4))
+    rounds = pd.read_parquet(tmp_path / "masked" / "rounds.parquet")
+    assert row["total_bytes"] == pytest.approx((rounds.bytes_up + rounds.bytes_down).sum())
+    record = RunFolder(tmp_path / "masked").record
+    assert record.bytes.per_client_round_up == pytest.approx(rounds.bytes_up.sum() / rounds.cohort.sum())
+    simulate(tiny_config("rounds=2"), "plain", tmp_path)
+    assert len(project([tmp_path / "masked", tmp_path / "plain"], Scale(60, 0.5, 1, 4))) == 2
+
+
 def test_an_opening_is_counted_once_per_user_in_the_new_number_format(results: Path) -> None:
     ledger = pd.read_parquet(results / "fdlora" / "ledger.parquet")
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
@@ -115,6 +127,8 @@ def test_the_command_prints_every_assumption_and_refuses_invalid_values(results:
     shown = CliRunner().invoke(app, [*words, "--plot", str(tmp_path / "p.svg")], catch_exceptions=False).output
     assert "extrapolated to 167 times the largest of them" in " ".join(shown.split())
     assert (tmp_path / "p.svg").read_bytes().startswith(b"<?xml")
+    most = [*words, "--users", "1e12", "--plot", str(tmp_path / "most.svg")]
+    assert CliRunner().invoke(app, most, catch_exceptions=False).exit_code == 0
     content = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert content[0]["cohort"] == 1000
     for more, message in (

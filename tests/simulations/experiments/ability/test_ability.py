@@ -146,7 +146,10 @@ def test_tasks_of_ones_own(results: Path, tasks: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "wrong", "message"),
-    [("doc_to_text", '"{{nothing.here}}"', "tasks=odd: its data do not fit it: 'nothing' is undefined"), ("data", "", "odd")],
+    [
+        ("doc_to_text", '"{{nothing.here}}"', "tasks=odd: its data do not fit it: 'nothing' is undefined"),
+        ("data", "", "odd"),
+    ],
 )
 def test_a_task_that_does_not_fit_its_data_is_named(
     field: str, wrong: str, message: str, results: Path, tasks: Path

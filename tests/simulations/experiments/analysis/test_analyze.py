@@ -121,6 +121,14 @@ def test_a_trained_run_is_compared_with_the_collective_direction(tmp_path: Path)
         analyze(None, [*words, "sites=[3]"], "b", tmp_path, tmp_path / "perfit", log=quiet)
     with pytest.raises(InputError, match=r"its seed is \d+; expected 5"):
         analyze(None, [*words, "seed=5"], "b", tmp_path, tmp_path / "perfit", log=quiet)
+    with pytest.raises(InputError, match=r"its users\.synthetic\.deviation is 1\.0; expected 3\.0"):
+        analyze(None, [*words, "users.synthetic.deviation=3"], "b", tmp_path, tmp_path / "perfit", log=quiet)
+    with pytest.raises(InputError, match="is a run record; choose another name"):
+        analyze(None, words, "perfit", tmp_path, log=quiet)
+    (tmp_path / "perfit" / "shared.safetensors").unlink()
+    with pytest.raises(InputError, match=r"shared\.safetensors: not readable"):
+        analyze(None, words, "b", tmp_path, tmp_path / "perfit", log=quiet)
+    assert not (tmp_path / "b" / "delta-seed0").exists()
     simulate(tiny_config("method=lora-p"), "other", tmp_path)
     with pytest.raises(InputError, match="expected a completed run of perfit"):
         analyze(None, words, "c", tmp_path, tmp_path / "other", log=quiet)
