@@ -180,7 +180,12 @@ class FederatedRun:
         cohort = self._sample_cohort(number, trainable_users)
         sent = self.writer.ledger.so_far.copy()
         this = self.collector.collect(number, cohort, self.state, self.writer.checkpoint.last_turns, sent)
-        self._aggregate(this)
+        try:
+            self._aggregate(this)
+        except BudgetSpent:
+            this.averaged = False
+            self._record_round(this)  # its messages were sent
+            raise
         self._record_round(this)
         self._commit_round(this)
 

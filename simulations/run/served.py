@@ -1,11 +1,13 @@
 """Loads the model that a completed run serves to one user: the backbone with the method's adapter."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from configs.errors import InputError, nearest
+from configs.import_path import read_import_path
 from configs.schema import RunConfig
 from fl_clients.backbone.load import Backbone, check_backbone, load, resolve_precision
 from fl_clients.private_store import private_path
@@ -56,7 +58,13 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     partition = None if user is None else _find_user(folder, record, user)
     check_backbone(config.backbone, record.backbone_sha256)
     backbone = load(config.backbone, resolve_precision(config.precision, False))
-    method = build_method(config, backbone.shape)
+    try:
+        method = build_method(config, backbone.shape)
+    except InputError as error:
+        # A record is somebody's code, so only what is installed or on PYTHONPATH is imported.
+        if folders := read_import_path(folder):
+            raise InputError(f"{error}; if you trust it, put {os.pathsep.join(folders)} on PYTHONPATH") from None
+        raise
     adapter = method.client_attach(backbone.model, backbone.shape)
     shared = read_tensors(files.shared)
     private = None

@@ -95,6 +95,10 @@ def test_a_run_ends_before_the_round_that_would_exceed_its_target() -> None:
     assert privacy.spent(last).epsilon == within
 
 
+def test_a_round_without_anybody_is_nobodys_turn() -> None:
+    assert most_turns([[], [3, 1], [], [3]]) == [0, 0, 1, 1, 2]
+
+
 def test_simulated_devices_that_come_and_go_gain_nothing_from_sampling() -> None:
     words = ["privacy.kind=central", "privacy.noise_multiplier=2", "cohort=8", "users.collective=100"]
     config = load_config(None, [*words, "devices.preset=phones"])

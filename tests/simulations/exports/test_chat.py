@@ -43,6 +43,8 @@ def test_chat_answers_side_by_side(run: Callable[..., Path]) -> None:
     assert "see [/inst] here" in marked
     with pytest.raises(InputError, match="expected a text"):
         CliRunner().invoke(app, [*words, "--prompt", " "], catch_exceptions=False)
+    with pytest.raises(InputError, match="expected text in UTF-8"):
+        CliRunner().invoke(app, [*words, "--json"], input=b"fine\nno \xff text\n", catch_exceptions=False)
 
 
 @pytest.mark.parametrize("method", ["rag", "pag", "chameleon", "perfit"])

@@ -108,7 +108,10 @@ def test_command_writes_into_the_run_folder_and_refuses_other_folders(results: P
     done = CliRunner().invoke(app, ["report", "single", "--results", str(results)], catch_exceptions=False)
     assert "needs no network" in done.output
     assert (results / "single" / "report.html").is_file()
+    (results / "measured").mkdir()
+    (results / "measured" / "analysis.json").write_text("{}")
     for words, message in (
+        (["measured"], r"measured: analysis\.json is its result, with figures beside it"),
         (["nothing"], "no run record, comparison, cold-start experiment, sweep or audit"),
         (["single", "--out", str(tmp_path)], "cannot be written"),
     ):

@@ -15,9 +15,21 @@ from simulations.display.tables import quality_table, rows_of
 from simulations.experiments.compare import compare
 from simulations.experiments.comparison.tables import comparison_tables
 from simulations.run.simulate import simulate
+from simulations.run.synthetic_users import record_oracles
 from tests.conftest import TINY, tiny_config
 
 pytestmark = pytest.mark.integration
+
+
+def test_answers_may_hold_any_line_separator(tmp_path: Path) -> None:
+    simulate(tiny_config("rounds=1"), "run", tmp_path)
+    before = read_run(tmp_path / "run").agreement
+    path = tmp_path / "run" / "predictions.jsonl"
+    lines = [json.loads(line) for line in path.open(encoding="utf-8")]
+    texts = [json.dumps({**line, "note": "a\u2028b\x85c"}, ensure_ascii=False) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    record_oracles(tmp_path / "run")
+    assert read_run(tmp_path / "run").agreement == before
 
 
 def test_quality_is_split_by_whether_user_and_crowd_agree(tmp_path: Path) -> None:

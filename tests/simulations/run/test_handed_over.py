@@ -1,11 +1,13 @@
 """Records that another person handed over: resuming them runs nothing of theirs unasked, and writes only to them."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs.errors import InputError
+from simulations.run.served import load_served_model
 from simulations.run.simulate import resume, simulate
 from tests.conftest import happened, tiny_config
 
@@ -35,6 +37,15 @@ def test_a_record_that_would_run_code_from_elsewhere_is_not_resumed_without_trus
         resume("run", tmp_path)
     (elsewhere / "handed_over.py").write_text(code)
     assert resume("run", tmp_path, trust=True).status == "completed"
+    # As in a new process.
+    monkeypatch.delitem(sys.modules, "handed_over", raising=False)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(elsewhere)])
+    with pytest.raises(
+        InputError, match=f"No module named 'handed_over'; if you trust it, put {elsewhere} on PYTHONPATH"
+    ):
+        load_served_model(tmp_path / "run", None)
+    monkeypatch.syspath_prepend(elsewhere)
+    assert load_served_model(tmp_path / "run", None).method.name == "perfit"
 
 
 def half_done(folder: Path) -> Path:

@@ -196,6 +196,10 @@ def test_a_round_is_not_released_a_second_time_beyond_the_target(
     assert "stage 1 ends after round 1, to keep to privacy.target_epsilon" in (
         tmp_path / "run" / "events.jsonl"
     ).read_text(encoding="utf-8")
+    # What was sent for the round that was not released is counted.
+    ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pylist()
+    assert {row["round"] for row in ledger if row["phase"] == "train"} == {1, 2}
+    assert [row["round"] for row in pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()] == [1, 2]
 
 
 def test_a_promise_is_that_of_the_run_that_trained_stage_1(tmp_path: Path) -> None:
