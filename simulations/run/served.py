@@ -1,13 +1,11 @@
 """Loads the model that a completed run serves to one user: the backbone with the method's adapter."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from configs.errors import InputError, nearest
-from configs.import_path import read_import_path
 from configs.schema import RunConfig
 from fl_clients.backbone.load import Backbone, check_backbone, load, resolve_precision
 from fl_clients.private_store import private_path
@@ -61,10 +59,9 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     try:
         method = build_method(config, backbone.shape)
     except InputError as error:
-        # A record is somebody's code, so only what is installed or on PYTHONPATH is imported.
-        if folders := read_import_path(folder):
-            raise InputError(f"{error}; if you trust it, put {os.pathsep.join(folders)} on PYTHONPATH") from None
-        raise
+        # A record names somebody's code, so only what is installed or on PYTHONPATH is imported.
+        own = "" if config.method.startswith("strategies.") else "; if it is yours, put its folder on PYTHONPATH"
+        raise InputError(f"{error}{own}") from None
     adapter = method.client_attach(backbone.model, backbone.shape)
     shared = read_tensors(files.shared)
     private = None

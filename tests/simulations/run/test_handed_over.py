@@ -40,9 +40,7 @@ def test_a_record_that_would_run_code_from_elsewhere_is_not_resumed_without_trus
     # As in a new process.
     monkeypatch.delitem(sys.modules, "handed_over", raising=False)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(elsewhere)])
-    with pytest.raises(
-        InputError, match=f"No module named 'handed_over'; if you trust it, put {elsewhere} on PYTHONPATH"
-    ):
+    with pytest.raises(InputError, match="No module named 'handed_over'; if it is yours, put its folder on PYTHONPATH"):
         load_served_model(tmp_path / "run", None)
     monkeypatch.syspath_prepend(elsewhere)
     assert load_served_model(tmp_path / "run", None).method.name == "perfit"
