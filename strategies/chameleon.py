@@ -109,7 +109,7 @@ class Chameleon(Method):
     def server_aggregator(self, state: Tensors, _round_number: int) -> GroupSearch:
         """Return the aggregator of a phase: sketches and means, then probes."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "chameleon", "probes"))
-        return GroupSearch(state, self.rows, self.restarts, generator)
+        return GroupSearch(state, self.rows, self.restarts, generator, self.layers)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> EditedMlps:
         """Attach the edit to every MLP, inactive."""

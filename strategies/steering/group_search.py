@@ -24,7 +24,7 @@ class GroupSearch:
 
     per_user = True
 
-    def __init__(self, state: Tensors, rows: int, restarts: int, generator: torch.Generator) -> None:
+    def __init__(self, state: Tensors, rows: int, restarts: int, generator: torch.Generator, layers: int) -> None:
         """Start a round.
 
         Args:
@@ -32,8 +32,10 @@ class GroupSearch:
             rows: m, of a sketch.
             restarts: Probes per layer.
             generator: Draws the probes' start.
+            layers: Layers that are edited.
         """
         self._state, self._rows, self._restarts, self._generator = state, rows, restarts, generator
+        self._layers = layers
         names = _OPENING if _OPENING[0] in state else _PROBES
         self.expected = {name: state[name] for name in names}
         self._stacked: list[torch.Tensor] = []
@@ -78,7 +80,9 @@ class GroupSearch:
         if pairs := float(self._sums["shared_probes.pairs"]):
             names = [name for name in _PROBES if name != "shared_probes.pairs"]
             state |= {name: (self._sums[name] / pairs).float() for name in names}
-        return state, {"ccs_loss": float(state["shared_probes.loss"].min(dim=0).values.mean())}
+        figures = {"ccs_loss": float(state["shared_probes.loss"].min(dim=0).values.mean())}
+        chosen = group_edit(state, self._layers).get(f"{SHARED_EDIT}.layer", ())
+        return state, figures | {f"layer.{place}": float(layer) for place, layer in enumerate(chosen)}
 
     def _end_opening(self) -> tuple[Tensors, Mapping[str, float]]:
         kept, made = self._sums["shared_sums.pairs"].tolist()
