@@ -41,7 +41,8 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     files = [(str(toml), file), *((f"method {method}", preset) for preset in presets)]
     for preset in presets:
         preset.pop("search", None)  # what `tune` tries, not a setting
-        _check_method_file(preset, method)
+        for table in (preset, preset.get("paper", {}), *preset.get("tasks", {}).values()):
+            _check_method_file(table, method)
     task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
@@ -65,7 +66,13 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
 
 
 def as_override(value: Any) -> str:
-    """Return a TOML value as an override has it; a list of numbers as people type it."""
+    """Return a TOML value as an override has it; a list of numbers as people type it.
+
+    Raises:
+        InputError: It is a table.
+    """
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value)):
+        raise InputError(f"{value}: expected a value, not a table")
     if isinstance(value, list) and all(type(each) is int for each in value):
         return str(value).replace(" ", "")
     if isinstance(value, str):
@@ -73,8 +80,10 @@ def as_override(value: Any) -> str:
     return " ".join(tomli_w.dumps({"value": value}).removeprefix("value = ").split())
 
 
-def _check_method_file(table: Table, method: str) -> None:
+def _check_method_file(table: object, method: str) -> None:
     """Refuse what chooses further presets: those are read before a method's file."""
+    if not isinstance(table, dict):
+        return
     devices = table.get("devices")
     chosen: list[str] = [key for key in ("task", "preset") if key in table]
     chosen += ["devices.preset"] if isinstance(devices, dict) and "preset" in devices else []

@@ -95,7 +95,7 @@ class PartitionsConfig(_Group):
         places = self.cpus // self.cpus_per_client
         if not self.gpus:
             return places
-        # A partition does not extend over two GPUs.
+        # A client with less than a whole GPU uses one GPU.
         at_gpus = int(self.gpus) * int(1 / self.per_client) if self.per_client < 1 else int(self.gpus / self.per_client)
         return min(places, at_gpus)
 

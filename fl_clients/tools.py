@@ -19,8 +19,6 @@ from fl_clients.prompts import question_room
 from fl_clients.session import Session
 from strategies.client_tools import LONGEST, Preference, TextPair
 
-"""Tokens of the longest text that is read; a shorter window of the backbone goes before."""
-
 
 class Tools:
     """One user's texts, and this process's bare backbone."""

@@ -134,6 +134,9 @@ class FederatedRun:
             self.config, self.method, len(trainable_users), turns, secret, self.writer.state, releases
         )
         self._end_stage_1(self.privacy.last_round)
+        done, spent = self.writer.checkpoint.round, self.writer.checkpoint.privacy
+        if spent and done is not None and spent.rounds > done:
+            self._end_stage_1(done)  # the next round was given up before the interruption
 
     def _end_stage_1(self, number: int) -> None:
         """End stage 1 after a round, if it would go on, since the next one would exceed the target ε."""

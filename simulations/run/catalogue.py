@@ -119,7 +119,7 @@ def find_folder(results: Path, name: str) -> Path:
             return place
     for file in ("analysis.json", "ability.json"):
         if (results / name / file).is_file():
-            raise InputError(f"{name}: {file} is its result, with figures beside it; a report shows runs")
+            raise InputError(f"{name}: {file} is its result, with figures beside it; expected runs")
     known = [run.name for run in find_runs(results)] if results.is_dir() else []
     known += sorted({run.rpartition("/")[0] for run in known} - {""})
     known += [path.parent.name for path in results.glob("*/audit.json")]

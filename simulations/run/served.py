@@ -60,7 +60,8 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
         method = build_method(config, backbone.shape)
     except InputError as error:
         # A record names somebody's code, so only what is installed or on PYTHONPATH is imported.
-        own = "" if config.method.startswith("strategies.") else "; if it is yours, put its folder on PYTHONPATH"
+        missing = f"'{config.method}' cannot be imported" in str(error)
+        own = "; if it is yours, put its folder on PYTHONPATH" if missing else ""
         raise InputError(f"{error}{own}") from None
     adapter = method.client_attach(backbone.model, backbone.shape)
     shared = read_tensors(files.shared)

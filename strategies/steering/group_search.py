@@ -99,12 +99,16 @@ class GroupSearch:
 def group_edit(state: Tensors, count: int) -> Tensors:
     """Return the edit that newcomers get: θᴾ and θᴺ of the layers whose probes have the lowest losses.
 
-    A group that has trained no probe edits nothing, and one with too few pairs for a probe has no θᴺ.
-
     Args:
-        state: The server's state, after any round.
+        state: The server's state, after any round. One of an earlier version ends stage 1 as the edit itself.
         count: Layers to edit; with fewer, all are.
+
+    Returns:
+        `shared_edit.layer`, `.P` and `.N`; nothing if no probe was trained. A group with too few pairs for a probe has
+        no θᴺ.
     """
+    if written := {name: value for name, value in state.items() if name.startswith(SHARED_EDIT)}:
+        return written
     losses = state.get("shared_probes.loss")
     if losses is None or not losses.any():
         return {}

@@ -116,6 +116,8 @@ def test_invalid_task_tables_are_named(tmp_path: Path, tables: str, message: str
         ('task = "product_rating"', "task"),
         ('preset = "paper"', "preset"),
         ("[devices]\npreset = 'silos'", "devices.preset"),
+        ('[tasks.movie_tagging]\ntask = "product_rating"', "task"),
+        ('[paper]\npreset = "paper"', "preset"),
     ],
 )
 def test_a_methods_file_cannot_choose_presets(tmp_path: Path, table: str, key: str) -> None:
@@ -149,6 +151,12 @@ def test_the_old_name_of_the_evaluation_point_still_works_but_not_beside_the_new
 )
 def test_a_toml_value_is_written_as_an_override(value: object, typed: str) -> None:
     assert as_override(value) == typed
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [{"a": 1}]])
+def test_a_table_is_no_value(value: object) -> None:
+    with pytest.raises(InputError, match="expected a value, not a table"):
+        as_override(value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from strategies.chameleon import Chameleon
 from strategies.method import Tensors, TrainRequest
 from strategies.prompting.synthetic_pairs import differing, representative_places, write_insights, write_pairs
 from strategies.steering.directions import top_directions
-from tests.strategies.known import HISTORY, LAYERS, KnownClient, KnownFit
+from tests.strategies.known import HISTORY, LAYERS, D, KnownClient, KnownFit
 from tests.strategies.shifts.test_sites import SMALL, build
 
 CHAMELEON = {
@@ -151,6 +151,11 @@ def test_chameleons_newcomers_get_an_edit_after_any_round_of_probes(model: nn.Mo
     state, _ = aggregator.result()
     assert method.server_send(state, None)["shared_edit.layer"].shape == (2,)
     assert set(method.server_send(state, 0)) == {name for name in state if name.startswith("shared_")}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_served_its_edit() -> None:
+    edit = {"shared_edit.layer": torch.tensor([1])} | {f"shared_edit.{kind}": torch.ones(1, D) for kind in "PN"}
+    assert chameleon().server_send(edit, None) == edit
 
 
 def test_few_pairs_use_the_svd_alone(model: nn.Module) -> None:

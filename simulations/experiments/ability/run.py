@@ -129,7 +129,7 @@ def _load(names: Sequence[str], manager: Any) -> dict[str, Any]:
         raise InputError(f"its data are not on this machine: {error}", field="tasks", value=",".join(names)) from None
     except (TemplateError, StopIteration) as error:
         raise InputError(
-            f"its data do not fit it: {error or 'they have no item'}", field="tasks", value=",".join(names)
+            f"its data do not fit it: {str(error) or 'they have no item'}", field="tasks", value=",".join(names)
         ) from None
     for name, task in loaded["tasks"].items():
         if mean_metric(task) is None:

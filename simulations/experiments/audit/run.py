@@ -59,6 +59,8 @@ def audit(
     config = files.config
     collective, data = load_served_model(run, None), build_table(config).folder
     members, targets = _members(files, data), _targets(files, data)
+    if shadows and len(members) < 2:
+        raise InputError(f"{run}: {len(members)} user trained in it; a shadow run trains half of them, expected 2")
     log(f"losses of {len(members)} users who trained and {len(targets)} who did not")
     losses = Losses(collective)
     found = _membership(files, folder, losses, members, targets)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import InputError
 from configs.load import flatten
 from configs.schema import RunConfig
 from configs.secure import SecureConfig
@@ -39,7 +38,6 @@ def shadow_losses(
         log: Called with progress messages.
         on_progress: As in `simulate`.
     """
-    _check_enough(config, len(users))
     losses, inside = np.zeros((count, len(users))), np.zeros((count, len(users)), bool)
     for number in range(count):
         generator = np.random.default_rng(derive_seed(config.seed, "shadow", number))
@@ -55,11 +53,6 @@ def shadow_losses(
         model = Losses(load_served_model(place, None))
         losses[number] = [float(model.of(user.history + user.queries, True).mean()) for user in users]
     return losses, inside
-
-
-def _check_enough(config: RunConfig, members: int) -> None:
-    if members < 2:
-        raise InputError(f"users.collective={config.users.collective}: a shadow run trains half of them; expected 2")
 
 
 def _shadow(config: RunConfig, ids: list[str], target: str, number: int) -> RunConfig:

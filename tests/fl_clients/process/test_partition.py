@@ -29,6 +29,6 @@ def test_every_gpu_has_a_name_of_its_own(
     assert second.name == f"{name.rpartition(':')[0]}:1"
 
 
-def test_a_partition_does_not_extend_over_two_gpus() -> None:
+def test_a_client_with_less_than_a_whole_gpu_uses_one_gpu() -> None:
     at_once = [PartitionsConfig(gpus=2, per_client=share, cpus=8).clients_at_once for share in (0.5, 0.6, 1, 2)]
     assert at_once == [4, 2, 2, 1]

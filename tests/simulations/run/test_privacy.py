@@ -182,12 +182,19 @@ def test_a_round_is_not_released_a_second_time_beyond_the_target(
             raise KeyboardInterrupt
         record_round(self, this)
 
+    def interrupted_at_once(_self: FederatedRun) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(FederatedRun, "_record_round", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "run", "privacy.kind=central", "privacy.target_epsilon=8", "rounds=3")
     # The second round was released; now its clients answer with other updates.
     monkeypatch.setattr(handlers, "derive_seed", lambda seed, *names: seeds(seed + 1, *names))
+    with monkeypatch.context() as patch:
+        patch.setattr(FederatedRun, "_personalize", interrupted_at_once)
+        with pytest.raises(KeyboardInterrupt):
+            resume("run", tmp_path)
     record = resume("run", tmp_path)
     assert record.privacy is not None
     assert record.privacy.rounds == 2

@@ -13,11 +13,12 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize(
-    ("habit", "short"),
-    [("dropout=0.35", "updates arrived in time"), ("available=0.3", "0 updates arrived in time")],
+    ("habit", "arrived"),
+    # Two or three updates are the devices' quorum, but not the threshold; of devices that are away nobody trains.
+    [("dropout=0.35", {2, 3}), ("available=0.3", {0})],
     ids=["drop out", "are away"],
 )
-def test_a_round_with_too_few_devices_is_abandoned(habit: str, short: str, tmp_path: Path) -> None:
+def test_a_round_with_too_few_devices_is_abandoned(habit: str, arrived: set[int], tmp_path: Path) -> None:
     phone = f"{{name='phone',share=1,steps_per_second=1,up_mbit=1,down_mbit=1,{habit}}}"
     config = tiny_config(
         *("secure.aggregation=true", "secure.threshold=4", "cohort=6", "rounds=6", "users.collective=12"),
@@ -28,4 +29,4 @@ def test_a_round_with_too_few_devices_is_abandoned(habit: str, short: str, tmp_p
     abandoned = [event["text"] for event in events if "is abandoned" in event.get("text", "")]
     rounds = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
     assert 0 < len(abandoned) < len(rounds) == 6
-    assert all(short in text for text in abandoned)
+    assert arrived & {int(text.split(": ")[1].split()[0]) for text in abandoned}

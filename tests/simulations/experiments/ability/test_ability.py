@@ -148,7 +148,7 @@ def test_tasks_of_ones_own(results: Path, tasks: Path) -> None:
     ("field", "wrong", "message"),
     [
         ("doc_to_text", '"{{nothing.here}}"', "tasks=odd: its data do not fit it: 'nothing' is undefined"),
-        ("data", "", "odd"),
+        ("data", "", "tasks=odd: its data do not fit it: they have no item"),
     ],
 )
 def test_a_task_that_does_not_fit_its_data_is_named(
