@@ -13,7 +13,8 @@ import pandas as pd
 
 from benchmarks.engine import OVERRIDES
 from configs.load import load_config
-from simulations.projection.model import Scale, measure, project
+from simulations.projection.measured import measure
+from simulations.projection.model import Scale, project
 from simulations.run.simulate import simulate
 
 SIZES = (100, 1000, 5000)

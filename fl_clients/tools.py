@@ -17,7 +17,8 @@ from fl_clients.predict import generate
 from fl_clients.preferences import preference_loss, with_reference
 from fl_clients.prompts import question_room
 from fl_clients.session import Session
-from strategies.client_tools import LONGEST, Preference, TextPair
+from strategies.bounds import window
+from strategies.client_tools import Preference, TextPair
 
 
 class Tools:
@@ -90,7 +91,7 @@ class Tools:
         return mean_embeddings(self._session.backbone, embedder, texts, size, window)
 
     def _window(self) -> int:
-        return min(LONGEST, self._session.backbone.shape.positions or LONGEST)
+        return window(self._session.backbone.shape)
 
     def _batches(self, tokens: Sequence[list[int]]) -> list[list[int]]:
         """Return the places of texts in batches of similar length."""

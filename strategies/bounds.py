@@ -27,19 +27,24 @@ def check_outer_step(outer_lr: float, outer_momentum: float) -> None:
         raise ValueError(f"settings.outer_momentum={outer_momentum}: expected at least 0 and below 1")
 
 
+def window(backbone: BackboneShape) -> int:
+    """Return how many tokens of a prompt and of what follows it the backbone reads at once."""
+    return min(LONGEST, backbone.positions or LONGEST)
+
+
 def check_written(backbone: BackboneShape, **lengths: int) -> None:
     """Refuse texts that the backbone writes if they leave less than half of what it reads for what they continue.
 
     Args:
-        backbone: Its window counts, up to `LONGEST`.
+        backbone: Reads a `window` of tokens.
         lengths: Most tokens of a text, by setting.
 
     Raises:
         ValueError: Names the setting.
     """
-    window = min(LONGEST, backbone.positions or LONGEST)
+    most = window(backbone) // 2
     for key, tokens in lengths.items():
-        if tokens > window // 2:
+        if tokens > most:
             raise ValueError(
-                f"settings.{key}={tokens}: expected at most {window // 2}, half of what the backbone reads at once"
+                f"settings.{key}={tokens}: expected at most {most}, half of what the backbone reads at once"
             )

@@ -78,8 +78,10 @@ def parameters_of(reference: str, import_path: Sequence[str] = ()) -> set[str]:
 
 def _own_folder_hint(module_name: str, error: Exception) -> str:
     top = module_name.partition(".")[0]
-    if top not in PACKAGES or not isinstance(error, ModuleNotFoundError):
+    if not isinstance(error, ModuleNotFoundError):
         return ""
+    if top not in PACKAGES:
+        return "; if it is yours, put its folder on PYTHONPATH" if error.name == top else ""
     return f"; '{top}' is fedperfit's own package, so a folder of that name is not searched: rename yours"
 
 

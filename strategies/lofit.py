@@ -11,6 +11,7 @@ from torch import nn
 
 from configs.seeds import derive_seed
 from strategies.aggregation.mean import TensorMean
+from strategies.bounds import check_at_least
 from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 from strategies.steering.heads import EditedHeads, strongest_heads
 
@@ -43,10 +44,8 @@ class Lofit(Method):
         Raises:
             ValueError: A setting is outside its range.
         """
-        if heads < 1:
-            raise ValueError(f"settings.heads={heads}: expected at least 1")
-        if l1 < 0:
-            raise ValueError(f"settings.l1={l1}: expected at least 0")
+        check_at_least(1, heads=heads)
+        check_at_least(0, l1=l1)
         if not 0 < selection < 1:
             raise ValueError(f"settings.selection={selection}: expected a share of the rounds, above 0 and below 1")
         if federated and rounds < 2:

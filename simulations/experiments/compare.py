@@ -15,7 +15,7 @@ from simulations.experiments.comparison.plots import draw_curves
 from simulations.experiments.comparison.schema import Comparison
 from simulations.experiments.plan import Planned, plan, plan_exchanged
 from simulations.experiments.reuse import find, interrupted, started_from
-from simulations.run.folders import claim_folder
+from simulations.run.folders import check_no_record, claim_folder
 from simulations.run.simulate import resume, simulate
 
 
@@ -86,8 +86,7 @@ def complete(
         InputError: `folder` is a run record, holds runs of another config, or is in use.
         RunFailed: A run failed; completed runs are kept and reused next time.
     """
-    if (folder / "run.json").is_file():
-        raise InputError(f"{folder} is a run record; choose another name")
+    check_no_record(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

@@ -79,7 +79,7 @@ def export(folder: Path | str, user: str | None, chosen: str, out: Path | str) -
 
 
 def _clear(folder: Path) -> None:
-    """Remove what was written into a folder that was empty; the folder may be somebody's mount."""
+    """Remove what was written into a folder that was empty; the folder itself may be a mount."""
     for made in folder.iterdir():
         if made.is_dir():
             shutil.rmtree(made)

@@ -4,21 +4,19 @@ The model is linear in the cohort size and needs one or more measured runs. It i
 one size, message sizes are assumed constant and the server's time proportional to the cohort.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from configs.environment import DevicesConfig
 from configs.errors import InputError
 from configs.load import load_config
 from fl_server.record.folder import RunFolder
 from fl_server.simulated_devices import DeviceTask, SimulatedDevices
-from strategies.wire import TRAINING, Phase
+from simulations.projection.measured import MeasuredRun, measure, setting_of
 
 MOST_USERS = 10**12
 _PLAYED, _LARGEST = 20, 200
@@ -60,77 +58,6 @@ class Scale:
                 raise InputError(f"expected {expected}", field=field, value=getattr(self, field))
 
 
-@dataclass(frozen=True)
-class MeasuredRun:
-    """Stage 1 of one run: means per round and client."""
-
-    cohort: float
-    users: int
-    up_elements: float
-    """Numbers in a client's message to the server that are sent as they are."""
-    up_coded: float
-    """Bytes of that message's numbers that a codec wrote."""
-    up_rest: float
-    """Bytes of that message besides its numbers."""
-    down_elements: float
-    down_coded: float
-    down_rest: float
-    opening_elements: float
-    """Numbers in a user's messages before the first round, both ways."""
-    opening_rest: float
-    """Bytes of those messages besides, with what a codec wrote."""
-    server_s: list[float]
-    """The server's seconds in each round, for checking and averaging; empty if not recorded."""
-    server_rss_bytes: float | None
-    steps: float
-    """Optimiser steps of a client in a round."""
-
-
-def measure(folder: Path) -> MeasuredRun:
-    """Measure a completed run.
-
-    Raises:
-        InputError: The run did not complete, or has no stage 1.
-    """
-    files = RunFolder(folder)
-    record = files.record
-    if record.status != "completed":
-        raise InputError(f"{folder}: this run did not complete ({record.status})")
-    ledger = files.ledger().to_pandas()
-    training = [str(phase) for phase in TRAINING]
-    train = ledger[ledger.phase.isin(training) & (ledger["round"] > 0)]
-    if train.empty:
-        raise InputError(f"{folder}: {record.method} sends nothing in stage 1, so there is nothing to project")
-    rounds = files.rounds(["round", "cohort", "server_s", "server_rss_bytes"]).to_pandas()
-    rounds = rounds[rounds["round"] > 0]
-    per_message: dict[str, float] = {}
-    for direction, sent in train.groupby("direction"):
-        messages = int(((sent.phase == str(Phase.TRAIN)) & (sent.message_bytes > 0)).sum())
-        scales = _scales(sent)
-        per_message[f"{direction}_elements"] = sent[scales].elements.sum() / messages
-        per_message[f"{direction}_coded"] = sent[~scales].payload_bytes.sum() / messages
-        per_message[f"{direction}_rest"] = (sent.message_bytes.sum() - sent.payload_bytes.sum()) / messages
-    opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
-    opening_raw = opening[_scales(opening)]
-    clients = files.clients(["round", "phase", "steps"]).to_pandas()
-    steps = clients[(clients.phase == "train") & (clients["round"] > 0)].steps
-    return MeasuredRun(
-        cohort=float(rounds.cohort.mean()),
-        users=record.users.collective,
-        **per_message,
-        opening_elements=float(opening_raw.elements.sum()) / record.users.collective,
-        opening_rest=float(opening.message_bytes.sum() - opening_raw.payload_bytes.sum()) / record.users.collective,
-        server_s=rounds.server_s.dropna().tolist(),
-        server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
-        steps=float(steps.mean()),
-    )
-
-
-def _scales(sent: pd.DataFrame) -> pd.Series:
-    """Tell which rows of a ledger have numbers that could be sent in another format: no integers, codes or masks."""
-    return (sent.codec == "raw") & (sent.dtype.isna() | sent.dtype.isin(["", "float32"]))
-
-
 def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
     """Extrapolate the cost of each method.
 
@@ -147,7 +74,7 @@ def project(folders: Sequence[Path], scale: Scale) -> list[dict[str, Any]]:
     scale.check()
     groups: dict[tuple[str, str], list[Path]] = {}
     for folder in folders:
-        groups.setdefault((RunFolder(folder).record.method, _setting(folder)), []).append(folder)
+        groups.setdefault((RunFolder(folder).record.method, setting_of(folder)), []).append(folder)
     names = [method for method, _ in groups]
     return [
         _project(method if names.count(method) == 1 else f"{method}, {group[0].name}", group, scale)
@@ -192,27 +119,6 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
         "assumptions": _assumptions(scale, runs, bool(opening), seconds, memory),
         "measured": [asdict(run) for run in runs],
     }
-
-
-def _setting(folder: Path) -> str:
-    """Return the settings that decide what is sent and trained; runs that agree in them are fitted together."""
-    config = RunFolder(folder).config.model_dump(mode="json")
-    keys = (
-        "method",
-        "backbone",
-        "sites",
-        "private_sites",
-        "positions",
-        "rank",
-        "joint_private_init",
-        "settings",
-        "local",
-        "wire",
-        "server",
-        "secure",
-        "privacy",
-    )
-    return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 
 
 def _line(x: list[float], y: list[float], where: float) -> float:

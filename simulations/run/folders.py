@@ -39,13 +39,11 @@ def claim_folder(results: Path | str, name: str) -> Path:
     return folder
 
 
-def claim_for_results(results: Path | str, name: str) -> Path:
-    """Return a folder as `claim_folder` does, for what is measured on run records; it may not be one itself.
+def check_no_record(folder: Path) -> None:
+    """Refuse a run record as the folder of something else.
 
     Raises:
-        InputError: As `claim_folder`, or it is a run record.
+        InputError: It is one.
     """
-    folder = claim_folder(results, name)
     if (folder / "run.json").is_file():
-        raise InputError(f"{folder} is a run record; choose another name", field="name", value=name)
-    return folder
+        raise InputError(f"{folder} is a run record; choose another name")

@@ -56,13 +56,7 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     partition = None if user is None else _find_user(folder, record, user)
     check_backbone(config.backbone, record.backbone_sha256)
     backbone = load(config.backbone, resolve_precision(config.precision, False))
-    try:
-        method = build_method(config, backbone.shape)
-    except InputError as error:
-        # A record names somebody's code, so only what is installed or on PYTHONPATH is imported.
-        missing = f"'{config.method}' cannot be imported" in str(error)
-        own = "; if it is yours, put its folder on PYTHONPATH" if missing else ""
-        raise InputError(f"{error}{own}") from None
+    method = build_method(config, backbone.shape)
     adapter = method.client_attach(backbone.model, backbone.shape)
     shared = read_tensors(files.shared)
     private = None

@@ -18,7 +18,7 @@ from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from simulations.experiments.ability.questions import KNOWLEDGE, PASSAGES, knowledge
 from simulations.experiments.ability.schema import Ability, Difference, TaskAbility
-from simulations.run.folders import claim_for_results
+from simulations.run.folders import check_no_record, claim_folder
 from simulations.run.served import load_served_model
 from strategies.metrics.points import EvaluationPoint
 
@@ -62,7 +62,8 @@ def ability(
         raise InputError("general ability is measured with lm-eval: pip install 'fedperfit[ability]'") from None
     if include is not None and not include.is_dir():
         raise InputError("not a folder", field="include", value=include)
-    folder, files = claim_for_results(results, name or f"ability-{run.name}"), RunFolder(run)
+    folder, files = claim_folder(results, name or f"ability-{run.name}"), RunFolder(run)
+    check_no_record(folder)
     if files.record.status != "completed":
         raise InputError(f"{run}: this run did not complete ({files.status})")
     asked = _users(files, users)

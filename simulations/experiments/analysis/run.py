@@ -44,7 +44,7 @@ from simulations.experiments.analysis.together import (
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
-from simulations.run.folders import claim_for_results
+from simulations.run.folders import claim_folder
 from strategies.delta_vectors import DELTA, RANDOM
 
 
@@ -78,7 +78,7 @@ def analyze(
         InputError: An argument is invalid, fewer than three users have vectors, or the trained run does not fit.
         RunFailed: The run failed.
     """
-    folder = claim_for_results(results, name)
+    folder = claim_folder(results, name)
     if any((expand(results) / other).resolve() == folder.resolve() for other in others):
         raise InputError("an analysis cannot be compared with itself", field="with", value=name)
     loaded = [load(expand(results) / other) for other in others]

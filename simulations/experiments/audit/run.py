@@ -21,7 +21,7 @@ from simulations.experiments.audit.numbers import attack, epsilon_suggested, lik
 from simulations.experiments.audit.observed import Losses, turns
 from simulations.experiments.audit.schema import Attack, Audit, Guess
 from simulations.experiments.audit.shadows import shadow_losses
-from simulations.run.folders import claim_for_results
+from simulations.run.folders import check_no_record, claim_folder
 from simulations.run.preflight import keeps_clients_apart
 from simulations.run.served import ServedModel, load_served_model
 
@@ -54,7 +54,8 @@ def audit(
             than 4 shadows.
         RunFailed: A shadow run failed.
     """
-    folder, files = claim_for_results(results, name or f"audit-{run.name}"), RunFolder(run)
+    folder, files = claim_folder(results, name or f"audit-{run.name}"), RunFolder(run)
+    check_no_record(folder)
     _check(files, shadows)
     config = files.config
     collective, data = load_served_model(run, None), build_table(config).folder

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize(
     ("habit", "arrived"),
-    # Two or three updates are the devices' quorum, but not the threshold; of devices that are away nobody trains.
+    # Two or three updates are enough for least_share, but not for the threshold. Nobody trains if too few are there.
     [("dropout=0.35", {2, 3}), ("available=0.3", {0})],
     ids=["drop out", "are away"],
 )

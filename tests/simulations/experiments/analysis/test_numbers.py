@@ -60,5 +60,5 @@ def test_mantel_finds_what_is_the_same_and_not_what_is_drawn_apart() -> None:
     assert p_value == pytest.approx(1 / 1001)
     _, p_value = mantel(one, draw.normal(size=(12, 2)), 0) or (0, 0)
     assert p_value > 0.05
-    assert mantel(one, np.ones((12, 2)), 0) is None  # nobody is nearer to anybody
+    assert mantel(one, np.ones((12, 2)), 0) is None  # all distances are 0
     assert mantel(one, 2 * one, 0) == mantel(one, 2 * one, 0)
