@@ -18,7 +18,7 @@ import torch
 from fl_clients.backbone.load import read_shape
 from fl_server.record.folder import RunFolder
 from simulations.run.preflight import build_method
-from strategies.codecs import Reference, change_name, find_codec
+from strategies.codecs import EXACT, Copies, Reference, change_name, find_codec
 from strategies.method import Method, Tensors, travelling
 
 CODECS = ("fp32", "fp16", "bf16", "int8", "int4", "sign", "drive", "top-k 0.01", "ternary 0.01")
@@ -41,11 +41,11 @@ def message(method: Method, shared: Tensors, codec_name: str, repeats: int) -> d
     generator = torch.Generator().manual_seed(0)
     after = {name: value + 1e-3 * torch.randn(value.shape, generator=generator) for name, value in shared.items()}
     blob = reference.write_change(codec, method.to_wire(after), 0)
-    received = {change_name(2): blob}
+    received, copies = {change_name(2): blob}, Copies.of(EXACT, {})
     return {
         "bytes": len(blob),
         "write_s": seconds(lambda: reference.write_change(codec, method.to_wire(after), 0), repeats),
-        "read_s": seconds(lambda: method.from_wire(reference.receive(codec, received).tensors), repeats),
+        "read_s": seconds(lambda: method.from_wire(reference.receive(codec, received, copies).tensors), repeats),
     }
 
 

@@ -34,10 +34,11 @@ class UsersConfig(Group):
     every midway evaluation and at the end."""
     source: str = "synthetic"
     """`synthetic`, or a folder or file of LaMP data (official or OPPU/PerFit layout)."""
-    select: Literal["random", "paper", "listed"] = "random"
+    select: Literal["random", "paper", "apart", "listed"] = "random"
     """How users are selected. `random`: by the seed; `paper`: the users with the longest histories are targets
-    (synthetic histories are all equally long) and the collective users are drawn from the rest; `listed`: the first
-    of `collective_ids` and `target_ids`."""
+    (synthetic histories are all equally long) and the collective users are drawn from the rest; `apart`: users are
+    clustered by their answers, and no cluster has both targets, who are the most unusual, and collective users;
+    `listed`: the first of `collective_ids` and `target_ids`."""
     collective_ids: list[str] = Field([])
     """User ids in order, for `select = "listed"`."""
     target_ids: list[str] = Field([])
@@ -77,6 +78,8 @@ class UsersConfig(Group):
     def _lists_fit(self) -> "UsersConfig":
         if self.exchange_histories and self.target < 2:
             raise ValueError("exchange_histories needs at least two target users")
+        if self.select == "apart" and self.overlap:
+            raise ValueError("overlap=true makes collective users of targets, which select='apart' keeps apart")
         if self.select == "listed" and (self.group or self.reserved):
             raise ValueError("group and reserved apply to drawn users, not to select='listed'")
         for key, ids, count in (

@@ -6,7 +6,7 @@ import torch
 
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
-from strategies.codecs import Layout, Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
+from strategies.codecs import Copies, Layout, Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
 from strategies.method import BackboneShape, Method, Tensors, travelling
 from strategies.wire import Payload
 
@@ -44,7 +44,7 @@ class ClientCoding:
         known = (
             Reference(self._method.first_round or 0, self._start) if version is None else Reference(int(version), held)
         )
-        reference = known.receive(self._down, payload.blobs)
+        reference = known.receive(self._down, payload.blobs, self._copies)
         kept = reference.tensors | {_VERSION: torch.tensor(reference.version)}
         return self._method.from_wire(reference.tensors), _prefixed(kept, REFERENCE)
 
@@ -83,6 +83,10 @@ class ClientCoding:
     def start(self) -> Tensors:
         """The shared tensors before the first round, which every client knows from the seed."""
         return self._method.from_wire(self._start)
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies.of(self._config.wire.copy_as, self._start)
 
     @cached_property
     def _start(self) -> Tensors:

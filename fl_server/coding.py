@@ -8,11 +8,36 @@ from configs.errors import RunFailed
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from fl_server.record.reply import ClientReply
-from strategies.codecs import Layout, Reference, change_name, codecs_of, copy_name, minus, plus, read_blob, values_name
+from strategies.codecs import (
+    EXACT,
+    Copies,
+    Layout,
+    Reference,
+    change_name,
+    codecs_of,
+    copy_name,
+    minus,
+    plus,
+    read_blob,
+    values_name,
+)
 from strategies.method import Method, Tensors, travelling
 from strategies.wire import Payload
 
-_REFERENCE, _CHANGE, _VERSION = "wire.reference.", "wire.change.", "wire.version"
+_REFERENCE, _CHANGE, _VERSION, _START = "wire.reference.", "wire.change.", "wire.version", "wire.start."
+
+
+def copies_start(config: RunConfig, method: Method, initial: Tensors) -> Tensors:
+    """Return what a checkpoint needs from the beginning, if copies are not exact.
+
+    Args:
+        config: The run's.
+        method: The run's.
+        initial: The method's initial tensors, which clients know from the seed.
+    """
+    if config.wire.copy_as == EXACT:
+        return {}
+    return {f"{_START}{name}": value.clone() for name, value in method.to_wire(travelling(initial)).items()}
 
 
 class ServerCoding:
@@ -37,6 +62,8 @@ class ServerCoding:
         self._reference = Reference(int(checkpoint.get(_VERSION, begin)), held)
         if self._down is not None and not held:
             self._reference = replace(self._reference, tensors=method.to_wire(travelling(checkpoint)))
+        start = {name.removeprefix(_START): v for name, v in checkpoint.items() if name.startswith(_START)}
+        self._copies = Copies.of(config.wire.copy_as, start)
         changes = {name.removeprefix(_CHANGE): v for name, v in checkpoint.items() if name.startswith(_CHANGE)}
         self._changes = {int(version): value.numpy().tobytes() for version, value in changes.items()}
 
@@ -60,15 +87,14 @@ class ServerCoding:
                 self._changes = {}
             else:
                 blob, name = self._reference.write_change(self._down, goal, seed), change_name(version)
-            self._reference = self._reference.receive(self._down, {name: blob})
+            self._reference = self._reference.receive(self._down, {name: blob}, self._copies)
         except ValueError as error:
             raise RunFailed(
                 f"round {version}: wire.down='{self._down.name}' cannot write the tensors: {error}"
             ) from None
         self._changes[version] = blob
         # Whoever lacks changes that together are longer than a copy gets a copy.
-        copy = len(self._reference.write_copy())
-        while sum(map(len, self._changes.values())) > copy:
+        while sum(map(len, self._changes.values())) > len(self._copy()):
             del self._changes[min(self._changes)]
 
     def begin_anew(self, state: Tensors) -> None:
@@ -91,16 +117,19 @@ class ServerCoding:
         version = self._reference.version
         if self._of_values and version in self._changes:
             return Payload({}, {values_name(version): self._changes[version]})
-        missing = range(max(last_turn, self._first) + 1, version + 1)
-        if not whole and all(number in self._changes for number in missing):
+        missing = self._missing(last_turn)
+        if not whole and missing is not None:
             return Payload({}, blobs={change_name(number): self._changes[number] for number in missing})
-        return Payload({}, blobs={copy_name(version): self._reference.write_copy()})
+        return Payload({}, blobs={copy_name(version): self._copy()})
 
     def newcomers_tensors(self, state: Tensors) -> Tensors:
         """Return the tensors that a newcomer has after decoding."""
         if self._down is None:
             return self._plain(state, None)
-        return self._method.from_wire(self._reference.tensors)
+        reference = self._reference
+        if self._of_values or self._missing(0) is not None:
+            return self._method.from_wire(reference.tensors)
+        return self._method.from_wire(self._copies.read(reference.layout, self._copy(), reference.version))
 
     def as_sent(self, state: Tensors) -> Tensors:
         """Return the state with the shared tensors that clients decode."""
@@ -136,12 +165,22 @@ class ServerCoding:
         }
         # A checkpoint's tensors may not share memory with the state's.
         held = {f"{_REFERENCE}{name}": value.clone() for name, value in self._reference.tensors.items()}
+        held |= {f"{_START}{name}": value.clone() for name, value in self._copies.start.items()}
         return changes | held | {_VERSION: torch.tensor(self._reference.version)}
 
     def _plain(self, state: Tensors, user: int | None) -> Tensors:
         # With `start_from`, the state already is what newcomers are sent.
         same = self._starts_elsewhere and not self._method.introduces
         return state if same else self._method.server_send(state, user)
+
+    def _missing(self, last_turn: int) -> range | None:
+        """Return the changes since a turn; None if some are no longer kept."""
+        missing = range(max(last_turn, self._first) + 1, self._reference.version + 1)
+        return missing if all(number in self._changes for number in missing) else None
+
+    def _copy(self) -> bytes:
+        version = self._reference.version
+        return self._copies.write(self._reference, derive_seed(self._seed, "wire", "copy", version))
 
     def _change(self, reply: ClientReply, layout: Layout, version: int) -> Tensors:
         if self._up is not None:

@@ -11,6 +11,7 @@ from configs.errors import InputError, TooFewUsers, nearest
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from configs.users import UsersConfig
+from fl_clients.lamp.clusters import clusters
 from fl_clients.lamp.readers import Source
 
 
@@ -28,7 +29,8 @@ def choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
     """Map the ids of a run's users to their partitions.
 
     The target users do not depend on the number of collective users, and a run with 10 collective users has the first
-    10 of a run with 100. The users that `users.reserved` leaves out are the first targets of a config without it.
+    10 of a run with 100 (not of synthetic users with `users.select=apart`). The users that `users.reserved` leaves out
+    are the first targets of a config without it.
 
     Args:
         source: Where the users come from.
@@ -62,9 +64,12 @@ def choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         if wanted.select == "paper":
             # The sort is stable, so equally long histories stay in the seed's order.
             shuffled.sort(key=lambda user: -user.history)
+        alike: set[str] = set()
+        if wanted.select == "apart":
+            shuffled, alike = _most_unusual(shuffled, source, config)
         first = [user.user_id for user in shuffled[: wanted.reserved + wanted.target]]
         targets = first[wanted.reserved :]
-        excluded = set(first[: wanted.reserved]) if wanted.overlap else set(first)
+        excluded = alike | (set(first[: wanted.reserved]) if wanted.overlap else set(first))
         order = _shuffled([user for user in candidates if user.collective], generator)
         collective = [user.user_id for user in order if user.user_id not in excluded]
         # A target that is also a collective user trains on its history only.
@@ -89,6 +94,22 @@ def choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
 
 def _shuffled(users: list[_Candidate], generator: np.random.Generator | None) -> list[_Candidate]:
     return [users[i] for i in generator.permutation(len(users))] if generator else users
+
+
+def _most_unusual(shuffled: list[_Candidate], source: Source, config: RunConfig) -> tuple[list[_Candidate], set[str]]:
+    """Return the target users cluster by cluster, and the ids of all users in their clusters."""
+    answers = {user.user_id: [pair.target for pair in user.history] for user in source.users()}
+    ids, places = list(answers), {user.user_id: place for place, user in enumerate(shuffled)}
+    needed = config.users.reserved + config.users.target
+    targets: list[_Candidate] = []
+    alike: set[str] = set()
+    for members in clusters(list(answers.values()), derive_seed(config.seed, "users", "clusters")):
+        if len(targets) >= needed:
+            break
+        own = {ids[member] for member in members}
+        alike |= own
+        targets += [shuffled[place] for place in sorted(places[user] for user in own if user in places)]
+    return targets, alike
 
 
 def _listed(candidates: list[_Candidate], wanted: UsersConfig, source: Source) -> tuple[list[str], list[str]]:

@@ -111,6 +111,8 @@ def synthetic_users(config: RunConfig) -> Path:
     """Return the cache folder of a config's synthetic users, in the official layout; they are made if missing."""
     task, users = find_task(config.task), config.users
     count = users.reserved + users.collective * (users.group + 1) + users.target
+    # Whole clusters are left out.
+    count *= 2 if users.select == "apart" else 1
     key = json.dumps([GENERATOR_VERSION, task.name, count, config.seed, users.synthetic.model_dump()])
     folder = cache_dir() / "synthetic" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.is_dir():

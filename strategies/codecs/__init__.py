@@ -7,6 +7,8 @@ puts a message's tensors into one array with a header, and `reference` is what c
 from strategies.codecs.blob import HEADER_BYTES, Layout, MalformedBlob, blob_header, read_blob, write_blob
 from strategies.codecs.codec import Codec, find_codec
 from strategies.codecs.reference import (
+    EXACT,
+    Copies,
     Reference,
     change_name,
     codecs_of,
@@ -17,8 +19,10 @@ from strategies.codecs.reference import (
 )
 
 __all__ = [
+    "EXACT",
     "HEADER_BYTES",
     "Codec",
+    "Copies",
     "Layout",
     "MalformedBlob",
     "Reference",

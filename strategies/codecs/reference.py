@@ -7,7 +7,37 @@ from strategies.codecs.blob import Layout, MalformedBlob, read_blob, write_blob
 from strategies.codecs.codec import Codec, find_codec
 from strategies.method import Method, Tensors
 
+EXACT = "fp32"
+"""The codec of copies that are the values themselves."""
 _CHANGE, _COPY, _VALUES = "shared_change", "shared_copy", "shared_values"
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How all values are written for a client that has missed too much, or everything."""
+
+    codec: Codec
+    start: Tensors
+    """The initial values, in wire form: their difference is coded. Empty: the values are, exactly."""
+
+    @classmethod
+    def of(cls, codec: str, start: Tensors) -> "Copies":
+        """Return those that a config names."""
+        return cls(find_codec(codec), {} if codec == EXACT else start)
+
+    def write(self, reference: "Reference", seed: int) -> bytes:
+        """Return all values of a version."""
+        values = minus(reference.tensors, self.start) if self.start else reference.tensors
+        return write_blob(self.codec, reference.layout, values, reference.version, seed)
+
+    def read(self, layout: Layout, blob: bytes, version: int) -> Tensors:
+        """Return the values, which those who got a copy have: not quite the server's, unless it is exact.
+
+        Raises:
+            MalformedBlob: The blob cannot be read.
+        """
+        values = read_blob(self.codec, layout, blob, version)
+        return plus(self.start, values) if self.start else values
 
 
 @dataclass(frozen=True)
@@ -30,16 +60,13 @@ class Reference:
         """Return the values `to` of the next version, coded as they are."""
         return write_blob(codec, self.layout, to, self.version + 1, seed)
 
-    def write_copy(self) -> bytes:
-        """Return all values, exactly."""
-        return write_blob(find_codec("fp32"), self.layout, self.tensors, self.version, 0)
-
-    def receive(self, codec: Codec, blobs: Mapping[str, bytes]) -> "Reference":
+    def receive(self, codec: Codec, blobs: Mapping[str, bytes], copies: Copies) -> "Reference":
         """Return the version that a message leads to.
 
         Args:
             codec: How changes are written.
             blobs: A copy, coded values, or every change since this version.
+            copies: How copies are written.
 
         Raises:
             MalformedBlob: A change is missing, or a blob cannot be read.
@@ -47,7 +74,7 @@ class Reference:
         current = self
         for number, name in sorted((_version_in(name), name) for name in blobs):
             if name == copy_name(number):
-                values = read_blob(find_codec("fp32"), self.layout, blobs[name], number)
+                values = copies.read(self.layout, blobs[name], number)
             elif name == values_name(number):
                 values = read_blob(codec, self.layout, blobs[name], number)
             elif name == change_name(number) and number == current.version + 1:

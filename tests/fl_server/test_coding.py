@@ -9,7 +9,7 @@ from configs.errors import RunFailed
 from configs.exchange import ServerConfig
 from configs.schema import RunConfig
 from fl_clients.coding import LEFT_OUT, ClientCoding
-from fl_server.coding import ServerCoding
+from fl_server.coding import ServerCoding, copies_start
 from fl_server.record.reply import ClientReply
 from fl_server.server_step import ServerStep
 from strategies.codecs import change_name, copy_name
@@ -47,9 +47,13 @@ def reply(user: int, payload: Payload) -> ClientReply:
     return ClientReply(user, payload.tensors, REPORT, {}, blobs=payload.blobs)
 
 
+def _begun(settings: RunConfig) -> Tensors:
+    return START | copies_start(settings, METHOD, START)
+
+
 def exchange(settings: RunConfig, rounds: int, cohorts: list[list[int]]) -> tuple[ServerCoding, Tensors, list[Payload]]:
     """Run rounds in which every client of a cohort moves and the server takes the mean in wire form."""
-    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
+    server, client = ServerCoding(settings, METHOD, _begun(settings)), ClientCoding(settings, METHOD, SHAPE)
     state, stores, turns, sent = START, dict[int, Tensors](), dict[int, int](), []
     for number in range(1, rounds + 1):
         server.advance(number, state)
@@ -114,6 +118,44 @@ def test_a_client_gets_the_changes_it_has_missed_or_a_copy_if_that_is_less() -> 
     ]
     _, _, sent = exchange(config(down="fp32"), 3, [[0], [0], [1]])
     assert [list(payload.blobs) for payload in sent[::2]] == [[], [change_name(2)], [copy_name(3)]]
+
+
+def test_a_coded_copy_is_short_and_newcomers_hold_what_the_server_says() -> None:
+    settings = config(up="int4", down="int4", copy_as="int8")
+    client = ClientCoding(settings, METHOD, SHAPE)
+    server, state, sent = exchange(settings, 4, [[0], [0], [1], [0]])
+    # User 1 lacks two changes, which together are longer than a copy; user 0 likewise in round 4.
+    assert [list(payload.blobs) for payload in sent[::2]] == [[], [change_name(2)], [copy_name(3)], [copy_name(4)]]
+    server.advance(5, state)
+    payload = server.payload(state, None)
+    (blob,) = payload.blobs.values()
+    numbers = sum(value.numel() for value in START.values())
+    assert len(blob) < 1.1 * numbers
+    shared, _ = client.receive(payload, {})
+    held = server.newcomers_tensors(state)
+    assert all(torch.equal(shared[name], held[name]) for name in held)
+    exact = METHOD.from_wire(server._reference.tensors)
+    assert 0 < distance(held, exact) < 0.02 * distance(START, exact)
+
+
+def test_a_client_with_a_coded_copy_goes_on_from_what_it_holds() -> None:
+    settings = config(up="fp32", down="int4", copy_as="int4")
+    server, client = ServerCoding(settings, METHOD, _begun(settings)), ClientCoding(settings, METHOD, SHAPE)
+    for version in (2, 3):
+        server.advance(version, trained(START, version))
+    shared, held = client.receive(server.payload(START, 0), {})
+    apart = distance(shared, METHOD.from_wire(server._reference.tensors))
+    assert apart > 0
+    server.advance(4, trained(START, 4))
+    later, _ = client.receive(server.payload(START, 0, 3), held)
+    assert distance(later, METHOD.from_wire(server._reference.tensors)) == pytest.approx(apart, rel=0.02)
+    # What it sends is the change that its own training made.
+    answer, _ = client.reply(trained(later, 5), later, held, (4, 3), "u")
+    goal = METHOD.to_wire(trained(later, 5))
+    change = {name: goal[name] - value for name, value in METHOD.to_wire(later).items()}
+    base = METHOD.to_wire(START)
+    wanted = METHOD.from_wire({name: base[name] + value for name, value in change.items()})
+    assert distance(server.decoded(reply(0, answer), START, 4).shared, wanted) < 1e-4
 
 
 def test_coded_values_are_the_same_for_everybody_and_0_where_left_out() -> None:
@@ -226,15 +268,19 @@ def test_a_change_that_does_not_follow_is_refused_by_the_client() -> None:
         client.receive(payload, {})
 
 
-def test_a_resumed_server_goes_on_with_the_same_bits() -> None:
-    settings = config(up="int4", down="ternary 0.1")
+@pytest.mark.parametrize("copy_as", ["fp32", "drive"])
+def test_a_resumed_server_goes_on_with_the_same_bits(copy_as: str) -> None:
+    settings = config(up="int4", down="ternary 0.1", copy_as=copy_as)
     server, state, _ = exchange(settings, 3, [[0], [1], [0]])
     again = ServerCoding(settings, METHOD, state | server.saved())
     for one in (server, again):
         one.advance(4, trained(state, 9))
-    ours, theirs = server.payload(state, 1, 2), again.payload(state, 1, 2)
-    assert ours.blobs == theirs.blobs
-    assert list(ours.blobs) == [change_name(3), change_name(4)]
+    for whole in (False, True):
+        ours, theirs = (each.payload(state, 1, 2, whole) for each in (server, again))
+        assert ours.blobs == theirs.blobs
+    copied = copy_as == "drive"  # an eighth of an exact one
+    names = [copy_name(4)] if copied else [change_name(3), change_name(4)]
+    assert list(server.payload(state, 1, 2).blobs) == names
 
 
 def test_newcomers_to_another_runs_tensors_get_a_copy() -> None:

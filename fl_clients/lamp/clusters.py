@@ -1,0 +1,47 @@
+"""Groups of users whose answers are alike, for targets that are unlike all collective users."""
+
+import re
+import warnings
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+_PLACES = 512
+"""Places that words are hashed to."""
+_CLUSTERS = 10
+_LEAST = 4
+"""Users for each cluster, on average, at least."""
+
+
+def clusters(answers: Sequence[Sequence[str]], seed: int) -> list[list[int]]:
+    """Cluster users by the words of their answers, the most unusual cluster first.
+
+    k-means of the words' counts, of length 1, with at most 10 clusters. Without answers one is like the average user.
+
+    Args:
+        answers: Each user's.
+        seed: Decides the first centres.
+
+    Returns:
+        The clusters' members, as indices of `answers`; those whose centres lie farther from the mean of all users first.
+    """
+    counts = np.array([_counted(texts) for texts in answers])
+    lengths = np.linalg.norm(counts, axis=1, keepdims=True)
+    vectors = np.divide(counts, lengths, out=np.zeros_like(counts), where=lengths > 0)
+    mean = vectors[lengths[:, 0] > 0].mean(axis=0) if lengths.any() else np.zeros(_PLACES)
+    vectors[lengths[:, 0] == 0] = mean
+    count = max(2, min(_CLUSTERS, len(counts) // _LEAST))
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        # Users who are all alike.
+        warnings.filterwarnings("ignore", "One of the clusters is empty")
+        centres, member_of = kmeans2(vectors, count, minit="++", rng=np.random.default_rng(seed))
+    far = np.linalg.norm(centres - mean, axis=1)
+    found = [np.flatnonzero(member_of == cluster).tolist() for cluster in np.argsort(-far, kind="stable")]
+    return [members for members in found if members]
+
+
+def _counted(texts: Sequence[str]) -> np.ndarray:
+    places = [zlib.crc32(word.encode()) % _PLACES for text in texts for word in re.findall(r"\w+", text.lower())]
+    return np.bincount(np.array(places, dtype=np.int64), minlength=_PLACES).astype(float)
