@@ -79,7 +79,9 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
     home = folder / _FOLDER
     try:
         checkpoint = Checkpoint.model_validate_json((home / "checkpoint.json").read_text(encoding="utf-8"))
-        return checkpoint, load_file(_state_path(home, checkpoint))
+        # In memory of their own, since a product of matrices may round differently where numbers lie as in a file.
+        state = {name: value.clone() for name, value in load_file(_state_path(home, checkpoint)).items()}
+        return checkpoint, state
     except (OSError, ValidationError) as error:
         raise InputError(f"{folder}: no checkpoint to resume from: {error}") from None
 
