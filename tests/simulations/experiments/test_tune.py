@@ -130,8 +130,15 @@ def test_a_method_without_a_rate_is_refused(method: str, message: str, tmp_path:
 
 def test_every_shape_gets_the_largest_size_that_fits(tmp_path: Path) -> None:
     shapes = fitted_shapes("perfit", None, ["backbone=tiny"], 1000)
-    # On tiny (d = 16, four blocks) a site of rank r has 33r numbers; 4, 6 and 10 spread are only 3, 3 and 4 sites.
-    assert [shape.shared for shape in shapes] == [33 * 16, 2 * 33 * 15, 3 * 33 * 10, 3 * 33 * 10, 4 * 33 * 7]
+    # On tiny (d = 16, four blocks) a site of rank r has 33r numbers; 4 and 6 spread are only 3 sites, 10 and 24 only 4.
+    assert [shape.shared for shape in shapes] == [
+        33 * 16,
+        2 * 33 * 15,
+        3 * 33 * 10,
+        3 * 33 * 10,
+        4 * 33 * 7,
+        4 * 33 * 7,
+    ]
     assert shapes[1].overrides == ("sites=2 spread", "rank.shared=15")
     lora = fitted_shapes("lora-c", None, ["backbone=tiny"], 1000)
     assert all(0 < shape.shared <= 1000 for shape in lora)
