@@ -20,7 +20,18 @@ from strategies.hypernetwork.generated import Generated
 from strategies.hypernetwork.network import Hypernetwork, NetworkSize
 from strategies.hypernetwork.outputs import Layout, LoraOutput, Output, ShiftOutput
 from strategies.hypernetwork.profile import ProfileSettings, profile_embedding
-from strategies.hypernetwork.server_steps import MEAN, NETWORK, PROFILE, SENT_PROFILE, Profiles, PullThrough
+from strategies.hypernetwork.server_profiles import (
+    COMPONENTS,
+    MEAN,
+    SENT_PROFILE,
+    SPREAD,
+    Profiles,
+    profile_of,
+    random_profile,
+    read,
+    users_known,
+)
+from strategies.hypernetwork.server_steps import NETWORK, PullThrough
 from strategies.lora.common import LoraSettings
 from strategies.method import (
     Aggregator,
@@ -60,10 +71,10 @@ class ProfileToPeft(Method):
         latent: int,
         head: int,
         dropout: float,
-        depth_bias: bool,
+        components: int,
         embedder: str,
         items: int,
-        statistics: bool,
+        contents: Literal["answers", "items", "both"],
         summary_tokens: int,
         noise: float,
         refine: bool,
@@ -88,10 +99,10 @@ class ProfileToPeft(Method):
             latent: ℓ.
             head: Width of what Ψ's heads read.
             dropout: Of Ψ, in `design=client`; the server's network is never trained with noise.
-            depth_bias: Heads have a bias for each depth.
-            embedder: See `ProfileSettings`; likewise `items`, `statistics`, `summary_tokens`.
+            components: Principal components of profiles with slopes; with 0, biases are the source's.
+            embedder: See `ProfileSettings`; likewise `items`, `contents`, `summary_tokens`.
             items: Items in a profile.
-            statistics: Counts of answers in a profile.
+            contents: What a profile shows of the history.
             summary_tokens: Length of a profile's summary.
             noise: Standard deviation of Gaussian noise that a client adds to each number of e_u, which has length
                 √width, before it is sent.
@@ -111,17 +122,18 @@ class ProfileToPeft(Method):
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        self.size = NetworkSize(latent, head, dropout, depth_bias)
+        self.at_server = design == "server"
+        # Only a server has the collective users' profiles.
+        self.size = NetworkSize(latent, head, dropout, components > 0, components if self.at_server else 0)
         self.size.check()
         check_at_least(0, items=items, summary_tokens=summary_tokens, noise=noise)
         check_outer_step(outer_lr, outer_momentum)
-        self.at_server = design == "server"
         if noise and not self.at_server:
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
         self.first_round = 0 if self.at_server else 1
         self.introduces = self.at_server
         self.embedder, self.noise, self.refine, self.seed = embedder, noise, refine, seed
-        self.profile = ProfileSettings(embedder, items, statistics, summary_tokens)
+        self.profile = ProfileSettings(embedder, items, contents, summary_tokens)
         self.optimizer = ServerOptimizer(outer_optimizer, outer_lr, outer_momentum)
         self.output: Output = (
             ShiftOutput(sites, rank_private, positions)
@@ -148,42 +160,49 @@ class ProfileToPeft(Method):
         """Return Ψ(e_u), of the mean profile for who has none; with `design=client` Ψ itself."""
         if not self.at_server:
             return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
-        return self._adapter(state, self._profile_of(state, user))
+        return self._adapter(state, self._reads(state, profile_of(state, user)))
 
     def server_controls(self, state: Tensors, user: int) -> Mapping[str, Callable[[], Tensors]]:
         """Return what makes the adapter of a profile that is not the user's: a random one, the mean, another's."""
-        width = self._of(state).network.width
+        network = self._of(state).network
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "random profile", user))
-        random = torch.randn(width, generator=generator)
-        controls = {"random profile": random * width**0.5 / random.norm()}
-        if self.at_server:
-            known = sorted(int(name.removeprefix(PROFILE)) for name in state if name.startswith(PROFILE))
-            following = [other for other in known if other > user] or known
-            controls["mean profile"] = self._profile_of(state, None)
-            controls["another's profile"] = self._profile_of(state, following[0] if following else None)
-        return {name: partial(self._adapter, state, profile) for name, profile in controls.items()}
+        if not self.at_server:
+            random = torch.randn(network.width, generator=generator)
+            return {"random profile": partial(self._adapter, state, random * network.width**0.5 / random.norm())}
+        known = users_known(state)
+        following = [other for other in known if other > user] or known
+        profiles = {
+            "random profile": self._reads(state, random_profile(state, generator)),
+            "mean profile": self._reads(state, None),
+            "another's profile": self._reads(state, profile_of(state, following[0]) if following else None),
+        }
+        return {name: partial(self._adapter, state, profile) for name, profile in profiles.items()}
 
     def server_keeps(self, state: Tensors) -> Tensors:
-        """Return Ψ and the mean profile, with which newcomers of a later run are served."""
-        return {name: value for name, value in state.items() if name.startswith((NETWORK, _LAYOUT)) or name == MEAN}
+        """Return Ψ and what its input is made with, with which newcomers of a later run are served."""
+        return {
+            name: value
+            for name, value in state.items()
+            if name.startswith((NETWORK, _LAYOUT)) or name in (MEAN, SPREAD, COMPONENTS)
+        }
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the opening's, which keeps profiles, or a round's."""
         if not self.at_server:
             return TensorMean(state)
         if round_number == 0:
-            return Profiles(state, self._of(state).network.width)
-        expected = self._adapter(state, self._profile_of(state, None))
+            return Profiles(state, self._of(state).network.width, self.size.components)
+        expected = self._adapter(state, self._reads(state, None))
 
         built = self._of(state)
 
-        def profile_of(user: int) -> torch.Tensor:
-            return self._profile_of(state, user)
+        def read_of(user: int) -> torch.Tensor:
+            return self._reads(state, profile_of(state, user))
 
         def generate(weights: Tensors, profile: torch.Tensor) -> Tensors:
             return self._generate(built, weights, profile)
 
-        return PullThrough(state, profile_of, generate, self.output.trained, expected, self.optimizer)
+        return PullThrough(state, read_of, generate, self.output.trained, expected, self.optimizer)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Generated:
         """Attach the adapter that Ψ writes."""
@@ -281,10 +300,9 @@ class ProfileToPeft(Method):
         written = self.output.sent(self._generate(self._of(state), weights, profile))
         return {f"{_ADAPTER}.{name}": value.contiguous() for name, value in written.items()}
 
-    def _profile_of(self, state: Tensors, user: int | None) -> torch.Tensor:
-        mean = state.get(MEAN)
-        empty = torch.zeros(self._of(state).network.width) if mean is None else mean
-        return state.get(f"{PROFILE}{user}", empty)
+    def _reads(self, state: Tensors, profile: torch.Tensor | None) -> torch.Tensor:
+        network = self._of(state).network
+        return read(state, profile, network.width, network.components)
 
     def _own_profile(self, client: ClientTools) -> torch.Tensor:
         """Return e_u, with noise if it is to be sent."""

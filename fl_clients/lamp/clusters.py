@@ -18,14 +18,14 @@ _LEAST = 4
 def clusters(answers: Sequence[Sequence[str]], seed: int) -> list[list[int]]:
     """Cluster users by the words of their answers, the most unusual cluster first.
 
-    k-means of the words' counts, of length 1, with at most 10 clusters. Without answers: like the average user.
+    k-means of the words' counts, of length 1, with at most 10 clusters. Who has no answers is like the average.
 
     Args:
         answers: Each user's.
         seed: Decides the first centres.
 
     Returns:
-        The clusters' members, as indices of `answers`; those whose centres lie farther from the mean of all users first.
+        The clusters' members, as indices of `answers`; those whose centres lie farther from the mean of all first.
     """
     counts = np.array([_counted(texts) for texts in answers])
     lengths = np.linalg.norm(counts, axis=1, keepdims=True)

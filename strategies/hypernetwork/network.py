@@ -11,6 +11,9 @@ from torch import nn
 
 from configs.seeds import derive_seed
 
+SLOPE_RATE = 0.25
+"""See `Hypernetwork`."""
+
 
 @dataclass(frozen=True)
 class NetworkSize:
@@ -24,6 +27,8 @@ class NetworkSize:
     """Dropout rate of the trunk while it is trained."""
     depth_bias: bool = False
     """Heads have a bias for each depth; the source has one for all depths."""
+    components: int = 0
+    """Principal components of profiles that have slopes at every depth; not in the source."""
 
     def check(self) -> None:
         """Refuse sizes that do not work.
@@ -35,6 +40,8 @@ class NetworkSize:
             raise ValueError(f"settings.latent={self.latent}: expected a positive multiple of 4")
         if self.head < 1:
             raise ValueError(f"settings.head={self.head}: expected at least 1")
+        if self.components < 0:
+            raise ValueError(f"settings.components={self.components}: expected at least 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"settings.dropout={self.dropout}: expected at least 0 and below 1")
 
@@ -48,6 +55,10 @@ class Hypernetwork(nn.Module):
 
     With `depth_bias` (ours) what all users have in common is the bias, and a step of rate 1 along clients' changes
     moves it exactly as federated averaging would. With one bias for all depths, every depth would first get the same.
+
+    With `components` (ours) a row has a linear part as well, Vz, z being the components of the profile: uncorrelated,
+    with mean 0 and variance 1 over the collective users. A step of rate 1 moves it by SLOPE_RATE times Σ p_u Δ_u z_uᵀ,
+    the least squares regression of the changes Δ on z: a round has few clients for so many slopes.
     """
 
     def __init__(
@@ -56,7 +67,7 @@ class Hypernetwork(nn.Module):
         """Draw the initial weights from the seed.
 
         Args:
-            profile: Width of a profile's embedding.
+            profile: Width of a profile's embedding, without its components.
             depths: Number of places in the backbone's depth that get an adapter.
             starts: The initial adapter of each kind of module, flat; the length is what its head writes.
             size: ℓ and the rest.
@@ -85,16 +96,21 @@ class Hypernetwork(nn.Module):
         self.weights = nn.ParameterList(torch.zeros(len(start), size.head) for start in starts.values())
         rows = depths if size.depth_bias else 1
         self.biases = nn.ParameterList(start.repeat(rows, 1) for start in starts.values())
-        self.depths, self.width, self.head = depths, profile, size.head
+        self.slopes = nn.ParameterList(
+            torch.zeros(depths, len(start), size.components) for start in starts.values() if size.components
+        )
+        self.depths, self.head = depths, size.head
+        self.width, self.components = profile, size.components
 
     def forward(self, profile: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return, for each kind of module, its numbers at every depth, [depths, length].
 
         Args:
-            profile: The embedding, [profile].
+            profile: The embedding and then its components, [profile + components].
         """
         every = torch.arange(self.depths)
-        encoded = self.profile(profile).expand(self.depths, -1)
+        embedding, components = profile.split([self.width, self.components])
+        encoded = self.profile(embedding).expand(self.depths, -1)
         depth = self.depth(every)
         found = {}
         for number, (kind, weight, bias) in enumerate(zip(self.kinds, self.weights, self.biases, strict=True)):
@@ -104,6 +120,8 @@ class Hypernetwork(nn.Module):
                 x = x + block(x)
             # Scaled, so that a rate that suits the bias does not move the weights' part many times as far.
             found[kind] = self.last(x) / self.head**0.5 @ weight.T + bias
+            if self.components:
+                found[kind] = found[kind] + SLOPE_RATE**0.5 * self.slopes[number] @ components
         return found
 
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -13,8 +13,10 @@ from strategies.prompting.wording import WORDINGS, shown_items, spread_items
 
 WIDTHS = {"all-minilm-l6-v2": 384, "words": 384}
 """Width of the embedders that are not the backbone."""
-_COUNTED = ("movie_tagging", "news_categorization", "product_rating")
-"""Tasks whose answers are few, so that counting them says something."""
+_FEW = ("movie_tagging", "news_categorization", "product_rating")
+"""Tasks with few different answers, so that how often each was given says something."""
+_MENTIONS = 32
+"""Answers named in a profile of a longer history: more would not fit into a sentence embedder's window."""
 
 
 class ProfileSettings(NamedTuple):
@@ -24,8 +26,8 @@ class ProfileSettings(NamedTuple):
     """`backbone`, or a key of `WIDTHS`."""
     items: int
     """Items at equal distances over the history."""
-    statistics: bool
-    """How often each answer was given, for tasks with labels or ratings."""
+    contents: Literal["answers", "items", "both"]
+    """Answers without their texts, items, or both. Tasks whose answers are texts have only items."""
     summary_tokens: int
     """Maximum length of a summary that the backbone writes; 0: none."""
 
@@ -38,9 +40,11 @@ def profile_text(client: ClientTools, settings: ProfileSettings) -> str:
     """Return a user's profile, what is most telling first: an embedder may cut its end."""
     parts = []
     wording = WORDINGS[client.task]
-    if settings.statistics and client.task in _COUNTED:
-        parts.append(f"{wording.profile} {_counts(client.history)}.")
-    shown = shown_items(client.task, spread_items(client.history, settings.items)) if settings.items else ""
+    contents = settings.contents if client.task in _FEW else "items"
+    if contents != "items":
+        parts.append(f"{wording.profile} {_answers(client.history)}.")
+    items = spread_items(client.history, settings.items) if contents != "answers" else []
+    shown = shown_items(client.task, items) if items else ""
     if settings.summary_tokens:
         begun = f"{shown}\n\n{wording.preferences}"
         parts.append(f"{wording.preferences} {client.generate([begun], settings.summary_tokens)[0]}")
@@ -54,8 +58,10 @@ def profile_embedding(client: ClientTools, settings: ProfileSettings, width: int
     return client.embed([profile_text(client, settings)], settings.embedder)[0] * math.sqrt(width)
 
 
-def _counts(history: Sequence[TextPair]) -> str:
+def _answers(history: Sequence[TextPair]) -> str:
+    """Name every answer as often as it was given: an embedder reads "action (7)" and "action (1)" almost alike."""
     counted = Counter(pair.target for pair in history)
     # By number, then by name: no order of the history shows.
     ranked = sorted(counted.items(), key=lambda each: (-each[1], each[0]))
-    return ", ".join(f"{answer} ({count})" for answer, count in ranked)
+    share = min(1.0, _MENTIONS / len(history))
+    return ", ".join(answer for answer, count in ranked for _ in range(max(1, round(share * count))))

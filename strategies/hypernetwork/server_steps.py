@@ -1,4 +1,4 @@
-"""Aggregators of a hypernetwork that stays on the server: profiles come once, changes are pulled through the network.
+"""The server's step with a hypernetwork that stays there: clients' changes are pulled through the network.
 
 After pFedHN (Shamsian et al., ICML 2021): the vector-Jacobian product of the network with a client's change.
 """
@@ -10,36 +10,10 @@ import torch
 from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.method import Tensors
 
-PROFILE, MEAN, NETWORK, MEMORY = "server_profile.", "server_mean", "server_network.", "server_memory."
-SENT_PROFILE = "shared_profile"
+NETWORK, MEMORY = "server_network.", "server_memory."
 
 Generate = Callable[[Tensors, torch.Tensor], Tensors]
 """From the network's parameters by name and a profile to an adapter as trained, without prefix."""
-
-
-class Profiles:
-    """Keeps every user's profile. The mean is that of the first who came: newcomers do not change it."""
-
-    per_user = True
-
-    def __init__(self, state: Tensors, width: int) -> None:
-        """Start an opening, or a newcomers' introduction."""
-        self._state = dict(state)
-        self._came: list[torch.Tensor] = []
-        self.expected = {SENT_PROFILE: torch.zeros(width)}
-
-    def add(self, user: int, shared: Tensors, _num_examples: int) -> None:
-        """Keep one user's profile; zeros are no profile."""
-        profile = shared[SENT_PROFILE]
-        if profile.any():
-            self._state[f"{PROFILE}{user}"] = profile
-            self._came.append(profile)
-
-    def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the state, and how many profiles came."""
-        if MEAN not in self._state and self._came:
-            self._state[MEAN] = torch.stack(self._came).mean(dim=0)
-        return self._state, {"profiles": float(len(self._came))}
 
 
 class PullThrough:

@@ -1,10 +1,10 @@
-"""When a network is paid back, and users who are unlike the others."""
+"""When a network is paid back, and what a profile tells."""
 
-import numpy as np
 import pytest
+import torch
 
 from benchmarks.break_even import break_even
-from benchmarks.clusters import cluster, held_out
+from benchmarks.profile_contents import readable
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,10 @@ def test_the_network_is_paid_back_by_what_newcomers_save(newcomer: float, expect
     assert break_even(ours, theirs) == expected
 
 
-def test_a_small_cluster_far_from_the_others_is_held_out_whole() -> None:
-    random = np.random.default_rng(0)
-    centres = np.array([[0, 0], [0, 4], [4, 0], [30, 30]])
-    sizes = [12, 12, 12, 4]
-    vectors = np.concatenate(
-        [centre + 0.1 * random.normal(size=(size, 2)) for centre, size in zip(centres, sizes, strict=True)]
-    )
-    labels = cluster(vectors)
-    assert len(set(labels.tolist())) == 4
-    assert held_out(vectors, labels, 6).nonzero()[0].tolist() == [36, 37, 38, 39]
-    assert held_out(vectors, labels, 3).sum() == 0
+def test_a_taste_that_profiles_tell_is_read_on_others_and_noise_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    profiles = torch.randn(300, 6, generator=generator)
+    worths = (profiles @ torch.randn(6, 4, generator=generator)).double()
+    assert readable(profiles, worths, 200, 6) > 0.99
+    noise = torch.randn(300, 4, generator=generator).double()
+    assert readable(profiles, noise, 200, 6) < 0.02

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from strategies.hypernetwork.network import Hypernetwork, NetworkSize
+from strategies.hypernetwork.network import SLOPE_RATE, Hypernetwork, NetworkSize
 
 SMALL = NetworkSize(latent=8, head=6, dropout=0.0)
 START = {"q": torch.arange(5.0), "v": -torch.arange(3.0)}
@@ -27,6 +27,14 @@ def test_everybody_begins_with_the_usual_adapter_at_every_depth() -> None:
         rows = network(profile)
         assert {kind: row.shape for kind, row in rows.items()} == {"q": (3, 5), "v": (3, 3)}
         assert all(torch.equal(row, START[kind].expand_as(row)) for kind, row in rows.items())
+
+
+def test_components_come_after_the_embedding_and_act_through_slopes_of_each_depth() -> None:
+    network = Hypernetwork(2, 3, {"q": torch.zeros(1)}, NetworkSize(8, 6, 0.0, True, components=1), 0).eval()
+    with torch.no_grad():
+        network.slopes[0].copy_(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1))
+    rows = network(torch.tensor([0.7, -0.3, 10.0]))["q"].flatten()
+    torch.testing.assert_close(rows, SLOPE_RATE**0.5 * torch.tensor([10.0, 20.0, 30.0]))
 
 
 def test_only_heads_learn_in_the_first_step_and_everything_afterwards() -> None:
@@ -68,6 +76,7 @@ def test_weights_come_from_the_seed_and_leave_the_global_generator_alone() -> No
     [
         (NetworkSize(6, 4, 0.0), "settings.latent=6: expected a positive multiple of 4"),
         (NetworkSize(8, 0, 0.0), "settings.head=0: expected at least 1"),
+        (NetworkSize(8, 4, 0.0, components=-1), "settings.components=-1: expected at least 0"),
         (NetworkSize(8, 4, 1.0), "settings.dropout=1.0: expected at least 0 and below 1"),
     ],
 )

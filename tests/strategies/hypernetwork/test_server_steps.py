@@ -5,8 +5,18 @@ import torch
 from torch.func import functional_call
 
 from strategies.aggregation.optimizers import ServerOptimizer
-from strategies.hypernetwork.network import Hypernetwork, NetworkSize
-from strategies.hypernetwork.server_steps import MEAN, NETWORK, PROFILE, SENT_PROFILE, Profiles, PullThrough
+from strategies.hypernetwork.network import SLOPE_RATE, Hypernetwork, NetworkSize
+from strategies.hypernetwork.server_profiles import (
+    COMPONENTS,
+    MEAN,
+    PROFILE,
+    SENT_PROFILE,
+    SPREAD,
+    Profiles,
+    read,
+    whitening,
+)
+from strategies.hypernetwork.server_steps import NETWORK, PullThrough
 from strategies.method import Tensors
 
 WIDTH, LENGTH = 4, 6
@@ -74,14 +84,74 @@ def test_without_a_reply_there_is_no_step() -> None:
         step.result()
 
 
+def test_a_step_of_rate_1_moves_slopes_by_the_regression_of_changes_on_components() -> None:
+    users, count = 40, 3
+    generator = torch.Generator().manual_seed(2)
+    apart = torch.randn(users, WIDTH, generator=generator)
+    apart = apart - apart.mean(dim=0)
+    z = apart @ whitening(apart, count).T
+    changes = torch.randn(users, 2 * LENGTH, generator=generator)
+    size = NetworkSize(8, 5, 0.0, depth_bias=True, components=count)
+    built = Hypernetwork(WIDTH, 2, {"x": torch.zeros(LENGTH)}, size, 0).eval()
+    state = {f"{NETWORK}{name}": value.clone() for name, value in built.state_dict().items()}
+
+    def write(weights: Tensors, profile: torch.Tensor) -> Tensors:
+        return {"x": functional_call(built, weights, (profile,))["x"]}
+
+    inputs = torch.cat([apart, z], dim=1)
+    step = PullThrough(state, inputs.__getitem__, write, dict, {}, ServerOptimizer("momentum", 1.0, 0.0))
+    for user in range(users):
+        step.add(user, {"shared_adapter.x": changes[user].view(2, LENGTH)}, 1)
+    after, _ = step.result()
+    fitted = torch.linalg.lstsq(torch.cat([torch.ones(users, 1), z], dim=1), changes).solution
+    torch.testing.assert_close(after[f"{NETWORK}biases.0"].flatten(), fitted[0])
+    # Slopes are multiplied by √SLOPE_RATE where they act.
+    slopes = SLOPE_RATE**0.5 * after[f"{NETWORK}slopes.0"].view(2 * LENGTH, count)
+    torch.testing.assert_close(slopes, SLOPE_RATE * fitted[1:].T, atol=1e-5, rtol=1e-4)
+
+
+def test_components_are_uncorrelated_with_variance_1_and_where_nothing_differs_0() -> None:
+    generator = torch.Generator().manual_seed(0)
+    profiles = torch.randn(50, 2, generator=generator) @ torch.tensor([[3.0, 0.0, 1.0], [0.0, 0.1, 0.0]])
+    apart = profiles - profiles.mean(dim=0)
+    found = whitening(apart, 3)
+    z = apart @ found.T
+    expected = torch.diag(torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(z.T @ z / 50, expected, atol=1e-5, rtol=0)
+    # The direction in which they differ most comes first; its largest number is positive.
+    assert found[0].abs().argmax() == 0
+    assert found[0, 0] > 0
+    assert not found[2].any()
+
+
+def test_what_the_network_reads_is_0_for_the_mean_and_never_far_beyond_the_collective_users() -> None:
+    opening = Profiles({}, 2, 1)
+    for user, profile in enumerate(([1.0, 0.0], [3.0, 0.0])):
+        opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
+    state, _ = opening.result()
+    # Mean (2, 0), deviations ±1 in one of two numbers: spread √½, one component.
+    assert float(state[SPREAD]) == pytest.approx(0.5**0.5)
+    assert state[COMPONENTS].tolist() == [[1.0, 0.0]]
+    assert read(state, None, 2, 1).tolist() == [0.0, 0.0, 0.0]
+    assert read(state, torch.tensor([2.5, 1.0]), 2, 1).tolist() == pytest.approx([0.5**0.5, 2**0.5, 0.5])
+    assert float(read(state, torch.tensor([90.0, 0.0]), 2, 1)[2]) == pytest.approx(2.0)
+
+
+def test_profiles_that_are_all_alike_are_read_as_0() -> None:
+    opening = Profiles({}, 2, 1)
+    opening.add(0, {SENT_PROFILE: torch.tensor([1.0, 5.0])}, 1)
+    state, _ = opening.result()
+    assert read(state, torch.tensor([1.0, 5.0]), 2, 1).tolist() == [0.0, 0.0, 0.0]
+
+
 def test_the_mean_is_that_of_the_opening_whoever_comes_later() -> None:
-    opening = Profiles({}, 2)
+    opening = Profiles({}, 2, 0)
     for user, profile in enumerate(([1.0, 0.0], [0.0, 3.0], [0.0, 0.0])):
         opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
     state, figures = opening.result()
     assert state[MEAN].tolist() == [0.5, 1.5]
     assert figures == {"profiles": 2.0}
-    later = Profiles(state, 2)
+    later = Profiles(state, 2, 0)
     later.add(7, {SENT_PROFILE: torch.tensor([8.0, 8.0])}, 1)
     state, _ = later.result()
     assert state[MEAN].tolist() == [0.5, 1.5]
