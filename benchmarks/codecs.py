@@ -41,7 +41,7 @@ def message(method: Method, shared: Tensors, codec_name: str, repeats: int) -> d
     generator = torch.Generator().manual_seed(0)
     after = {name: value + 1e-3 * torch.randn(value.shape, generator=generator) for name, value in shared.items()}
     blob = reference.write_change(codec, method.to_wire(after), 0)
-    received, copies = {change_name(2): blob}, Copies.of(EXACT, {})
+    received, copies = {change_name(2): blob}, Copies(find_codec(EXACT), {})
     return {
         "bytes": len(blob),
         "write_s": seconds(lambda: reference.write_change(codec, method.to_wire(after), 0), repeats),

@@ -21,8 +21,8 @@ class WireConfig(Group):
     """To the clients. With a codec a client gets the changes it has missed, or a copy if that is less; all clients know
     the initial values from the seed."""
     copy_as: Literal["fp32", "fp16", "bf16", "int8", "int4", "drive"] = "fp32"
-    """How a copy is written, which newcomers get as well: `fp32` is exact, the others code the difference from the
-    initial values."""
+    """How copies are written, for newcomers and for clients that missed rounds: `fp32` is exact, the others code the
+    difference from the initial values. Retries and `start_from` always take exact ones."""
     down_of: Literal["changes", "values"] = "changes"
     """What the codec writes for clients. `values`: the tensors themselves, for all clients alike; what it leaves out is
     0 for them, as in FLASC (arXiv 2406.05233)."""
@@ -37,6 +37,9 @@ class WireConfig(Group):
             raise ValueError("down_of='values' needs a codec for clients (down)")
         if self.copy_as != "fp32" and (self.down == "raw" or self.down_of == "values"):
             raise ValueError(f"copy_as='{self.copy_as}' needs a codec for changes (down)")
+        if self.copy_as != "fp32" and self.up == "raw":
+            # The server would take the copy's error for something that the client has learned.
+            raise ValueError(f"copy_as='{self.copy_as}' needs clients that send changes (up)")
         if not (self.up.startswith(("top-k", "ternary")) or self.up == "sign"):
             for key, value in (("error_decay", self.error_decay), ("feedback", self.feedback)):
                 if value != type(self).model_fields[key].default:

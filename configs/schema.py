@@ -191,6 +191,8 @@ class RunConfig(_Group):
             self._check_secure()
         if self.keep == "best" and not self.users.held_out:
             raise ValueError("keep='best' needs users.held_out, the collective users who judge")
+        if self.keep == "best" and self.wire.copy_as != "fp32":
+            raise ValueError("keep='best' serves the tensors that were judged, which needs wire.copy_as='fp32'")
         if self.keep == "best" and self.start_from:
             raise ValueError("keep='best' chooses a round of stage 1, which start_from skips")
         return self

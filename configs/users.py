@@ -80,6 +80,9 @@ class UsersConfig(Group):
             raise ValueError("exchange_histories needs at least two target users")
         if self.select == "apart" and self.overlap:
             raise ValueError("overlap=true makes collective users of targets, which select='apart' keeps apart")
+        if self.select == "apart" and self.source == "synthetic" and (self.group or self.reserved):
+            # They are drawn, and so clustered, anew for every number of users.
+            raise ValueError("with select='apart', group and reserved need the users of a folder")
         if self.select == "listed" and (self.group or self.reserved):
             raise ValueError("group and reserved apply to drawn users, not to select='listed'")
         for key, ids, count in (

@@ -6,7 +6,18 @@ import torch
 
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
-from strategies.codecs import Copies, Layout, Reference, change_name, codecs_of, minus, plus, read_blob, write_blob
+from strategies.codecs import (
+    Copies,
+    Layout,
+    Reference,
+    change_name,
+    codecs_of,
+    find_codec,
+    minus,
+    plus,
+    read_blob,
+    write_blob,
+)
 from strategies.method import BackboneShape, Method, Tensors, travelling
 from strategies.wire import Payload
 
@@ -86,7 +97,7 @@ class ClientCoding:
 
     @cached_property
     def _copies(self) -> Copies:
-        return Copies.of(self._config.wire.copy_as, self._start)
+        return Copies(find_codec(self._config.wire.copy_as), self._start)
 
     @cached_property
     def _start(self) -> Tensors:

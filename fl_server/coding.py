@@ -16,6 +16,7 @@ from strategies.codecs import (
     change_name,
     codecs_of,
     copy_name,
+    find_codec,
     minus,
     plus,
     read_blob,
@@ -25,19 +26,6 @@ from strategies.method import Method, Tensors, travelling
 from strategies.wire import Payload
 
 _REFERENCE, _CHANGE, _VERSION, _START = "wire.reference.", "wire.change.", "wire.version", "wire.start."
-
-
-def copies_start(config: RunConfig, method: Method, initial: Tensors) -> Tensors:
-    """Return what a checkpoint needs from the beginning, if copies are not exact.
-
-    Args:
-        config: The run's.
-        method: The run's.
-        initial: The method's initial tensors, which clients know from the seed.
-    """
-    if config.wire.copy_as == EXACT:
-        return {}
-    return {f"{_START}{name}": value.clone() for name, value in method.to_wire(travelling(initial)).items()}
 
 
 class ServerCoding:
@@ -63,7 +51,8 @@ class ServerCoding:
         if self._down is not None and not held:
             self._reference = replace(self._reference, tensors=method.to_wire(travelling(checkpoint)))
         start = {name.removeprefix(_START): v for name, v in checkpoint.items() if name.startswith(_START)}
-        self._copies = Copies.of(config.wire.copy_as, start)
+        self._copies = Copies(find_codec(config.wire.copy_as), start or self._reference.tensors)
+        self._copy: tuple[int, bytes] | None = None
         changes = {name.removeprefix(_CHANGE): v for name, v in checkpoint.items() if name.startswith(_CHANGE)}
         self._changes = {int(version): value.numpy().tobytes() for version, value in changes.items()}
 
@@ -94,7 +83,7 @@ class ServerCoding:
             ) from None
         self._changes[version] = blob
         # Whoever lacks changes that together are longer than a copy gets a copy.
-        while sum(map(len, self._changes.values())) > len(self._copy()):
+        while len(self._changes) > 1 and sum(map(len, self._changes.values())) > len(self._written_copy()):
             del self._changes[min(self._changes)]
 
     def begin_anew(self, state: Tensors) -> None:
@@ -120,7 +109,7 @@ class ServerCoding:
         missing = self._missing(last_turn)
         if not whole and missing is not None:
             return Payload({}, blobs={change_name(number): self._changes[number] for number in missing})
-        return Payload({}, blobs={copy_name(version): self._copy()})
+        return Payload({}, blobs={copy_name(version): self._written_copy(exact=whole)})
 
     def newcomers_tensors(self, state: Tensors) -> Tensors:
         """Return the tensors that a newcomer has after decoding."""
@@ -129,7 +118,7 @@ class ServerCoding:
         reference = self._reference
         if self._of_values or self._missing(0) is not None:
             return self._method.from_wire(reference.tensors)
-        return self._method.from_wire(self._copies.read(reference.layout, self._copy(), reference.version))
+        return self._method.from_wire(self._copies.read(reference.layout, self._written_copy(), reference.version))
 
     def as_sent(self, state: Tensors) -> Tensors:
         """Return the state with the shared tensors that clients decode."""
@@ -165,7 +154,8 @@ class ServerCoding:
         }
         # A checkpoint's tensors may not share memory with the state's.
         held = {f"{_REFERENCE}{name}": value.clone() for name, value in self._reference.tensors.items()}
-        held |= {f"{_START}{name}": value.clone() for name, value in self._copies.start.items()}
+        if self._copies.codec.name != EXACT:
+            held |= {f"{_START}{name}": value.clone() for name, value in self._copies.start.items()}
         return changes | held | {_VERSION: torch.tensor(self._reference.version)}
 
     def _plain(self, state: Tensors, user: int | None) -> Tensors:
@@ -178,9 +168,15 @@ class ServerCoding:
         missing = range(max(last_turn, self._first) + 1, self._reference.version + 1)
         return missing if all(number in self._changes for number in missing) else None
 
-    def _copy(self) -> bytes:
+    def _written_copy(self, exact: bool = False) -> bytes:
+        """Return a copy of this version; exact ones, and those of another run's tensors, have no error."""
         version = self._reference.version
-        return self._copies.write(self._reference, derive_seed(self._seed, "wire", "copy", version))
+        if exact or self._starts_elsewhere:
+            return self._copies.write(self._reference, 0, exact=True)
+        if self._copy is None or self._copy[0] != version:
+            seed = derive_seed(self._seed, "wire", "copy", version)
+            self._copy = version, self._copies.write(self._reference, seed)
+        return self._copy[1]
 
     def _change(self, reply: ClientReply, layout: Layout, version: int) -> Tensors:
         if self._up is not None:

@@ -71,6 +71,7 @@ class ProfileToPeft(Method):
         latent: int,
         head: int,
         dropout: float,
+        depth_bias: bool,
         components: int,
         embedder: str,
         items: int,
@@ -99,7 +100,8 @@ class ProfileToPeft(Method):
             latent: ℓ.
             head: Width of what Ψ's heads read.
             dropout: Of Ψ, in `design=client`; the server's network is never trained with noise.
-            components: Principal components of profiles with slopes; with 0, biases are the source's.
+            depth_bias: Heads have a bias for each depth.
+            components: Principal components of profiles that have slopes, in `design=server`.
             embedder: See `ProfileSettings`; likewise `items`, `contents`, `summary_tokens`.
             items: Items in a profile.
             contents: What a profile shows of the history.
@@ -123,10 +125,12 @@ class ProfileToPeft(Method):
             ValueError: A setting is invalid for every backbone.
         """
         self.at_server = design == "server"
+        check_at_least(0, items=items, summary_tokens=summary_tokens, noise=noise, components=components)
         # Only a server has the collective users' profiles.
-        self.size = NetworkSize(latent, head, dropout, components > 0, components if self.at_server else 0)
+        self.size = NetworkSize(latent, head, dropout, depth_bias, components if self.at_server else 0)
         self.size.check()
-        check_at_least(0, items=items, summary_tokens=summary_tokens, noise=noise)
+        if not items and (contents == "items" or summary_tokens):
+            raise ValueError("settings.items=0: a profile of items, or a summary, needs some")
         check_outer_step(outer_lr, outer_momentum)
         if noise and not self.at_server:
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
@@ -169,13 +173,13 @@ class ProfileToPeft(Method):
         if not self.at_server:
             random = torch.randn(network.width, generator=generator)
             return {"random profile": partial(self._adapter, state, random * network.width**0.5 / random.norm())}
-        known = users_known(state)
-        following = [other for other in known if other > user] or known
         profiles = {
             "random profile": self._reads(state, random_profile(state, generator)),
             "mean profile": self._reads(state, None),
-            "another's profile": self._reads(state, profile_of(state, following[0]) if following else None),
         }
+        if others := [other for other in users_known(state) if other != user]:
+            following = next((other for other in others if other > user), others[0])
+            profiles["another's profile"] = self._reads(state, profile_of(state, following))
         return {name: partial(self._adapter, state, profile) for name, profile in profiles.items()}
 
     def server_keeps(self, state: Tensors) -> Tensors:
@@ -193,7 +197,6 @@ class ProfileToPeft(Method):
         if round_number == 0:
             return Profiles(state, self._of(state).network.width, self.size.components)
         expected = self._adapter(state, self._reads(state, None))
-
         built = self._of(state)
 
         def read_of(user: int) -> torch.Tensor:

@@ -77,6 +77,8 @@ def choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         collective = [user_id for user_id in collective if user_id not in untrainable]
         if wanted.group:
             group = f" in users.group={wanted.group}, of {len(collective)} for all groups"
+        if alike:
+            group += f" outside the clusters of users.target={wanted.target} (users.select=apart)"
         collective = collective[wanted.group * wanted.collective :][: wanted.collective]
     for key, have, want, where in (
         ("users.target", len(targets), wanted.target, ""),
@@ -106,9 +108,10 @@ def _most_unusual(shuffled: list[_Candidate], source: Source, config: RunConfig)
     for members in clusters(list(answers.values()), derive_seed(config.seed, "users", "clusters")):
         if len(targets) >= needed:
             break
-        own = {ids[member] for member in members}
-        alike |= own
-        targets += [shuffled[place] for place in sorted(places[user] for user in own if user in places)]
+        cluster = {ids[member] for member in members}
+        if found := sorted(places[user] for user in cluster if user in places):
+            alike |= cluster
+            targets += [shuffled[place] for place in found]
     return targets, alike
 
 

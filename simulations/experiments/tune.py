@@ -165,7 +165,7 @@ def _check(config: RunConfig, overrides: Sequence[str], held_out: int) -> None:
         if override.partition("=")[0].strip() in ("local.lr", "personal.lr"):
             raise InputError(f"{override}: tune searches this rate")
     if config.users.select == "listed":
-        raise InputError("users.select='listed': tune draws the held-out users itself; use random or paper")
+        raise InputError("users.select='listed': tune draws the held-out users itself; use random, paper or apart")
     most = config.users.collective - 1
     if not 0 < held_out <= most:
         raise InputError(f"expected 1 to {most} of the collective users", field="held_out", value=held_out)

@@ -21,7 +21,6 @@ from configs.schema import RunConfig
 from fl_clients.backbone.builtin import EMBEDDERS, fetch
 from fl_clients.backbone.load import backbone_digest, read_shape
 from fl_clients.lamp.select_users import UserTable, build_table
-from fl_server.coding import copies_start
 from fl_server.record.checkpoint import Checkpoint, save_checkpoint
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, read_run, write_run
@@ -69,7 +68,7 @@ def new_record(
     requested, config = config, resolve(config)
     if (embedder := getattr(method, "embedder", "backbone")) in EMBEDDERS:
         fetch(embedder)
-    state = initial = method.server_init(shape)
+    state = method.server_init(shape)
     shared = method.server_send(state, None)
     if config.start_from:
         state = shared = load_shared(Path(config.start_from), method, config)
@@ -85,7 +84,7 @@ def new_record(
         save_file(shared, folder / "shared.safetensors")
         paths = [str(Path(path).resolve()) for path in import_path]
         begun = Checkpoint(import_path=paths, started_in=str(Path.cwd()), exchange=exchange_keys(config))
-        save_checkpoint(folder, begun, state | copies_start(config, method, initial))
+        save_checkpoint(folder, begun, state)
         if requested.activations_mb and not config.activations_mb:
             text = f"{cache_dir()} is not writable: hidden states are recomputed each time"
             append_line(folder / "events.jsonl", {"event": "note", "text": text})

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from strategies.codecs.blob import Layout, MalformedBlob, read_blob, write_blob
+from strategies.codecs.blob import Layout, MalformedBlob, blob_header, read_blob, write_blob
 from strategies.codecs.codec import Codec, find_codec
 from strategies.method import Method, Tensors
 
@@ -14,30 +14,29 @@ _CHANGE, _COPY, _VALUES = "shared_change", "shared_copy", "shared_values"
 
 @dataclass(frozen=True)
 class Copies:
-    """How all values are written for a client that has missed too much, or everything."""
+    """How all values are written for a client that has missed too much, or everything: exactly, or coded."""
 
     codec: Codec
+    """Of the difference from the initial values; with `EXACT`, the values themselves are written."""
     start: Tensors
-    """The initial values, in wire form: their difference is coded. Empty: the values are, exactly."""
+    """The initial values, in wire form."""
 
-    @classmethod
-    def of(cls, codec: str, start: Tensors) -> "Copies":
-        """Return those that a config names."""
-        return cls(find_codec(codec), {} if codec == EXACT else start)
-
-    def write(self, reference: "Reference", seed: int) -> bytes:
-        """Return all values of a version."""
-        values = minus(reference.tensors, self.start) if self.start else reference.tensors
-        return write_blob(self.codec, reference.layout, values, reference.version, seed)
+    def write(self, reference: "Reference", seed: int, exact: bool = False) -> bytes:
+        """Return all values of a version, which the codec's name in the blob's header tells to be exact or not."""
+        if exact or self.codec.name == EXACT:
+            return write_blob(find_codec(EXACT), reference.layout, reference.tensors, reference.version, 0)
+        change = minus(reference.tensors, self.start)
+        return write_blob(self.codec, reference.layout, change, reference.version, seed)
 
     def read(self, layout: Layout, blob: bytes, version: int) -> Tensors:
-        """Return the values, which those who got a copy have: not quite the server's, unless it is exact.
+        """Return the values that who got a copy has: not quite the server's, unless it is exact.
 
         Raises:
             MalformedBlob: The blob cannot be read.
         """
-        values = read_blob(self.codec, layout, blob, version)
-        return plus(self.start, values) if self.start else values
+        if blob_header(blob)[0] == EXACT:
+            return read_blob(find_codec(EXACT), layout, blob, version)
+        return plus(self.start, read_blob(self.codec, layout, blob, version))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from configs.seeds import derive_seed
 
-SLOPE_RATE = 0.25
+SLOPE_RATE = 0.125
 """See `Hypernetwork`."""
 
 
@@ -40,8 +40,6 @@ class NetworkSize:
             raise ValueError(f"settings.latent={self.latent}: expected a positive multiple of 4")
         if self.head < 1:
             raise ValueError(f"settings.head={self.head}: expected at least 1")
-        if self.components < 0:
-            raise ValueError(f"settings.components={self.components}: expected at least 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"settings.dropout={self.dropout}: expected at least 0 and below 1")
 
@@ -57,8 +55,9 @@ class Hypernetwork(nn.Module):
     moves it exactly as federated averaging would. With one bias for all depths, every depth would first get the same.
 
     With `components` (ours) a row has a linear part as well, Vz, z being the components of the profile: uncorrelated,
-    with mean 0 and variance 1 over the collective users. A step of rate 1 moves it by SLOPE_RATE times Σ p_u Δ_u z_uᵀ,
-    the least squares regression of the changes Δ on z: a round has few clients for so many slopes.
+    with mean 0 and variance 1 over the collective users. A step of rate 1 moves it by SLOPE_RATE times Σ p_u Δ_u z_uᵀ.
+    Over all collective users alike this is the least squares regression of the changes Δ on z; a round has few of them
+    for so many slopes.
     """
 
     def __init__(

@@ -43,12 +43,13 @@ def profile_text(client: ClientTools, settings: ProfileSettings) -> str:
     contents = settings.contents if client.task in _FEW else "items"
     if contents != "items":
         parts.append(f"{wording.profile} {_answers(client.history)}.")
-    items = spread_items(client.history, settings.items) if contents != "answers" else []
-    shown = shown_items(client.task, items) if items else ""
+    items = shown_items(client.task, spread_items(client.history, settings.items)) if settings.items else ""
     if settings.summary_tokens:
-        begun = f"{shown}\n\n{wording.preferences}"
+        begun = f"{items}\n\n{wording.preferences}"
         parts.append(f"{wording.preferences} {client.generate([begun], settings.summary_tokens)[0]}")
-    return "\n".join([*parts, shown]).strip()
+    if contents != "answers":
+        parts.append(items)
+    return "\n".join(parts).strip()
 
 
 def profile_embedding(client: ClientTools, settings: ProfileSettings, width: int) -> torch.Tensor:

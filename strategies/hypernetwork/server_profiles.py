@@ -1,5 +1,6 @@
 """The profiles that a server keeps of its users, and what the network reads of one."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -8,6 +9,10 @@ from strategies.method import Tensors
 
 PROFILE, MEAN, SPREAD, COMPONENTS = "server_profile.", "server_mean", "server_spread", "server_components"
 SENT_PROFILE = "shared_profile"
+_ROUNDING = 1e-4
+"""Relative differences below this are those of rounding."""
+_PROFILES_EACH = 4
+"""Profiles for each component, at least."""
 
 
 class Profiles:
@@ -18,7 +23,7 @@ class Profiles:
     def __init__(self, state: Tensors, width: int, components: int) -> None:
         """Start an opening, or a newcomers' introduction."""
         self._state, self._components = dict(state), components
-        self._came: list[torch.Tensor] = []
+        self._profiles: list[torch.Tensor] = []
         self.expected = {SENT_PROFILE: torch.zeros(width)}
 
     def add(self, user: int, shared: Tensors, _num_examples: int) -> None:
@@ -26,25 +31,27 @@ class Profiles:
         profile = shared[SENT_PROFILE]
         if profile.any():
             self._state[f"{PROFILE}{user}"] = profile
-            self._came.append(profile)
+            self._profiles.append(profile)
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the state, and how many profiles came."""
-        if MEAN not in self._state and self._came:
-            came = torch.stack(self._came)
-            self._state[MEAN] = came.mean(dim=0)
-            apart = came - self._state[MEAN]
-            spread = apart.square().mean().sqrt()
-            self._state[SPREAD] = spread if spread > 0 else torch.ones(())
-            self._state[COMPONENTS] = whitening(apart, self._components)
-        return self._state, {"profiles": float(len(self._came))}
+        """Return the state, and how many profiles were sent."""
+        if MEAN not in self._state:
+            width = self.expected[SENT_PROFILE].numel()
+            profiles = torch.stack(self._profiles) if self._profiles else torch.zeros(1, width)
+            apart = profiles - profiles.mean(dim=0)
+            differ = float(apart.norm()) > _ROUNDING * float(profiles.norm())
+            self._state[MEAN] = profiles.mean(dim=0)
+            # Where no two profiles differ, nothing has been learned from how they do: everybody is read as the mean.
+            self._state[SPREAD] = apart.square().mean().sqrt() if differ else torch.tensor(math.inf)
+            self._state[COMPONENTS] = whitening(apart if differ else torch.zeros(1, width), self._components)
+        return self._state, {"profiles": float(len(self._profiles))}
 
 
 def whitening(apart: torch.Tensor, count: int) -> torch.Tensor:
     """Return C, with which Cx has mean 0 and covariance I over profiles x without their mean, [count, width].
 
-    Its rows are the directions in which profiles differ most, by their standard deviations; those in which they do not
-    differ are zeros.
+    Its rows are the directions in which profiles differ most, by their standard deviations: at most one for every four
+    profiles, since other people's profiles lie far out along directions that were fitted to few. The rest are zeros.
 
     Args:
         apart: Profiles without their mean, [profiles, width].
@@ -52,20 +59,20 @@ def whitening(apart: torch.Tensor, count: int) -> torch.Tensor:
     """
     _, values, directions = torch.linalg.svd(apart, full_matrices=False)
     deviations = values / len(apart) ** 0.5
-    kept = min(count, int((deviations > 1e-3 * deviations[0]).sum()))
+    kept = min(count, len(apart) // _PROFILES_EACH, int((deviations > _ROUNDING * deviations[0]).sum()))
     # A singular vector's sign is the library's choice.
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
-    found = torch.zeros(count, apart.shape[1])
-    found[:kept] = (directions * largest.sign() / deviations[:, None])[:kept]
-    return found
+    rows = torch.zeros(count, apart.shape[1])
+    rows[:kept] = (directions * largest.sign() / deviations[:, None])[:kept]
+    return rows
 
 
 def read(state: Tensors, profile: torch.Tensor | None, width: int, components: int) -> torch.Tensor:
     """Return what the network reads: (e − mean) / spread and z = C(e − mean), zeros for no profile.
 
     Embeddings of profiles are much alike (their cosine is 0.6 to 0.9): without their mean, what one user changes would
-    be every other user's as well. z is no longer than twice what is usual, so that a profile unlike all others is not
-    extrapolated to.
+    be every other user's as well. z is at most twice as long as √(rows of C), which collective users have on average,
+    so that a profile unlike all others is not extrapolated to.
 
     Args:
         state: The server's tensors.
@@ -75,9 +82,9 @@ def read(state: Tensors, profile: torch.Tensor | None, width: int, components: i
     """
     if profile is None:
         return torch.zeros(width + components)
-    apart = profile - state[MEAN]
-    z = state[COMPONENTS] @ apart
-    longest = 2 * components**0.5
+    apart, C = profile - state[MEAN], state[COMPONENTS]
+    z = C @ apart
+    longest = 2 * float(C.any(dim=1).sum()) ** 0.5
     return torch.cat([apart / state[SPREAD], z * min(1.0, longest / max(float(z.norm()), 1e-12))])
 
 
@@ -91,10 +98,13 @@ def users_known(state: Tensors) -> list[int]:
     return sorted(int(name.removeprefix(PROFILE)) for name in state if name.startswith(PROFILE))
 
 
-def random_profile(state: Tensors, generator: torch.Generator) -> torch.Tensor | None:
-    """Draw one with the mean and the covariance of users' profiles: that of a person who does not exist."""
-    if not (known := users_known(state)):
-        return None
-    apart = torch.stack([state[f"{PROFILE}{user}"] for user in known]) - state[MEAN]
-    weights = torch.randn(len(known), generator=generator) / len(known) ** 0.5
-    return torch.add(state[MEAN], weights @ apart)
+def random_profile(state: Tensors, generator: torch.Generator) -> torch.Tensor:
+    """Draw one with the collective users' mean and components of their variance: a person who does not exist.
+
+    Without components, a random direction as far from the mean as collective users are.
+    """
+    C, mean = state[COMPONENTS], state[MEAN]
+    if C.any():
+        return torch.add(mean, torch.linalg.pinv(C) @ torch.randn(len(C), generator=generator))
+    spread = float(state[SPREAD])
+    return mean + (spread if math.isfinite(spread) else 0.0) * torch.randn(len(mean), generator=generator)

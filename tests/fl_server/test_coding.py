@@ -9,7 +9,7 @@ from configs.errors import RunFailed
 from configs.exchange import ServerConfig
 from configs.schema import RunConfig
 from fl_clients.coding import LEFT_OUT, ClientCoding
-from fl_server.coding import ServerCoding, copies_start
+from fl_server.coding import ServerCoding
 from fl_server.record.reply import ClientReply
 from fl_server.server_step import ServerStep
 from strategies.codecs import change_name, copy_name
@@ -47,13 +47,9 @@ def reply(user: int, payload: Payload) -> ClientReply:
     return ClientReply(user, payload.tensors, REPORT, {}, blobs=payload.blobs)
 
 
-def _begun(settings: RunConfig) -> Tensors:
-    return START | copies_start(settings, METHOD, START)
-
-
 def exchange(settings: RunConfig, rounds: int, cohorts: list[list[int]]) -> tuple[ServerCoding, Tensors, list[Payload]]:
     """Run rounds in which every client of a cohort moves and the server takes the mean in wire form."""
-    server, client = ServerCoding(settings, METHOD, _begun(settings)), ClientCoding(settings, METHOD, SHAPE)
+    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
     state, stores, turns, sent = START, dict[int, Tensors](), dict[int, int](), []
     for number in range(1, rounds + 1):
         server.advance(number, state)
@@ -140,7 +136,7 @@ def test_a_coded_copy_is_short_and_newcomers_hold_what_the_server_says() -> None
 
 def test_a_client_with_a_coded_copy_goes_on_from_what_it_holds() -> None:
     settings = config(up="fp32", down="int4", copy_as="int4")
-    server, client = ServerCoding(settings, METHOD, _begun(settings)), ClientCoding(settings, METHOD, SHAPE)
+    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
     for version in (2, 3):
         server.advance(version, trained(START, version))
     shared, held = client.receive(server.payload(START, 0), {})
@@ -156,6 +152,23 @@ def test_a_client_with_a_coded_copy_goes_on_from_what_it_holds() -> None:
     base = METHOD.to_wire(START)
     wanted = METHOD.from_wire({name: base[name] + value for name, value in change.items()})
     assert distance(server.decoded(reply(0, answer), START, 4).shared, wanted) < 1e-4
+
+
+def test_a_retry_takes_an_exact_copy_so_that_it_changes_nothing() -> None:
+    settings = config(up="int4", down="int4", copy_as="int4")
+    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
+    server.advance(2, trained(START, 2))
+    first, _ = client.receive(server.payload(START, 0, 1), {})
+    again, _ = client.receive(server.payload(START, 0, 1, whole=True), {})
+    assert distance(first, again) < 1e-5
+
+
+def test_the_latest_change_is_sent_even_if_a_copy_is_shorter() -> None:
+    server = ServerCoding(config(up="int8", down="int8", copy_as="int4"), METHOD, START)
+    for version in (2, 3):
+        server.advance(version, trained(START, version))
+    assert list(server.payload(START, 0, 2).blobs) == [change_name(3)]
+    assert list(server.payload(START, 0, 1).blobs) == [copy_name(3)]
 
 
 def test_coded_values_are_the_same_for_everybody_and_0_where_left_out() -> None:
@@ -284,7 +297,7 @@ def test_a_resumed_server_goes_on_with_the_same_bits(copy_as: str) -> None:
 
 
 def test_newcomers_to_another_runs_tensors_get_a_copy() -> None:
-    settings = config(down="int8").model_copy(update={"start_from": "other"})
+    settings = config(up="int8", down="int8", copy_as="int4").model_copy(update={"start_from": "other"})
     goal = trained(START, 1)
     server, client = ServerCoding(settings, METHOD, goal), ClientCoding(settings, METHOD, SHAPE)
     server.advance(9, goal)

@@ -141,6 +141,8 @@ def _cohort(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[st
 def _check_config(method: str, config: RunConfig, base: RunConfig, spec: ColdStartSpec) -> None:
     if config.users.overlap or config.users.select == "listed":
         raise InputError(f"{method}: a cold start draws its own users, without users.overlap or users.select='listed'")
+    if config.users.select == "apart" and config.users.source == "synthetic":
+        raise InputError(f"{method}: users.select='apart' gives other synthetic newcomers for every number of users")
     if len(spec.tasks) > 1 and config.users.source != "synthetic" and _TASK not in config.users.source:
         raise InputError(
             f"users.source={config.users.source}: holds one task's data; for several tasks put {_TASK} in the path in "

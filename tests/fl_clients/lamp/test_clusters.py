@@ -81,5 +81,8 @@ def test_what_cannot_be_apart_is_refused(tmp_path: Path) -> None:
     source = folder_with_kinds(tmp_path)
     with pytest.raises(InputError, match="select='apart' keeps apart"):
         ids(source, "users.select=apart", "users.overlap=true")
-    with pytest.raises(InputError, match=r"users.collective=10: .* has only \d such users"):
+    with pytest.raises(InputError, match="group and reserved need the users of a folder"):
+        ids("users.select=apart", "users.reserved=2")
+    outside = r"users.collective=10: .* has only \d such users of 12 users outside the clusters of users.target=2"
+    with pytest.raises(InputError, match=outside):
         ids(source, "users.select=apart", collective=10)

@@ -76,7 +76,6 @@ def test_weights_come_from_the_seed_and_leave_the_global_generator_alone() -> No
     [
         (NetworkSize(6, 4, 0.0), "settings.latent=6: expected a positive multiple of 4"),
         (NetworkSize(8, 0, 0.0), "settings.head=0: expected at least 1"),
-        (NetworkSize(8, 4, 0.0, components=-1), "settings.components=-1: expected at least 0"),
         (NetworkSize(8, 4, 1.0), "settings.dropout=1.0: expected at least 0 and below 1"),
     ],
 )

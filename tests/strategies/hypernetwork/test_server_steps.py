@@ -13,6 +13,7 @@ from strategies.hypernetwork.server_profiles import (
     SENT_PROFILE,
     SPREAD,
     Profiles,
+    random_profile,
     read,
     whitening,
 )
@@ -126,22 +127,52 @@ def test_components_are_uncorrelated_with_variance_1_and_where_nothing_differs_0
 
 def test_what_the_network_reads_is_0_for_the_mean_and_never_far_beyond_the_collective_users() -> None:
     opening = Profiles({}, 2, 1)
-    for user, profile in enumerate(([1.0, 0.0], [3.0, 0.0])):
+    for user, profile in enumerate(([1.0, 0.0], [3.0, 0.0], [1.0, 0.0], [3.0, 0.0])):
         opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
     state, _ = opening.result()
-    # Mean (2, 0), deviations ±1 in one of two numbers: spread √½, one component.
+    # Mean (2, 0), deviations ±1 in one of two numbers: spread √½, one component for four profiles.
     assert float(state[SPREAD]) == pytest.approx(0.5**0.5)
-    assert state[COMPONENTS].tolist() == [[1.0, 0.0]]
+    torch.testing.assert_close(state[COMPONENTS], torch.tensor([[1.0, 0.0]]))
     assert read(state, None, 2, 1).tolist() == [0.0, 0.0, 0.0]
     assert read(state, torch.tensor([2.5, 1.0]), 2, 1).tolist() == pytest.approx([0.5**0.5, 2**0.5, 0.5])
     assert float(read(state, torch.tensor([90.0, 0.0]), 2, 1)[2]) == pytest.approx(2.0)
 
 
-def test_profiles_that_are_all_alike_are_read_as_0() -> None:
+@pytest.mark.parametrize("count", [0, 1, 3, 10, 100])
+def test_after_profiles_that_are_all_alike_everybody_is_read_as_the_mean(count: int) -> None:
     opening = Profiles({}, 2, 1)
-    opening.add(0, {SENT_PROFILE: torch.tensor([1.0, 5.0])}, 1)
+    for user in range(count):
+        opening.add(user, {SENT_PROFILE: torch.tensor([0.1, 5.7])}, 1)
     state, _ = opening.result()
-    assert read(state, torch.tensor([1.0, 5.0]), 2, 1).tolist() == [0.0, 0.0, 0.0]
+    assert read(state, torch.tensor([3.0, 5.0]), 2, 1).tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(random_profile(state, torch.Generator()), state[MEAN])
+
+
+@pytest.mark.parametrize("count", [8, 12, 17, 40, 100])
+def test_newcomers_components_are_about_as_large_as_collective_users(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    mixed = torch.randn(20, 30, generator=generator)
+    profiles = torch.randn(count + 200, 20, generator=generator) @ mixed
+    opening = Profiles({}, 30, 16)
+    for user in range(count):
+        opening.add(user, {SENT_PROFILE: profiles[user]}, 1)
+    state, _ = opening.result()
+    kept = int(state[COMPONENTS].any(dim=1).sum())
+    assert kept == min(16, count // 4)
+    z = (profiles[count:] - state[MEAN]) @ state[COMPONENTS].T
+    assert float(z.square().sum(dim=1).mean()) < 2 * kept
+
+
+def test_a_random_profile_has_the_components_of_a_person_who_could_exist() -> None:
+    opening = Profiles({}, 3, 2)
+    generator = torch.Generator().manual_seed(1)
+    for user in range(40):
+        profile = torch.tensor([5.0, 1.0, 0.0]) + torch.randn(3, generator=generator) * torch.tensor([2.0, 0.5, 0.0])
+        opening.add(user, {SENT_PROFILE: profile}, 1)
+    state, _ = opening.result()
+    drawn = torch.stack([random_profile(state, generator) for _ in range(2000)])
+    z = (drawn - state[MEAN]) @ state[COMPONENTS].T
+    torch.testing.assert_close(z.T @ z / 2000, torch.eye(2), atol=0.1, rtol=0)
 
 
 def test_the_mean_is_that_of_the_opening_whoever_comes_later() -> None:
