@@ -60,6 +60,8 @@ def smaller(words: list[str]) -> list[str]:
     """Return the same command with the tiny backbone, few users, one round and one seed."""
     if any(re.match("configs/experiments/(reference|steering|paper|private|ablations)", word) for word in words):
         words = [*words, "users.collective_history=3"]
+    if "configs/experiments/profiles.toml" in words:
+        words = [*words, "sites=[1,2]"]  # the tiny backbone has four blocks
     if words[0] == "simulate" or (words[0] == "analyze" and "configs/experiments/tiny.toml" not in words):
         return words + SMALL + FEW
     if words[0] == "compare" and any(re.search(r"-seed\d", word) for word in words):
