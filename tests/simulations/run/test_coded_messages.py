@@ -124,6 +124,10 @@ def test_a_method_that_sends_nothing_ignores_codecs(tmp_path: Path) -> None:
         ("wire.down_of=values", "down_of='values' needs a codec for clients"),
         ("wire.copy_as=int8", "copy_as='int8' needs a codec for changes (down)"),
         ("wire.down=int8 wire.copy_as=int8", "copy_as='int8' needs clients that send changes (up)"),
+        (
+            "keep=best users.held_out=2 wire.up=int4 wire.down=int4 wire.copy_as=int4",
+            "keep='best' serves the tensors that were judged, which needs wire.copy_as='fp32'",
+        ),
         ("wire.copy_as=sign", "wire.copy_as='sign': input should be 'fp32', 'fp16'"),
         ("local.optimizer=sgd local.keep_moments=true", "keep_moments=true needs optimizer='adamw', not 'sgd'"),
         ("server.optimizer=sgd", "server.optimizer"),
