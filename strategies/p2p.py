@@ -177,8 +177,10 @@ class ProfileToPeft(Method):
             "random profile": self._reads(state, random_profile(state, generator)),
             "mean profile": self._reads(state, None),
         }
-        if others := [other for other in users_known(state) if other != user]:
-            following = next((other for other in others if other > user), others[0])
+        known = users_known(state)
+        # The same controls for every user: with one profile there is no other one for its owner.
+        if len(known) > 1:
+            following = next((other for other in known if other > user), known[0])
             profiles["another's profile"] = self._reads(state, profile_of(state, following))
         return {name: partial(self._adapter, state, profile) for name, profile in profiles.items()}
 
