@@ -7,7 +7,7 @@ the mean, 1 for who knows the taste. What no linear map can read, Ψ can hardly 
 
 import argparse
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -82,10 +82,11 @@ def main() -> None:
     histories = [open_user(folder, user).history for user in users]
     worths = personal_worths(config, [open_user(folder, user).user_id for user in users])
     backbone = load(given.backbone, "fp32")
+    clients: list[Any] = [Texts(given.task, history) for history in histories]
     for embedder in given.embedders.split(","):
         for contents in get_args(Contents):
             settings = ProfileSettings(embedder, 8, contents, 0)
-            texts = [profile_text(Texts(given.task, history), settings) for history in histories]  # type: ignore[arg-type]
+            texts = [profile_text(client, settings) for client in clients]
             profiles = mean_embeddings(backbone, embedder, texts, 16, 512)
             found = readable(profiles, worths, given.users, given.components)
             print(f"{embedder}, {contents}: R² {found:.2f}", flush=True)

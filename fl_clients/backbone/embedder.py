@@ -1,7 +1,5 @@
 """Sentence embeddings: the mean of a model's last hidden states, of length 1."""
 
-import re
-import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +10,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from fl_clients.backbone.builtin import EMBEDDERS, fetch
 from fl_clients.backbone.load import Backbone
+from fl_clients.words import word_counts
 
 COMPUTED = ("backbone", "words")
 """Embedders that need no file."""
@@ -58,8 +57,7 @@ def mean_embeddings(
 
 def _words(text: str) -> torch.Tensor:
     """Count a text's words at hashed places, [_HASHED], in logarithms: an ablation of embeddings that know meaning."""
-    places = [zlib.crc32(word.encode()) % _HASHED for word in re.findall(r"\w+", text.lower())]
-    return torch.bincount(torch.tensor(places, dtype=torch.long), minlength=_HASHED).float().log1p()
+    return torch.from_numpy(word_counts(text, _HASHED)).float().log1p()
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, longest: int) -> list[int]:

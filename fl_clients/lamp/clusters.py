@@ -1,12 +1,12 @@
 """Groups of users whose answers are alike, for targets that are unlike all collective users."""
 
-import re
 import warnings
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
+
+from fl_clients.words import word_counts
 
 _PLACES = 512
 """Places that words are hashed to."""
@@ -27,7 +27,7 @@ def clusters(answers: Sequence[Sequence[str]], seed: int) -> list[list[int]]:
     Returns:
         The clusters' members, as indices of `answers`; those whose centres lie farther from the mean of all first.
     """
-    counts = np.array([_counted(texts) for texts in answers])
+    counts = np.array([word_counts("\n".join(texts), _PLACES) for texts in answers], dtype=float)
     lengths = np.linalg.norm(counts, axis=1, keepdims=True)
     vectors = np.divide(counts, lengths, out=np.zeros_like(counts), where=lengths > 0)
     mean = vectors[lengths[:, 0] > 0].mean(axis=0) if lengths.any() else np.zeros(_PLACES)
@@ -40,8 +40,3 @@ def clusters(answers: Sequence[Sequence[str]], seed: int) -> list[list[int]]:
     far = np.linalg.norm(centres - mean, axis=1)
     found = [np.flatnonzero(member_of == cluster).tolist() for cluster in np.argsort(-far, kind="stable")]
     return [members for members in found if members]
-
-
-def _counted(texts: Sequence[str]) -> np.ndarray:
-    places = [zlib.crc32(word.encode()) % _PLACES for text in texts for word in re.findall(r"\w+", text.lower())]
-    return np.bincount(np.array(places, dtype=np.int64), minlength=_PLACES).astype(float)
