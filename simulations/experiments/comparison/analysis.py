@@ -10,6 +10,7 @@ import pandas as pd
 
 from simulations.display.tables import BOUNDS
 from simulations.experiments.comparable import Run, other_settings
+from simulations.experiments.comparison.controls import controls as controls_of
 from simulations.experiments.comparison.curves import curve
 from simulations.experiments.comparison.schema import (
     BytesToReach,
@@ -141,16 +142,12 @@ def _method(
         against=None if method == reference[0].method else paired_test(own, reference),
         agreement=_agreement(own),
         epsilon=max((spent.epsilon for run in own if (spent := run.record.privacy) and spent.epsilon), default=None),
-        controls={
-            name: Spread.of([run.record.controls[name][metric] for run in own])
-            for name in own[0].record.controls
-            if all(name in run.record.controls for run in own)
-        },
+        controls=controls_of(own),
     )
 
 
 def _corrected(methods: list[ComparedMethod]) -> list[ComparedMethod]:
-    """Correct the tests against the reference for the number of methods: at the end, and at each number of bytes."""
+    """Correct p-values for the number of tests: at the end, at each number of bytes, and of the controls."""
     methods = [method.model_copy(deep=True) for method in methods]
     columns: list[list[ComparedMethod | QualityAtBytes]] = [list(methods)]
     budgets = zip(*(method.quality_at_equal_bytes for method in methods), strict=True)
@@ -159,6 +156,9 @@ def _corrected(methods: list[ComparedMethod]) -> list[ComparedMethod]:
         tested = [cell for cell in column if cell.against]
         for cell, against in zip(tested, holm([cell.against for cell in tested if cell.against]), strict=True):
             cell.against = against
+    controls = [control for method in methods for control in method.controls.values() if control.gain]
+    for control, gain in zip(controls, holm([control.gain for control in controls if control.gain]), strict=True):
+        control.gain = gain
     return methods
 
 

@@ -58,6 +58,13 @@ class PairedTest(Part):
     """p_adjusted ≥ 0.05."""
 
 
+class Control(Spread):
+    """Target users' quality, before stage 2, with what they could be sent instead of what is their own."""
+
+    gain: PairedTest | None = Field(None)
+    """What is their own against this; None in older comparisons, and where a client failed in the control."""
+
+
 class QualityAtBytes(Spread):
     """Quality at the last evaluated round within a budget of bytes."""
 
@@ -130,8 +137,8 @@ class ComparedMethod(Part):
     """After a stage 2 on another target user's history, from the same shared tensors."""
     epsilon: float | None = Field(None)
     """ε of stage 1 (`PrivacyPart`), the largest over seeds; None without differential privacy."""
-    controls: dict[str, Spread] = Field({})
-    """What target users would have with what is not theirs (`Method.server_controls`), by control."""
+    controls: dict[str, Control] = Field({})
+    """By control (`Method.server_controls`)."""
 
 
 class ComparedRunEntry(Part):

@@ -25,7 +25,26 @@ def paired_test(
     rounds: Mapping[int, int] | None = None,
     reference_rounds: Mapping[int, int] | None = None,
 ) -> PairedTest:
-    """Compare two lists of runs user by user.
+    """Compare two lists of runs user by user (`differences_test`).
+
+    Args:
+        own: One run per seed.
+        reference: The reference's runs, with the same seeds and target users.
+        rounds: The evaluated round to compare, by seed; None: the last.
+        reference_rounds: The same for the reference.
+    """
+    ours, theirs = (
+        {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in runs}
+        for runs, numbers in ((own, rounds), (reference, reference_rounds))
+    )
+    differences = {
+        seed: {user: value - theirs[seed][user] for user, value in of_seed.items()} for seed, of_seed in ours.items()
+    }
+    return differences_test(differences, own[0].record.users.source)
+
+
+def differences_test(by_seed: Mapping[int, Mapping[str, float]], source: str) -> PairedTest:
+    """Test whether users' differences are more than noise.
 
     Over users: a two-sided sign-flip permutation test of the mean difference and a bootstrap interval. A user of real
     data who occurs with several seeds counts once, with the mean of the differences; synthetic users of different seeds
@@ -35,27 +54,19 @@ def paired_test(
     says nothing about that variation.
 
     The p-value is the larger of the two, the interval covers both; `holm` adjusts `p_adjusted` later.
+
     Args:
-        own: One run per seed.
-        reference: The reference's runs, with the same seeds and target users.
-        rounds: The evaluated round to compare, by seed; None: the last.
-        reference_rounds: The same for the reference.
+        by_seed: The differences by seed, then user id.
+        source: `users.source` of the runs.
     """
-    differences: dict[tuple[object, ...], list[float]] = {}
-    by_seed: dict[int, list[float]] = {}
-    ours, theirs = (
-        {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in runs}
-        for runs, numbers in ((own, rounds), (reference, reference_rounds))
-    )
-    for run in own:
-        seed = run.record.seed
-        for user, value in ours[seed].items():
+    by_person: dict[tuple[object, ...], list[float]] = {}
+    for seed, of_seed in by_seed.items():
+        for user, value in of_seed.items():
             # Synthetic users of different seeds are different users, even with the same id.
-            person = (seed, user) if run.record.users.source == "synthetic" else (user,)
-            differences.setdefault(person, []).append(value - theirs[seed][user])
-            by_seed.setdefault(seed, []).append(value - theirs[seed][user])
-    values = np.array([np.mean(of_user) for of_user in differences.values()])
-    per_seed = np.array([np.mean(by_seed[seed]) for seed in sorted(by_seed)])
+            person = (seed, user) if source == "synthetic" else (user,)
+            by_person.setdefault(person, []).append(value)
+    values = np.array([np.mean(of_person) for of_person in by_person.values()])
+    per_seed = np.array([np.mean(list(by_seed[seed].values())) for seed in sorted(by_seed)])
     p_users, p_seeds = _p_over_users(values), _p_over_seeds(per_seed)
     p_value = max(p_users, p_seeds or 0.0)
     return PairedTest(

@@ -87,15 +87,18 @@ def _comparison_controls(report: Comparison) -> Table:
 
 def _served_otherwise(report: Comparison) -> Table:
     """Show what target users would have with what is not theirs, for methods that can tell."""
-    names = list(dict.fromkeys(name for row in report.methods for name in row.controls))
     table = new_table(title="does a user need its own adapter?")
-    for title in ("", "own", *names):
+    for title in ("", with_arrow(report.metric), "own against it", "95 % CI", "p"):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
-        if row.controls:
-            others = [mean(row.controls[name]) if name in row.controls else "–" for name in names]
-            table.add_row(row.method, mean(row.quality_collective), *others)
-    table.caption = f"{report.metric} before stage 2"
+        if not row.controls:
+            continue
+        table.add_row(f"{row.method}: own", mean(row.quality_collective))
+        for name, control in row.controls.items():
+            gain = control.gain
+            cells = [f"{gain.difference:+.3f}{noise(gain)}", interval(gain), significance(gain)] if gain else ["–"] * 3
+            table.add_row(f"{row.method}: {name}", mean(control), *cells)
+    table.caption = f"{report.metric} before stage 2; intervals and p as above"
     return table
 
 

@@ -1,0 +1,65 @@
+"""What users gain by what is their own: their quality with it, and with what else they could be sent."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.schema import Control, Spread
+from simulations.experiments.comparison.significance import differences_test
+
+
+def controls(runs: Sequence[Run]) -> dict[str, Control]:
+    """Return, by control that all runs have (`Method.server_controls`), users' quality with it and the gain over it.
+
+    Args:
+        runs: One method's runs, one per seed.
+    """
+    metric = runs[0].record.main_metric
+    gains = {run.record.seed: _gains(run) for run in runs}
+    found = {}
+    for name in runs[0].record.controls:
+        if not all(name in run.record.controls for run in runs):
+            continue
+        by_seed = {seed: of_seed[name] for seed, of_seed in gains.items() if name in of_seed}
+        found[name] = Control(
+            **Spread.of([run.record.controls[name][metric] for run in runs]).model_dump(),
+            gain=differences_test(by_seed, runs[0].record.users.source) if len(by_seed) == len(runs) else None,
+        )
+    return found
+
+
+def _gains(run: Run) -> dict[str, dict[str, float]]:
+    """Return by control, then user, how much better a user is with what is its own.
+
+    Without a control of which the table does not have every user's answers, because a client failed in it.
+    """
+    if not run.record.controls:
+        return {}
+    metric = run.record.main_metric
+    names = {row["partition"]: row["user_id"] for row in run.files.users().to_pylist()}
+    clients = run.files.clients(["phase", "round", "user", "examples", "metrics"]).to_pandas()
+    own = _scores(clients[clients.phase == "personalize"], metric)
+    rows = clients[(clients.phase == "evaluate") & (clients["round"] == clients["round"].max())]
+    found: dict[str, dict[str, float]] = {}
+    for place, (name, values) in enumerate(run.record.controls.items()):
+        # Controls are evaluated one after the other, on all target users.
+        part = rows.iloc[place * len(own) : (place + 1) * len(own)]
+        scores = _scores(part, metric)
+        if set(scores.index) == set(own.index) and _is_mean(scores, part.examples, values[metric]):
+            gain = (own - scores.reindex(own.index)).dropna()
+            found[name] = {names[user]: float(value) for user, value in gain.items()}
+    return found
+
+
+def _scores(clients: pd.DataFrame, metric: str) -> "pd.Series[float]":
+    """Return users' scores with what they were sent, by partition; NaN for a user without questions."""
+    values = [dict(row).get(f"collective.{metric}", np.nan) for row in clients.metrics]
+    return pd.Series(values, index=clients.user, dtype=float)
+
+
+def _is_mean(scores: "pd.Series[float]", questions: "pd.Series[int]", expected: float) -> bool:
+    """Tell whether these are the scores that a run's figure was made of; questions have equal weight in it."""
+    weights = questions.to_numpy() * scores.notna().to_numpy()
+    return bool(weights.any()) and abs(np.average(scores.fillna(0), weights=weights) - expected) < 1e-6
