@@ -5,11 +5,10 @@ Tan et al., arXiv 2510.16282. Federated training is our extension, after pFedHN 
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from configs.seeds import derive_seed
 from strategies.aggregation.mean import TensorMean
@@ -17,8 +16,9 @@ from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.bounds import check_at_least, check_outer_step, check_written
 from strategies.client_tools import ClientTools
 from strategies.hypernetwork.generated import Generated
-from strategies.hypernetwork.network import Hypernetwork, NetworkSize
-from strategies.hypernetwork.outputs import Layout, LoraOutput, Output, ShiftOutput
+from strategies.hypernetwork.generator import ADAPTER, LAYOUT, Generator
+from strategies.hypernetwork.network import NetworkSize
+from strategies.hypernetwork.outputs import LoraOutput, Output, ShiftOutput
 from strategies.hypernetwork.profile import ProfileSettings, profile_embedding
 from strategies.hypernetwork.server_profiles import (
     COMPONENTS,
@@ -44,15 +44,8 @@ from strategies.method import (
     TrainResult,
 )
 
-_ADAPTER, _RECEIVED, _OWN = "shared_adapter", "kept_adapter", "private_adapter"
-_WEIGHTS, _KEPT, _LAYOUT = "shared_network.", "private_profile", "server_layout."
-
-
-class _Built(NamedTuple):
-    """Ψ for one backbone."""
-
-    layout: Layout
-    network: Hypernetwork
+_RECEIVED, _OWN = "kept_adapter", "private_adapter"
+_WEIGHTS, _KEPT = "shared_network.", "private_profile"
 
 
 class ProfileToPeft(Method):
@@ -144,7 +137,7 @@ class ProfileToPeft(Method):
             if output == "shift"
             else LoraOutput(LoraSettings(rank, alpha, 0.0, tuple(targets), blocks))
         )
-        self._built: _Built | None = None
+        self._generator = Generator(self.output, self.size, seed, NETWORK if self.at_server else _WEIGHTS)
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse an output that does not fit the backbone, and a summary that is too long for it."""
@@ -153,26 +146,22 @@ class ProfileToPeft(Method):
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return Ψ's initial weights, under which everybody gets the usual initial adapter."""
-        built = self._build(backbone)
-        prefix = NETWORK if self.at_server else _WEIGHTS
-        weights = {f"{prefix}{name}": value.clone() for name, value in built.network.state_dict().items()}
-        # The server does not know the backbone.
-        shapes = {f"{_LAYOUT}{name}": torch.tensor(shape).float() for name, shape in built.layout.items()}
-        return weights | shapes
+        return self._generator.state(self._generator.build(backbone, self.profile.width(backbone)))
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return Ψ(e_u), of the mean profile for who has none; with `design=client` Ψ itself."""
         if not self.at_server:
             return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
-        return self._adapter(state, self._reads(state, profile_of(state, user)))
+        return self._generator.adapter(state, self._reads(state, profile_of(state, user)))
 
     def server_controls(self, state: Tensors, user: int) -> Mapping[str, Callable[[], Tensors]]:
         """Return what makes the adapter of a profile that is not the user's: a random one, the mean, another's."""
-        network = self._of(state).network
+        network = self._generator.of(state).network
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "random profile", user))
         if not self.at_server:
             random = torch.randn(network.width, generator=generator)
-            return {"random profile": partial(self._adapter, state, random * network.width**0.5 / random.norm())}
+            random = random * network.width**0.5 / random.norm()
+            return {"random profile": partial(self._generator.adapter, state, random)}
         profiles = {
             "random profile": self._reads(state, random_profile(state, generator)),
             "mean profile": self._reads(state, None),
@@ -182,14 +171,14 @@ class ProfileToPeft(Method):
         if len(known) > 1:
             following = next((other for other in known if other > user), known[0])
             profiles["another's profile"] = self._reads(state, profile_of(state, following))
-        return {name: partial(self._adapter, state, profile) for name, profile in profiles.items()}
+        return {name: partial(self._generator.adapter, state, profile) for name, profile in profiles.items()}
 
     def server_keeps(self, state: Tensors) -> Tensors:
         """Return Ψ and what its input is made with, with which newcomers of a later run are served."""
         return {
             name: value
             for name, value in state.items()
-            if name.startswith((NETWORK, _LAYOUT)) or name in (MEAN, SPREAD, COMPONENTS)
+            if name.startswith((NETWORK, LAYOUT)) or name in (MEAN, SPREAD, COMPONENTS)
         }
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
@@ -197,21 +186,21 @@ class ProfileToPeft(Method):
         if not self.at_server:
             return TensorMean(state)
         if round_number == 0:
-            return Profiles(state, self._of(state).network.width, self.size.components)
-        expected = self._adapter(state, self._reads(state, None))
-        built = self._of(state)
+            return Profiles(state, self._generator.of(state).network.width, self.size.components)
+        expected = self._generator.adapter(state, self._reads(state, None))
+        built = self._generator.of(state)
 
         def read_of(user: int) -> torch.Tensor:
             return self._reads(state, profile_of(state, user))
 
         def generate(weights: Tensors, profile: torch.Tensor) -> Tensors:
-            return self._generate(built, weights, profile)
+            return self._generator.tensors(built, weights, profile)
 
         return PullThrough(state, read_of, generate, self.output.trained, expected, self.optimizer)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Generated:
         """Attach the adapter that Ψ writes."""
-        self._build(backbone)
+        self._generator.build(backbone, self.profile.width(backbone))
         return Generated(self.output.attach(model, backbone))
 
     def client_train(self, adapter: Generated, request: TrainRequest) -> TrainResult:
@@ -222,11 +211,11 @@ class ProfileToPeft(Method):
         if self.at_server:
             self.client_load(adapter, request.shared, None)
             result = self.output.train(adapter.inner, request.fit)
-            return TrainResult(self.output.state(adapter.inner, _ADAPTER), result)
-        built, profile = self._of({}), request.client_state.get(_KEPT)
+            return TrainResult(self.output.state(adapter.inner, ADAPTER), result)
+        built, profile = self._generator.of({}), request.client_state.get(_KEPT)
         network, profile = built.network, self._own_profile(client) if profile is None else profile
         network.load_state_dict({name.removeprefix(_WEIGHTS): value for name, value in request.shared.items()})
-        self.output.load(adapter.inner, self._adapter(request.shared, profile), _ADAPTER)
+        self.output.load(adapter.inner, self._generator.adapter(request.shared, profile), ADAPTER)
         places = self.output.places(adapter.inner)
 
         def write() -> Tensors:
@@ -242,7 +231,7 @@ class ProfileToPeft(Method):
         if self.at_server:
             self.client_load(adapter, shared, None)
         else:
-            self.output.load(adapter.inner, self._adapter(shared, self._own_profile(fit.client)), _ADAPTER)
+            self.output.load(adapter.inner, self._generator.adapter(shared, self._own_profile(fit.client)), ADAPTER)
         result = self.output.train(adapter.inner, fit) if self.refine else FitResult(0, 0)
         return self.output.state(adapter.inner, self._own), result
 
@@ -250,17 +239,18 @@ class ProfileToPeft(Method):
         """Set θ_u: what the user keeps, or was sent; Ψ of an empty profile if Ψ itself was sent."""
         if private:
             self.output.load(adapter.inner, private, self._own)
-        elif any(name.startswith(_ADAPTER) for name in shared):
-            self.output.load(adapter.inner, shared, _ADAPTER)
+        elif any(name.startswith(ADAPTER) for name in shared):
+            self.output.load(adapter.inner, shared, ADAPTER)
         else:
-            empty = torch.zeros(self._of(shared).network.width)
-            self.output.load(adapter.inner, self._adapter(shared, empty), _ADAPTER)
+            empty = torch.zeros(self._generator.of(shared).network.width)
+            self.output.load(adapter.inner, self._generator.adapter(shared, empty), ADAPTER)
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
         """Return the adapter's size, or Ψ's with `design=client`."""
         if self.at_server:
             return self.output.parameters(backbone)
-        return sum(value.numel() for value in self._build(backbone).network.parameters())
+        built = self._generator.build(backbone, self.profile.width(backbone))
+        return sum(value.numel() for value in built.network.parameters())
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return the adapter's size."""
@@ -271,47 +261,13 @@ class ProfileToPeft(Method):
         """The prefix of what a user keeps: as received, or its own."""
         return _RECEIVED if self.at_server and not self.refine else _OWN
 
-    def _build(self, backbone: BackboneShape) -> "_Built":
-        """Build Ψ for a backbone, with its initial weights."""
-        starts, layout = self.output.starts(backbone, self.seed), self.output.layout(backbone)
-        depths = len(self.output.depths(layout))
-        network = Hypernetwork(self.profile.width(backbone), depths, starts, self.size, self.seed)
-        self._built = _Built(layout, network.eval())
-        return self._built
-
-    def _of(self, state: Tensors) -> "_Built":
-        """Return Ψ as it was built, or as the server's state describes it."""
-        if self._built is None:
-            weights = {name.removeprefix(NETWORK).removeprefix(_WEIGHTS): value for name, value in state.items()}
-            layout = {
-                name.removeprefix(_LAYOUT): tuple(map(int, shape.tolist()))
-                for name, shape in state.items()
-                if name.startswith(_LAYOUT)
-            }
-            kinds = self.output.kinds()
-            starts = {kind: weights[f"biases.{number}"][0] for number, kind in enumerate(kinds)}
-            width, depths = weights["profile.0.weight"].shape[1], len(self.output.depths(layout))
-            self._built = _Built(layout, Hypernetwork(width, depths, starts, self.size, self.seed).eval())
-        return self._built
-
-    def _generate(self, built: "_Built", weights: Tensors, profile: torch.Tensor) -> Tensors:
-        rows: dict[str, torch.Tensor] = functional_call(built.network.eval(), weights, (profile,))
-        return self.output.tensors(rows, built.layout)
-
-    @torch.no_grad()
-    def _adapter(self, state: Tensors, profile: torch.Tensor) -> Tensors:
-        prefix = NETWORK if self.at_server else _WEIGHTS
-        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        written = self.output.sent(self._generate(self._of(state), weights, profile))
-        return {f"{_ADAPTER}.{name}": value.contiguous() for name, value in written.items()}
-
     def _reads(self, state: Tensors, profile: torch.Tensor | None) -> torch.Tensor:
-        network = self._of(state).network
+        network = self._generator.of(state).network
         return read(state, profile, network.width, network.components)
 
     def _own_profile(self, client: ClientTools) -> torch.Tensor:
         """Return e_u, with noise if it is to be sent."""
-        profile = profile_embedding(client, self.profile, self._of({}).network.width)
+        profile = profile_embedding(client, self.profile, self._generator.of({}).network.width)
         if not self.noise or not client.history:
             return profile
         texts = "\n".join(f"{item.source}\n{item.target}" for item in client.history)

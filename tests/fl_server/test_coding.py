@@ -1,4 +1,4 @@
-"""Coded messages between a server and its clients, without Flower and without training."""
+"""What codecs, feedback and decoding promise of a run's messages; without Flower and without training."""
 
 from dataclasses import replace
 
@@ -7,67 +7,12 @@ import torch
 
 from configs.errors import RunFailed
 from configs.exchange import ServerConfig
-from configs.schema import RunConfig
 from fl_clients.coding import LEFT_OUT, ClientCoding
 from fl_server.coding import ServerCoding
-from fl_server.record.reply import ClientReply
 from fl_server.server_step import ServerStep
-from strategies.codecs import change_name, copy_name
-from strategies.method import BackboneShape, Tensors
-from strategies.perfit import PerFit
-from strategies.wire import ClientReport, Payload
-from tests.conftest import tiny_config
-
-SHAPE = BackboneShape(hidden=64, blocks=4, parameters=0)
-METHOD = PerFit([1, 3], "all", 4, 2, False, "mean", 0)
-START = METHOD.server_init(SHAPE)
-REPORT = ClientReport(
-    examples=1, steps=1, loss_first=1, loss_last=1, wall_s=0, ended_at=0, partition_name="cpu", peak_memory_bytes=0
-)
-
-
-def config(**wire: object) -> RunConfig:
-    return tiny_config(*(f"wire.{key}={value}" for key, value in wire.items()))
-
-
-def trained(shared: Tensors, seed: int) -> Tensors:
-    """Return a client's tensors after a training that moves all of R, D and b, with RRᵀ = I."""
-    generator = torch.Generator().manual_seed(seed)
-    coded = METHOD.to_wire(shared)
-    return METHOD.from_wire({k: v + 0.05 * torch.randn(v.shape, generator=generator) for k, v in coded.items()})
-
-
-def distance(tensors: Tensors, others: Tensors) -> float:
-    """The longest difference in wire form, which is that of the functions."""
-    ours, theirs = METHOD.to_wire(tensors), METHOD.to_wire(others)
-    return max(float((ours[name] - theirs[name]).norm()) for name in ours)
-
-
-def reply(user: int, payload: Payload) -> ClientReply:
-    return ClientReply(user, payload.tensors, REPORT, {}, blobs=payload.blobs)
-
-
-def exchange(settings: RunConfig, rounds: int, cohorts: list[list[int]]) -> tuple[ServerCoding, Tensors, list[Payload]]:
-    """Run rounds in which every client of a cohort moves and the server takes the mean in wire form."""
-    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
-    state, stores, turns, sent = START, dict[int, Tensors](), dict[int, int](), []
-    for number in range(1, rounds + 1):
-        server.advance(number, state)
-        found = []
-        for user in cohorts[number - 1]:
-            last = turns.get(user, -1)
-            payload = server.payload(state, user, max(last, 0))
-            store = stores.get(user, {})
-            shared, held = client.receive(payload, store)
-            answer, owed = client.reply(trained(shared, 100 * number + user), shared, store, (number, last), str(user))
-            stores[user], turns[user] = held | owed, number
-            sent += [payload, answer]
-            decoded = server.decoded(reply(user, answer), state, number)
-            assert decoded.fault is None
-            found.append(METHOD.to_wire(decoded.shared))
-        mean = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
-        state = METHOD.from_wire(mean)
-    return server, state, sent
+from strategies.codecs import Layout, change_name, copy_name
+from strategies.wire import Payload
+from tests.fl_server.coded import METHOD, SHAPE, START, config, distance, exchange, reply, trained
 
 
 def test_raw_messages_are_the_tensors_themselves() -> None:
@@ -99,76 +44,6 @@ def test_decoded_tensors_keep_what_the_method_promises(codec: str) -> None:
             if name.endswith(".R"):
                 assert torch.allclose(R @ R.T, torch.eye(len(R)), atol=1e-5)
     assert server.newcomers_tensors(state).keys() == START.keys()
-
-
-def test_a_client_gets_the_changes_it_has_missed_or_a_copy_if_that_is_less() -> None:
-    _, _, sent = exchange(config(down="int4"), 5, [[0], [0], [1], [1], [0]])
-    names = [list(payload.blobs) for payload in sent[::2]]
-    # In round 1 everybody has the start, from the seed.
-    assert names == [
-        [],
-        [change_name(2)],
-        [change_name(2), change_name(3)],
-        [change_name(4)],
-        [change_name(3), change_name(4), change_name(5)],
-    ]
-    _, _, sent = exchange(config(down="fp32"), 3, [[0], [0], [1]])
-    assert [list(payload.blobs) for payload in sent[::2]] == [[], [change_name(2)], [copy_name(3)]]
-
-
-def test_a_coded_copy_is_short_and_newcomers_hold_what_the_server_says() -> None:
-    settings = config(up="int4", down="int4", copy_as="int8")
-    client = ClientCoding(settings, METHOD, SHAPE)
-    server, state, sent = exchange(settings, 4, [[0], [0], [1], [0]])
-    # User 1 lacks two changes, which together are longer than a copy; user 0 likewise in round 4.
-    assert [list(payload.blobs) for payload in sent[::2]] == [[], [change_name(2)], [copy_name(3)], [copy_name(4)]]
-    server.advance(5, state)
-    payload = server.payload(state, None)
-    (blob,) = payload.blobs.values()
-    numbers = sum(value.numel() for value in START.values())
-    assert len(blob) < 1.1 * numbers
-    shared, _ = client.receive(payload, {})
-    held = server.newcomers_tensors(state)
-    assert all(torch.equal(shared[name], held[name]) for name in held)
-    exact = METHOD.from_wire(server._reference.tensors)
-    assert 0 < distance(held, exact) < 0.02 * distance(START, exact)
-
-
-def test_a_client_with_a_coded_copy_goes_on_from_what_it_holds() -> None:
-    settings = config(up="fp32", down="int4", copy_as="int4")
-    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
-    for version in (2, 3):
-        server.advance(version, trained(START, version))
-    shared, held = client.receive(server.payload(START, 0), {})
-    apart = distance(shared, METHOD.from_wire(server._reference.tensors))
-    assert apart > 0
-    server.advance(4, trained(START, 4))
-    later, _ = client.receive(server.payload(START, 0, 3), held)
-    assert distance(later, METHOD.from_wire(server._reference.tensors)) == pytest.approx(apart, rel=0.02)
-    # What it sends is the change that its own training made.
-    answer, _ = client.reply(trained(later, 5), later, held, (4, 3), "u")
-    goal = METHOD.to_wire(trained(later, 5))
-    change = {name: goal[name] - value for name, value in METHOD.to_wire(later).items()}
-    base = METHOD.to_wire(START)
-    wanted = METHOD.from_wire({name: base[name] + value for name, value in change.items()})
-    assert distance(server.decoded(reply(0, answer), START, 4).shared, wanted) < 1e-4
-
-
-def test_a_retry_takes_an_exact_copy_so_that_it_changes_nothing() -> None:
-    settings = config(up="int4", down="int4", copy_as="int4")
-    server, client = ServerCoding(settings, METHOD, START), ClientCoding(settings, METHOD, SHAPE)
-    server.advance(2, trained(START, 2))
-    first, _ = client.receive(server.payload(START, 0, 1), {})
-    again, _ = client.receive(server.payload(START, 0, 1, whole=True), {})
-    assert distance(first, again) < 1e-5
-
-
-def test_the_latest_change_is_sent_even_if_a_copy_is_shorter() -> None:
-    server = ServerCoding(config(up="int8", down="int8", copy_as="int4"), METHOD, START)
-    for version in (2, 3):
-        server.advance(version, trained(START, version))
-    assert list(server.payload(START, 0, 2).blobs) == [change_name(3)]
-    assert list(server.payload(START, 0, 1).blobs) == [copy_name(3)]
 
 
 def test_coded_values_are_the_same_for_everybody_and_0_where_left_out() -> None:
@@ -227,9 +102,7 @@ def test_the_decoded_changes_and_the_rest_are_all_changes(codec: str) -> None:
         assert torch.allclose(decoded[name] + store[f"{LEFT_OUT}{name}"], changes[name], atol=1e-6)
 
 
-def client_layout() -> object:
-    from strategies.codecs import Layout
-
+def client_layout() -> Layout:
     return Layout.of(METHOD.to_wire(START))
 
 
@@ -271,16 +144,6 @@ def test_tensors_of_other_shapes_cost_their_sender() -> None:
     assert "other names or shapes" in str(server.decoded(reply(0, Payload(shared)), START, 1).fault)
 
 
-def test_a_change_that_does_not_follow_is_refused_by_the_client() -> None:
-    server, client = ServerCoding(config(down="int8"), METHOD, START), ClientCoding(config(down="int8"), METHOD, SHAPE)
-    for version in (2, 3):
-        server.advance(version, trained(START, version))
-    # The server believes that the client has version 2, but its store was lost.
-    payload = server.payload(START, 0, 2)
-    with pytest.raises(ValueError, match=r"'shared_change\.3' does not follow version 1"):
-        client.receive(payload, {})
-
-
 @pytest.mark.parametrize("copy_as", ["fp32", "drive"])
 def test_a_resumed_server_goes_on_with_the_same_bits(copy_as: str) -> None:
     settings = config(up="int4", down="ternary 0.1", copy_as=copy_as)
@@ -294,17 +157,6 @@ def test_a_resumed_server_goes_on_with_the_same_bits(copy_as: str) -> None:
     copied = copy_as == "drive"  # an eighth of an exact one
     names = [copy_name(4)] if copied else [change_name(3), change_name(4)]
     assert list(server.payload(state, 1, 2).blobs) == names
-
-
-def test_newcomers_to_another_runs_tensors_get_a_copy() -> None:
-    settings = config(up="int8", down="int8", copy_as="int4").model_copy(update={"start_from": "other"})
-    goal = trained(START, 1)
-    server, client = ServerCoding(settings, METHOD, goal), ClientCoding(settings, METHOD, SHAPE)
-    server.advance(9, goal)
-    payload = server.payload(goal, None)
-    assert list(payload.blobs) == [copy_name(2)]
-    shared, _ = client.receive(payload, {})
-    assert distance(shared, goal) < 1e-5
 
 
 def test_an_opening_round_is_coded_against_the_start() -> None:
