@@ -102,7 +102,7 @@ class LocalFit:
         end = self.clock() + (self.budget_s or math.inf)
         for _ in range(settings.epochs):
             for chosen in epoch_batches(examples, settings.batch_size, generator):
-                if losses and self.clock() > end:
+                if spent := bool(losses) and self.clock() > end:
                     break
                 done = (len(losses) + 0.5) / steps
                 progress = self.span[0] + (self.span[1] - self.span[0]) * done
@@ -121,6 +121,8 @@ class LocalFit:
                 after_step()
             if best:
                 best.see(self._held_out_loss(held_out))
+            if spent:
+                break
         if best:
             best.restore()
         if settings.keep_moments:
@@ -165,9 +167,10 @@ class LocalFit:
 
     @torch.no_grad()
     def _mean_loss(self, batches: Sequence[Sequence[Example]]) -> float:
-        tokens = [sum(len(example.answer) for example in batch) for batch in batches]
+        # An answer's loss is a mean over tokens, another one a mean over examples.
+        weights = [len(batch) if self.loss_of else sum(len(example.answer) for example in batch) for batch in batches]
         losses = [float(self._loss(batch)) for batch in batches]
-        return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+        return sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
 
 
 Gradient = Callable[[LocalFit, Sequence[Any], list[nn.Parameter]], float]

@@ -53,11 +53,15 @@ def question_room(session: Session) -> int:
 def _contexts(session: Session, user: OpenedUser, point: EvaluationPoint, client: UserTexts | None) -> list[Context]:
     """Return what precedes each of a user's questions: items that `history.retrieve` asks for, or the method's own."""
     retrieved = session.config.history.retrieve if point != EvaluationPoint.BASE else 0
-    contexts = [Context(items=best_matches(user.history, query.source, retrieved)) for query in user.queries]
-    if client is None or point != EvaluationPoint.PERSONALISED:
-        return contexts
-    own = [session.method.client_context(session.adapter, client, query.source) for query in user.queries]
-    return [mine if mine != Context() else context for mine, context in zip(own, contexts, strict=True)]
+    contexts = []
+    for query in user.queries:
+        context = Context()
+        if client is not None and point == EvaluationPoint.PERSONALISED:
+            context = session.method.client_context(session.adapter, client, query.source)
+        if context == Context():
+            context = Context(items=best_matches(user.history, query.source, retrieved))
+        contexts.append(context)
+    return contexts
 
 
 def count_cut_questions(session: Session, user: OpenedUser) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from configs.errors import RunFailed
+from configs.errors import InputError, RunFailed
 from configs.files import append_line
 from configs.paths import run_dir
 from fl_server.record.schema import read_run, write_run
@@ -36,6 +36,7 @@ def complete(folder: Path, grid: Grid, registered: Mapping[int, int] | None = No
     except Exception as error:
         record = read_run(folder)
         record.status = "failed"
-        record.error = str(error) if isinstance(error, RunFailed) else "".join(traceback.format_exception(error))
+        explained = isinstance(error, RunFailed | InputError | OSError)
+        record.error = str(error) if explained else "".join(traceback.format_exception(error))
         write_run(folder, record)
         append_line(folder / "events.jsonl", {"event": "failed", "error": record.error})

@@ -7,7 +7,7 @@ import torch
 from strategies.method import Tensors
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
-_STATE, _SCORE, _ROUND = "best.state.", "best.score", "best.round"
+_STATE, _SCORE, _ROUND, _JUDGED = "best.state.", "best.score", "best.round", "best.judged"
 
 
 class BestRound:
@@ -17,6 +17,8 @@ class BestRound:
         """Continue from a checkpoint's tensors."""
         self.round = int(checkpoint.get(_ROUND, -1))
         """Of the best state; 0: the initial one, with which every method is the bare backbone. −1 before any."""
+        self.judged = int(checkpoint.get(_JUDGED, self.round))
+        """The last round that was considered."""
         self.score = float(checkpoint.get(_SCORE, 0.0))
         """Its main metric."""
         self.state: Tensors = {
@@ -31,6 +33,7 @@ class BestRound:
             scores: The held-out users' metrics, the main one first.
             state: The server's tensors.
         """
+        self.judged = number
         metric, score = next(iter(scores.items()))
         better = score < self.score if metric in LOWER_IS_BETTER else score > self.score
         if self.round < 0 or better:
@@ -42,4 +45,4 @@ class BestRound:
             return {}
         state = {f"{_STATE}{name}": value.clone() for name, value in self.state.items()}
         score = torch.tensor(self.score, dtype=torch.float64)
-        return state | {_SCORE: score, _ROUND: torch.tensor(self.round)}
+        return state | {_SCORE: score, _ROUND: torch.tensor(self.round), _JUDGED: torch.tensor(self.judged)}

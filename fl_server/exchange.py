@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from configs.errors import RunFailed
 from fl_server.record.ledger import Ledger
-from fl_server.record.reply import ClientReply, MessageSize
+from fl_server.record.reply import ClientReply, MessageSize, last_line
 from strategies.wire import SHARED, TRAINING, Payload, Phase, RollCallAnswer, pack, unpack
 
 _POLL_S = 0.05
@@ -134,7 +134,7 @@ class Clients:
             if isinstance(message, str):
                 raise RunFailed(f"roll call: a client's answer {message}")
             if message.has_error():
-                raise RunFailed(f"roll call: a client failed: {pending.attempts[-1]}")
+                raise RunFailed(f"roll call: a client failed: {last_line(pending.attempts[-1])}")
             try:
                 answer = RollCallAnswer.from_record(unpack(message.content)[1])
             except ValueError as error:

@@ -114,6 +114,8 @@ class FederatedRun:
             check_versions(answers)
             write_users_table(self.folder, read_run(self.folder), answers)
         self.examples = {user: answers[user].history + answers[user].queries for user in range(users.collective)}
+        if self.judges.users and not any(answers[user].queries for user in self.judges.users):
+            raise RunFailed(f"users.held_out={len(self.judges.users)}: none of these users has a question")
         trainable = [user for user, count in self.examples.items() if count and user not in self.judges.users]
         if len(trainable) < self.config.cohort:
             raise RunFailed(
@@ -164,6 +166,9 @@ class FederatedRun:
         first = self.method.first_round if done is None else done + 1
         number = first
         while number <= self.last_round:
+            if number in self.config.evaluate.midway_rounds(self.last_round):
+                # Before the round: a commit inside it would be of a state that the round is then applied to again.
+                self._introduce()
             try:
                 self._train_round(number, trainable_users)
             except BudgetSpent:
@@ -176,6 +181,7 @@ class FederatedRun:
         if not self.writer.checkpoint.last_turns:
             raise RunFailed("stage 1: every round was abandoned, so there is no collective shift")
         if self.config.keep == "best":
+            self._judge_last()
             self._keep_best()
 
     def _train_round(self, number: int, trainable_users: list[int]) -> None:
@@ -216,6 +222,8 @@ class FederatedRun:
                 return
             average, figures = this.aggregator.result()
             self.state = self.server_step.apply(this.number, self.state, average)
+            if any(bool(torch.isnan(value).any()) for value in self.state.values()):
+                raise RunFailed(f"round {this.number}: the server's tensors are not numbers any more; try lower rates")
             this.server_s += time.monotonic() - started
             this.figures = {f"aggregation.{key}": value for key, value in figures.items()}
 
@@ -269,6 +277,12 @@ class FederatedRun:
             figures |= {f"{point}.{key}": value for key, value in metrics(pool(users)).items()}
         return figures
 
+    def _judge_last(self) -> None:
+        """Judge the last state, unless it has been: its round may have been abandoned, or the last one by surprise."""
+        done = self.writer.checkpoint.round
+        if done is not None and self.best.judged < done:
+            self.judges.judge(done, done, EvaluationPoint.COLLECTIVE, self.state, self.best)
+
     def _keep_best(self) -> None:
         """Go back to the best state, if it is an earlier one."""
         if self.best.round != self.writer.checkpoint.round:
@@ -281,7 +295,6 @@ class FederatedRun:
     def _evaluate(self, number: int, points: list[EvaluationPoint]) -> dict[EvaluationPoint, list[Statistics]]:
         """Evaluate the target users at the given points; private tensors trained for this are not kept."""
         last = str(points[-1])
-        self._introduce()
         send = self.newcomers.send(self.state, number + 1)
         task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": last})
         return self.tasks.statistics(task, self.targets, points)

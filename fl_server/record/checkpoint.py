@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from configs.errors import InputError
@@ -50,24 +51,32 @@ class Checkpoint(BaseModel):
     """What stage 1 has spent."""
     wall_s: float = 0.0
     """Seconds that the run has taken so far."""
+    state_file: str = ""
+    """The server's tensors at this point; every checkpoint has a file of its own, so that the previous one stays whole
+    until it is replaced."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: Tensors) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: Tensors) -> Checkpoint:
     """Replace the previous checkpoint.
 
     Args:
         folder: The run record.
-        checkpoint: What the run has completed.
+        checkpoint: What the run has completed, with the previous checkpoint's `state_file`.
         state: The server's tensors at that point.
+
+    Returns:
+        The checkpoint as written.
     """
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
-    path = _state_path(home, checkpoint)
+    path = home / ("state-b.safetensors" if checkpoint.state_file == "state-a.safetensors" else "state-a.safetensors")
+    written = checkpoint.model_copy(update={"state_file": path.name})
     write_atomic(path, partial(save_file, state))
-    write_atomic(home / "checkpoint.json", checkpoint.model_dump_json())
+    write_atomic(home / "checkpoint.json", written.model_dump_json())
     for old in home.glob("state-*.safetensors"):
         if old != path:
             old.unlink()
+    return written
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
@@ -80,12 +89,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
     try:
         checkpoint = Checkpoint.model_validate_json((home / "checkpoint.json").read_text(encoding="utf-8"))
         # In memory of their own, since a product of matrices may round differently where numbers lie as in a file.
-        state = {name: value.clone() for name, value in load_file(_state_path(home, checkpoint)).items()}
+        state = {name: value.clone() for name, value in load_file(home / checkpoint.state_file).items()}
         return checkpoint, state
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: no checkpoint to resume from: {error}") from None
-
-
-def _state_path(home: Path, checkpoint: Checkpoint) -> Path:
-    done = "start" if checkpoint.round is None else str(checkpoint.round)
-    return home / f"state-{done}.safetensors"

@@ -91,7 +91,7 @@ class RunFolder:
         lock = FileLock(path, timeout=0)
         try:
             lock.acquire()
-        except Timeout:
+        except (Timeout, PermissionError):  # another owner's
             return True
         lock.release()
         return False
@@ -105,7 +105,8 @@ class RunFolder:
         Raises:
             InputError: Another command works in it.
         """
-        lock = FileLock(self._lock_file(), timeout=0)
+        # Whoever looks whether it is locked holds it for an instant.
+        lock = FileLock(self._lock_file(), timeout=1)
         try:
             lock.acquire()
         except Timeout:

@@ -57,8 +57,7 @@ class RecordWriter:
         tables = {"ledger": self.ledger.table, "rounds": self._rounds, "clients": self._clients}
         parts = {name: table.written for name, table in tables.items()}
         checkpoint = Checkpoint(**{**self.checkpoint.model_dump(), **done, "parts": parts, "wall_s": self.wall_s})
-        save_checkpoint(self.folder, checkpoint, state)
-        self.checkpoint, self.state = checkpoint, state
+        self.checkpoint, self.state = save_checkpoint(self.folder, checkpoint, state), state
 
     def flush(self) -> None:
         """Write all buffered rows."""

@@ -31,6 +31,9 @@ from strategies.method import BackboneShape, Method, Tensors, travelling
 from strategies.secure.ring import Ring
 from strategies.spacing import read_sites
 
+_SHORTEST_QUESTION = 16
+"""Tokens that a question must have room for."""
+
 
 def with_sites(config: RunConfig, shape: BackboneShape) -> RunConfig:
     """Return a config whose sites are lists of the backbone's blocks.
@@ -56,7 +59,13 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     Raises:
         InputError: The task is unknown, the method cannot be loaded, or a setting does not fit.
     """
-    find_task(config.task)
+    task = find_task(config.task)
+    needed = task.max_new_tokens + _SHORTEST_QUESTION
+    if not task.labels and config.personal.max_tokens < needed:
+        raise InputError(
+            f"personal.max_tokens={config.personal.max_tokens}: expected at least {needed}, since an answer of "
+            f"{task.name} has up to {task.max_new_tokens} tokens"
+        )
     config = with_sites(config, shape)
     try:
         method = load_method(config.method, config.method_values(), config.settings, import_path)
@@ -92,6 +101,12 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
     pooling = config.robust.rule in POOLING and rounds
     if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
         raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates separate")
+    if method.introduces:
+        # Its clients start from tensors of their own, and who judges it would be none of its users.
+        if config.robust.rule != "none":
+            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name}'s clients have no common start")
+        if config.keep == "best":
+            raise ValueError(f"keep='best': {method.name} sends every user something else, so none can judge for all")
     wire, pooled = config.wire, []
     for key in ("up", "down"):
         if (name := getattr(wire, key)) != "raw":
@@ -160,7 +175,8 @@ def _check_wire_form(method: Method, shared: Tensors) -> None:
 
 def keeps_clients_apart(method: Method, shape: BackboneShape) -> bool:
     """Tell whether a method has no one shared state: it sends every client something else, or does not average."""
-    alike = getattr(type(method), "server_send", None) is Method.server_send
+    kind = type(method)
+    alike = kind.server_send is Method.server_send and kind.server_controls is Method.server_controls
     return not alike or method.server_aggregator(method.server_init(shape), 1).per_user
 
 

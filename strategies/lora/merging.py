@@ -36,14 +36,17 @@ def push(state: Tensors, round_number: int, changes: Tensors, users: Iterable[in
 def missing(state: Tensors, user: int | None) -> Tensors:
     """Return what `user` lacks, as factors or as their sum, whichever is smaller; a newcomer lacks everything."""
     seen = int(state.get(f"{_SEEN}.{user}", torch.tensor(0)))
-    parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    parts: dict[str, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
     for name, A in state.items():
         kind, _, rest = name.partition(".")
         round_number, _, factor = rest.partition(".")
         if kind == _STACK and factor.endswith(".A") and int(round_number) > seen:
-            parts.setdefault(factor.removesuffix(".A"), []).append((A, state[name.removesuffix("A") + "B"]))
+            pair = A, state[name.removesuffix("A") + "B"]
+            parts.setdefault(factor.removesuffix(".A"), {})[int(round_number)] = pair
     sent: Tensors = {}
-    for module, factors in parts.items():
+    for module, by_round in parts.items():
+        # By number: a checkpoint's tensors are sorted by name, round 10 before round 2.
+        factors = [by_round[number] for number in sorted(by_round)]
         A, B = torch.cat([A for A, _ in factors]), torch.cat([B for _, B in factors], dim=1)
         if A.numel() + B.numel() <= len(B) * A.shape[1]:
             sent |= {f"{_SENT}.{module}.A": A, f"{_SENT}.{module}.B": B}

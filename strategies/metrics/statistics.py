@@ -16,6 +16,9 @@ from strategies.metrics.words import UnicodeTokenizer
 
 Statistics = dict[str, list[float]]
 
+_FARTHEST = 1e6
+"""Errors beyond this are no ratings: their squares would drown all others, or not be finite."""
+
 
 def classification_statistics(predictions: Sequence[int], references: Sequence[int], labels: int) -> Statistics:
     """Count a confusion matrix.
@@ -40,7 +43,7 @@ def rating_statistics(predictions: Iterable[str], references: Iterable[str]) -> 
     Such predictions are also counted separately.
 
     Args:
-        predictions: Strings; a rating is any string that Python reads as a finite number.
+        predictions: Strings; a rating is any string that Python reads as a number, at most a million from the gold.
         references: Gold ratings, "1" to "5".
 
     Returns:
@@ -54,7 +57,7 @@ def rating_statistics(predictions: Iterable[str], references: Iterable[str]) -> 
             error = abs(float(text) - rating)
         except ValueError:
             error = math.nan
-        if not math.isfinite(error):
+        if not error <= _FARTHEST:
             error = max(abs(rating - 1), abs(rating - 5))
             unparsed += 1
         errors.append(error)

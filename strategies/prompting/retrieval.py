@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
 import bm25s
 import numpy as np
@@ -33,11 +34,21 @@ def best_matches(items: Sequence[TextPair], question: str, k: int) -> list[TextP
 
 def match_scores(texts: Sequence[str], question: str) -> np.ndarray:
     """Return the BM25 score of each text for a question; shape [texts], fp32."""
-    words = bm25s.tokenize([*texts, question], stopwords=None, return_ids=False, show_progress=False)
-    scores = np.zeros(len(texts), dtype=np.float32)
-    # A corpus without a single word has no vocabulary, which the library does not expect.
-    if any(words[:-1]):
-        index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        index.index(words[:-1], show_progress=False)
-        scores = index.get_scores(words[-1])
-    return scores
+    index = _index(tuple(texts))
+    return index.get_scores(_words([question])[0]) if index else np.zeros(len(texts), dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def _index(texts: tuple[str, ...]) -> bm25s.BM25 | None:
+    """Index a history for all questions to it; None if it has no word, which the library does not expect."""
+    words = _words(texts)
+    if not any(words):
+        return None
+    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+    index.index(words, show_progress=False)
+    return index
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    words: list[list[str]] = bm25s.tokenize(list(texts), stopwords=None, return_ids=False, show_progress=False)
+    return words

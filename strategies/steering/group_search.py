@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from strategies.method import Tensors
+from strategies.spacing import read_sites
 from strategies.steering.directions import begin_probes, best_probes, sketch, top_directions
 
 SHARED_EDIT = "shared_edit"
@@ -115,6 +116,6 @@ def group_edit(state: Tensors, count: int) -> Tensors:
     probes, lowest = best_probes(state["shared_probes.theta"], losses)
     layers = lowest.argsort(stable=True)[:count].sort().values
     if float(state["server_pairs"]) < FEWEST_PAIRS:
-        probes = torch.zeros_like(probes)
+        layers, probes = torch.tensor(read_sites(f"{count} spread", len(lowest))), torch.zeros_like(probes)
     edit = {"layer": layers.to(torch.int16), "P": state["server_direction.P"][layers], "N": probes[layers]}
     return {f"{SHARED_EDIT}.{part}": value for part, value in edit.items()}

@@ -1,6 +1,7 @@
 """Batches, the training loop and predictions on the tiny backbone."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,29 @@ def test_early_stopping_keeps_the_start_if_training_only_harms(tiny: Backbone, a
         assert torch.equal(shift.b, start) == kept
         # One of three examples is held out.
         assert result.steps == (4 if kept else 6)
+
+
+def test_a_spent_budget_ends_all_epochs(tiny: Backbone, attached: SiteShifts) -> None:
+    judged: list[bool] = []
+    times = iter([0.0, 0.5, 2.0, 2.0, 2.0, 2.0, 2.0])
+    settings = FitConfig(epochs=5, batch_size=1, held_out=0.3)
+    fit = LocalFit(Forward(tiny, None), attached, EXAMPLES, settings, 0, budget_s=1.0, clock=lambda: next(times))
+    hook = tiny.model.register_forward_pre_hook(lambda *_: judged.append(not attached.training))
+    result = fit([attached.shift("collective", "1").b])
+    hook.remove()
+    # The first step is always taken, and the second one begins in time; only then is the budget seen to be spent.
+    assert result.steps == 2
+    # Held-out examples are judged before, after the first epoch, and when the time is over.
+    assert sum(judged) == 3
+
+
+def test_a_loss_of_ones_own_is_averaged_over_examples(tiny: Backbone, attached: SiteShifts) -> None:
+    def loss(_forward: object, _adapter: object, batch: Sequence[Example]) -> torch.Tensor:
+        return torch.tensor(float(len(batch)))
+
+    fit = LocalFit(Forward(tiny, None), attached, EXAMPLES, FitConfig(), 0, loss_of=loss)
+    # Batches of two and of one: (2·2 + 1·1) / 3, however long their answers are.
+    assert fit._mean_loss([EXAMPLES[:2], EXAMPLES[2:]]) == pytest.approx(5 / 3)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -168,6 +168,13 @@ def test_few_pairs_use_the_svd_alone(model: nn.Module) -> None:
     assert torch.allclose(private["private_edit.N"].norm(dim=1), torch.ones(2), atol=1e-5)
 
 
+def test_a_group_with_few_pairs_uses_the_svd_alone(model: nn.Module) -> None:
+    edit = run_rounds(chameleon(), [KnownClient(HISTORY[:6], same=3)], model)
+    assert edit["shared_edit.layer"].tolist() == [1, 2]  # '2 spread' in three blocks
+    assert torch.allclose(edit["shared_edit.P"].norm(dim=1), torch.ones(2), atol=1e-5)
+    assert not edit["shared_edit.N"].any()
+
+
 def test_chameleon_records_pairs_losses_layers_and_the_edits_effect(model: nn.Module) -> None:
     method = chameleon(federated=False)
     adapter = method.client_attach(model, shape_of(model))  # type: ignore[arg-type]

@@ -146,6 +146,19 @@ def test_a_run_stopped_after_the_introduction_resumes_to_the_same_bits(
     assert_same_run(tmp_path / "whole" / "p2p", tmp_path / "stopped" / "p2p")
 
 
+def test_a_run_stopped_in_a_midway_evaluation_does_not_apply_the_round_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    midway = ("evaluate.every=1", "settings.outer_lr=0.05")
+    run(tmp_path / "whole", *midway)
+    with monkeypatch.context() as patch:
+        patch.setattr(Newcomers, "send", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped", *midway)
+    resume("p2p", tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole" / "p2p", tmp_path / "stopped" / "p2p")
+
+
 @pytest.mark.parametrize("words", [(), LORA, AT_CLIENT], ids=["shift", "lora", "client"])
 def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_path: Path) -> None:
     config = tiny_config(*SMALL, *words, "settings.outer_lr=0.05")
@@ -174,6 +187,8 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("settings.output=lora", "settings.targets=['q_proj','gate']"), "no module 'gate' in the backbone"),
         (("wire.up=int8",), r"wire.up='int8': p2p keeps clients' updates separate"),
         (("server.optimizer=adam",), "p2p keeps clients' updates separate"),
+        (("robust.rule=clip",), "robust.rule='clip': p2p's clients have no common start"),
+        (("keep=best", "users.held_out=1"), "keep='best': p2p sends every user something else"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -102,6 +102,17 @@ def test_a_client_is_sent_the_rounds_it_lacks_and_ends_with_a_newcomers_weights(
         torch.testing.assert_close(kept[name], value, rtol=0, atol=1e-5)
 
 
+def test_factors_of_many_rounds_are_stacked_in_the_order_of_rounds() -> None:
+    state: Tensors = {}
+    for number in range(1, 12):
+        factors = {f"{MODULE}.A": torch.full((1, 60), float(number)), f"{MODULE}.B": torch.ones(50, 1)}
+        state = merging.push(state, number, factors, [])
+    # A checkpoint's tensors are sorted by name.
+    for kept in (state, {name: state[name] for name in sorted(state)}):
+        A = merging.missing(kept, None)[f"shared_base.{MODULE}.A"]
+        assert A[:, 0].tolist() == list(range(1, 12))
+
+
 def test_factors_are_sent_while_they_are_smaller_than_their_product() -> None:
     state = merging.push({}, 1, {f"{MODULE}.A": torch.ones(2, 6), f"{MODULE}.B": torch.ones(5, 2)}, [])
     assert set(merging.missing(state, 7)) == {f"shared_base.{MODULE}.A", f"shared_base.{MODULE}.B"}

@@ -78,7 +78,8 @@ def test_pooled_ratings_equal_scikit_learn_on_lamps_reading(answers: list[tuple[
     assert ours["outside"] == pytest.approx(np.mean([text in ("five", "", "4 stars") for text, _ in answers]))
 
 
-def test_a_rating_that_is_not_a_finite_number_is_unparsed() -> None:
+def test_a_rating_that_is_not_a_finite_number_or_absurd_is_unparsed() -> None:
+    assert metrics(rating_statistics(["1e200"], ["2"])) == {"mae": 3.0, "rmse": 3.0, "outside": 1.0}
     assert metrics(rating_statistics(["nan", "inf"], ["2", "5"])) == {"mae": 3.5, "rmse": 12.5**0.5, "outside": 1.0}
 
 
