@@ -18,10 +18,10 @@ from configs.training import FitConfig
 from fl_clients.backbone.batches import Encoder, Example
 from fl_clients.backbone.forward import Forward
 from fl_clients.fit import LocalFit, answer_loss
-from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import open_user
 from fl_server.record.folder import RunFolder
+from simulations.run.rebuild_users import rebuild_users
 from simulations.run.served import ServedModel, load_served_model
 from strategies.method import Tensors, TrainRequest
 
@@ -69,7 +69,7 @@ def visit(
 def measure(record: Path, visitors: int) -> dict[str, dict[str, float]]:
     """Return the mean losses over visitors, by visit."""
     served = load_served_model(record, None)
-    config, data = served.config, build_table(served.config).folder
+    config, data = served.config, rebuild_users(RunFolder(record)).folder
     encoder = Encoder(find_task(config.task), served.backbone.tokenizer)
     forward = Forward(served.backbone, None)
     first = config.users.collective

@@ -79,6 +79,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: Tensors) -> Che
     return written
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether a run has written a checkpoint; a completed one has none any more."""
+    return (folder / _FOLDER / "checkpoint.json").is_file()
+
+
 def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
     """Return a run's checkpoint and the server's state.
 

@@ -10,6 +10,7 @@ from configs.load import flatten
 from configs.schema import RunConfig
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
+from strategies.loading import parameters_of
 
 _ALIKE = (
     "task",
@@ -39,7 +40,10 @@ _OWN = (
     "personal.lr",
 )
 """Config keys, or tables of keys, that define a method."""
-_NO_NUMBER = ("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds")
+_NO_NUMBER = (
+    *("engine", "activations_mb", "partitions.cpus", "ray.address", "faults.retries", "faults.client_seconds"),
+    "evaluate.predictions",
+)
 """Config keys that do not affect results."""
 
 
@@ -98,7 +102,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
             raise InputError(f"{twice} and {run.folder}: both are {run.method} with seed {seed}")
         seen[run.method, seed] = run
         same = by_method.setdefault(run.method, run)
-        if other := first_difference(same.config, run.config, ("seed",)):
+        if other := first_difference(same.config, run.config, ("seed", *without_effect(run.config))):
             raise InputError(
                 f"{same.folder} and {run.folder} are both {run.method}, but differ in more than the seed: {other}"
             )
@@ -152,6 +156,16 @@ def numbers(config: RunConfig) -> dict[str, Any]:
     flat = {key: value for key, value in flatten(config).items() if key not in _NO_NUMBER}
     # Clients in one pass are padded together, which rounds otherwise.
     return flat | {"clients_per_pass": config.clients_per_pass if config.engine == "vectorized" else 1}
+
+
+def without_effect(config: RunConfig) -> list[str]:
+    """Return the config keys whose values change nothing: where users' files lie, and what only other methods take.
+
+    Of methods that are not fedperfit's own all keys count, since finding out would run a record's code.
+    """
+    own = config.method.startswith("strategies.")
+    taken = {*parameters_of(config.method), "rounds", "seed"} if own else config.method_values().keys()
+    return ["users.source", *(key.replace("rank_", "rank.") for key in config.method_values() if key not in taken)]
 
 
 def first_difference(ours: RunConfig, theirs: RunConfig, ignored: Collection[str] = ()) -> str | None:

@@ -9,13 +9,12 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError
 from fl_clients.backbone.load import backbone_digest
-from fl_server.record.checkpoint import load_checkpoint
+from fl_server.record.checkpoint import has_checkpoint, load_checkpoint
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord, read_run
-from simulations.experiments.comparable import first_difference
+from simulations.experiments.comparable import first_difference, without_effect
 from simulations.experiments.plan import Planned
 from simulations.run.preflight import find_changed_method, resolve
-from strategies.loading import parameters_of
 
 
 def started_from(planned: Planned, place: Path) -> Planned:
@@ -35,12 +34,14 @@ def find(planned: Planned, folder: Path) -> Path | None:
     places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
     tensors_missing = False
     for place in places:
-        if not RunFolder(place).is_record or not (place / "config.toml").is_file():
+        if not RunFolder(place).is_record:
             continue
         try:
             record = read_run(place)
             other = _unlike(planned, place, record, start)
-        except InputError:
+        except (InputError, OSError) as error:
+            if place == own:
+                raise InputError(f"{own}: cannot be read ({error}); choose another name, or delete it") from None
             continue  # written by another version
         if record.status != "completed":
             continue
@@ -70,7 +71,7 @@ def _start(planned: Planned) -> str | None:
 
 def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None) -> str | None:
     """Describe how a record differs from the planned run; `start` is the digest of the tensors to start from."""
-    ignored = ["users.source", *_unused(planned)]
+    ignored = without_effect(planned.config)
     if not planned.needs_midway:
         ignored.append("evaluate.every")
     config = RunFolder(place).config
@@ -88,13 +89,6 @@ def _unlike(planned: Planned, place: Path, record: RunRecord, start: str | None)
     return find_changed_method(planned.code, record)
 
 
-def _unused(planned: Planned) -> list[str]:
-    """Return the config keys that other methods take and this one does not, such as `sites` for LoRA."""
-    taken = parameters_of(planned.config.method, planned.import_path)
-    values = planned.config.method_values()
-    return [name.replace("rank_", "rank.") for name in values if name not in (*taken, "rounds", "seed")]
-
-
 def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bool:
     """Tell whether `place` holds an interrupted run that can be resumed as the planned one.
 
@@ -102,18 +96,18 @@ def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bo
     tensors have changed cannot be resumed and is run again.
 
     Raises:
-        InputError: Rounds of another config were trained there; they are not overwritten.
+        InputError: Rounds of another config were trained there, or its checkpoint cannot be read; nothing is
+            overwritten.
     """
-    try:
-        record, (checkpoint, state) = read_run(place), load_checkpoint(place)
-        if record.status == "completed" or not checkpoint.parts:
-            return False
-        if changed := find_changed_method(planned.code, record):
-            log(f"{place} was interrupted, but cannot be resumed ({changed}); running it again")
-            return False
-        other = _unlike(planned, place, record, _start(planned))
-    except InputError:
+    if not RunFolder(place).is_record or not has_checkpoint(place):
         return False
+    record, (checkpoint, state) = read_run(place), load_checkpoint(place)
+    if record.status == "completed" or not checkpoint.parts:
+        return False
+    if changed := find_changed_method(planned.code, record):
+        log(f"{place} was interrupted, but cannot be resumed ({changed}); running it again")
+        return False
+    other = _unlike(planned, place, record, _start(planned))
     if other and checkpoint.round is not None:
         reason = f"was interrupted and has a different config ({other})"
         raise InputError(f"{place} {reason}; choose another name, or delete it")

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from configs.errors import InputError
 from fl_clients.backbone.batches import Encoder
 from fl_clients.backbone.forward import Forward
-from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import open_user
 from fl_clients.predict import generate, score_labels, stop_tokens
+from fl_server.record.folder import RunFolder
+from simulations.run.rebuild_users import rebuild_users
 from simulations.run.served import ServedModel
 from strategies.client_tools import Context, TextPair
 from strategies.method import Adapter, Method
@@ -72,4 +73,4 @@ class _Texts:
         self.history: Sequence[TextPair] = ()
         reads = type(served.method).client_context is not Method.client_context or served.config.history.retrieve
         if served.partition is not None and reads:
-            self.history = open_user(build_table(served.config).folder, served.partition).history
+            self.history = open_user(rebuild_users(RunFolder(served.folder)).folder, served.partition).history

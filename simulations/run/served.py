@@ -1,9 +1,7 @@
 """Loads the model that a completed run serves to one user: the backbone with the method's adapter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from configs.errors import InputError, nearest
 from configs.schema import RunConfig
@@ -20,6 +18,8 @@ from strategies.method import Adapter, Method, Tensors
 class ServedModel:
     """A backbone with the adapter of one run attached."""
 
+    folder: Path
+    """The run record."""
     record: RunRecord
     config: RunConfig
     backbone: Backbone
@@ -35,6 +35,27 @@ class ServedModel:
     def personalise(self, personal: bool) -> None:
         """Set the adapter to the user's personalised model, or to the collective part only."""
         self.method.client_load(self.adapter, self.shared, self.private if personal else None)
+
+    def of_user(self, user: str) -> "ServedModel":
+        """Return the model of a target user, personalised; backbone and adapter are the same objects.
+
+        Raises:
+            InputError: The user is not a target user, or its private tensors are missing.
+        """
+        partition = _find_user(self.folder, self.record, user)
+        if self.record.users.source == "devices" and self.record.params.private:
+            raise InputError(
+                "in a real federation, users' private tensors are on their devices", field="user", value=user
+            )
+        path = private_path(self.folder / "private", partition)
+        rows = RunFolder(self.folder).users(["partition", "history"]).to_pylist()
+        history = next(row["history"] for row in rows if row["partition"] == partition)
+        # A user without history is served by the shared tensors.
+        if history and self.record.params.private and not path.is_file():
+            raise InputError(f"{path}: missing, so the model of user {user} is unknown")
+        served = replace(self, partition=partition, private=read_tensors(path) if path.is_file() else None)
+        served.personalise(True)
+        return served
 
 
 def load_served_model(folder: Path, user: str | None) -> ServedModel:
@@ -53,26 +74,16 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     if record.status != "completed":
         raise InputError(f"{folder}: this run did not complete ({files.status})")
     config = files.config
-    partition = None if user is None else _find_user(folder, record, user)
+    if user is not None:
+        _find_user(folder, record, user)
     check_backbone(config.backbone, record.backbone_sha256)
     backbone = load(config.backbone, resolve_precision(config.precision, False))
     method = build_method(config, backbone.shape)
     adapter = method.client_attach(backbone.model, backbone.shape)
-    shared = read_tensors(files.shared)
-    private = None
-    if partition is not None:
-        if record.users.source == "devices" and record.params.private:
-            raise InputError(
-                "in a real federation, users' private tensors are on their devices", field="user", value=user
-            )
-        path = private_path(folder / "private", partition)
-        history = pq.read_table(folder / "users.parquet", filters=[("partition", "=", partition)])["history"][0].as_py()
-        # A user without history is served by the shared tensors.
-        if history and record.params.private and not path.is_file():
-            raise InputError(f"{path}: missing, so the model of user {user} is unknown")
-        private = read_tensors(path) if path.is_file() else None
-    served = ServedModel(record, config, backbone, method, adapter, shared, partition, private)
-    served.personalise(True)
+    served = ServedModel(folder, record, config, backbone, method, adapter, read_tensors(files.shared), None, None)
+    if user is not None:
+        return served.of_user(user)
+    served.personalise(False)
     return served
 
 

@@ -13,7 +13,6 @@ from configs.import_path import find_intruder, python_path_folders
 from configs.paths import USERS_LINK, expand
 from configs.schema import RunConfig
 from fl_clients.backbone.load import check_backbone, read_shape
-from fl_clients.lamp.select_users import build_table
 from fl_server.record.checkpoint import load_checkpoint
 from fl_server.record.complete import keep_recorded
 from fl_server.record.folder import RunFolder
@@ -25,6 +24,7 @@ from simulations.engines.ray_engine import end_leftovers
 from simulations.run.catalogue import find_run
 from simulations.run.new_record import link_users, new_record
 from simulations.run.preflight import build_method, exchange_keys, find_changed_method, method_digest
+from simulations.run.rebuild_users import rebuild_users
 from simulations.run.synthetic_users import record_oracles
 
 
@@ -105,11 +105,7 @@ def resume(
         method = build_method(config, read_shape(config.backbone), checkpoint.import_path)
         if changed := find_changed_method(method_digest(method), record):
             raise InputError(f"{changed} the run began", field="name", value=name)
-        users = build_table(config, Path(checkpoint.started_in))
-        if users.sha256 != record.users.data_sha256:
-            raise InputError(
-                f"the data of {config.users.source} have changed since the run began", field="name", value=name
-            )
+        users = rebuild_users(RunFolder(folder), Path(checkpoint.started_in))
         for file in ("events.jsonl", "errors.jsonl"):
             finish_partial_line(folder / file)
         mark_resumed(folder)

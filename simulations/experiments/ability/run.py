@@ -95,7 +95,7 @@ class _Asking:
     """The tasks of one command."""
 
     def __init__(self, run: Path, tasks: Sequence[str], manager: Any, limit: int | None) -> None:
-        self._run, self._limit = run, limit
+        self._collective, self._limit = load_served_model(run, None), limit
         self._texts = TEXTS in tasks
         self._tasks = _load([task for task in tasks if task != TEXTS], manager)
 
@@ -103,7 +103,8 @@ class _Asking:
         """Return what a model scores."""
         from simulations.experiments.ability.language_model import ServedLanguageModel, score_tasks
 
-        model = ServedLanguageModel(load_served_model(self._run, user), point)
+        served = self._collective if user is None else self._collective.of_user(user)
+        model = ServedLanguageModel(served, point)
         scores: Scores = {}
         if self._tasks["tasks"]:
             answered = score_tasks(model, self._tasks, self._limit)

@@ -13,7 +13,6 @@ from configs.files import write_atomic
 from configs.load import flatten, load_config
 from configs.paths import expand
 from configs.schema import RunConfig
-from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
@@ -45,6 +44,7 @@ from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
 from simulations.run.folders import claim_folder
+from simulations.run.rebuild_users import rebuild_users
 from strategies.delta_vectors import DELTA, RANDOM
 
 
@@ -105,7 +105,7 @@ def analyze(
     draw(stacked(vectors), stacked(control), found, folder)
     if texts:
         groups = dict(zip(("nearest", "middle", "farthest"), _named(vectors, named), strict=True))
-        write_texts(groups, build_table(run.config).folder, folder / "private")
+        write_texts(groups, rebuild_users(run.files).folder, folder / "private")
     return found
 
 
@@ -193,7 +193,7 @@ def _taste(trained: Path) -> Taste | None:
     kept = [user for user in users if private_path(trained / "private", user).is_file()]
     if len(kept) < COORDINATES:
         return None
-    table = build_table(files.config).folder
+    table = rebuild_users(files).folder
     shifts, counts = [], []
     labels: list[str] = []
     for user in kept:

@@ -11,7 +11,6 @@ from fl_server.record.folder import RunFolder
 from simulations.experiments.audit.numbers import epsilon_proved, exposure, mean_bits
 from simulations.experiments.audit.observed import Losses
 from simulations.experiments.audit.schema import Bits, Exposure
-from simulations.run.served import load_served_model
 
 
 def exposures(files: RunFolder, collective: Losses, targets: Mapping[int, OpenedUser]) -> tuple[list[Exposure], float]:
@@ -26,7 +25,7 @@ def exposures(files: RunFolder, collective: Losses, targets: Mapping[int, Opened
     # All who could be drawn: who was drawn is a secret that the accountant counts on, and may depend on a coin.
     shared, served = _bits(files, collective, range(users.collective - users.held_out)), dict[int, float]()
     for partition, user in targets.items() if files.record.params.private else ():
-        served |= _bits(files, Losses(load_served_model(files.path, user.user_id)), [partition])
+        served |= _bits(files, Losses(collective.model.of_user(user.user_id)), [partition])
 
     def mean(found: Mapping[int, float], collective: bool, repeats: int) -> Bits | None:
         own = [bits for partition, bits in found.items() if repeats_of(partition, collective, seed) == repeats]

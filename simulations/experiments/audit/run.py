@@ -10,7 +10,6 @@ import numpy as np
 from configs.errors import InputError
 from configs.files import write_atomic
 from fl_clients.lamp.canaries import is_canary
-from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.synthetic.generate import planted_taste
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import OpenedUser, open_user
@@ -23,6 +22,7 @@ from simulations.experiments.audit.schema import Attack, Audit, Guess
 from simulations.experiments.audit.shadows import shadow_losses
 from simulations.run.folders import check_no_record, claim_folder
 from simulations.run.preflight import keeps_clients_apart
+from simulations.run.rebuild_users import rebuild_users
 from simulations.run.served import ServedModel, load_served_model
 
 _FEWEST = 10
@@ -58,7 +58,8 @@ def audit(
     check_no_record(folder)
     _check(files, shadows)
     config = files.config
-    collective, data = load_served_model(run, None), build_table(config).folder
+    data = rebuild_users(files).folder
+    collective = load_served_model(run, None)
     members, targets = _members(files, data), _targets(files, data)
     if shadows and len(members) < 2:
         raise InputError(f"{run}: {len(members)} user trained in it; a shadow run trains half of them, expected 2")
@@ -101,7 +102,7 @@ def _membership(
         task=record.task,
         shared_items=attack(inside, outside, seed),
         shared_users=attack(means(inside), means(outside), seed),
-        served_items=_served(files, targets, seed),
+        served_items=_served(losses.model, targets, seed),
         epsilon_suggested=epsilon_suggested(_flat(inside), _flat(outside), delta),
         epsilon_at_most=record.privacy.epsilon if record.privacy else None,
     )
@@ -148,15 +149,16 @@ def _flat(scores: dict[int, np.ndarray]) -> np.ndarray:
     return np.concatenate(list(means(scores).values()))
 
 
-def _served(files: RunFolder, targets: dict[int, OpenedUser], seed: int) -> Attack | None:
+def _served(collective: ServedModel, targets: dict[int, OpenedUser], seed: int) -> Attack | None:
     """Attack the models that target users are served: are their histories known better than their questions?"""
-    if not files.record.params.private:
+    if not collective.record.params.private:
         return None
     inside, outside = {}, {}
     for partition, user in targets.items():
         if user.history and user.queries:
-            losses = Losses(load_served_model(files.path, user.user_id))
+            losses = Losses(collective.of_user(user.user_id))
             inside[partition], outside[partition] = losses.gained(user.history), losses.gained(user.queries)
+    collective.personalise(False)
     return attack(inside, outside, seed) if inside else None
 
 

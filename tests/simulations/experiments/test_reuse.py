@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from configs.errors import InputError
 from fl_server.record.schema import read_run, write_run
 from simulations.experiments.comparable import Run
-from simulations.experiments.compare import complete
+from simulations.experiments.compare import complete, write_comparison
 from simulations.experiments.plan import Planned, plan
 from simulations.experiments.reuse import find, interrupted, started_from
 from simulations.run.simulate import resume
@@ -49,6 +49,26 @@ def test_a_key_that_the_method_does_not_take_does_not_matter(completed: Path, tm
             find(other, completed.parent)
 
 
+def test_what_is_reused_can_be_compared(completed: Path, tmp_path: Path) -> None:
+    (lora,) = complete(plan(["lora-c"], None, [*TINY, "rounds=1", "sites=[2]"], [0]), tmp_path / "x", False, print)
+    runs = complete(plan(["lora-c"], None, [*TINY, "rounds=1", "rank.shared=3"], [0, 1]), tmp_path / "y", False, print)
+    assert runs[0].folder == lora.folder
+    write_comparison(runs, "lora-c", tmp_path / "y")
+
+
+@pytest.mark.parametrize("damaged", ["run.json", "config.toml"])
+def test_a_record_of_the_same_name_that_cannot_be_read_is_not_overwritten(
+    damaged: str, completed: Path, tmp_path: Path
+) -> None:
+    planned = plan(["perfit"], None, TINY, [0])
+    place = tmp_path / planned[0].name
+    shutil.copytree(completed, place)
+    (place / damaged).write_text("{")
+    with pytest.raises(InputError, match=r"perfit-seed0: cannot be read \(.*\); choose another name, or delete it"):
+        complete(planned, tmp_path, False, print)
+    assert (place / damaged).read_text() == "{"
+
+
 def test_damaged_record_is_named_and_another_is_reused(completed: Path, tmp_path: Path) -> None:
     (planned,) = plan(["perfit"], None, TINY, [0])
     places = [tmp_path / name / planned.name for name in ("a", "b")]
@@ -62,7 +82,7 @@ def test_damaged_record_is_named_and_another_is_reused(completed: Path, tmp_path
         find(planned, tmp_path / "a")
     with pytest.raises(InputError, match=r"(ledger|clients)\.parquet: not readable"):
         Run.read(places[0])
-    # A file that is not a record is ignored.
+    # In another folder, a file that is not a record is ignored.
     (places[0] / "run.json").write_text("[1]")
     assert find(planned, tmp_path / "c") == places[1]
 
