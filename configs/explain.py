@@ -21,8 +21,9 @@ def first_problem(error: ValidationError) -> Any:
 
 
 def source_of(problem: Any, files: Sequence[tuple[str, dict[str, Any]]], typed: set[str]) -> str:
-    """Return `"file: "` for the file that a key with a problem is in, `""` if it was typed or is in none."""
-    if ".".join(map(str, problem["loc"])) in typed:
+    """Return `"file: "` for the file that a key with a problem is in, `""` if it, or a part of it, was typed."""
+    key = ".".join(map(str, problem["loc"]))
+    if not key or any(name == key or name.startswith(f"{key}.") for name in typed):
         return ""
     for name, table in files:
         inside: Any = table

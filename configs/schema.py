@@ -183,8 +183,6 @@ class RunConfig(_Group):
         if self.cohort > training:
             besides = f" without users.held_out={self.users.held_out}" if self.users.held_out else ""
             raise ValueError(f"cohort={self.cohort} is more than users.collective={self.users.collective}{besides}")
-        if self.privacy.kind != "none" and self.privacy.delta >= 1 / training:
-            raise ValueError(f"privacy.delta={self.privacy.delta:g}: expected less than 1/{training}, one user in all")
         if self.privacy.kind != "none" and self.robust.rule != "none":
             raise ValueError(f"robust.rule='{self.robust.rule}': with privacy.kind the updates are clipped and summed")
         if self.secure.aggregation:

@@ -1,7 +1,7 @@
 """A run record on disk, for everyone who reads one, and the lock that keeps two commands apart."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,7 +65,11 @@ class RunFolder:
 
     def users(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return which user is which partition."""
-        return pq.read_table(self.path / "users.parquet", columns=columns)
+        path = self.path / "users.parquet"
+        try:
+            return pq.read_table(path, columns=columns)
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise InputError(f"{path}: not readable: {error}") from None
 
     @property
     def status(self) -> str:
@@ -79,7 +83,10 @@ class RunFolder:
 
         A file's date would be that of a copy or a checkout.
         """
-        ended = pc.max(self.clients(["ended_at"])["ended_at"]).as_py() if self._has_table("clients") else None
+        ended = None
+        if self._has_table("clients"):
+            with suppress(InputError):  # a damaged table is named by whoever needs it
+                ended = pc.max(self.clients(["ended_at"])["ended_at"]).as_py()
         return float(ended) if ended is not None else (self.path / "run.json").stat().st_mtime
 
     @property
@@ -131,7 +138,10 @@ class RunFolder:
                 raise InputError(f"{path}: not readable, so the run cannot be used: {error}") from None
 
     def _table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
-        table = read_rows(self.path, name)
+        try:
+            table = read_rows(self.path, name)
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise InputError(f"{self.path}: its table '{name}' is not readable: {error}") from None
         for field in TABLES[name]:
             if field.name in ADDED and field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(len(table), field.type))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from configs.errors import InputError
 from configs.load import load_config
+from configs.paths import expand
 from configs.schema import RunConfig
 from simulations.display.console import console
 from simulations.display.tables import print_tables
@@ -22,7 +23,7 @@ ConfigArguments = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]…", help="Dotted overrides.")]
 Experiment = Annotated[Path | None, typer.Option("--config", help="An experiment file for all runs.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated.")]
-Results = Annotated[Path, typer.Option(help="The folder of run records.")]
+Results = Annotated[Path, typer.Option(help="The folder of run records.", callback=expand)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Track = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb or mlflow; may be repeated; wandb is offline by default.")

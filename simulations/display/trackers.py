@@ -116,6 +116,8 @@ class TrackedRun:
     def __init__(self, name: str, folder: Path) -> None:
         """Open the tracker for a run record."""
         settings = flatten(RunFolder(folder).config)
+        for key in ("users.collective_ids", "users.target_ids"):
+            settings.pop(key, None)  # a tracker's files have other readers than a record
         self._folder = folder
         self._round = 0
         self._tracker: Tracker = TRACKERS[name](folder, {key: str(value) for key, value in settings.items()})

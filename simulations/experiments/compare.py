@@ -15,7 +15,7 @@ from simulations.experiments.comparison.plots import draw_curves
 from simulations.experiments.comparison.schema import Comparison
 from simulations.experiments.plan import Planned, plan, plan_exchanged
 from simulations.experiments.reuse import find, interrupted, started_from
-from simulations.run.folders import check_no_record, claim_folder
+from simulations.run.folders import check_experiment, check_name, check_no_record, claim_folder
 from simulations.run.simulate import resume, simulate
 
 
@@ -53,8 +53,7 @@ def compare(
         RunFailed: A run failed; completed runs are kept and reused next time.
     """
     folder = claim_folder(results, name)
-    if (folder / "cold_start.json").is_file():
-        raise InputError(f"{folder} is a cold-start experiment; choose another name")
+    check_experiment(folder, "compare.json")
     planned = plan(methods, toml, overrides, seeds)
     exchanged = plan_exchanged(planned) if control else []
     starts = {origin for origin, _ in exchanged}
@@ -87,6 +86,8 @@ def complete(
         RunFailed: A run failed; completed runs are kept and reused next time.
     """
     check_no_record(folder)
+    for planned_run in planned:
+        check_name(planned_run.name, "name")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

@@ -72,12 +72,12 @@ def deploy(config: RunConfig, folder: Path, host: str, port: int, bind: str | No
         raise InputError("devices: a real federation has no simulated devices")
     if config.start_from:
         raise InputError("start_from: a real federation trains its own collective part")
+    folder = expand(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder")
     method = build_method(config, read_shape(config.backbone))
     if config.privacy.kind != "none" and method.first_round is not None:
         check_promise(config, method, devices=True)
-    folder = expand(folder).resolve()
     if any(letter in str(folder) for letter in '"\\$`\n'):
         raise InputError(f"{folder}: the scripts cannot quote this path; choose one without quotes, \\ and $")
     with _selected_users(config := resolve(config)) as users:

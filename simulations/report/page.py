@@ -26,7 +26,7 @@ from simulations.report import cold_start_figures as cold_start
 from simulations.report import figures, first_screen, privacy, stages, sweep_figures
 from simulations.report.gather import ReportData, ReportRun, gather_report
 from simulations.report.static_figures import write_figures
-from strategies.metrics.statistics import LOWER_IS_BETTER
+from strategies.metrics.statistics import LOWER_IS_BETTER, is_worse
 
 _HERE = Path(__file__).parent
 
@@ -99,6 +99,7 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         **context,
         plots=plots.all,
         baselines=BASELINES,
+        is_worse=is_worse,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),

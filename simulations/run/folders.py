@@ -39,6 +39,29 @@ def claim_folder(results: Path | str, name: str) -> Path:
     return folder
 
 
+_EXPERIMENTS = {
+    "compare.json": "a comparison",
+    "cold_start.json": "a cold start",
+    "sweep.json": "a sweep",
+    "analysis.json": "an analysis",
+    "ability.json": "a test of ability",
+    "audit.json": "an audit",
+}
+"""The result of each experiment: a folder holds one."""
+
+
+def check_experiment(folder: Path, own: str) -> None:
+    """Refuse a run record, or another experiment, as the folder of an experiment with the result `own`.
+
+    Raises:
+        InputError: It is one.
+    """
+    check_no_record(folder)
+    for file, kind in _EXPERIMENTS.items():
+        if file != own and (folder / file).is_file():
+            raise InputError(f"{folder} is {kind}; choose another name")
+
+
 def check_no_record(folder: Path) -> None:
     """Refuse a run record as the folder of something else.
 

@@ -74,6 +74,8 @@ def new_record(
         state = shared = load_shared(Path(config.start_from), method, config)
     name = name or _default_name(method, config)
     folder = _claim(results, name, overwrite)
+    if config.start_from and Path(config.start_from).resolve() == folder:
+        raise InputError(f"start_from={config.start_from}: this run would be replaced", field="name", value=name)
     users = None if real else build_table(config)
     if users and config.start_from:
         check_unseen(config, users)

@@ -132,12 +132,14 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
 def _check_private(config: RunConfig, method: Method, shape: BackboneShape) -> None:
     """Refuse noise and masks where no mean is formed, an ε that cannot be kept, and too few bytes for a sum."""
     private = config.privacy.kind != "none"
+    users = config.users.collective - config.users.held_out
+    if private and config.privacy.delta >= 1 / users:
+        raise ValueError(f"privacy.delta={config.privacy.delta:g}: expected less than 1/{users}, one user in all")
     key = f"privacy.kind='{config.privacy.kind}'" if private else "secure.aggregation"
     state = method.server_init(shape)
     first = 0 if method.first_round == 0 else 1
     if any(method.server_aggregator(state, number).per_user for number in {first, 1}):
         raise ValueError(f"{key}: {method.name} needs each client's own tensors, not only their mean")
-    users = config.users.collective - config.users.held_out
     if config.secure.aggregation:
         threshold = config.secure.threshold
         if first == 0 and threshold is not None and 2 * threshold <= users:

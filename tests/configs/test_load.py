@@ -56,6 +56,19 @@ def test_invalid_overrides_are_named(overrides: list[str], message: str) -> None
     with pytest.raises(InputError, match=r".*") as caught:
         load_config(None, overrides)
     assert message in str(caught.value)
+    assert not str(caught.value).startswith("None")
+
+
+def test_a_file_is_blamed_only_for_what_is_in_it(tmp_path: Path) -> None:
+    toml = tmp_path / "mine.toml"
+    toml.write_text("rounds = 3\n[wire]\nup = 'int8'\n")
+    for words in (["cohort=99"], ["wire.copy_as=int4"]):
+        with pytest.raises(InputError, match=r"cohort=99 is more|copy_as") as caught:
+            load_config(toml, words)
+        assert "mine.toml" not in str(caught.value)
+    toml.write_text("cohort = 'many'")
+    with pytest.raises(InputError, match=r"mine\.toml: cohort='many'"):
+        load_config(toml, [])
 
 
 def method_file(folder: Path, tables: str) -> str:

@@ -18,7 +18,7 @@ from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from simulations.experiments.ability.questions import KNOWLEDGE, PASSAGES, knowledge
 from simulations.experiments.ability.schema import Ability, Difference, TaskAbility
-from simulations.run.folders import check_no_record, claim_folder
+from simulations.run.folders import check_experiment, claim_folder
 from simulations.run.served import load_served_model
 from strategies.metrics.points import EvaluationPoint
 
@@ -63,7 +63,7 @@ def ability(
     if include is not None and not include.is_dir():
         raise InputError("not a folder", field="include", value=include)
     folder, files = claim_folder(results, name or f"ability-{run.name}"), RunFolder(run)
-    check_no_record(folder)
+    check_experiment(folder, "ability.json")
     if files.record.status != "completed":
         raise InputError(f"{run}: this run did not complete ({files.status})")
     asked = _users(files, users)
@@ -87,7 +87,8 @@ def ability(
         tasks=[_compare(task, base, collective, personal, files.config.seed) for task in base],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "ability.json", found.to_json())
+    real = files.record.users.source != "synthetic"
+    write_atomic(folder / "ability.json", found.to_json(), private=real)  # it names users
     return found
 
 

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from simulations.experiments.analysis.together import (
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
-from simulations.run.folders import claim_folder
+from simulations.run.folders import check_experiment, claim_folder
 from simulations.run.rebuild_users import rebuild_users
 from strategies.delta_vectors import DELTA, RANDOM
 
@@ -79,6 +80,7 @@ def analyze(
         RunFailed: The run failed.
     """
     folder = claim_folder(results, name)
+    check_experiment(folder, "analysis.json")
     if any((expand(results) / other).resolve() == folder.resolve() for other in others):
         raise InputError("an analysis cannot be compared with itself", field="with", value=name)
     loaded = [load(expand(results) / other) for other in others]
@@ -88,7 +90,8 @@ def analyze(
     if trained:
         _check_trained(trained, planned[0].config)
     check_comparable(planned[0].config, loaded)
-    (run,) = complete(planned, folder, False, log, on_progress)
+    # The vectors are read from the tensors, which a record may not have kept.
+    (run,) = complete([replace(planned[0], starts_others=True)], folder, False, log, on_progress)
     tensors = load_file(run.files.shared)
     vectors, control = (by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
     if len(vectors) < 3:
@@ -101,7 +104,8 @@ def analyze(
         loaded.insert(0, of(found, vectors, control))
         found.together = together(loaded)
         draw_together([each.vectors for each in loaded], found.together, folder)
-    write_atomic(folder / "analysis.json", found.to_json())
+    real = run.record.users.source != "synthetic"
+    write_atomic(folder / "analysis.json", found.to_json(), private=real)  # it names users
     draw(stacked(vectors), stacked(control), found, folder)
     if texts:
         groups = dict(zip(("nearest", "middle", "farthest"), _named(vectors, named), strict=True))

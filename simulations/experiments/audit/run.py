@@ -20,7 +20,7 @@ from simulations.experiments.audit.numbers import attack, epsilon_suggested, lik
 from simulations.experiments.audit.observed import Losses, turns
 from simulations.experiments.audit.schema import Attack, Audit, Guess
 from simulations.experiments.audit.shadows import shadow_losses
-from simulations.run.folders import check_no_record, claim_folder
+from simulations.run.folders import check_experiment, claim_folder
 from simulations.run.preflight import keeps_clients_apart
 from simulations.run.rebuild_users import rebuild_users
 from simulations.run.served import ServedModel, load_served_model
@@ -55,7 +55,7 @@ def audit(
         RunFailed: A shadow run failed.
     """
     folder, files = claim_folder(results, name or f"audit-{run.name}"), RunFolder(run)
-    check_no_record(folder)
+    check_experiment(folder, "audit.json")
     _check(files, shadows)
     config = files.config
     data = rebuild_users(files).folder

@@ -21,6 +21,7 @@ from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import Planned, plan, users_digests
 from simulations.experiments.reuse import find, started_from
+from simulations.run.folders import check_experiment
 from simulations.run.preflight import build_method, resolve
 from strategies.method import Method
 
@@ -67,8 +68,7 @@ def cold_start(
         RunFailed: A run failed.
     """
     folder = Path(folder)
-    if (folder / "compare.json").is_file():
-        raise InputError(f"{folder} is a comparison; choose another name")
+    check_experiment(folder, "cold_start.json")
     _check_spec(spec, overrides)
     log(f"checking configs and users (up to {max(spec.collective):,} collective users)")
     planned, groups, follow_ups = _plan_all(spec, toml, [*overrides, f"users.collective={_MANY}"])

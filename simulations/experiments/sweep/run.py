@@ -19,10 +19,8 @@ from simulations.experiments.sweep.against_best import with_tests
 from simulations.experiments.sweep.plots import draw
 from simulations.experiments.sweep.schema import Sweep, SweepCell
 from simulations.experiments.sweep.spec import SweepSpec, slugs
-from simulations.run.folders import claim_folder
+from simulations.run.folders import check_experiment, claim_folder
 from strategies.metrics.statistics import LOWER_IS_BETTER
-
-_OTHERS = ("compare.json", "cold_start.json")
 
 
 def sweep(
@@ -53,8 +51,7 @@ def sweep(
         RunFailed: A run failed; completed runs are kept and reused next time.
     """
     folder = claim_folder(results, name)
-    if any((folder / other).is_file() for other in _OTHERS):
-        raise InputError(f"{folder} is another experiment; choose another name", field="name", value=name)
+    check_experiment(folder, "sweep.json")
     grid = _plan(spec, toml, overrides or [])
     planned = [one for _, runs in grid for one in runs]
     log(f"{len(planned)} runs")

@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from configs.load import write_config
+from configs.schema import RunConfig
 from fl_server.record.schema import read_run
 from simulations.cli.main import app
 from simulations.display import trackers
@@ -34,6 +36,16 @@ def test_tensorboard_reads_rounds_and_final_figures(tmp_path: Path) -> None:
     record = read_run(tmp_path / "run")
     assert events.Scalars("final/personalised.accuracy")[0].value == pytest.approx(record.metrics["accuracy"])
     assert events.Scalars("final/bytes.up")[0].value == pytest.approx(record.bytes.up)
+
+
+def test_users_ids_stay_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, str] = {}
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", lambda _folder, settings: kept.update(settings))  # type: ignore[arg-type]
+    ids = {"select": "listed", "collective_ids": ["anna"], "target_ids": ["ben"], "collective": 1, "target": 1}
+    write_config(RunConfig.model_validate({"users": ids, "cohort": 1}), tmp_path / "config.toml")
+    trackers.TrackedRun("tensorboard", tmp_path)
+    assert kept["users.select"] == "listed"
+    assert not [value for value in kept.values() if "anna" in value or "ben" in value]
 
 
 def test_weights_and_biases_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_copying_the_question_and_its_first_sentence_are_scored(tmp_path: Path) 
     assert rows_of(table)[1][:2] == ["its first sentence", "0.923"]
     assert "the personalised answers are worse than its first sentence, which needs no model" in str(table.caption)
     page = write_page([tmp_path / "run"], tmp_path / "page.html").read_text()
-    assert "its first sentence scores 0.923 in rouge1, more than the personalised answers" in page
+    assert "its first sentence scores 0.923 in rouge1, better than the personalised answers" in page
     report, _ = compare_runs([Run.read(tmp_path / "run", "perfit")], "perfit")
     quality = comparison_tables(report)[0]
     assert [row[0] for row in rows_of(quality)] == [

@@ -60,6 +60,19 @@ def test_records_in_subfolders_are_found_and_invalid_ones_reported(
     assert (rows["broken"]["quality"], rows["broken"]["bytes"]) == (None, None)
 
 
+def test_one_damaged_table_does_not_hide_the_other_runs(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "first", tmp_path / "whole")
+    shutil.copytree(results / "first", tmp_path / "torn")
+    table = tmp_path / "torn" / "clients.parquet"
+    table.write_bytes(table.read_bytes()[:-20])
+    assert {row["name"] for row in listed(tmp_path)} == {"torn", "whole"}
+    with pytest.raises(InputError, match=r"torn: its table 'clients' is not readable"):
+        RunFolder(tmp_path / "torn").clients()
+    (tmp_path / "torn" / "users.parquet").unlink()
+    with pytest.raises(InputError, match=r"users\.parquet: not readable"):
+        RunFolder(tmp_path / "torn").users()
+
+
 def test_the_list_is_filtered_and_sorted(results: Path) -> None:
     assert [row["name"] for row in listed(results, "--status", "failed")] == ["broken"]
     of_perfit = listed(results, "--task", "movie_tagging", "--method", "perfit", "--sort", "name")

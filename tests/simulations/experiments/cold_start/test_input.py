@@ -10,7 +10,7 @@ from configs.errors import InputError
 from simulations.cli.main import app
 from simulations.experiments import compare as comparison_runs
 from simulations.experiments.cold_start import run as module
-from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.run import _plan_all, cold_start
 from simulations.experiments.cold_start.spec import ColdStartSpec
 from tests.conftest import TINY, movie, write_lamp
 
@@ -140,6 +140,17 @@ def test_too_few_users_for_the_groups_are_refused(tmp_path: Path) -> None:
         cold_start(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
 
+def test_a_cold_start_with_noise_is_planned_for_its_own_numbers_of_users() -> None:
+    spec = ColdStartSpec([2, 4], ["perfit"], [], [0], [], [], 0, False)
+    words = [*WORDS, "privacy.kind=central", "privacy.noise_multiplier=1", "users.collective=9"]
+    planned, _, _ = _plan_all(spec, None, [*words, "privacy.delta=0.1"])
+    assert [one.config.users.collective for one in planned] == [2, 4]
+    with pytest.raises(
+        InputError, match=r"with 4 collective users: perfit: privacy.delta=0.3: expected less than 1/4, one"
+    ):
+        _plan_all(spec, None, [*words, "privacy.delta=0.3"])
+
+
 def test_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     spec = ColdStartSpec([2], ["perfit"], [], [0], [], [], 0, False)
     (tmp_path / "compared-before").mkdir()
@@ -148,7 +159,7 @@ def test_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
         cold_start(spec, None, WORDS, tmp_path / "compared-before", print)
     (tmp_path / "cold-before").mkdir()
     (tmp_path / "cold-before" / "cold_start.json").write_text("{}")
-    with pytest.raises(InputError, match="is a cold-start experiment; choose another name"):
+    with pytest.raises(InputError, match="is a cold start; choose another name"):
         comparison_runs.compare(["perfit"], None, WORDS, [0], "cold-before", tmp_path)
 
 

@@ -156,5 +156,5 @@ def test_without_methods_the_command_takes_the_configs_with_its_preset(tmp_path:
 def test_another_experiments_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "compare.json").write_text("{}")
-    with pytest.raises(InputError, match="is another experiment; choose another name"):
+    with pytest.raises(InputError, match="is a comparison; choose another name"):
         sweep(BOTH, None, list(TINY), "x", tmp_path, lambda _text: None)
