@@ -12,6 +12,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from fl_clients.backbone.load import Backbone, load
 from simulations.display import plots
+from simulations.experiments import tune
 from strategies import wire
 
 DRAW = plots.draw
@@ -116,6 +117,19 @@ def happened(folder: Path, what: str) -> bool:
 @pytest.fixture
 def sent_messages(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every message that a run serialises from now on."""
+    return keep_messages(monkeypatch)
+
+
+@pytest.fixture
+def two_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a search of rates try two, with the given seeds only: on `tiny` all rates are close."""
+    monkeypatch.setattr(tune, "GRID", (1e-3, 3e-3))
+    monkeypatch.setattr(tune, "RATES", (1e-3, 3e-3))
+    monkeypatch.setattr(tune, "_MORE_SEEDS", 0)
+
+
+def keep_messages(patch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list that gets every message that a run serialises from now on."""
     seen: list[bytes] = []
     original = wire.message_to_proto
 
@@ -124,5 +138,5 @@ def sent_messages(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(proto.SerializeToString())
         return proto
 
-    monkeypatch.setattr(wire, "message_to_proto", spy)
+    patch.setattr(wire, "message_to_proto", spy)
     return seen

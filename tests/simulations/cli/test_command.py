@@ -190,6 +190,7 @@ NEWCOMERS = [word for word in TINY if not word.startswith("users.collective")]
     ],
     ids=lambda words: "-".join(words[:2]) if words[0] in ("params", "backbone") else words[0],
 )
+@pytest.mark.usefixtures("two_rates")
 def test_json_is_the_only_output(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,8 @@
 """Every shipped method through a whole federation: bytes as in docs/methods.md, privacy, midway evaluation."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from configs.load import CONFIGS
 from fl_clients.tools import Tools
 from fl_server.record.schema import RunRecord
 from simulations.run.simulate import simulate
-from tests.conftest import tiny_config
+from tests.conftest import keep_messages, tiny_config
 
 pytestmark = pytest.mark.integration
 
@@ -73,6 +75,29 @@ def run(method: str, results: Path, *words: str) -> RunRecord:
     return simulate(tiny_config(*chosen, *lora, "local.epochs=1", *words), method, results)
 
 
+class Bare(NamedTuple):
+    """One run of a method as it is, and its messages."""
+
+    folder: Path
+    record: RunRecord
+    messages: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bare]:
+    done: dict[str, Bare] = {}
+
+    def get(method: str) -> Bare:
+        if method not in done:
+            folder = tmp_path_factory.mktemp("bare")
+            with pytest.MonkeyPatch.context() as patch:
+                messages = keep_messages(patch)
+                done[method] = Bare(folder / method, run(method, folder), messages)
+        return done[method]
+
+    return get
+
+
 def test_every_shipped_method_has_a_closed_form() -> None:
     # FLASC and FedSRD use codecs (test_coded_messages.py), rounds of LoFiT and Chameleon differ (test_phases.py), and
     # δ-vectors only have an opening (experiments/analysis).
@@ -82,10 +107,10 @@ def test_every_shipped_method_has_a_closed_form() -> None:
 
 
 @pytest.mark.parametrize("method", FORMS)
-def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
+def test_payloads_equal_the_closed_form(method: str, bare: Callable[[str], Bare]) -> None:
     up, first, second, private = FORMS[method]
-    record = run(method, tmp_path)
-    ledger = pd.read_parquet(tmp_path / method / "ledger.parquet")
+    folder, record, _ = bare(method)
+    ledger = pd.read_parquet(folder / "ledger.parquet")
     sums = ledger[ledger.phase == "train"].groupby(["round", "direction"]).payload_bytes.sum().to_dict()
     expected = {(1, "up"): up, (2, "up"): up, (1, "down"): first, (2, "down"): second} if up else {}
     if method == "fdlora":
@@ -99,39 +124,43 @@ def test_payloads_equal_the_closed_form(method: str, tmp_path: Path) -> None:
     assert sums == {key: 4 * COLLECTIVE * count for key, count in expected.items()}
     assert record.params.shared == up
     assert record.params.private == private
-    kept = load_file(tmp_path / method / "private" / "4.safetensors") if private else {}
+    kept = load_file(folder / "private" / "4.safetensors") if private else {}
     assert sum(tensor.numel() for tensor in kept.values()) == private
     assert ledger[ledger.phase.isin(["personalize"]) & (ledger.direction == "up")].payload_bytes.sum() == 0
 
 
 @pytest.mark.parametrize("method", FORMS)
 def test_private_stays_private_no_message_carries_a_private_tensor(
-    method: str, tmp_path: Path, sent_messages: list[bytes]
+    method: str, bare: Callable[[str], Bare], tmp_path: Path, sent_messages: list[bytes]
 ) -> None:
-    run(method, tmp_path, "settings.sync_every=1" if method == "fdlora" else "seed=0")
-    tensors = [item for file in (tmp_path / method / "private").iterdir() for item in load_file(file).items()]
+    if method == "fdlora":  # the other clients' adapters are synchronised after every round
+        run(method, tmp_path, "settings.sync_every=1")
+        folder, messages = tmp_path / method, sent_messages
+    else:
+        folder, _, messages = bare(method)
+    tensors = [item for file in (folder / "private").iterdir() for item in load_file(file).items()]
     private = [value.numpy().tobytes() for name, value in tensors if name.startswith("private_")]
     # Tensors of zeros, or with a single number, may occur anywhere by chance.
     private = [content for content in private if len(content) > 16 and any(content)]
     # What a user of Profile-to-PEFT keeps is what the server wrote for it.
     assert bool(private) == ((method != "p2p" and bool(FORMS[method][3])) or method in KEEP_TEXTS)
-    everything = b"\n".join(sent_messages)
+    everything = b"\n".join(messages)
     assert not [content for content in private if content in everything]
     assert {name.partition("_")[0] for name, _ in tensors} <= {"private", "kept"}
 
 
 @pytest.mark.parametrize("method", FORMS)
-def test_midway_evaluation_does_not_change_training(method: str, tmp_path: Path) -> None:
-    bare = run(method, tmp_path / "bare")
-    watched = run(method, tmp_path / "watched", "evaluate.every=1", "evaluate.point=personalised")
-    assert (watched.metrics, watched.metrics_collective) == (bare.metrics, bare.metrics_collective)
-    names = sorted(path.relative_to(tmp_path / "bare") for path in (tmp_path / "bare").glob("*/**/*.safetensors"))
+def test_midway_evaluation_does_not_change_training(method: str, bare: Callable[[str], Bare], tmp_path: Path) -> None:
+    folder, record, _ = bare(method)
+    watched = run(method, tmp_path, "evaluate.every=1", "evaluate.point=personalised")
+    assert (watched.metrics, watched.metrics_collective) == (record.metrics, record.metrics_collective)
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*.safetensors"))
     assert names
     for name in names:
-        assert (tmp_path / "watched" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes(), name
-    predictions = (tmp_path / "watched" / method / "predictions.jsonl").read_text().splitlines()
+        assert (tmp_path / method / name).read_bytes() == (folder / name).read_bytes(), name
+    predictions = (tmp_path / method / "predictions.jsonl").read_text().splitlines()
     assert len(predictions) == 3 * 3 * 4
-    rounds = pd.read_parquet(tmp_path / "watched" / method / "rounds.parquet")
+    rounds = pd.read_parquet(tmp_path / method / "rounds.parquet")
     if FORMS[method][0]:
         assert "personalised.accuracy" in dict(rounds[rounds["round"] == 1].metrics.iloc[0])
 

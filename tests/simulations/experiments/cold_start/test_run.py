@@ -32,7 +32,7 @@ ASKED = ColdStartSpec(
     seeds=[0, 1],
     history=[0, 3],
     epochs=[1],
-    compositions=3,
+    compositions=2,
     transfer=True,
 )
 
@@ -56,10 +56,10 @@ def users(folder: Path, name: str) -> list[str]:
 
 
 def test_all_runs_of_the_specification_exist(folder: Path, rows: pd.DataFrame) -> None:
-    # Two tasks, methods and seeds: 16 main runs with 2 and 4 users, and 16 with two more groups. From each of PerFit's
+    # Two tasks, methods and seeds: 16 main runs with 2 and 4 users, and 8 with another group. From each of PerFit's
     # 8 main runs, one run with 3 items and one with 1 epoch; LoRA-C has no stage 2. From each of the 8 main runs with
     # 4 users, one run on the other task.
-    assert len(rows) == 16 + 16 + 2 * 8 + 8
+    assert len(rows) == 16 + 8 + 2 * 8 + 8
     assert all((folder / name / "run.json").is_file() for name in rows.folder)
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".json", ".png", ".svg", ".pdf", ""}
     assert (folder / "transfer.png").is_file()
@@ -194,7 +194,7 @@ def test_report_follows_from_the_rows(folder: Path, rows: pd.DataFrame) -> None:
     assert newcomer["by_history"]["all"]["mean"] == newcomer["final"]["mean"]
     assert list(newcomer["by_history"]) == ["0", "3", "all"]
     assert newcomer["epochs_tried"] == [0, 1, 2]
-    assert len(report["compositions"][0]["groups"]) == 3
+    assert len(report["compositions"][0]["groups"]) == 2
     table = pd.read_csv(folder / "quality_by_number.csv").set_index(["collective", "method"])
     assert table.loc[(2, "perfit"), "movie_tagging accuracy"] == pytest.approx(two.value.mean(), rel=1e-5)
     assert table.loc[(2, "perfit"), "product_rating rmse"] > 0
