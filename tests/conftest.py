@@ -1,7 +1,7 @@
 """Fixtures for all tests. None of them needs a network: `tiny` is built in code."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from configs.schema import RunConfig
 from fl_clients.backbone.load import Backbone, load
 from simulations.display import plots
 from simulations.experiments import tune
+from simulations.run.simulate import simulate
 from strategies import wire
 
 DRAW = plots.draw
@@ -85,6 +86,24 @@ def tiny(cache: Path) -> Backbone:
 
 def tiny_config(*overrides: str) -> RunConfig:
     return load_config(None, [*TINY, *overrides])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[..., Path]:
+    """Return a function that gives the record of a completed tiny run; each is made once, so that nobody may change it.
+
+    Not to be called while something is patched.
+    """
+    done: dict[tuple[str, ...], Path] = {}
+
+    def get(*overrides: str) -> Path:
+        if overrides not in done:
+            folder = tmp_path_factory.mktemp("finished")
+            simulate(tiny_config(*overrides), "run", folder)
+            done[overrides] = folder / "run"
+        return done[overrides]
+
+    return get
 
 
 def write_lamp(folder: Path, questions: Any, golds: Any, task: str = "LaMP_2") -> Path:

@@ -1,5 +1,6 @@
 """Codecs and server optimisers through whole federations."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,9 +28,13 @@ METHODS = ["perfit", "reft-c", "lora-c", "oppu", "ffa-lora", "fedsa-lora", "fed-
 APART = ["flora", "fedex-lora", "fedreft"]
 
 
-def run(folder: Path, *words: str, method: str = "perfit") -> RunRecord:
+def words_of(method: str) -> tuple[str, ...]:
     settings = LORA if "lora" in method or method in ("oppu", "flasc", "fed-sb", "fedsrd") else ()
-    return simulate(tiny_config(f"method={method}", "rounds=3", *settings, *words), "run", folder, overwrite=True)
+    return (f"method={method}", "rounds=3", *settings)
+
+
+def run(folder: Path, *words: str, method: str = "perfit") -> RunRecord:
+    return simulate(tiny_config(*words_of(method), *words), "run", folder, overwrite=True)
 
 
 def rows(folder: Path, phase: str, direction: str) -> list[dict[str, object]]:
@@ -38,8 +43,10 @@ def rows(folder: Path, phase: str, direction: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_with_one_shared_state_takes_codecs(method: str, tmp_path: Path) -> None:
-    raw = run(tmp_path, method=method)
+def test_every_method_with_one_shared_state_takes_codecs(
+    method: str, finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw = read_run(finished(*words_of(method)))
     coded = run(tmp_path, "wire.up=int4", "wire.down=int8", method=method)
     assert coded.status == "completed"
     # Besides the coded numbers a message has its header, which matters at a few hundred numbers.
@@ -158,17 +165,17 @@ def test_a_wire_form_that_loses_something_is_refused_before_any_work(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("key", ["wire.up=int8", "wire.down=sign", "server.optimizer=adam"])
-def test_what_tensors_depend_on_cannot_change_when_a_run_is_resumed(key: str, tmp_path: Path) -> None:
+def test_what_tensors_depend_on_cannot_change_when_a_run_is_resumed(tmp_path: Path) -> None:
     def stop(folder: Path) -> None:
         if happened(folder, '"round": 1'):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         simulate(tiny_config("wire.up=int4", "wire.down=int8"), "run", tmp_path, on_progress=stop)
-    write_config(tiny_config("wire.up=int4", "wire.down=int8", key), tmp_path / "run" / "config.toml")
-    with pytest.raises(InputError, match=f"{key.partition('=')[0]}='.*': the run began with"):
-        resume("run", tmp_path)
+    for key in ("wire.up=int8", "wire.down=sign", "server.optimizer=adam"):
+        write_config(tiny_config("wire.up=int4", "wire.down=int8", key), tmp_path / "run" / "config.toml")
+        with pytest.raises(InputError, match=f"{key.partition('=')[0]}='.*': the run began with"):
+            resume("run", tmp_path)
 
 
 def test_a_client_that_lost_what_it_kept_gets_a_copy_on_the_retry(tmp_path: Path) -> None:
@@ -188,9 +195,9 @@ def test_a_client_that_lost_what_it_kept_gets_a_copy_on_the_retry(tmp_path: Path
     assert any(row["group"] == "copy" and row["round"] == 3 and row["phase"] == "train" for row in clients)
 
 
-def test_an_exact_codec_gives_the_same_answers(tmp_path: Path) -> None:
-    raw = run(tmp_path)
-    before = load_file(tmp_path / "run" / "shared.safetensors")
+def test_an_exact_codec_gives_the_same_answers(finished: Callable[..., Path], tmp_path: Path) -> None:
+    plain = finished(*words_of("perfit"))
+    raw, before = read_run(plain), load_file(plain / "shared.safetensors")
     coded = run(tmp_path, "wire.up=fp32", "wire.down=fp32")
     after = load_file(tmp_path / "run" / "shared.safetensors")
     assert all(torch.allclose(value, after[name], atol=1e-5) for name, value in before.items())
@@ -239,9 +246,9 @@ def test_robust_rules_judge_decoded_updates(rule: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam", "yogi"])
-def test_server_optimisers_keep_rows_orthonormal(optimizer: str, tmp_path: Path) -> None:
-    plain = run(tmp_path)
-    first = load_file(tmp_path / "run" / "shared.safetensors")
+def test_server_optimisers_keep_rows_orthonormal(optimizer: str, finished: Callable[..., Path], tmp_path: Path) -> None:
+    plain = read_run(finished(*words_of("perfit")))
+    first = load_file(finished(*words_of("perfit")) / "shared.safetensors")
     stepped = run(tmp_path, f"server.optimizer={optimizer}", "server.lr=0.02")
     tensors = load_file(tmp_path / "run" / "shared.safetensors")
     R = tensors["shared_collective.1.R"]
@@ -250,9 +257,8 @@ def test_server_optimisers_keep_rows_orthonormal(optimizer: str, tmp_path: Path)
     assert stepped.bytes.payload_up == plain.bytes.payload_up
 
 
-def test_momentum_of_zero_and_a_full_step_are_the_average(tmp_path: Path) -> None:
-    run(tmp_path)
-    first = load_file(tmp_path / "run" / "shared.safetensors")
+def test_momentum_of_zero_and_a_full_step_are_the_average(finished: Callable[..., Path], tmp_path: Path) -> None:
+    first = load_file(finished(*words_of("perfit")) / "shared.safetensors")
     run(tmp_path, "server.optimizer=momentum", "server.momentum=0")
     second = load_file(tmp_path / "run" / "shared.safetensors")
     assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())

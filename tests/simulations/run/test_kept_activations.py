@@ -25,8 +25,7 @@ def losses(folder: Path) -> list[float]:
     return [row[key] for row in rows for key in ("loss_first", "loss_last") if row[key] is not None]
 
 
-@pytest.mark.parametrize("task", ["movie_tagging", "tweet_paraphrase"])
-@pytest.mark.parametrize("positions", ["all", "l3"])
+@pytest.mark.parametrize(("task", "positions"), [("movie_tagging", "all"), ("tweet_paraphrase", "l3")])
 def test_losses_agree_and_predictions_are_the_same_with_and_without_stored_states(
     task: str, positions: str, tmp_path: Path, own_cache: Path
 ) -> None:

@@ -42,25 +42,42 @@ def failing(users: set[int], handler: Callable[..., handlers.Reply]) -> Callable
 
 
 @pytest.mark.parametrize("words", [(), LORA, ("method=oppu", "settings.rank=2", "wire.down=int8")], ids=str)
-def test_the_mean_is_that_of_plain_updates_to_the_step(words: tuple[str, ...], tmp_path: Path) -> None:
-    simulate(tiny_config(*PLAIN, *words), "plain", tmp_path)
+def test_the_mean_is_that_of_plain_updates_to_the_step(
+    words: tuple[str, ...], finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = finished(*PLAIN, *words)
     simulate(tiny_config(*SECURE, *words), "secure", tmp_path)
-    for name, value in shared(tmp_path / "plain").items():
+    for name, value in shared(plain).items():
         # 3 bytes for 6 users: steps of 2/2,796,202, and a rounding of R's retraction.
         assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[[set[int]], Path]:
+    """Return a function that gives a plain run in which some users fail; each is made once."""
+    done: dict[frozenset[int], Path] = {}
+
+    def get(gone: set[int]) -> Path:
+        key = frozenset(gone)
+        if key not in done:
+            done[key] = tmp_path_factory.mktemp("plain") / "plain"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(handlers, "train", failing(gone, handlers.train))
+                simulate(tiny_config(*PLAIN), "plain", done[key].parent)
+        return done[key]
+
+    return get
 
 
 @pytest.mark.parametrize("gone", [{0}, {1, 5}], ids=["one", "as many as the threshold allows"])
 @pytest.mark.parametrize("step", ["secure_keys", "secure_shares", "train"])
 def test_users_who_drop_out_are_left_out_of_the_sum(
-    step: str, gone: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, gone: set[int], without: Callable[[set[int]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(handlers, "train", failing(gone, handlers.train))
-        simulate(tiny_config(*PLAIN), "plain", tmp_path)
+    plain = without(gone)
     monkeypatch.setattr(handlers, step, failing(gone, getattr(handlers, step)))
     record = simulate(tiny_config(*SECURE), "secure", tmp_path)
-    for name, value in shared(tmp_path / "plain").items():
+    for name, value in shared(plain).items():
         assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
     rows = pq.read_table(tmp_path / "secure" / "clients.parquet").to_pylist()
     assert {row["user"] for row in rows if row["status"] == "failed"} == gone
@@ -108,9 +125,9 @@ def test_who_sends_no_share_is_named(wrong: bytes | None, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("misled", [1, 5])
 def test_shares_that_nobody_can_read_are_their_senders_fault(
-    misled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    misled: int, finished: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = handlers.secure_shares
+    plain, given = finished(*PLAIN), handlers.secure_shares
 
     def shares(paths: Any, *rest: Any) -> handlers.Reply:
         reply = given(paths, *rest)
@@ -124,17 +141,17 @@ def test_shares_that_nobody_can_read_are_their_senders_fault(
         return
     # Those of the four others and its own are enough.
     simulate(tiny_config(*SECURE), "secure", tmp_path)
-    monkeypatch.undo()
-    simulate(tiny_config(*PLAIN), "plain", tmp_path)
-    for name, value in shared(tmp_path / "plain").items():
+    for name, value in shared(plain).items():
         assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
 
 
-def test_users_may_go_away_once_their_update_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    simulate(tiny_config(*PLAIN), "plain", tmp_path)
+def test_users_may_go_away_once_their_update_has_come(
+    finished: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = finished(*PLAIN)
     monkeypatch.setattr(handlers, "secure_unmask", failing({2, 3}, handlers.secure_unmask))
     simulate(tiny_config(*SECURE), "secure", tmp_path)
-    for name, value in shared(tmp_path / "plain").items():
+    for name, value in shared(plain).items():
         assert torch.allclose(shared(tmp_path / "secure")[name], value, atol=5e-6), name
 
 
