@@ -1,20 +1,15 @@
-"""The example in every command's `--help` runs as it stands, at a small scale."""
+"""Every command's `--help` has an example that the command understands; the pages' tests run such commands."""
 
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 import typer
 
 from simulations.cli.main import app
-from tests.test_documents import PAGES, run
-from tests.test_documents import checkout as checkout
-from tests.test_documents import commands as commands_of_page
-
-pytestmark = pytest.mark.integration
+from tests.test_documents import ROOT
 
 
 def commands(found: click.Command, name: str = "fedperfit") -> Iterator[tuple[str, click.Command]]:
@@ -43,17 +38,11 @@ def test_every_command_has_an_example_of_itself(name: str) -> None:
         assert shlex.join(words).startswith(name)
 
 
-def test_the_examples_run(checkout: Path) -> None:
-    help_page = Path("--help")
-    # The tests of the pages run these.
-    on_a_page = [words[1:] for page in PAGES for words in commands_of_page(page)]
-    # What the examples take for granted: a run called demo and a comparison.
-    run(["simulate", "configs/experiments/demo.toml", "--name", "demo"], help_page)
-    run(["compare", "perfit", "--name", "comparison"], help_page)
-    first = ["fedperfit data synth"]
-    for name in [*first, *(name for name in COMMANDS if name not in first)]:
-        if name == "fedperfit data fetch":
-            continue  # needs LaMP's server; tests/fl_clients/lamp/test_fetch.py uses a local one
-        for _, *words in examples(COMMANDS[name]):
-            if words not in on_a_page and words[0] != "bench":  # docs/speed.md runs it
-                run(words, help_page)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_example_is_understood_and_its_files_are_shipped(name: str) -> None:
+    for words in examples(COMMANDS[name]):
+        arguments = words[len(name.split()) :]
+        COMMANDS[name].make_context(name, list(arguments))
+        for word in arguments:
+            if word.endswith(".toml") and word.startswith("configs/"):
+                assert (ROOT / word).is_file()
