@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from typing import cast
 
 import httpx
 from flwr.app import Message
@@ -18,7 +19,7 @@ from flwr.serverapp import Grid
 from configs.errors import RunFailed
 from fl_server.record.ledger import Ledger
 from fl_server.record.reply import ClientReply, MessageSize, last_line
-from strategies.wire import SHARED, TRAINING, Payload, Phase, RollCallAnswer, pack, unpack
+from strategies.wire import TRAINING, Payload, Phase, RollCallAnswer, pack, unpack
 
 _POLL_S = 0.05
 _AWAY_PAUSE_S = 5.0
@@ -131,14 +132,7 @@ class Clients:
         self._users = dict.fromkeys(nodes, -1)
         answers: dict[int, RollCallAnswer] = {}
         for pending, message in self._exchange(ClientTask(0, Phase.ROLL_CALL), nodes, ()):
-            if isinstance(message, str):
-                raise RunFailed(f"roll call: a client's answer {message}")
-            if message.has_error():
-                raise RunFailed(f"roll call: a client failed: {last_line(pending.attempts[-1])}")
-            try:
-                answer = RollCallAnswer.from_record(unpack(message.content)[1])
-            except ValueError as error:
-                raise RunFailed(f"roll call: a client's answer cannot be read: {error}") from None
+            answer = _roll_call_answer(pending, message)
             if answer.partition in answers:
                 raise RunFailed(f"roll call: two clients hold partition {answer.partition}")
             if registered and (own := registered.get(pending.node)) != answer.partition:
@@ -148,7 +142,8 @@ class Clients:
             self._nodes[answer.partition], self._users[pending.node] = pending.node, answer.partition
             self._items[pending.node] = answer.history + answer.queries
             if record:
-                reply = ClientReply(answer.partition, {}, None, {}, down=pending.sent, up=MessageSize.of(message))
+                up = MessageSize.of(cast(Message, message))
+                reply = ClientReply(answer.partition, {}, None, {}, down=pending.sent, up=up)
                 self.record_message(0, Phase.ROLL_CALL, reply)
         if sorted(answers) != list(range(expected)):
             raise RunFailed(f"roll call: expected partitions 0 to {expected - 1}, {len(answers)} clients answered")
@@ -186,9 +181,9 @@ class Clients:
 
     def record_message(self, round_number: int, phase: Phase, reply: ClientReply, arrived: bool = True) -> None:
         """Record the two messages of a client's task in the ledger, without the reply if it never arrived."""
-        self._ledger.record(round_number, phase, "down", reply.user, SHARED, reply.down)
+        self._ledger.record(round_number, phase, "down", reply.user, reply.down)
         if arrived:
-            self._ledger.record(round_number, phase, "up", reply.user, SHARED, reply.up)
+            self._ledger.record(round_number, phase, "up", reply.user, reply.up)
 
     def _exchange(self, task: ClientTask, nodes: list[int], arrived: Sized) -> Iterator[tuple[_Pending, Message | str]]:
         """Send a task to nodes, retry failures, and yield the final message of every node as it arrives.
@@ -287,3 +282,19 @@ class Clients:
         except Exception as error:  # whatever a client sent costs that client's reply only
             fault = f"cannot be read: {type(error).__name__}: {error}"
             return ClientReply(user, {}, None, {}, fault, None, attempts, pending.sent)
+
+
+def _roll_call_answer(pending: _Pending, message: Message | str) -> RollCallAnswer:
+    """Return a client's answer to the roll call.
+
+    Raises:
+        RunFailed: It failed, or its answer cannot be read.
+    """
+    if isinstance(message, str):
+        raise RunFailed(f"roll call: a client's answer {message}")
+    if message.has_error():
+        raise RunFailed(f"roll call: a client failed: {last_line(pending.attempts[-1])}")
+    try:
+        return RollCallAnswer.from_record(unpack(message.content)[1])
+    except ValueError as error:
+        raise RunFailed(f"roll call: a client's answer cannot be read: {error}") from None

@@ -21,7 +21,7 @@ from strategies.client_tools import Fit as Fit
 from strategies.client_tools import FitResult as FitResult
 
 Tensors = dict[str, torch.Tensor]
-"""Named fp32 tensors on the CPU."""
+"""Named tensors on the CPU: fp32, but for numbers of rounds or layers and for packed bytes, which are integers."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Aggregator(Protocol):
     """Combines clients' replies, one at a time, into the next shared tensors."""
 
     expected: Tensors
-    """The names, shapes and dtypes of a reply; the values are where clients start their training. The length of a
-    client's step is measured from them."""
+    """The names, shapes and dtypes of a reply. The length of a client's step is measured from its values, which are where
+    clients start their training, if all start alike."""
     per_user: bool
     """The result keeps clients separate, so rules that pool updates (strategies/aggregation/robust.py) do not apply."""
 

@@ -52,46 +52,51 @@ def choose(source: Source, config: RunConfig) -> dict[str, list[int]]:
         )
         for user in source.users()
     ]
-    wanted = config.users
-    group = ""
+    wanted, where = config.users, ""
     if wanted.select == "listed":
         collective, targets = _listed(candidates, wanted, source)
     else:
-        # Synthetic users are exchangeable, and only as many exist as are requested: shuffling would select different
-        # users for every number of them.
-        generator = np.random.default_rng(derive_seed(config.seed, "users")) if wanted.source != "synthetic" else None
-        shuffled = _shuffled([user for user in candidates if user.target], generator)
-        if wanted.select == "paper":
-            # The sort is stable, so equally long histories stay in the seed's order.
-            shuffled.sort(key=lambda user: -user.history)
-        alike: set[str] = set()
-        if wanted.select == "apart":
-            shuffled, alike = _most_unusual(shuffled, source, config)
-        first = [user.user_id for user in shuffled[: wanted.reserved + wanted.target]]
-        targets = first[wanted.reserved :]
-        excluded = alike | (set(first[: wanted.reserved]) if wanted.overlap else set(first))
-        order = _shuffled([user for user in candidates if user.collective], generator)
-        collective = [user.user_id for user in order if user.user_id not in excluded]
-        # A target that is also a collective user trains on its history only.
-        untrainable = {user.user_id for user in candidates if not user.history} & set(targets)
-        collective = [user_id for user_id in collective if user_id not in untrainable]
-        if wanted.group:
-            group = f" in users.group={wanted.group}, of {len(collective)} for all groups"
-        if alike:
-            group += f" outside the clusters of users.target={wanted.target} (users.select=apart)"
-        collective = collective[wanted.group * wanted.collective :][: wanted.collective]
-    for key, have, want, where in (
+        collective, targets, where = _drawn(candidates, source, config)
+    for key, have, want, outside in (
         ("users.target", len(targets), wanted.target, ""),
-        ("users.collective", len(collective), wanted.collective, group),
+        ("users.collective", len(collective), wanted.collective, where),
     ):
         if have < want:
             reserved = f", besides users.reserved={wanted.reserved}" if wanted.reserved else ""
             of = f" of {len(candidates)} users" if have < len(candidates) else ""
-            raise TooFewUsers(key, f"{key}={want}: {source.path} has only {have} such users{of}{where}{reserved}")
+            raise TooFewUsers(key, f"{key}={want}: {source.path} has only {have} such users{of}{outside}{reserved}")
     roles: dict[str, list[int]] = {}
     for partition, user_id in enumerate(collective + targets):
         roles.setdefault(user_id, []).append(partition)
     return roles
+
+
+def _drawn(candidates: list[_Candidate], source: Source, config: RunConfig) -> tuple[list[str], list[str], str]:
+    """Return the collective and the target users, at most as many as asked for, and what limits the former in words."""
+    wanted, where = config.users, ""
+    # Synthetic users are exchangeable, and only as many exist as are requested: shuffling would select different
+    # users for every number of them.
+    generator = np.random.default_rng(derive_seed(config.seed, "users")) if wanted.source != "synthetic" else None
+    shuffled = _shuffled([user for user in candidates if user.target], generator)
+    if wanted.select == "paper":
+        # The sort is stable, so equally long histories stay in the seed's order.
+        shuffled.sort(key=lambda user: -user.history)
+    alike: set[str] = set()
+    if wanted.select == "apart":
+        shuffled, alike = _most_unusual(shuffled, source, config)
+    first = [user.user_id for user in shuffled[: wanted.reserved + wanted.target]]
+    targets = first[wanted.reserved :]
+    excluded = alike | (set(first[: wanted.reserved]) if wanted.overlap else set(first))
+    order = _shuffled([user for user in candidates if user.collective], generator)
+    collective = [user.user_id for user in order if user.user_id not in excluded]
+    # A target that is also a collective user trains on its history only.
+    untrainable = {user.user_id for user in candidates if not user.history} & set(targets)
+    collective = [user_id for user_id in collective if user_id not in untrainable]
+    if wanted.group:
+        where = f" in users.group={wanted.group}, of {len(collective)} for all groups"
+    if alike:
+        where += f" outside the clusters of users.target={wanted.target} (users.select=apart)"
+    return collective[wanted.group * wanted.collective :][: wanted.collective], targets, where
 
 
 def _shuffled(users: list[_Candidate], generator: np.random.Generator | None) -> list[_Candidate]:

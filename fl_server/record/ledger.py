@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from fl_server.record.reply import MessageSize
 from fl_server.record.schema import BytesPart
 from fl_server.record.tables import LEDGER, TableWriter
-from strategies.wire import TRAINING, Phase
+from strategies.wire import SHARED, TRAINING, Phase
 
 Direction = Literal["up", "down"]
 
@@ -28,9 +28,7 @@ class Ledger:
             for direction in self.so_far:
                 self.so_far[direction] += _add(rows, "message_bytes", direction)
 
-    def record(
-        self, round_number: int, phase: Phase, direction: Direction, user: int, record: str, message: MessageSize
-    ) -> None:
+    def record(self, round_number: int, phase: Phase, direction: Direction, user: int, message: MessageSize) -> None:
         """Record one message.
 
         Args:
@@ -38,7 +36,6 @@ class Ledger:
             phase: The phase that the message belongs to.
             direction: `up` is from the client to the server.
             user: Partition id.
-            record: Name of the message's tensor record.
             message: The message's sizes. The last dotted part of a tensor's name is its group. The size of the whole
                 message is only in the first of its rows, so that the column sums to the bytes exchanged.
         """
@@ -54,7 +51,7 @@ class Ledger:
                 phase=str(phase),
                 direction=direction,
                 user=user,
-                record=record if groups else "",
+                record=SHARED if groups else "",
                 group=group,
                 elements=elements,
                 payload_bytes=payload,
