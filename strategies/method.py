@@ -107,8 +107,8 @@ class Aggregator(Protocol):
     """Combines clients' replies, one at a time, into the next shared tensors."""
 
     expected: Tensors
-    """The names, shapes and dtypes of a reply. The length of a client's step is measured from its values, which are where
-    clients start their training, if all start alike."""
+    """The names, shapes and dtypes of a reply. The length of a client's step is measured from the values, where clients
+    start their training if all start alike."""
     per_user: bool
     """The result keeps clients separate, so rules that pool updates (strategies/aggregation/robust.py) do not apply."""
 

@@ -10,7 +10,8 @@ import typer
 from configs.errors import InputError
 from fl_server.record.folder import RunFolder
 from simulations.cli.options import Json, Results, show
-from simulations.experiments.comparison.schema import SCHEMA, Comparison, read_report
+from simulations.experiments.comparison.schema import SCHEMA, Comparison
+from simulations.experiments.result_file import read_report
 from simulations.run.catalogue import find_folder
 
 

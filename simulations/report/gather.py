@@ -22,7 +22,8 @@ from simulations.experiments.cold_start.rows import COLUMNS
 from simulations.experiments.cold_start.schema import SCHEMA as COLD_START_SCHEMA
 from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.comparison.schema import SCHEMA as COMPARISON_SCHEMA
-from simulations.experiments.comparison.schema import Comparison, read_report
+from simulations.experiments.comparison.schema import Comparison
+from simulations.experiments.result_file import read_report
 from simulations.experiments.sweep.schema import SCHEMA as SWEEP_SCHEMA
 from simulations.experiments.sweep.schema import Sweep
 

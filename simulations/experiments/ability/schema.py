@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.experiments.comparison.schema import Part
+from simulations.experiments.result_file import Part, ResultFile
 
 SCHEMA: Literal[1] = 1
 
@@ -31,10 +31,10 @@ class TaskAbility(Part):
     """Users' models − bare backbone; None without a personal part."""
 
 
-class Ability(Part):
+class Ability(ResultFile):
     """One run's models on general tasks."""
 
-    format: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     run: str
     """The run record, relative to the folder of results."""
@@ -42,7 +42,3 @@ class Ability(Part):
     users: list[str]
     """Whose models were asked."""
     tasks: list[TaskAbility]
-
-    def to_json(self) -> str:
-        """Return the content of `ability.json`."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.experiments.comparison.schema import Part
+from simulations.experiments.result_file import Part, ResultFile
 
 SCHEMA: Literal[1] = 1
 
@@ -60,10 +60,10 @@ class Together(Part):
     """Likewise, of the vectors with made-up words."""
 
 
-class Analysis(Part):
+class Analysis(ResultFile):
     """One task's users."""
 
-    format: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     run: str
     """The run record with the vectors, relative to the analysis' folder."""
@@ -80,7 +80,3 @@ class Analysis(Part):
     trained: list[TrainedSite] = Field([])
     taste: Taste | None = Field(None)
     together: Together | None = Field(None)
-
-    def to_json(self) -> str:
-        """Return the content of `analysis.json`."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.experiments.comparison.schema import Part
+from simulations.experiments.result_file import Part, ResultFile
 
 SCHEMA: Literal[1] = 1
 
@@ -59,10 +59,10 @@ class Exposure(Part):
     """Of the model that a target user is served, over target users; None without a personal part."""
 
 
-class Audit(Part):
+class Audit(ResultFile):
     """One audited run."""
 
-    format: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     run: str
     """The run record, relative to the audit's folder."""
@@ -92,7 +92,3 @@ class Audit(Part):
     """What the attack on users suggests that ε is at least. No proof: no coin drew who took part."""
     epsilon_at_most: float | None = Field(None)
     """The accountant's; None without differential privacy."""
-
-    def to_json(self) -> str:
-        """Return the content of `audit.json`."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -1,11 +1,11 @@
 """`cold_start.json`: what a cold-start experiment found. Figures are means over seeds unless they say otherwise."""
 
-import json
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simulations.experiments.comparison.schema import PairedTest, Part, Spread
+from simulations.experiments.comparison.schema import PairedTest, Spread
+from simulations.experiments.result_file import Part, ResultFile
 
 SCHEMA: Literal[7] = 7
 
@@ -148,10 +148,8 @@ class Transfer(Part):
     methods: dict[str, TransferMatrices]
 
 
-class ColdStart(Part):
+class ColdStart(ResultFile):
     """The content of `cold_start.json`."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     name: str
     schema_version: Literal[7] = Field(SCHEMA, alias="schema")
@@ -163,7 +161,3 @@ class ColdStart(Part):
     newcomers: list[NewcomerRow]
     compositions: list[CompositionRow]
     transfer: Transfer | None
-
-    def to_json(self) -> str:
-        """Return the text of `cold_start.json`."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n"

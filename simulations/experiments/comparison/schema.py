@@ -1,23 +1,15 @@
 """`compare.json`: what a comparison found. Figures are means over seeds unless they say otherwise."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from configs.errors import InputError
+from simulations.experiments.result_file import Part, ResultFile
 from strategies.metrics.statistics import LOWER_IS_BETTER, is_worse
 
 SCHEMA: Literal[5] = 5
-
-
-class Part(BaseModel):
-    """A part of a results file: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Spread(Part):
@@ -160,10 +152,8 @@ class UserCounts(Part):
     target: int
 
 
-class Comparison(Part):
+class Comparison(ResultFile):
     """The content of `compare.json`."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     name: str
     schema_version: Literal[5] = Field(SCHEMA, alias="schema")
@@ -194,39 +184,3 @@ class Comparison(Part):
         better = [name for name, spread in self.baselines.items() if is_worse(quality, spread.mean, self.metric)]
         pick = min if self.metric in LOWER_IS_BETTER else max
         return pick(better, key=lambda name: self.baselines[name].mean, default=None)
-
-    def to_json(self) -> str:
-        """Return the text of `compare.json`."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n"
-
-
-Report = TypeVar("Report", bound=BaseModel)
-
-
-def read_report(path: Path, model: type[Report], schema: int, command: str) -> Report:
-    """Read `compare.json` or `cold_start.json`.
-
-    Args:
-        path: The file.
-        model: Its content.
-        schema: The version that can be read.
-        command: The command that writes it.
-
-    Raises:
-        InputError: It is missing, not JSON, of another version, or lacks a key.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("schema")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not readable: {type(error).__name__}: {error}") from None
-    if version != schema:
-        raise InputError(f"{path}: schema {version}, expected {schema}; the same `fedperfit {command}` rewrites it")
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "missing":
-            raise InputError(f"{path}: {key!r} is missing") from None
-        raise InputError(f"{path}: {key}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None

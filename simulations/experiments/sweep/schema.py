@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.experiments.comparison.schema import PairedTest, Part, Spread
+from simulations.experiments.comparison.schema import PairedTest, Spread
+from simulations.experiments.result_file import Part, ResultFile
 
 SCHEMA: Literal[1] = 1
 
@@ -37,10 +38,10 @@ class SweepCell(Part):
     """The run records, relative to the sweep's folder, one per seed."""
 
 
-class Sweep(Part):
+class Sweep(ResultFile):
     """A grid of settings, measured."""
 
-    format: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     name: str
     keys: list[str]
     seeds: list[int]
@@ -51,7 +52,3 @@ class Sweep(Part):
     metric: str
     lower_is_better: bool
     cells: list[SweepCell]
-
-    def to_json(self) -> str:
-        """Return the content of `sweep.json`."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"
