@@ -93,6 +93,8 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, Tensors]:
     home = folder / _FOLDER
     try:
         checkpoint = Checkpoint.model_validate_json((home / "checkpoint.json").read_text(encoding="utf-8"))
+        if not checkpoint.state_file:
+            raise ValueError("an older version began this run; run it anew")
         # In memory of their own, since a product of matrices may round differently where numbers lie as in a file.
         state = {name: value.clone() for name, value in load_file(home / checkpoint.state_file).items()}
         return checkpoint, state

@@ -234,6 +234,12 @@ def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     checkpoint.write_text(saved[:20])
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         resume("stopped", tmp_path)
+    checkpoint.write_text(saved.replace("state-", "other-"))
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        resume("stopped", tmp_path)
+    checkpoint.write_text(json.dumps({**json.loads(saved), "state_file": ""}))
+    with pytest.raises(InputError, match="an older version began this run; run it anew"):
+        resume("stopped", tmp_path)
     checkpoint.write_text(saved)
     resume("stopped", tmp_path)
     with pytest.raises(InputError, match="this run has completed"):
