@@ -50,7 +50,7 @@ class ClientCoding:
         if self._down is None:
             opening = not payload.tensors and self._up is not None
             return self.start if opening else payload.tensors, {}
-        held = _taken(store, REFERENCE)
+        held = _with_prefix(store, REFERENCE)
         version = held.pop(_VERSION, None)
         known = (
             Reference(self._method.first_round or 0, self._start) if version is None else Reference(int(version), held)
@@ -78,7 +78,7 @@ class ClientCoding:
             return Payload(trained), {}
         number, last = turn
         change = minus(self._method.to_wire(trained), self._method.to_wire(received))
-        if owed := _taken(store, LEFT_OUT):
+        if owed := _with_prefix(store, LEFT_OUT):
             decay = self._config.wire.error_decay ** (number - last - 1)
             change = plus(change, {name: decay * value for name, value in owed.items()})
         layout = Layout.of(change)
@@ -110,5 +110,5 @@ def _prefixed(tensors: Tensors, prefix: str) -> Tensors:
     return {f"{prefix}{name}": value.clone() for name, value in tensors.items()}
 
 
-def _taken(store: Tensors, prefix: str) -> Tensors:
+def _with_prefix(store: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in store.items() if name.startswith(prefix)}

@@ -25,7 +25,7 @@ _CHECKED = 4
 
 
 @dataclass(frozen=True)
-class Found:
+class PairStates:
     """What one user's pairs give."""
 
     personal: torch.Tensor
@@ -120,9 +120,9 @@ class Chameleon(Method):
         state = request.client_state
         if not state:
             client = request.fit.client
-            found = self._states(client, representative_places(client, self.items, self.embedder))
-            state = {"private_states.P": found.personal, "private_states.N": found.neutral}
-            made = torch.tensor(float(found.made))
+            states = self._states(client, representative_places(client, self.items, self.embedder))
+            state = {"private_states.P": states.personal, "private_states.N": states.neutral}
+            made = torch.tensor(float(states.made))
         count = len(state["private_states.P"])
         result = FitResult(len(request.fit.client.history), 0)
         if request.round == 0:
@@ -147,12 +147,12 @@ class Chameleon(Method):
         if self.federated:
             self.client_load(adapter, shared, private)
             return private, FitResult(0, 0, figures=self._effect(adapter, fit))
-        found = self._states(client, selected)
-        count = len(found.personal)
-        figures = {"pairs": float(count), "discarded": float(found.made - count)}
+        states = self._states(client, selected)
+        count = len(states.personal)
+        figures = {"pairs": float(count), "discarded": float(states.made - count)}
         if not count:
             return private, FitResult(0, 0, figures=figures)
-        layers, personal, neutral, losses = self._search(found)
+        layers, personal, neutral, losses = self._search(states)
         edit = {"layer": layers.to(torch.int16), "P": personal, "N": neutral}
         private |= {f"{_PRIVATE}.{part}": value for part, value in edit.items()}
         figures |= {f"ccs_loss.{layer}": float(loss) for layer, loss in enumerate(losses)}
@@ -182,7 +182,7 @@ class Chameleon(Method):
         """Return 2d + 1 for each edited layer, if the user has directions of its own; places of items not counted."""
         return 0 if self.federated else min(self.layers, backbone.blocks) * (2 * backbone.hidden + 1)
 
-    def _states(self, client: ClientTools, selected: list[int]) -> Found:
+    def _states(self, client: ClientTools, selected: list[int]) -> PairStates:
         """Write pairs about selected items and return the MLP outputs after their answers."""
         items = [client.history[place] for place in selected]
         insights = write_insights(client, items, self.tokens[0])
@@ -191,16 +191,16 @@ class Chameleon(Method):
         texts = [f"{pair.before} {answer}" for pair in different for answer in (pair.personal, pair.neutral)]
         # Some text tells the shape of the states if there is no pair.
         states = client.states(texts or [""], "mlp")[: len(texts)]
-        return Found(states[0::2], states[1::2], len(pairs))
+        return PairStates(states[0::2], states[1::2], len(pairs))
 
-    def _search(self, found: Found) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _search(self, states: PairStates) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the chosen layers [n], θᴾ and θᴺ there [n, d], and every layer's CCS loss (none for few pairs)."""
-        directions = top_directions(found.personal)
+        directions = top_directions(states.personal)
         blocks = directions.shape[0]
-        if len(found.personal) < FEWEST_PAIRS:
+        if len(states.personal) < FEWEST_PAIRS:
             layers = torch.tensor(read_sites(f"{self.layers} spread", blocks))
-            return layers, directions[layers], top_directions(found.neutral)[layers], torch.zeros(0)
-        personal, neutral = found.personal, found.neutral
+            return layers, directions[layers], top_directions(states.neutral)[layers], torch.zeros(0)
+        personal, neutral = states.personal, states.neutral
         if self.normalise:
             personal, neutral = personal - personal.mean(dim=0), neutral - neutral.mean(dim=0)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "chameleon", "probes"))

@@ -59,7 +59,7 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
             sample.add(user.history + user.queries)
     if not histories:
         raise InputError(f"{source.path}: no users")
-    found = {
+    inspected = {
         "path": str(source.path),
         "layout": source.layout,
         "task": source.task.name,
@@ -77,8 +77,8 @@ def inspect_source(source: Source, backbone: str | None) -> dict[str, Any]:
         "labels": {label: {"histories": labels[label], "golds": golds[label]} for label in source.task.labels},
     }
     if tokenizer:
-        found["tokens"] = _count_tokens(source.task, tokenizer, sample)
-    return found
+        inspected["tokens"] = _count_tokens(source.task, tokenizer, sample)
+    return inspected
 
 
 def _noted(notes: DataNotes) -> dict[str, int]:
@@ -140,36 +140,37 @@ def _count_tokens(task: Task, tokenizer: PreTrainedTokenizerBase, sample: _Sampl
     }
 
 
-def inspection_table(found: dict[str, Any]) -> Table:
+def inspection_table(source: dict[str, Any]) -> Table:
     """Tabulate `inspect_source`."""
-    layout = {"lamp": "LaMP's official files", "oppu": "OPPU's folder"}[found["layout"]]
-    table = new_table(title=f"{found['path']}: {found['task']}, {layout}", show_header=False)
-    table.add_row("users", f"{found['users']:,}")
-    for pool, count in found["pools"].items():
+    layout = {"lamp": "LaMP's official files", "oppu": "OPPU's folder"}[source["layout"]]
+    table = new_table(title=f"{source['path']}: {source['task']}, {layout}", show_header=False)
+    table.add_row("users", f"{source['users']:,}")
+    for pool, count in source["pools"].items():
         table.add_row(f"  {pool}, as marked in the files", f"{count:,}")
-    table.add_row("questions", f"{found['questions']:,}")
-    table.add_row("history items", f"{found['history_items']:,}")
-    table.add_row("history items of a user", _spread(found["history_length"]))
-    table.add_row("users without history", f"{found['empty_histories']:,}")
-    table.add_row("characters of a text", _spread(found["characters"]["source"]))
-    table.add_row("characters of an answer", _spread(found["characters"]["target"]))
-    table.add_row("left out: items that hold an answer", f"{found['leaks']:,}")
-    table.add_row("questions others' examples reveal", f"{found['leaks_between_users']:,}")
-    table.add_row("left out: no text or no answer", f"{found['skipped']:,}")
-    if found["joined_questions"]:
+    table.add_row("questions", f"{source['questions']:,}")
+    table.add_row("history items", f"{source['history_items']:,}")
+    table.add_row("history items of a user", _spread(source["history_length"]))
+    table.add_row("users without history", f"{source['empty_histories']:,}")
+    table.add_row("characters of a text", _spread(source["characters"]["source"]))
+    table.add_row("characters of an answer", _spread(source["characters"]["target"]))
+    table.add_row("left out: items that hold an answer", f"{source['leaks']:,}")
+    table.add_row("questions others' examples reveal", f"{source['leaks_between_users']:,}")
+    table.add_row("left out: no text or no answer", f"{source['skipped']:,}")
+    if source["joined_questions"]:
         table.add_row(
-            "questions joined by their profiles", f"{found['joined_questions']:,} of {found['joined_users']:,} users"
+            "questions joined by their profiles",
+            f"{source['joined_questions']:,} of {source['joined_users']:,} users",
         )
-    if found["unread_dates"]:
-        table.add_row("users whose dates cannot all be read (file's order)", f"{found['unread_dates']:,}")
-    if found["golds_in_other_scripts"]:
+    if source["unread_dates"]:
+        table.add_row("users whose dates cannot all be read (file's order)", f"{source['unread_dates']:,}")
+    if source["golds_in_other_scripts"]:
         title = "golds that LaMP's ROUGE does not see (set evaluate.words=unicode)"
-        table.add_row(title, f"{found['golds_in_other_scripts']:,}")
-    if found["labels"]:
+        table.add_row(title, f"{source['golds_in_other_scripts']:,}")
+    if source["labels"]:
         table.add_section()
-        for label, counts in found["labels"].items():
+        for label, counts in source["labels"].items():
             table.add_row(f"label {printable(label)}", f"{counts['histories']:,} items, {counts['golds']:,} questions")
-    if tokens := found.get("tokens"):
+    if tokens := source.get("tokens"):
         table.add_section()
         texts, counted = tokens["texts"], tokens["counted"]
         of = f"of {texts:,} texts" if counted == texts else f"of {counted:,} of {texts:,} texts"

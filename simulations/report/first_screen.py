@@ -101,24 +101,26 @@ def _of_cold_start(cold: ColdStart) -> list[str]:
     return lines[:_MOST_SENTENCES] + [_difference(each) for each in cold.differences[:2]]
 
 
-def _of_sweep(found: Sweep) -> str:
-    ranked = sorted(found.cells, key=lambda cell: cell.quality.mean, reverse=not found.lower_is_better)
+def _of_sweep(sweep: Sweep) -> str:
+    ranked = sorted(sweep.cells, key=lambda cell: cell.quality.mean, reverse=not sweep.lower_is_better)
     best, worst = (
-        f"{mean(cell.quality)} with {', '.join(f'{k}={v}' for k, v in zip(found.keys, cell.values, strict=True))}"
+        f"{mean(cell.quality)} with {', '.join(f'{k}={v}' for k, v in zip(sweep.keys, cell.values, strict=True))}"
         for cell in (ranked[0], ranked[-1])
     )
-    lead = f"{found.metric[0].upper()}{found.metric[1:]}: best {best}, worst {worst}"
-    tests = [cell.against_best for cell in found.cells if cell.against_best]
+    lead = f"{sweep.metric[0].upper()}{sweep.metric[1:]}: best {best}, worst {worst}"
+    tests = [cell.against_best for cell in sweep.cells if cell.against_best]
     differ = sum(not test.within_noise for test in tests)
     told = f"{differ} of {len(tests)} others can be told from the best" if tests else "not tested for noise"
     return f"{lead}; of {len(ranked)} combinations, {told}."
 
 
-def _difference(found: Difference) -> str:
-    one, other = (f"{side.method} with {side.collective}" for side in (found.one, found.other))
-    verdict = "within noise" if found.within_noise else "more than noise"
-    task = _task_title(found.task)
-    return f"In {task}, {one} differs from {other} by {found.difference:+.3f}, {verdict} ({_p_range([found])})."
+def _difference(difference: Difference) -> str:
+    one, other = (f"{side.method} with {side.collective}" for side in (difference.one, difference.other))
+    verdict = "within noise" if difference.within_noise else "more than noise"
+    task = _task_title(difference.task)
+    return (
+        f"In {task}, {one} differs from {other} by {difference.difference:+.3f}, {verdict} ({_p_range([difference])})."
+    )
 
 
 def _p_range(tests: list[PairedTest]) -> str:

@@ -193,16 +193,16 @@ def _cold_start(rows: pd.DataFrame, report: ColdStart, plots: _Plots) -> dict[st
     return {"name": name, "plots": drawn, "tables": cold_start_tables(report)}
 
 
-def _sweep(found: Sweep, plots: _Plots) -> dict[str, Any]:
+def _sweep(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
     drawn = []
-    if len(found.keys) == 1:
-        drawn.append((f"quality by {found.keys[0]}", plots.add(f"{found.name}-sweep", sweep_figures.by_one_key(found))))
-    if len(found.keys) == 2:
-        for method in dict.fromkeys(cell.method for cell in found.cells):
-            figure = sweep_figures.by_two_keys(found, method)
-            title = f"{method}: quality by {' and '.join(found.keys)}"
-            drawn.append((title, plots.add(f"{found.name}-sweep-{method}", figure)))
-    return {"name": found.name, "plots": drawn, "tables": [sweep_table(found)]}
+    if len(sweep.keys) == 1:
+        drawn.append((f"quality by {sweep.keys[0]}", plots.add(f"{sweep.name}-sweep", sweep_figures.by_one_key(sweep))))
+    if len(sweep.keys) == 2:
+        for method in dict.fromkeys(cell.method for cell in sweep.cells):
+            figure = sweep_figures.by_two_keys(sweep, method)
+            title = f"{method}: quality by {' and '.join(sweep.keys)}"
+            drawn.append((title, plots.add(f"{sweep.name}-sweep-{method}", figure)))
+    return {"name": sweep.name, "plots": drawn, "tables": [sweep_table(sweep)]}
 
 
 def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, list[Any]]]:

@@ -8,11 +8,11 @@ from simulations.experiments.sweep.tables import cells
 from simulations.report.figures import axis, finished, safe
 
 
-def by_one_key(found: Sweep) -> go.Figure:
+def by_one_key(sweep: Sweep) -> go.Figure:
     """Draw quality after and before stage 2 against the values of the only key."""
     figure = go.Figure()
-    (key,) = found.keys
-    rows = cells(found)
+    (key,) = sweep.keys
+    rows = cells(sweep)
     looks = styles(rows.method)
     for method, own in rows.groupby("method", sort=False):
         name, look = safe(str(method)), looks[str(method)]
@@ -23,15 +23,15 @@ def by_one_key(found: Sweep) -> go.Figure:
         dotted = {**line, "dash": "dot"}
         figure.add_scatter(x=own[key], y=own.before, name=f"{name}, collective", line=dotted, **style)
     figure.update_xaxes(title=key, type="category")
-    figure.update_yaxes(title=axis(found.metric))
+    figure.update_yaxes(title=axis(sweep.metric))
     return finished(figure)
 
 
-def by_two_keys(found: Sweep, method: str) -> go.Figure:
+def by_two_keys(sweep: Sweep, method: str) -> go.Figure:
     """Draw one method's quality after stage 2 as a heat map."""
-    rows = cells(found)
+    rows = cells(sweep)
     own = rows[rows.method == method]
-    one, other = found.keys
+    one, other = sweep.keys
     heat = go.Heatmap(
         x=own[other],
         y=own[one],
@@ -39,7 +39,7 @@ def by_two_keys(found: Sweep, method: str) -> go.Figure:
         text=own.value.map("{:.3f}".format),
         texttemplate="%{text}",
         colorscale="Viridis",
-        reversescale=found.lower_is_better,
+        reversescale=sweep.lower_is_better,
         hovertemplate=f"{one} %{{y}}, {other} %{{x}}: %{{text}}<extra></extra>",
     )
     figure = go.Figure(heat)

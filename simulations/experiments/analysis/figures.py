@@ -13,37 +13,37 @@ from simulations.experiments.analysis.schema import Analysis, Together
 _OWN, _OTHER = PALETTE[0], BASE
 
 
-def draw(vectors: np.ndarray, control: np.ndarray, found: Analysis, folder: Path) -> None:
+def draw(vectors: np.ndarray, control: np.ndarray, analysis: Analysis, folder: Path) -> None:
     """Draw the middle site's users, and all sites, as PNG, SVG and PDF.
 
     Args:
         vectors: δ, [users, sites, d].
         control: With made-up words, likewise.
-        found: Their analysis.
+        analysis: Their analysis.
         folder: Where to.
     """
-    place = len(found.sites) // 2
+    place = len(analysis.sites) // 2
     parts = Decomposition.of(vectors[:, place])
     own, other = parts.coordinates(), parts.coordinates(control[:, place])
-    where = f"{found.task}, {found.backbone}, block {found.sites[place].site}, {found.users} users"
+    where = f"{analysis.task}, {analysis.backbone}, block {analysis.sites[place].site}, {analysis.users} users"
     save_figure(_users(own, where), folder, "users")
     save_figure(_control(own, other, where), folder, "control")
-    if len(found.sites) > 1:
-        save_figure(_sites(found), folder, "sites")
+    if len(analysis.sites) > 1:
+        save_figure(_sites(analysis), folder, "sites")
 
 
-def draw_together(vectors: list[np.ndarray], found: Together, folder: Path) -> None:
+def draw_together(vectors: list[np.ndarray], compared: Together, folder: Path) -> None:
     """Draw several tasks' users along the first two directions of all of them, as PNG, SVG and PDF.
 
     Args:
         vectors: δ at one site, [users, d] for each task.
-        found: Their comparison.
+        compared: Their comparison.
         folder: Where to.
     """
     parts = Decomposition.of(np.concatenate(vectors))
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    for number, (name, users) in enumerate(zip(found.names, vectors, strict=True)):
+    for number, (name, users) in enumerate(zip(compared.names, vectors, strict=True)):
         own = parts.coordinates(users, 2)
         shade = PALETTE[number % len(PALETTE)]
         axes.scatter(own[:, 0], own[:, 1], s=12, alpha=0.6, color=shade, label=name)
@@ -51,7 +51,7 @@ def draw_together(vectors: list[np.ndarray], found: Together, folder: Path) -> N
     axes.axvline(0, color=BASE, linewidth=0.5)
     axes.set_xlabel("first direction")
     axes.set_ylabel("second direction")
-    axes.set_title(f"block {found.site}", fontsize=9)
+    axes.set_title(f"block {compared.site}", fontsize=9)
     axes.legend(fontsize=8)
     save_figure(figure, folder, "together")
 
@@ -87,16 +87,16 @@ def _control(own: np.ndarray, other: np.ndarray, where: str) -> Figure:
     return figure
 
 
-def _sites(found: Analysis) -> Figure:
+def _sites(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(8, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    sites = [each.site for each in found.sites]
-    for number, share in enumerate(found.sites[0].ranks):
-        left.plot(sites, [each.ranks[share] for each in found.sites], marker="o", color=PALETTE[number], label=share)
+    sites = [each.site for each in analysis.sites]
+    for number, share in enumerate(analysis.sites[0].ranks):
+        left.plot(sites, [each.ranks[share] for each in analysis.sites], marker="o", color=PALETTE[number], label=share)
     left.set_xlabel("block")
     left.set_ylabel("directions for a share of the variance")
     left.legend()
-    right.plot(sites, [each.mean_share for each in found.sites], marker="o", color=PALETTE[0])
+    right.plot(sites, [each.mean_share for each in analysis.sites], marker="o", color=PALETTE[0])
     right.set_ylim(0, 1)
     right.set_xlabel("block")
     right.set_ylabel("‖mean δ‖² / mean ‖δ‖²")

@@ -44,7 +44,7 @@ def settings(runs: Sequence[Run]) -> list[TaskSettings]:
     Args:
         runs: The experiment's main runs.
     """
-    found = []
+    settings_by_task = []
     for task in dict.fromkeys(run.config.task for run in runs):
         task_runs = [run for run in runs if run.config.task == task]
         first, metric = task_runs[0], task_runs[0].record.main_metric
@@ -53,7 +53,7 @@ def settings(runs: Sequence[Run]) -> list[TaskSettings]:
         most = max(run.config.users.collective for run in task_runs)
         largest = [run for run in task_runs if run.config.users.collective == most]
         differing = {key: values for key, values in other_settings(largest).items() if key != "evaluate.every"}
-        found.append(
+        settings_by_task.append(
             TaskSettings(
                 task=task,
                 backbone=first.config.backbone,
@@ -66,7 +66,7 @@ def settings(runs: Sequence[Run]) -> list[TaskSettings]:
                 other_settings=differing,
             )
         )
-    return found
+    return settings_by_task
 
 
 def numbers(rows: pd.DataFrame) -> list[NumberRow]:
@@ -83,14 +83,14 @@ def numbers(rows: pd.DataFrame) -> list[NumberRow]:
     return [NumberRow.model_validate(row) for row in filled.to_dict("records")]
 
 
-def quality_by_number(found: list[NumberRow]) -> pd.DataFrame:
+def quality_by_number(rows: list[NumberRow]) -> pd.DataFrame:
     """Return the main table as the paper prints it: one row per number of users and method, with columns for each task.
 
     Args:
-        found: From `numbers`.
+        rows: From `numbers`.
     """
     lines: dict[tuple[int, str], dict[str, float | None]] = {}
-    for row in found:
+    for row in rows:
         line = lines.setdefault((row.collective, row.method), {})
         line[f"{row.task} {row.metric}"] = row.value
         line[f"{row.task} {row.metric} deviation"] = row.value_deviation
@@ -113,7 +113,7 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[Difference]:
         runs: The experiment's main runs, those of the first method first.
         rows: All rows.
     """
-    found = []
+    tested = []
     worst = main_rows(rows).groupby(["task", "collective", "method"]).worst_decile.mean()
     for task in dict.fromkeys(run.config.task for run in runs):
         of_task = [run for run in runs if run.config.task == task]
@@ -135,8 +135,8 @@ def differences(runs: Sequence[Run], rows: pd.DataFrame) -> list[Difference]:
                 ]
                 test = paired_test(sides[0], sides[1]).model_dump()
                 metric = of_task[0].record.main_metric
-                found.append(Difference(task=task, metric=metric, one=labels[0], other=labels[1], **test))
-    return [Difference.model_validate(test.model_dump()) for test in holm(found)]
+                tested.append(Difference(task=task, metric=metric, one=labels[0], other=labels[1], **test))
+    return [Difference.model_validate(test.model_dump()) for test in holm(tested)]
 
 
 def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
@@ -146,7 +146,7 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
     and for each seed. 0 epochs is the collective shift only. Each number of epochs is a separate run of stage 2, with
     its own learning-rate schedule.
     """
-    found = []
+    described = []
     plain = _plain(rows)
     for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
         final = own[own.bytes_total.notna()]
@@ -155,7 +155,7 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
             for epochs, part in own.groupby("epochs"):
                 cost[int(str(epochs))] = (part.newcomer_steps.mean(), part.newcomer_turn_seconds.mean())
         near = _near_final(own)
-        found.append(
+        described.append(
             NewcomerRow(
                 task=str(task),
                 metric=final.metric.iloc[0],
@@ -169,7 +169,7 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
                 by_history=by_history(rows, task, method, count),
             )
         )
-    return found
+    return described
 
 
 def _near_final(own: pd.DataFrame) -> int | None:
@@ -222,7 +222,7 @@ def compositions(rows: pd.DataFrame) -> list[CompositionRow]:
     There is one entry per metric. Groups and target users of different seeds are different users, so seeds do not
     repeat a group. A method without a stage 1 has no groups.
     """
-    found = []
+    described = []
     own = rows[(rows.task == rows.trained_on) & rows.history.isna() & rows.bytes_total.notna()]
     for (task, method, count), part in own.groupby(["task", "method", "collective"], sort=False):
         if not part.group.any():
@@ -231,7 +231,7 @@ def compositions(rows: pd.DataFrame) -> list[CompositionRow]:
             if part[metric].isna().any():
                 continue
             by_seed = part.groupby("seed")[column]
-            found.append(
+            described.append(
                 CompositionRow(
                     task=str(task),
                     metric=part[metric].iloc[0],
@@ -244,7 +244,7 @@ def compositions(rows: pd.DataFrame) -> list[CompositionRow]:
                     range=(by_seed.max() - by_seed.min()).mean(),
                 )
             )
-    return found
+    return described
 
 
 def transfers(rows: pd.DataFrame) -> pd.DataFrame:

@@ -50,17 +50,17 @@ def cold_start_tables(report: ColdStart) -> list[Table]:
     return tables
 
 
-def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
+def _numbers_table(rows: list[NumberRow], what: TaskSettings) -> Table:
     """One task of the paper's Table 14."""
     seeds = ", ".join(map(str, what.seeds))
     title = f"{what.task}, {what.backbone}, seeds {seeds}: newcomers by the number of collective users"
-    table = _table(title, "users", "method", with_arrow(found[0].metric), "before stage 2", "bytes")
+    table = _table(title, "users", "method", with_arrow(rows[0].metric), "before stage 2", "bytes")
     for name, spread in what.baselines.items():
         table.add_row("", BASELINES[name], mean(spread))
     table.add_row("", "bare backbone", mean(what.base), end_section=True)
     trivial = [spread.mean for spread in what.baselines.values()]
-    below = [row for row in found if any(is_worse(row.value, score, row.metric) for score in trivial)]
-    for _, together in groupby(found, lambda row: row.collective):
+    below = [row for row in rows if any(is_worse(row.value, score, row.metric) for score in trivial)]
+    for _, together in groupby(rows, lambda row: row.collective):
         for row in together:
             table.add_row(
                 str(row.collective),
@@ -81,13 +81,13 @@ def _numbers_table(found: list[NumberRow], what: TaskSettings) -> Table:
     return table
 
 
-def _behind_the_means_table(found: list[NumberRow]) -> Table:
+def _behind_the_means_table(rows: list[NumberRow]) -> Table:
     """What a mean hides: the second metric, the worst-served users and those with the shortest histories."""
-    second = [with_arrow(found[0].second_metric)] if found[0].second_metric else []
-    quarters = any(row.q1 is not None for row in found)
+    second = [with_arrow(rows[0].second_metric)] if rows[0].second_metric else []
+    quarters = any(row.q1 is not None for row in rows)
     titles = ("users", "trained", "method", *second, WORST, *(["by history quarter"] if quarters else []))
     table = _table("behind the means", *titles)
-    for _, together in groupby(found, lambda row: row.collective):
+    for _, together in groupby(rows, lambda row: row.collective):
         for row in together:
             cells = [format_mean(row.second_value, row.second_value_deviation)] if row.second_value is not None else []
             cells.append(f"{row.worst_decile:.3f}")
@@ -104,26 +104,26 @@ def _behind_the_means_table(found: list[NumberRow]) -> Table:
     return table
 
 
-def _differences_table(found: list[Difference], tests: int) -> Table:
-    one_number = all(row.one.collective == row.other.collective for row in found)
+def _differences_table(rows: list[Difference], tests: int) -> Table:
+    one_number = all(row.one.collective == row.other.collective for row in rows)
     title = "method against method" if one_number else "few collective users against many"
-    title = f"{title}: {found[0].task}, {with_arrow(found[0].metric)}"
+    title = f"{title}: {rows[0].task}, {with_arrow(rows[0].metric)}"
     table = _table(title, "A", "B", "difference", "95 % CI", "p")
-    for row in found:
+    for row in rows:
         noise = " ≈" if row.within_noise else ""
         table.add_row(*_sides(row), f"{row.difference:+.3f}{noise}", interval(row), significance(row))
     table.caption = f"difference: A minus B, mean over users; {OVER_BOTH}" + (
-        ONE_SEED if any(row.p_seeds is None for row in found) else ""
+        ONE_SEED if any(row.p_seeds is None for row in rows) else ""
     )
-    if tests > len(found):
+    if tests > len(rows):
         table.caption += f"; the correction is for the {tests} tests of all tasks"
     return table
 
 
-def _behind_the_differences_table(found: list[Difference]) -> Table:
-    several = max(len(row.per_seed) for row in found) > 1
+def _behind_the_differences_table(rows: list[Difference]) -> Table:
+    several = max(len(row.per_seed) for row in rows) > 1
     table = _table("behind the differences", "A", "B", *(["by seed"] if several else []), WORST, "target users")
-    for row in found:
+    for row in rows:
         seeds = [" ".join(f"{item:+.3f}" for item in row.per_seed)] if several else []
         worst = f"{row.one.worst_decile:.3f} / {row.other.worst_decile:.3f}"
         table.add_row(*_sides(row), *seeds, worst, str(row.users))
@@ -135,11 +135,11 @@ def _sides(row: Difference) -> list[str]:
     return [f"{side.method} with {side.collective}" for side in (row.one, row.other)]
 
 
-def _newcomers_table(found: list[NewcomerRow]) -> Table:
+def _newcomers_table(rows: list[NewcomerRow]) -> Table:
     near = f"epochs to {NEAR:.0%}"
-    title = f"what a newcomer costs: {found[0].task}, {with_arrow(found[0].metric)}"
+    title = f"what a newcomer costs: {rows[0].task}, {with_arrow(rows[0].metric)}"
     table = _table(title, "method", "users", "download", near, "of", "steps", "s")
-    for row in found:
+    for row in rows:
         reached = row.near_final
         tried = ", ".join(map(str, row.epochs_tried))
         per_seed = ["–" if epochs is None else str(epochs) for epochs in row.near_final_per_seed]
@@ -162,11 +162,11 @@ def _newcomers_table(found: list[NewcomerRow]) -> Table:
     return table
 
 
-def _histories_table(found: list[NewcomerRow]) -> Table:
-    levels = list(dict.fromkeys(items for row in found for items in row.by_history))
+def _histories_table(rows: list[NewcomerRow]) -> Table:
+    levels = list(dict.fromkeys(items for row in rows for items in row.by_history))
     table = _table("quality by history items", "method", "users", *levels)
     averages: dict[str, float] = {}
-    for row in found:
+    for row in rows:
         cells = []
         for items in levels:
             level = row.by_history.get(items)
@@ -181,10 +181,10 @@ def _histories_table(found: list[NewcomerRow]) -> Table:
     return table
 
 
-def _compositions_table(found: list[CompositionRow]) -> Table:
+def _compositions_table(rows: list[CompositionRow]) -> Table:
     titles = ("task", "method", "users", "per group", "mean", WORST, "variance", "range")
     table = _table("composition of the collective users: groups of one size, the same target users", *titles)
-    for row in found:
+    for row in rows:
         table.add_row(
             f"{row.task}, {with_arrow(row.metric)}",
             row.method,
@@ -199,14 +199,14 @@ def _compositions_table(found: list[CompositionRow]) -> Table:
     return table
 
 
-def _transfer_table(found: Transfer) -> Table:
-    title = f"transfer of the collective shift of {found.collective} users: trained on (row), used on (column)"
-    columns = (f"{task}, {with_arrow(metric)}" for task, metric in found.metrics.items())
+def _transfer_table(transfer: Transfer) -> Table:
+    title = f"transfer of the collective shift of {transfer.collective} users: trained on (row), used on (column)"
+    columns = (f"{task}, {with_arrow(metric)}" for task, metric in transfer.metrics.items())
     table = _table(title, "method", "trained on", *columns)
-    for method, matrices in found.methods.items():
+    for method, matrices in transfer.methods.items():
         for source, values in matrices.value.items():
             deviation, worst = matrices.deviation[source], matrices.worst_decile[source]
-            cells = [f"{format_mean(values[task], deviation[task])} ({worst[task]:.3f})" for task in found.metrics]
+            cells = [f"{format_mean(values[task], deviation[task])} ({worst[task]:.3f})" for task in transfer.metrics]
             table.add_row(method, source, *cells)
         table.add_section()
     table.caption = (

@@ -18,16 +18,16 @@ def controls(runs: Sequence[Run]) -> dict[str, Control]:
     """
     metric = runs[0].record.main_metric
     gains = {run.record.seed: _gains(run) for run in runs}
-    found = {}
+    tested = {}
     for name in runs[0].record.controls:
         if not all(name in run.record.controls for run in runs):
             continue
         by_seed = {seed: of_seed[name] for seed, of_seed in gains.items() if name in of_seed}
-        found[name] = Control(
+        tested[name] = Control(
             **Spread.of([run.record.controls[name][metric] for run in runs]).model_dump(),
             gain=differences_test(by_seed, runs[0].record.users.source) if len(by_seed) == len(runs) else None,
         )
-    return found
+    return tested
 
 
 def _gains(run: Run) -> dict[str, dict[str, float]]:
@@ -42,15 +42,15 @@ def _gains(run: Run) -> dict[str, dict[str, float]]:
     clients = run.files.clients(["phase", "round", "user", "examples", "metrics"]).to_pandas()
     own = _scores(clients[clients.phase == "personalize"], metric)
     rows = clients[(clients.phase == "evaluate") & (clients["round"] == clients["round"].max())]
-    found: dict[str, dict[str, float]] = {}
+    tested: dict[str, dict[str, float]] = {}
     for place, (name, values) in enumerate(run.record.controls.items()):
         # Controls are evaluated one after the other, on all target users.
         part = rows.iloc[place * len(own) : (place + 1) * len(own)]
         scores = _scores(part, metric)
         if set(scores.index) == set(own.index) and _is_mean(scores, part.examples, values[metric]):
             gain = (own - scores.reindex(own.index)).dropna()
-            found[name] = {names[user]: float(value) for user, value in gain.items()}
-    return found
+            tested[name] = {names[user]: float(value) for user, value in gain.items()}
+    return tested
 
 
 def _scores(clients: pd.DataFrame, metric: str) -> "pd.Series[float]":

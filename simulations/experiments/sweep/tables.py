@@ -9,32 +9,32 @@ from simulations.experiments.comparison.tables import mean, noise, significance
 from simulations.experiments.sweep.schema import Sweep, SweepCell
 
 
-def sweep_table(found: Sweep) -> Table:
+def sweep_table(sweep: Sweep) -> Table:
     """Tabulate every combination: quality before and after stage 2, bytes, numbers sent and kept."""
-    about = ", ".join(part for part in (found.task, found.backbone) if part)
-    table = new_table(title=f"{found.name}: {about}, seeds {', '.join(map(str, found.seeds))}")
-    one_method = len({cell.method for cell in found.cells}) == 1
-    for title in (*found.keys, *([] if one_method else ["method"])):
+    about = ", ".join(part for part in (sweep.task, sweep.backbone) if part)
+    table = new_table(title=f"{sweep.name}: {about}, seeds {', '.join(map(str, sweep.seeds))}")
+    one_method = len({cell.method for cell in sweep.cells}) == 1
+    for title in (*sweep.keys, *([] if one_method else ["method"])):
         table.add_column(title)
-    private = ["ε"] if any(cell.epsilon is not None for cell in found.cells) else []
-    tests = ["against best", "p"] if any(cell.against_best for cell in found.cells) else []
-    for title in (with_arrow(found.metric), "before stage 2", *tests, *private, "bytes", "sent", "kept"):
+    private = ["ε"] if any(cell.epsilon is not None for cell in sweep.cells) else []
+    tests = ["against best", "p"] if any(cell.against_best for cell in sweep.cells) else []
+    for title in (with_arrow(sweep.metric), "before stage 2", *tests, *private, "bytes", "sent", "kept"):
         table.add_column(title, justify="right")
-    for cell in found.cells:
+    for cell in sweep.cells:
         names = [*map(printable, cell.values), *([] if one_method else [cell.method])]
         numbers = (human_bytes(cell.bytes), f"{cell.shared:,}", f"{cell.private:,}")
         epsilon = ["–" if cell.epsilon is None else f"{cell.epsilon:.3g}"] if private else []
         tested = _tested(cell) if tests else []
         table.add_row(*names, mean(cell.quality), mean(cell.quality_collective), *tested, *epsilon, *numbers)
-    bases = [cell.base.mean for cell in found.cells]
+    bases = [cell.base.mean for cell in sweep.cells]
     low, high = (f"{value:.3f}" for value in (min(bases), max(bases)))
     bare = low if low == high else f"{low} to {high}"
     table.caption = (
-        f"{'mean ± standard deviation over seeds; ' if len(found.seeds) > 1 else ''}bare backbone: {bare}; bytes: "
+        f"{'mean ± standard deviation over seeds; ' if len(sweep.seeds) > 1 else ''}bare backbone: {bare}; bytes: "
         "stage 1 and one download per target user; sent, kept: numbers of one client"
     )
     if tests:
-        seeds = "" if len(found.seeds) > 1 else ", other trainings not covered"
+        seeds = "" if len(sweep.seeds) > 1 else ", other trainings not covered"
         table.caption += (
             f"; p: over the same users, corrected for the table's tests{seeds}; ≈: within noise; the best "
             "was chosen by the same answers"
@@ -47,16 +47,16 @@ def _tested(cell: SweepCell) -> list[str]:
     return ["–", "–"] if test is None else [f"{test.difference:+.3f}{noise(test)}", significance(test)]
 
 
-def cells(found: Sweep) -> pd.DataFrame:
+def cells(sweep: Sweep) -> pd.DataFrame:
     """Return one row per cell: the keys' values as columns, `method`, `value`, `deviation`, `before`."""
     rows = [
         {
-            **dict(zip(found.keys, cell.values, strict=True)),
+            **dict(zip(sweep.keys, cell.values, strict=True)),
             "method": cell.method,
             "value": cell.quality.mean,
             "deviation": cell.quality.std or 0.0,
             "before": cell.quality_collective.mean,
         }
-        for cell in found.cells
+        for cell in sweep.cells
     ]
     return pd.DataFrame(rows)
