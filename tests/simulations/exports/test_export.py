@@ -57,7 +57,7 @@ def test_the_collective_part_differs_from_the_users_model(run: Callable[..., Pat
 def test_shifts_load_in_plain_pytorch_with_the_shipped_loader(
     run: Callable[..., Path], words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    folder = run("perfit", *words, *words)
+    folder = run("perfit", *words)
     user = first_target(folder)
     out = export(folder, user, "safetensors", tmp_path / "plain")
     spec = importlib.util.spec_from_file_location("perfit_loader", out / "perfit_loader.py")
