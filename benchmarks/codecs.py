@@ -1,8 +1,9 @@
 """What codecs cost beside the training whose messages they write: `python -m benchmarks.codecs RECORD`.
 
-Takes initial tensors of the sizes of a completed run's, changes them at random, and times each codec's way up (write on the client,
-read on the server) and down (write once on the server, read on the client), with the conversion of the tensors. Seconds
-are compared with the run's mean seconds of a client's training, so record and benchmark should come from one machine.
+Takes initial tensors of the sizes of a completed run's, changes them at random, and times each codec's way up (write on
+the client, read on the server) and down (write once on the server, read on the client), with the conversion of the
+tensors. Seconds are compared with the run's mean seconds of a client's training, so record and benchmark should come
+from one machine.
 """
 
 import argparse
