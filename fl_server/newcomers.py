@@ -64,10 +64,14 @@ class Newcomers:
             number: The round after which they are sent.
         """
         found = {}
-        for name in self._method.server_controls(state, self._targets[0]):
+        # Half the list away, since neighbours in it may be alike (`users.select=apart`).
+        half = len(self._targets) // 2
+        others = dict(zip(self._targets, self._targets[half:] + self._targets[:half], strict=True)) if half else {}
+        first = self._targets[0]
+        for name in self._method.server_controls(state, first, others.get(first)):
 
             def send(user: int, _again: bool, name: str = name) -> Payload:
-                return Payload(dict(self._method.server_controls(state, user)[name]()))
+                return Payload(dict(self._method.server_controls(state, user, others.get(user))[name]()))
 
             task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(_POINT)})
             found[name] = metrics(pool(self._tasks.statistics(task, self._targets, [_POINT])[_POINT]))

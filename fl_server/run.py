@@ -34,7 +34,7 @@ from fl_server.simulated_devices import device_model
 from fl_server.training_round import TrainingRound
 from fl_server.user_tasks import UserTasks
 from strategies.loading import load_method
-from strategies.method import Method, Tensors
+from strategies.method import Method, Tensors, travelling
 from strategies.metrics.points import Baseline, EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool
 from strategies.wire import Phase
@@ -222,7 +222,10 @@ class FederatedRun:
                 return
             average, figures = this.aggregator.result()
             self.state = self.server_step.apply(this.number, self.state, average)
-            if any(bool(torch.isnan(value).any()) for value in self.state.values()):
+            sent = travelling(self.state).values()
+            if any(bool(torch.isnan(value).any()) for value in self.state.values()) or not all(
+                bool(torch.isfinite(value).all()) for value in sent
+            ):
                 raise RunFailed(f"round {this.number}: the server's tensors are not numbers any more; try lower rates")
             this.server_s += time.monotonic() - started
             this.figures = {f"aggregation.{key}": value for key, value in figures.items()}

@@ -160,10 +160,15 @@ class Method(Protocol):
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the aggregator of one round's replies; of 0 also for the target users' introduction."""
 
-    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Callable[[], Tensors]]:
+    def server_controls(self, state: Tensors, user: int, other: int | None) -> Mapping[str, Callable[[], Tensors]]:
         """Return, by the name of a control, what makes the tensors that a target user could be sent instead of its own.
 
         They are evaluated beside what the user is sent, which shows whether that is personal. By default none.
+
+        Args:
+            state: The server's tensors.
+            user: A target user's partition id.
+            other: Another target user's; None if there is none.
         """
         return {}
 

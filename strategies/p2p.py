@@ -29,7 +29,6 @@ from strategies.hypernetwork.server_profiles import (
     profile_of,
     random_profile,
     read,
-    users_known,
 )
 from strategies.hypernetwork.server_steps import NETWORK, PullThrough
 from strategies.lora.common import LoraSettings
@@ -154,8 +153,13 @@ class ProfileToPeft(Method):
             return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
         return self._generator.adapter(state, self._reads(state, profile_of(state, user)))
 
-    def server_controls(self, state: Tensors, user: int) -> Mapping[str, Callable[[], Tensors]]:
-        """Return what makes the adapter of a profile that is not the user's: a random one, the mean, another's."""
+    def server_controls(self, state: Tensors, user: int, other: int | None) -> Mapping[str, Callable[[], Tensors]]:
+        """Return what makes the adapter of a profile that is not the user's: a random one, the mean, another's.
+
+        With `design=client` only a random one; none with `refine`, which leaves no quality before it to compare with.
+        """
+        if not self.at_server and self.refine:
+            return {}
         network = self._generator.of(state).network
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "random profile", user))
         if not self.at_server:
@@ -166,11 +170,8 @@ class ProfileToPeft(Method):
             "random profile": self._reads(state, random_profile(state, generator)),
             "mean profile": self._reads(state, None),
         }
-        known = users_known(state)
-        # The same controls for every user: with one profile there is no other one for its owner.
-        if len(known) > 1:
-            following = next((other for other in known if other > user), known[0])
-            profiles["another's profile"] = self._reads(state, profile_of(state, following))
+        if other is not None:
+            profiles["another's profile"] = self._reads(state, profile_of(state, other))
         return {name: partial(self._generator.adapter, state, profile) for name, profile in profiles.items()}
 
     def server_keeps(self, state: Tensors) -> Tensors:

@@ -125,7 +125,9 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         _check_private(config, method, shape)
     if pooled and rounds:
         if keeps_clients_apart(method, shape):
-            raise ValueError(f"{pooled[0]}: {method.name} keeps clients' updates separate")
+            raise ValueError(
+                f"{pooled[0]}: {method.name} keeps clients' updates separate, or sends each something else"
+            )
         _check_wire_form(method, travelling(method.server_init(shape)))
 
 
@@ -207,10 +209,11 @@ def load_shared(record: Path, method: Method, config: RunConfig) -> Tensors:
     if run.status != "completed":
         raise InputError(f"start_from: {record} did not complete ({run.status})")
     theirs = RunFolder(record).config
+    mine, others = _fitting(config), _fitting(theirs)
     for key, ours, other in (
         ("method", method.name, run.method),
         ("backbone", config.backbone, theirs.backbone),
-        ("settings of the method", _fitting(config), _fitting(theirs)),
+        *((key, mine.get(key), others.get(key)) for key in sorted({*mine, *others})),
     ):
         if ours != other:
             raise InputError(f"start_from: {record} does not fit: {key}: {other!r} in that run, {ours!r} in this one")
@@ -270,8 +273,9 @@ def _user_ids(folder: Path) -> list[str]:
 
 
 def _fitting(config: RunConfig) -> dict[str, Any]:
-    """Return the values that determine a method's tensors and their meaning, and the seed of the initial values."""
-    return {key: value for key, value in config.method_values().items() if key != "rounds"} | config.settings
+    """Return by config key what determines a method's tensors, their meaning and their initial values."""
+    values = {key.replace("rank_", "rank."): value for key, value in config.method_values().items() if key != "rounds"}
+    return values | {f"settings.{key}": value for key, value in config.settings.items()}
 
 
 def _as_recorded(path: str) -> str:

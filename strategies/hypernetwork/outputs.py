@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from configs.errors import RunFailed
 from strategies import lora, shifts
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, LoraSettings, attach, block_of, first_a
@@ -202,13 +203,19 @@ class ShiftOutput:
         return self._sites
 
     def tensors(self, rows: Mapping[str, torch.Tensor], layout: Layout) -> Tensors:
-        """Cut every row into P, D̃, b̃ and return R, D, b."""
+        """Cut every row into P, D̃, b̃ and return R, D, b.
+
+        Raises:
+            RunFailed: Rows of P depend on each other, or are not finite.
+        """
         found: Tensors = {}
         for site, row in zip(self._sites, rows["shift"], strict=True):
             wide = layout[f"{site}.R"]
             P, D, b = row.split([math.prod(wide), math.prod(wide), wide[0]])
             P, D = P.view(wide), D.view(wide)
-            L = torch.linalg.cholesky(P @ P.T)
+            L, failed = torch.linalg.cholesky_ex(P @ P.T)
+            if int(failed) or not bool(torch.isfinite(L).all()):
+                raise RunFailed("the network writes a shift that is degenerate; try lower rates of clients or server")
             R = torch.linalg.solve_triangular(L, P, upper=False)
             found |= {f"{site}.R": R, f"{site}.D": L.T @ D, f"{site}.b": L.T @ b}
         return found

@@ -93,11 +93,6 @@ def profile_of(state: Tensors, user: int | None) -> torch.Tensor | None:
     return state.get(f"{PROFILE}{user}")
 
 
-def users_known(state: Tensors) -> list[int]:
-    """Return the users with a profile."""
-    return sorted(int(name.removeprefix(PROFILE)) for name in state if name.startswith(PROFILE))
-
-
 def random_profile(state: Tensors, generator: torch.Generator) -> torch.Tensor:
     """Draw one with the collective users' mean and components of their variance: a person who does not exist.
 

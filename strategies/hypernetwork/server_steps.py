@@ -21,7 +21,8 @@ class PullThrough:
 
     Δ_u is what client u changed in the adapter that it was sent, J_u the derivative of that adapter by the network's
     parameters φ, p_u ∝ num_examples. After one local step of plain SGD with rate η, Δ_u = −η∇L_u, and J_uᵀΔ_u is −η
-    times the gradient that central training would take.
+    times the gradient that central training would take: of a LoRA exactly, of a shift to first order while D = 0 and
+    b = 0. Later, the client's retraction turns the part of R's step that breaks RRᵀ = I into changes of D and b.
     """
 
     per_user = True

@@ -49,6 +49,8 @@ class LoraSettings:
             raise ValueError(f"settings.dropout={self.dropout}: expected at least 0 and below 1")
         if not self.targets:
             raise ValueError("settings.targets=[]: expected at least one module name")
+        if len({*self.targets}) < len(self.targets):
+            raise ValueError(f"settings.targets={list(self.targets)}: a module name is given twice")
         blocks = read_sites(self.blocks, backbone.blocks, "settings.blocks") if self.blocks else []
         for block in blocks:
             if not 0 <= block < backbone.blocks:

@@ -35,7 +35,7 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
     personal = clients[clients.phase == "personalize"]
     users = run.files.users().to_pandas().set_index("partition")
     ledger = run.files.ledger().to_pandas()
-    ours = ((ledger.phase == "personalize") & (ledger.direction == "down")) | (ledger.phase == "introduce")
+    ours = ledger.phase.isin(["personalize", "introduce"]) & (ledger.direction == "down")
     download = ledger[ours].message_bytes.sum()
     worst = "p90" if metric in LOWER_IS_BETTER else "p10"
     before = spread_over_users([{metric: value} for value in _by_user(personal, f"collective.{metric}").values()])

@@ -25,9 +25,24 @@ def controls(runs: Sequence[Run]) -> dict[str, Control]:
         by_seed = {seed: of_seed[name] for seed, of_seed in gains.items() if name in of_seed}
         tested[name] = Control(
             **Spread.of([run.record.controls[name][metric] for run in runs]).model_dump(),
+            own=Spread.of([own_metrics(run)[metric] for run in runs]),
             gain=differences_test(by_seed, runs[0].record.users.source) if len(by_seed) == len(runs) else None,
         )
     return tested
+
+
+def own_metrics(run: Run) -> dict[str, float]:
+    """Return target users' quality with what is their own, before any training of theirs."""
+    return run.record.metrics if _trains_nothing(run) else run.record.metrics_collective
+
+
+def _trains_nothing(run: Run) -> bool:
+    """Tell whether newcomers took no step: their answers after stage 2 are then those with what is their own.
+
+    A network on the clients writes adapters there; before stage 2 these users have an empty profile's.
+    """
+    rows = run.files.clients(["phase", "steps"]).to_pylist()
+    return not any(row["steps"] for row in rows if row["phase"] == "personalize")
 
 
 def _gains(run: Run) -> dict[str, dict[str, float]]:
@@ -40,22 +55,23 @@ def _gains(run: Run) -> dict[str, dict[str, float]]:
     metric = run.record.main_metric
     names = {row["partition"]: row["user_id"] for row in run.files.users().to_pylist()}
     clients = run.files.clients(["phase", "round", "user", "examples", "metrics"]).to_pandas()
-    own = _scores(clients[clients.phase == "personalize"], metric)
+    point = "personalised" if _trains_nothing(run) else "collective"
+    own = _scores(clients[clients.phase == "personalize"], f"{point}.{metric}")
     rows = clients[(clients.phase == "evaluate") & (clients["round"] == clients["round"].max())]
     tested: dict[str, dict[str, float]] = {}
     for place, (name, values) in enumerate(run.record.controls.items()):
         # Controls are evaluated one after the other, on all target users.
         part = rows.iloc[place * len(own) : (place + 1) * len(own)]
-        scores = _scores(part, metric)
+        scores = _scores(part, f"collective.{metric}")
         if set(scores.index) == set(own.index) and _is_mean(scores, part.examples, values[metric]):
             gain = (own - scores.reindex(own.index)).dropna()
             tested[name] = {names[user]: float(value) for user, value in gain.items()}
     return tested
 
 
-def _scores(clients: pd.DataFrame, metric: str) -> "pd.Series[float]":
-    """Return users' scores with what they were sent, by partition; NaN for a user without questions."""
-    values = [dict(row).get(f"collective.{metric}", np.nan) for row in clients.metrics]
+def _scores(clients: pd.DataFrame, key: str) -> "pd.Series[float]":
+    """Return users' scores, by partition; NaN for a user without questions."""
+    values = [dict(row).get(key, np.nan) for row in clients.metrics]
     return pd.Series(values, index=clients.user, dtype=float)
 
 

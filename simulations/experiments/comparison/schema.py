@@ -51,8 +51,10 @@ class PairedTest(Part):
 
 
 class Control(Spread):
-    """Target users' quality, before stage 2, with what they could be sent instead of what is their own."""
+    """Target users' quality, before any training of theirs, with what they could be sent in place of their own."""
 
+    own: Spread | None = Field(None)
+    """With what is their own; None in older comparisons."""
     gain: PairedTest | None = Field(None)
     """What is their own against this; None in older comparisons, and where a client failed in the control."""
 

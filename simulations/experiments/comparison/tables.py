@@ -93,12 +93,13 @@ def _served_otherwise(report: Comparison) -> Table:
     for row in report.methods:
         if not row.controls:
             continue
-        table.add_row(f"{row.method}: own", mean(row.quality_collective))
+        own = next(iter(row.controls.values())).own
+        table.add_row(f"{row.method}: own", mean(own or row.quality_collective))
         for name, control in row.controls.items():
             gain = control.gain
             cells = [f"{gain.difference:+.3f}{noise(gain)}", interval(gain), significance(gain)] if gain else ["–"] * 3
             table.add_row(f"{row.method}: {name}", mean(control), *cells)
-    table.caption = f"{report.metric} before stage 2; intervals and p as above"
+    table.caption = f"{report.metric} before any training of the user's; intervals and p as above"
     return table
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.errors import InputError
+from configs.errors import InputError, RunFailed
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.tools import Tools
@@ -19,6 +19,8 @@ from simulations.exports.chat import Chat
 from simulations.exports.export import export
 from simulations.run.served import load_served_model
 from simulations.run.simulate import resume, simulate
+from strategies.method import Tensors
+from strategies.p2p import ProfileToPeft
 from tests.conftest import tiny_config
 from tests.same import assert_same_run
 
@@ -187,6 +189,7 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("settings.output=lora", "settings.targets=['q_proj','gate']"), "no module 'gate' in the backbone"),
         (("wire.up=int8",), r"wire.up='int8': p2p keeps clients' updates separate"),
         (("server.optimizer=adam",), "p2p keeps clients' updates separate"),
+        (("settings.output=lora", "settings.targets=['q_proj','q_proj']"), "a module name is given twice"),
         (("robust.rule=clip",), "robust.rule='clip': p2p's clients have no common start"),
         (("keep=best", "users.held_out=1"), "keep='best': p2p sends every user something else"),
     ],
@@ -200,5 +203,30 @@ def test_bad_settings_are_refused_before_any_work(words: tuple[str, ...], messag
 
 def test_a_run_does_not_start_from_one_with_another_embedder(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(InputError, match="settings of the method"):
+    with pytest.raises(
+        InputError, match=r"does not fit: settings\.embedder: 'words' in that run, 'backbone' in this one"
+    ):
         run(tmp_path, "settings.embedder=backbone", f"start_from={tmp_path / 'p2p'}", name="other")
+
+
+def test_a_network_that_diverges_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"^(the network writes a shift that is degenerate|round \d: the server's tensors)"
+    ):
+        run(tmp_path, "settings.outer_lr=1e30", "rounds=3")
+
+
+def test_anothers_profile_is_another_newcomers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, pairs = ProfileToPeft.server_controls, set[tuple[int, int | None]]()
+
+    def kept(self: ProfileToPeft, state: Tensors, user: int, other: int | None) -> Any:
+        pairs.add((user, other))
+        return genuine(self, state, user, other)
+
+    monkeypatch.setattr(ProfileToPeft, "server_controls", kept)
+    run(tmp_path, "users.target=4")
+    # Half of the four newcomers away, in both directions.
+    assert pairs == {(6, 8), (7, 9), (8, 6), (9, 7)}
+    pairs.clear()
+    assert run(tmp_path, "users.target=1", name="alone").controls.keys() == {"random profile", "mean profile"}
+    assert pairs == {(6, None)}

@@ -6,6 +6,7 @@ from torch.func import functional_call
 
 from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.hypernetwork.network import SLOPE_RATE, Hypernetwork, NetworkSize
+from strategies.hypernetwork.outputs import ShiftOutput
 from strategies.hypernetwork.server_profiles import (
     COMPONENTS,
     MEAN,
@@ -18,7 +19,7 @@ from strategies.hypernetwork.server_profiles import (
     whitening,
 )
 from strategies.hypernetwork.server_steps import NETWORK, PullThrough
-from strategies.method import Tensors
+from strategies.method import BackboneShape, Tensors
 
 WIDTH, LENGTH = 4, 6
 RATE, OUTER = 0.3, 0.5
@@ -61,6 +62,46 @@ def test_one_local_step_of_sgd_equals_one_step_of_central_sgd() -> None:
         torch.testing.assert_close(after[f"{NETWORK}{name}"], parameter.detach() - OUTER * RATE * parameter.grad)
     norm = sum(float(value.grad.square().sum()) for value in psi.parameters() if value.grad is not None) ** 0.5
     assert figures["pulled_norm"] == pytest.approx(RATE * norm, rel=1e-5)
+
+
+def test_one_local_step_on_a_shift_is_one_of_central_sgd_at_the_start() -> None:
+    shape = BackboneShape(hidden=WIDTH, blocks=3, parameters=0)
+    output = ShiftOutput([1, 2], 2, "all")
+    built = Hypernetwork(WIDTH, 2, output.starts(shape, 0), NetworkSize(8, 5, 0.0, depth_bias=True), 0).eval()
+    state = {f"{NETWORK}{name}": value.clone() for name, value in built.state_dict().items()}
+    layout, known = output.layout(shape), profiles()
+
+    def write(weights: Tensors, profile: torch.Tensor) -> Tensors:
+        return output.tensors(functional_call(built, weights, (profile,)), layout)
+
+    def loss(adapter: Tensors, user: int) -> torch.Tensor:
+        # Of the function: its matrix RᵀD and its vector Rᵀb at every site.
+        parts = [
+            (adapter[f"{site}.R"].T @ adapter[f"{site}.{letter}"] - user - 1).square().sum()
+            for site in (1, 2)
+            for letter in "Db"
+        ]
+        return torch.stack(parts).sum()
+
+    rate = 1e-3
+    step = PullThrough(state, known.__getitem__, write, output.trained, {}, ServerOptimizer("momentum", 1.0, 0.0))
+    for user in known:
+        adapter = {
+            name: value.detach().requires_grad_() for name, value in write(built.state_dict(), known[user]).items()
+        }
+        gradients = torch.autograd.grad(loss(adapter, user), list(adapter.values()))
+        moved = {n: (v - rate * g).detach() for (n, v), g in zip(adapter.items(), gradients, strict=True)}
+        sent = output.sent(moved)
+        step.add(user, {f"shared_adapter.{name}": value for name, value in sent.items()}, EXAMPLES[user])
+    after, _ = step.result()
+
+    central = sum(EXAMPLES[user] / 4 * loss(write(dict(built.named_parameters()), known[user]), user) for user in known)
+    assert isinstance(central, torch.Tensor)
+    central.backward()
+    for name, parameter in built.named_parameters():
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else -rate * parameter.grad
+        found = after[f"{NETWORK}{name}"] - parameter.detach()
+        assert float((found - wanted).norm()) <= 1e-3 * float(wanted.norm()) + 1e-7, name
 
 
 def test_with_a_bias_for_each_depth_a_step_of_rate_1_moves_it_as_averaging_would() -> None:

@@ -48,6 +48,16 @@ def test_a_table_shows_each_control_with_its_test(ran: tuple[Path, RunRecord]) -
     assert min(gain.p_adjusted for gain in gains if gain) >= min(1, 3 * min(gain.p_value for gain in gains if gain))
 
 
+def test_with_a_network_on_the_clients_what_is_their_own_is_known_after_stage_2_only(tmp_path: Path) -> None:
+    small = ("method=p2p", "settings.design=client", "settings.latent=8", "settings.head=4", "local.lr=0.05")
+    record = simulate(tiny_config(*small, "rounds=4"), "p2p", tmp_path)
+    (control,) = controls([Run.read(tmp_path / "p2p")]).values()
+    assert control.own is not None
+    assert control.gain is not None
+    assert control.own.mean == record.metrics["accuracy"]
+    assert control.gain.difference == pytest.approx(record.metrics["accuracy"] - control.mean)
+
+
 def test_a_control_without_every_users_answer_has_no_test(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
     folder = tmp_path / "p2p"
     shutil.copytree(ran[0], folder)
