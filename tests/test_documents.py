@@ -64,6 +64,8 @@ def smaller(words: list[str]) -> list[str]:
         words = [*words, "users.collective_history=3"]
     if "configs/experiments/profiles.toml" in words:
         words = [*words, "sites=[1,2]"]  # the tiny backbone has four blocks
+    if "configs/experiments/profiles-ratings.toml" in words:
+        words = [*words, "sites=[1,2]", "users.source=synthetic"]
     if words[0] == "simulate" or (words[0] == "analyze" and "configs/experiments/tiny.toml" not in words):
         return words + SMALL + FEW
     if words[0] == "compare" and any(re.search(r"-seed\d", word) for word in words):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from configs.errors import InputError
 from configs.schema import RunConfig
@@ -149,17 +148,12 @@ def _read(folder: Path, label: str, alone: bool) -> ReportRun:
     figures = (record.metrics, record.metrics_collective, record.metrics_base, record.per_user)
     if any(record.metrics.keys() - item.keys() for item in figures):
         raise InputError(f"{folder / 'run.json'}: expected the same metrics at every evaluation point and per user")
-    try:
-        tables = {
-            "rounds": files.rounds().to_pandas(),
-            "clients": files.clients().to_pandas(),
-            "ledger": files.ledger().to_pandas(),
-            "users": files.users().to_pandas(),
-        }
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: a table is missing ({files.status}): {error}") from None
-    except pa.ArrowException as error:
-        raise InputError(f"{folder}: a table is not readable: {error}") from None
+    tables = {
+        "rounds": files.rounds().to_pandas(),
+        "clients": files.clients().to_pandas(),
+        "ledger": files.ledger().to_pandas(),
+        "users": files.users().to_pandas(),
+    }
     for name, needed in _NEEDED.items():
         if missing := [column for column in needed if column not in tables[name]]:
             raise InputError(f"{folder / name}.parquet: column {missing[0]!r} is missing")

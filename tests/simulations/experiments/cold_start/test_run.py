@@ -229,7 +229,7 @@ def test_nothing_runs_again_after_the_folder_has_been_moved(
     monkeypatch.setattr("simulations.experiments.compare.simulate", None)
     shutil.copytree(folder, tmp_path / "moved")
     rows, _ = cold_start(ASKED, None, WORDS, tmp_path / "moved", print)
-    assert len(rows) == 56
+    assert len(rows) == 48
     assert rows.trained_on.tolist() == pd.read_csv(folder / "cold_start.csv").trained_on.tolist()
 
 
