@@ -74,8 +74,8 @@ def test_targets_who_trained_the_shift_are_refused(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["method=reft-c"], "method: 'perfit' in that run, 'reft-c' in this one"),
-        (["rank.shared=3"], "settings of the method"),
-        (["seed=1"], "settings of the method"),
+        (["rank.shared=3"], "rank.shared: 4 in that run, 3 in this one"),
+        (["seed=1"], "seed: 0 in that run, 1 in this one"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
