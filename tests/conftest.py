@@ -90,9 +90,9 @@ def tiny_config(*overrides: str) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[..., Path]:
-    """Return a function that gives the record of a completed tiny run; each is made once, so that nobody may change it.
+    """Return a function that returns the record of a completed tiny run, which tests share and must not change.
 
-    Not to be called while something is patched.
+    Call it before patching anything, since the run would be made with the patch.
     """
     done: dict[tuple[str, ...], Path] = {}
 

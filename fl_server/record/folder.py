@@ -85,7 +85,7 @@ class RunFolder:
         """
         ended = None
         if self._has_table("clients"):
-            with suppress(InputError):  # a damaged table is named by whoever needs it
+            with suppress(InputError):  # commands that need the table report the damage
                 ended = pc.max(self.clients(["ended_at"])["ended_at"]).as_py()
         return float(ended) if ended is not None else (self.path / "run.json").stat().st_mtime
 
