@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.engine import OVERRIDES
 from configs.load import load_config
-from fl_server.run import FederatedRun
+from fl_server.stage_1 import Stage1
 from simulations.run.simulate import simulate
 
 _ROWS: dict[str, list[tuple[str, str]]] = {
@@ -37,7 +37,7 @@ _ROWS: dict[str, list[tuple[str, str]]] = {
     "server: events": [("writer.py", "event")],
     "server: ledger and rows": [("writer.py", "client"), ("ledger.py", "record"), ("tables.py", "flush")],
     "server: averaging": [("updates.py", "fold")],
-    "server: rest": [("run.py", "_train_round")],
+    "server: rest": [("stage_1.py", "_train_round")],
 }
 _NESTED = {
     "client: forward pass": ["client: kept hidden states"],
@@ -80,15 +80,15 @@ def main() -> None:
     users = parser.parse_args().users
     words = [*OVERRIDES, "users.target=1", f"users.collective={users}", f"cohort={users}", "rounds=2", "engine=inline"]
     profile = cProfile.Profile()
-    train_round = FederatedRun._train_round
+    train_round = Stage1._train_round
 
-    def profiled(run: FederatedRun, number: int, users: list[int]) -> None:
+    def profiled(run: Stage1, number: int, users: list[int]) -> None:
         if number == 2:  # in the first, the process opens the backbone
             profile.runcall(train_round, run, number, users)
         else:
             train_round(run, number, users)
 
-    with tempfile.TemporaryDirectory() as results, mock.patch.object(FederatedRun, "_train_round", profiled):
+    with tempfile.TemporaryDirectory() as results, mock.patch.object(Stage1, "_train_round", profiled):
         simulate(load_config(None, words), "profile", Path(results))
     own = shares(pstats.Stats(profile))
     whole = sum(own.values())

@@ -17,7 +17,7 @@ from strategies.method import Aggregator
 
 @dataclass
 class TrainingRound:
-    """Filled by the steps of `FederatedRun._train_round`."""
+    """Filled by the steps of `Stage1._train_round`."""
 
     number: int
     """Starts at 1; 0 is the opening, if the method has one."""

@@ -11,6 +11,7 @@ from fl_server.record.writer import RecordWriter
 from fl_server.simulated_devices import DeviceModel
 from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics
+from strategies.wire import Phase
 
 Point = TypeVar("Point", bound=StrEnum)
 
@@ -83,10 +84,31 @@ class UserTasks:
         """Send a task to users, record their replies, and yield them in the users' order; some may have failed."""
         for answer in self.ask(task, list(users)):
             reply = checked(answer)
-            self._clients.record_message(task.round, task.phase, reply)
-            rejection = f"rejected: {reply.fault}" if reply.fault else None
-            self._writer.client(task.round, task.phase, reply, rejection, self._devices.device(reply.user))
+            self.record(task.round, task.phase, reply, f"rejected: {reply.fault}" if reply.fault else None)
             yield reply
+
+    def record(
+        self,
+        number: int,
+        phase: Phase,
+        reply: ClientReply,
+        rejection: str | None = None,
+        *,
+        arrived: bool = True,
+        arrived_at_s: float | None = None,
+    ) -> None:
+        """Write a reply's messages to the ledger, and its row to the table of clients.
+
+        Args:
+            number: The round.
+            phase: What was asked.
+            reply: The reply.
+            rejection: Why it is left out.
+            arrived: False if a simulated device is gone or too late.
+            arrived_at_s: Simulated seconds after the round's start.
+        """
+        self._clients.record_message(number, phase, reply, arrived=arrived)
+        self._writer.client(number, phase, reply, rejection, self._devices.device(reply.user), arrived_at_s)
 
     def answers(
         self, task: ClientTask, users: list[int], checked: Callable[[ClientReply], ClientReply], about: str = ""

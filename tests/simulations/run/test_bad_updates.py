@@ -15,7 +15,7 @@ from fl_clients import handlers
 from fl_clients.process.paths import ClientPaths
 from fl_clients.turn import Turn
 from fl_server.record.schema import read_run
-from fl_server.run import FederatedRun
+from fl_server.stage_1 import Stage1
 from simulations.run.simulate import simulate
 from strategies.method import Tensors
 from strategies.wire import ClientReport, Payload
@@ -160,14 +160,14 @@ def test_invalid_values_are_rejected_by_name(
 def test_a_clients_kept_tensors_match_the_servers_record_of_them(method: str, world: list[str], tmp_path: Path) -> None:
     """A client whose update was not averaged is sent the same tensors again, and applies them only once."""
     states: list[tuple[int, Tensors]] = []
-    build = FederatedRun._train_round
+    build = Stage1._train_round
 
-    def spy(run: FederatedRun, number: int, trainable_users: list[int]) -> None:
+    def spy(run: Stage1, number: int, trainable_users: list[int]) -> None:
         build(run, number, trainable_users)
-        states.append((number, run.state))
+        states.append((number, run._progress.state))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FederatedRun, "_train_round", spy)
+        patch.setattr(Stage1, "_train_round", spy)
         words = [f"method={method}", "settings.rank=2", "users.collective=8", "cohort=4", "rounds=6"]
         simulate(tiny_config(*words, *world), "run", tmp_path)
     _, state = states[-1]

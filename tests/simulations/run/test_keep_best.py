@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fl_server.best_round import BestRound
-from fl_server.run import FederatedRun
+from fl_server.stage_1 import Stage1
 from fl_server.training_round import TrainingRound
 from simulations.cli.main import app
 from simulations.display.tables import quality_table
@@ -85,12 +85,12 @@ def test_stage_1_ends_with_the_best_round(
 def test_a_stage_1_whose_last_round_is_abandoned_is_judged_at_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states, aggregate = judged(monkeypatch, [0.1, 0.0, 0.0, 0.6]), FederatedRun._aggregate
+    states, aggregate = judged(monkeypatch, [0.1, 0.0, 0.0, 0.6]), Stage1._aggregate
 
-    def abandoned(self: FederatedRun, this: TrainingRound) -> None:
+    def abandoned(self: Stage1, this: TrainingRound) -> None:
         aggregate(self, this) if this.number < 3 else None
 
-    monkeypatch.setattr(FederatedRun, "_aggregate", abandoned)
+    monkeypatch.setattr(Stage1, "_aggregate", abandoned)
     simulate(tiny_config("users.held_out=1", "rounds=3", "keep=best"), "run", tmp_path)
     assert states.keys() == {0, 3}
     assert notes(tmp_path / "run")[-1] == "keep='best': round 3 (0.600 on held-out users)"

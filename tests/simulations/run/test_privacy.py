@@ -13,9 +13,10 @@ from configs.errors import InputError
 from fl_clients import handlers
 from fl_clients.backbone.load import read_shape
 from fl_clients.process.paths import ClientPaths
+from fl_server.evaluation import Evaluation
 from fl_server.record.reply import ClientReply
 from fl_server.record.schema import RunRecord
-from fl_server.run import FederatedRun
+from fl_server.stage_1 import Stage1
 from fl_server.training_round import TrainingRound
 from fl_server.updates import Updates
 from simulations.display.tables import quality_table
@@ -175,24 +176,24 @@ def test_one_users_update_decides_nothing_about_anothers(tmp_path: Path, monkeyp
 def test_a_round_is_not_released_a_second_time_beyond_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record_round, seeds = FederatedRun._record_round, handlers.derive_seed
+    record_round, seeds = Stage1._record_round, handlers.derive_seed
 
-    def interrupted(self: FederatedRun, this: TrainingRound) -> None:
+    def interrupted(self: Stage1, this: TrainingRound) -> None:
         if this.number == 2:
             raise KeyboardInterrupt
         record_round(self, this)
 
-    def interrupted_at_once(_self: FederatedRun) -> None:
+    def interrupted_at_once(_self: Evaluation) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(FederatedRun, "_record_round", interrupted)
+        patch.setattr(Stage1, "_record_round", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "run", "privacy.kind=central", "privacy.target_epsilon=8", "rounds=3")
     # The second round was released; now its clients answer with other updates.
     monkeypatch.setattr(handlers, "derive_seed", lambda seed, *names: seeds(seed + 1, *names))
     with monkeypatch.context() as patch:
-        patch.setattr(FederatedRun, "_personalize", interrupted_at_once)
+        patch.setattr(Evaluation, "personalize", interrupted_at_once)
         with pytest.raises(KeyboardInterrupt):
             resume("run", tmp_path)
     record = resume("run", tmp_path)

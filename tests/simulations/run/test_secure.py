@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from configs.errors import InputError, RunFailed
 from fl_clients import handlers
-from fl_server.run import FederatedRun
+from fl_server.stage_1 import Stage1
 from simulations.run.simulate import resume, simulate
 from strategies.method import Tensors
 from strategies.secure.keys import SEALED_BYTES
@@ -235,7 +235,7 @@ def test_a_sum_that_was_opened_before_an_interruption_is_the_only_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(handlers, "train", failing({0}, handlers.train))
-        patch.setattr(FederatedRun, "_record_round", interrupted)
+        patch.setattr(Stage1, "_record_round", interrupted)
         with pytest.raises(KeyboardInterrupt):
             simulate(tiny_config(*SECURE), "run", tmp_path)
     with pytest.raises(RunFailed, match="the sum of users 1, 2, 3, 4, 5 was opened, and clients refuse to help"):
