@@ -135,6 +135,8 @@ class Method(Protocol):
     """The last round of stage 1; None: as the config says."""
     constant_shapes: bool = True
     """Every round sends tensors of the same names and shapes, so that codecs and server optimisers apply."""
+    personal_settings: tuple[str, ...] = ()
+    """Names of settings that concern stage 2 alone: a run with other values may start from the same stage 1."""
     introduces: bool = False
     """Target users take part in the opening too, with their history, before they are served first: what the server
     sends to one of them depends on what it sent then. Needs `first_round = 0`."""

@@ -55,6 +55,7 @@ class ProfileToPeft(Method):
     """
 
     name = "p2p"
+    personal_settings = ("refine",)
 
     def __init__(
         self,

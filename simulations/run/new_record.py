@@ -26,7 +26,8 @@ from fl_server.record.folder import RunFolder
 from fl_server.record.schema import OraclePart, ParamsPart, RunRecord, UsersPart, read_run, write_run
 from simulations.engines.ray_engine import end_leftovers
 from simulations.run.folders import claim_folder
-from simulations.run.preflight import build_method, check_unseen, exchange_keys, load_shared, method_digest, resolve
+from simulations.run.preflight import build_method, exchange_keys, method_digest, resolve
+from simulations.run.starting_run import check_unseen, load_shared
 from strategies.method import BackboneShape, Method
 
 _PACKAGES = ("fedperfit", "flwr", "ray", "torch", "transformers", "numpy")

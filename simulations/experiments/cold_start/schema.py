@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from simulations.experiments.comparison.schema import PairedTest, Spread
+from simulations.experiments.comparison.schema import Control, PairedTest, Spread
 from simulations.experiments.result_file import Part, ResultFile
 
 SCHEMA: Literal[7] = 7
@@ -111,6 +111,16 @@ class NewcomerRow(Part):
     """`0`, the numbers tried, `all`."""
 
 
+class ControlsRow(Part):
+    """What newcomers could be sent in place of what is their own (`Method.server_controls`)."""
+
+    task: str
+    metric: str
+    method: str
+    collective: int
+    controls: dict[str, Control]
+
+
 class CompositionRow(Part):
     """Groups of one size (the paper's Table 15)."""
 
@@ -159,5 +169,6 @@ class ColdStart(ResultFile):
     numbers: list[NumberRow]
     differences: list[Difference]
     newcomers: list[NewcomerRow]
+    controls: list[ControlsRow] = Field([])
     compositions: list[CompositionRow]
     transfer: Transfer | None

@@ -9,6 +9,7 @@ from simulations.experiments.cold_start.findings import NEAR
 from simulations.experiments.cold_start.schema import (
     ColdStart,
     CompositionRow,
+    ControlsRow,
     Difference,
     NewcomerRow,
     NumberRow,
@@ -19,6 +20,7 @@ from simulations.experiments.comparison.tables import (
     ONE_SEED,
     OVER_BOTH,
     UNCOMMITTED,
+    controls_cells,
     differing,
     format_mean,
     interval,
@@ -43,6 +45,8 @@ def cold_start_tables(report: ColdStart) -> list[Table]:
     for _, newcomers in groupby(report.newcomers, lambda row: row.task):
         served = list(newcomers)
         tables += [_newcomers_table(served), _histories_table(served)]
+    if report.controls:
+        tables.append(_controls_table(report.controls))
     if report.compositions:
         tables.append(_compositions_table(report.compositions))
     if report.transfer:
@@ -181,6 +185,20 @@ def _histories_table(rows: list[NewcomerRow]) -> Table:
     return table
 
 
+def _controls_table(rows: list[ControlsRow]) -> Table:
+    titles = ("task", "method", "users", "served with", "quality", "own against it", "95 % CI", "p")
+    table = _table("does a newcomer need its own adapter?", *titles)
+    for row in rows:
+        first = [f"{row.task}, {with_arrow(row.metric)}", row.method, str(row.collective)]
+        if own := next(iter(row.controls.values())).own:
+            table.add_row(*first, "its own", mean(own), "", "", "")
+        for name, cells in controls_cells(row.controls):
+            table.add_row(*first, name, *cells)
+        table.add_section()
+    table.caption = "before any training of the newcomer's; intervals and p as above"
+    return table
+
+
 def _compositions_table(rows: list[CompositionRow]) -> Table:
     titles = ("task", "method", "users", "per group", "mean", WORST, "variance", "range")
     table = _table("composition of the collective users: groups of one size, the same target users", *titles)
@@ -219,7 +237,7 @@ def _transfer_table(transfer: Transfer) -> Table:
 def _table(title: str, *titles: str) -> Table:
     table = new_table(title=title)
     for name in titles:
-        left = name in ("task", "method", "A", "B", "trained on")
+        left = name in ("task", "method", "A", "B", "trained on", "served with")
         # Folded, so that a narrow terminal cuts nothing off.
         table.add_column(name, justify="left" if left else "right", overflow="fold")
     return table

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from configs.files import write_atomic
 from simulations.display.plots import FORMATS
+from simulations.experiments.cold_start.controls import controls_by_number
 from simulations.experiments.cold_start.findings import (
     compositions,
     differences,
@@ -64,6 +65,7 @@ def findings(rows: pd.DataFrame, runs: Sequence[Run], name: str) -> ColdStart:
         numbers=numbers(rows),
         differences=differences(runs, rows),
         newcomers=newcomers(rows),
+        controls=controls_by_number(runs),
         compositions=compositions(rows),
         transfer=transfer(rows),
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from simulations.display.tables import BOUNDS
 from simulations.experiments.comparable import Run, other_settings
 from simulations.experiments.comparison.controls import controls as controls_of
+from simulations.experiments.comparison.controls import correct
 from simulations.experiments.comparison.curves import curve
 from simulations.experiments.comparison.schema import (
     BytesToReach,
@@ -156,9 +157,7 @@ def _corrected(methods: list[ComparedMethod]) -> list[ComparedMethod]:
         tested = [cell for cell in column if cell.against]
         for cell, against in zip(tested, holm([cell.against for cell in tested if cell.against]), strict=True):
             cell.against = against
-    controls = [control for method in methods for control in method.controls.values() if control.gain]
-    for control, gain in zip(controls, holm([control.gain for control in controls if control.gain]), strict=True):
-        control.gain = gain
+    correct([control for method in methods for control in method.controls.values()])
     return methods
 
 

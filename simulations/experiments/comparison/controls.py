@@ -7,7 +7,7 @@ import pandas as pd
 
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.schema import Control, Spread
-from simulations.experiments.comparison.significance import differences_test
+from simulations.experiments.comparison.significance import differences_test, holm
 
 
 def controls(runs: Sequence[Run]) -> dict[str, Control]:
@@ -29,6 +29,13 @@ def controls(runs: Sequence[Run]) -> dict[str, Control]:
             gain=differences_test(by_seed, runs[0].record.users.source) if len(by_seed) == len(runs) else None,
         )
     return tested
+
+
+def correct(tested: Sequence[Control]) -> None:
+    """Correct the p-values of a table's controls for their number, in place."""
+    with_gain = [control for control in tested if control.gain]
+    for control, gain in zip(with_gain, holm([control.gain for control in with_gain if control.gain]), strict=True):
+        control.gain = gain
 
 
 def own_metrics(run: Run) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """Terminal tables of a comparison: quality, bytes, and what a client sends, trains and keeps."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
 
 from simulations.display.tables import BASELINES, BOUNDS, human_bytes, new_table, with_arrow
-from simulations.experiments.comparison.schema import BytesToReach, Comparison, PairedTest, Spread
+from simulations.experiments.comparison.schema import BytesToReach, Comparison, Control, PairedTest, Spread
 
 OVER_BOTH = (
     "95 % CI and p cover users (bootstrap, paired permutation test) and seeds (Student's t), p with Holm's correction "
@@ -95,12 +96,18 @@ def _served_otherwise(report: Comparison) -> Table:
             continue
         own = next(iter(row.controls.values())).own
         table.add_row(f"{row.method}: own", mean(own or row.quality_collective))
-        for name, control in row.controls.items():
-            gain = control.gain
-            cells = [f"{gain.difference:+.3f}{noise(gain)}", interval(gain), significance(gain)] if gain else ["–"] * 3
-            table.add_row(f"{row.method}: {name}", mean(control), *cells)
+        for name, cells in controls_cells(row.controls):
+            table.add_row(f"{row.method}: {name}", *cells)
     table.caption = f"{report.metric} before any training of the user's; intervals and p as above"
     return table
+
+
+def controls_cells(controls: dict[str, Control]) -> Iterator[tuple[str, list[str]]]:
+    """Yield by control: quality with it, what is their own against it, the interval, p."""
+    for name, control in controls.items():
+        gain = control.gain
+        test = [f"{gain.difference:+.3f}{noise(gain)}", interval(gain), significance(gain)] if gain else ["–"] * 3
+        yield name, [mean(control), *test]
 
 
 def differing(other_settings: dict[str, dict[str, Any]]) -> str:

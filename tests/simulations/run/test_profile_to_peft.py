@@ -209,6 +209,14 @@ def test_a_run_does_not_start_from_one_with_another_embedder(tmp_path: Path) -> 
         run(tmp_path, "settings.embedder=backbone", f"start_from={tmp_path / 'p2p'}", name="other")
 
 
+def test_newcomers_of_an_earlier_run_refine_what_they_were_sent(tmp_path: Path) -> None:
+    served = run(tmp_path)
+    refined = run(tmp_path, "settings.refine=true", f"start_from={tmp_path / 'p2p'}", name="refined")
+    assert refined.metrics_collective == served.metrics_collective
+    clients = pd.read_parquet(tmp_path / "refined" / "clients.parquet")
+    assert clients[clients.phase == "personalize"].steps.all()
+
+
 def test_a_network_that_diverges_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         RunFailed, match=r"^(the network writes a shift that is degenerate|round \d: the server's tensors)"

@@ -194,6 +194,7 @@ class Record:
     main_metric, seed, metrics_base = "mae", 0, {"mae": 2.0}
     users = SimpleNamespace(target=3)
     baselines: ClassVar[dict[str, dict[str, float]]] = {}
+    controls: ClassVar[dict[str, dict[str, float]]] = {}
 
 
 def run(method: str, count: int) -> Run:

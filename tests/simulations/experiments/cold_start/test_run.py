@@ -10,6 +10,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.load import load_config
+from fl_clients.backbone.load import read_shape
 from simulations.experiments import compare as comparison_runs
 from simulations.experiments.cold_start import rows as cold_start_rows
 from simulations.experiments.cold_start import run as module
@@ -19,7 +20,8 @@ from simulations.experiments.cold_start.spec import ColdStartSpec
 from simulations.experiments.cold_start.write import findings, write_report
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
-from simulations.run.preflight import _fitting
+from simulations.run.preflight import build_method
+from simulations.run.starting_run import fitting
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -169,7 +171,8 @@ def test_transferred_shift_keeps_its_sites_positions_ranks_and_rate() -> None:
     moved = module._transferred(planned, "news_categorization", None, WORDS)
     assert moved.task == "news_categorization"
     # Everything that a run requires of the tensors it starts from.
-    assert _fitting(moved) == _fitting(planned.config)
+    method = build_method(moved, read_shape(moved.backbone))
+    assert fitting(moved, method) == fitting(planned.config, method)
     assert moved.personal.lr == 0.5
     of_its_own = load_config(None, [*WORDS, "task=news_categorization"])
     assert of_its_own.personal.max_tokens == moved.personal.max_tokens != planned.config.personal.max_tokens

@@ -1,0 +1,25 @@
+"""What newcomers gain by what is their own, for each number of collective users."""
+
+from collections.abc import Sequence
+
+from simulations.experiments.cold_start.schema import ControlsRow
+from simulations.experiments.comparable import Run
+from simulations.experiments.comparison.controls import controls, correct
+
+
+def controls_by_number(runs: Sequence[Run]) -> list[ControlsRow]:
+    """Return a row per task, method and number of collective users, for methods with controls.
+
+    Args:
+        runs: The experiment's main runs.
+    """
+    groups: dict[tuple[str, str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.config.task, run.method, run.config.users.collective), []).append(run)
+    rows = [
+        ControlsRow(task=task, metric=own[0].record.main_metric, method=method, collective=count, controls=served)
+        for (task, method, count), own in groups.items()
+        if (served := controls(own))
+    ]
+    correct([control for row in rows for control in row.controls.values()])
+    return rows
