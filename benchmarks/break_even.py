@@ -29,10 +29,10 @@ def seconds(record: Path) -> dict[str, float]:
 def break_even(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float | None]:
     """Return the newcomers after which our seconds are fewer, with and without the other's stage 1; None: never."""
     saved = theirs["a newcomer"] - ours["a newcomer"]
-    found: dict[str, float | None] = {}
+    newcomers: dict[str, float | None] = {}
     for name, before in (("with the other's stage 1", theirs["stage 1"]), ("without it", 0.0)):
-        found[name] = max(0, math.ceil((ours["stage 1"] - before) / saved)) if saved > 0 else None
-    return found
+        newcomers[name] = max(0, math.ceil((ours["stage 1"] - before) / saved)) if saved > 0 else None
+    return newcomers
 
 
 def main() -> None:

@@ -59,10 +59,10 @@ def measure(record: Path, repeats: int) -> dict[str, dict[str, float]]:
     clients = files.clients(["phase", "wall_s"])
     visit = mean(clients.filter(pc.equal(clients["phase"], "train"))["wall_s"].to_pylist())
     shared = travelling(method.server_init(shape))
-    found = {name: message(method, shared, name, repeats) for name in CODECS}
+    by_codec = {name: message(method, shared, name, repeats) for name in CODECS}
     return {
         name: figures | {"share": 2 * (figures["write_s"] + figures["read_s"]) / visit}
-        for name, figures in found.items()
+        for name, figures in by_codec.items()
     }
 
 
@@ -73,12 +73,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(args.record, args.repeats)
+    by_codec = measure(args.record, args.repeats)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(by_codec, indent=1))
         return
     print(f"{'codec':<14}{'bytes':>10}{'write, ms':>11}{'read, ms':>10}{'of a training':>15}")
-    for name, figures in found.items():
+    for name, figures in by_codec.items():
         times = f"{figures['write_s'] * 1e3:>11.1f}{figures['read_s'] * 1e3:>10.1f}"
         print(f"{name:<14}{figures['bytes']:>10,}{times}{figures['share']:>15.2%}")
 

@@ -86,12 +86,12 @@ def curve(backbone: Backbone, sites: Any, rank: int, split: bool, lr: float, see
             shift.V.data.copy_(shift.R)
     training, others = examples_of(backbone, seed)
     forward = Forward(backbone, None)
-    found: list[tuple[int, float]] = []
+    points: list[tuple[int, float]] = []
 
     def measure(step: int) -> None:
         with torch.no_grad():
             losses = [float(answer_loss(forward, adapter, others[i : i + 16])) for i in range(0, len(others), 16)]
-        found.append((step, sum(losses) / len(losses)))
+        points.append((step, sum(losses) / len(losses)))
 
     parts = [(shift.R, shift.D if split else shift.V, shift.b) for shift in chain.values()]
     done = 0
@@ -107,7 +107,7 @@ def curve(backbone: Backbone, sites: Any, rank: int, split: bool, lr: float, see
     measure(0)
     fit = LocalFit(forward, adapter, training, FitConfig(epochs=1, batch_size=8, lr=lr), seed)
     fit([parameter for part in parts for parameter in part], after_step)
-    return found
+    return points
 
 
 def draw(report: dict[str, Any], out: Path) -> None:

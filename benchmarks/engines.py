@@ -75,17 +75,17 @@ def main() -> None:
     common += ["users.target=1", "users.synthetic.history=4", "users.synthetic.queries=2", "rounds=2", "local.epochs=1"]
     common += ["evaluate.predictions=false", "activations_mb=0", "faults.retries=0"]
     chosen = variants(args.gpus)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
-    report: dict[str, Any] = {"backbone": args.backbone, "method": args.method, "engines": found}
+    runs_of: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    report: dict[str, Any] = {"backbone": args.backbone, "method": args.method, "engines": runs_of}
     with tempfile.TemporaryDirectory() as results:
         for repeat in range(args.repeats):
             for name, words in chosen.items():
-                found[name].append(measure([*common, *words], Path(results) / str(repeat) / name.replace("/", "-")))
+                runs_of[name].append(measure([*common, *words], Path(results) / str(repeat) / name.replace("/", "-")))
         if args.gpus:
             words = [*common, f"partitions.gpus={args.gpus}", "precision=bf16", "engine=ray"]
             report["too_small_a_share"] = too_small(words, Path(results))
     table = Table("engine", "ms a client", "loss", "peak MiB", title=f"{args.method} on {args.backbone}")
-    for name, runs in found.items():
+    for name, runs in runs_of.items():
         times = ", ".join(f"{run['ms_per_client']:.1f}" for run in runs)
         table.add_row(name, times, f"{runs[-1]['loss']:.4f}", f"{max(run['peak_mib'] for run in runs):.0f}")
     Console().print(table)

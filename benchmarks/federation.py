@@ -88,8 +88,8 @@ class Federation:
 
     def record(self) -> Path | None:
         """Return the newest run record."""
-        found = sorted((self.folder / "server" / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-        return found[-1].parent if found else None
+        records = sorted((self.folder / "server" / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+        return records[-1].parent if records else None
 
     def log(self, name: str) -> str:
         """Return what a script has printed."""

@@ -88,8 +88,8 @@ def main() -> None:
             settings = ProfileSettings(embedder, 8, contents, 0)
             texts = [profile_text(client, settings) for client in clients]
             profiles = mean_embeddings(backbone, embedder, texts, 16, 512)
-            found = readable(profiles, worths, given.users, given.components)
-            print(f"{embedder}, {contents}: R² {found:.2f}", flush=True)
+            r_squared = readable(profiles, worths, given.users, given.components)
+            print(f"{embedder}, {contents}: R² {r_squared:.2f}", flush=True)
 
 
 if __name__ == "__main__":

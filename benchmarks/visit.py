@@ -79,7 +79,7 @@ def measure(record: Path, visitors: int) -> dict[str, dict[str, float]]:
     }
     if min(map(len, items.values())) <= ITEMS:
         raise InputError(f"{record}: its target users need more than {ITEMS} history items", field="record")
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    by_name: dict[str, list[tuple[float, float, float, float]]] = {}
     for visitor in range(first, first + visitors):
         own = items[visitor][ITEMS:]
         others = [example for user, examples in items.items() if user != visitor for example in examples[:2]]
@@ -87,10 +87,11 @@ def measure(record: Path, visitors: int) -> dict[str, dict[str, float]]:
         for name, changes in VISITS.items():
             after = visit(forward, served, settings_of(config.local, changes), items[visitor][:ITEMS], visitor)
             scores = [loss_on(forward, served, after, part) for part in (own, others)]
-            found.setdefault(name, []).append((before[0], scores[0], before[1], scores[1]))
+            by_name.setdefault(name, []).append((before[0], scores[0], before[1], scores[1]))
     keys = ("own_before", "own_after", "others_before", "others_after")
     return {
-        name: {key: mean(row[place] for row in rows) for place, key in enumerate(keys)} for name, rows in found.items()
+        name: {key: mean(row[place] for row in rows) for place, key in enumerate(keys)}
+        for name, rows in by_name.items()
     }
 
 

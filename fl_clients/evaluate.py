@@ -130,7 +130,7 @@ def score_answers(
 def score_baselines(session: Session, user: OpenedUser) -> Statistics:
     """Return the sufficient statistics of the task's trivial answers, with keys prefixed by the baseline's name."""
     golds = [query.target for query in user.queries]
-    found: Statistics = {}
+    scores: Statistics = {}
     for baseline in session.task.baselines if golds else ():
         answers = [query.source for query in user.queries]
         if baseline == Baseline.FIRST_SENTENCE:
@@ -138,8 +138,8 @@ def score_baselines(session: Session, user: OpenedUser) -> Statistics:
         elif baseline == Baseline.USUAL:
             answers = [_usual_answer(session.task, user.history)] * len(golds)
         statistics = score(session.task, answers, golds, session.config.evaluate.words)
-        found |= {f"{baseline}.{key}": values for key, values in statistics.items()}
-    return found
+        scores |= {f"{baseline}.{key}": values for key, values in statistics.items()}
+    return scores
 
 
 def _usual_answer(task: Task, history: Sequence[Pair]) -> str:

@@ -116,9 +116,9 @@ def secure_unmask(paths: ClientPaths, round_number: int, alive: Sequence[int], d
 def _secure(paths: ClientPaths, round_number: int, step: Callable[[SecureClient], dict[int, bytes]]) -> Reply:
     session = open_session(paths.run_dir)
     started = _start(session)
-    found = step(SecureClient(paths, session.config.secure, round_number))
+    answers = step(SecureClient(paths, session.config.secure, round_number))
     report = ClientReport(examples=0, steps=0, **_finish(session, started))
-    return Reply(None, report, {}, found)
+    return Reply(None, report, {}, answers)
 
 
 def introduce(paths: ClientPaths) -> Reply:

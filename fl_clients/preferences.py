@@ -58,8 +58,8 @@ def preference_loss(
 @torch.no_grad()
 def with_reference(forward: Forward, pairs: Sequence[Sequence[Example]]) -> list[TokenPreference]:
     """Return preferences, each a better and a worse example, with what the bare backbone says of them."""
-    found = []
+    token_preferences = []
     for better, worse in pairs:
         good, bad = answer_log_probabilities(forward, None, [better, worse]).tolist()
-        found.append(TokenPreference(better, worse, good - bad))
-    return found
+        token_preferences.append(TokenPreference(better, worse, good - bad))
+    return token_preferences

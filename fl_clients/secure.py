@@ -156,7 +156,7 @@ class SecureClient:
         state.revealed = sorted(alive)
         self._write(state)
         encryption, _ = self._pairs(state)
-        found = {}
+        revealed = {}
         for user in (*alive, *dropped):
             text = bytes.fromhex(state.own_shares)
             if user != self._me:
@@ -165,8 +165,8 @@ class SecureClient:
                     text = unseal(key, sealed, self._context(user, self._me))
                 except ValueError:
                     continue
-            found[user] = text[_SHARE_BYTES:] if user in alive else text[:_SHARE_BYTES]
-        return found
+            revealed[user] = text[_SHARE_BYTES:] if user in alive else text[:_SHARE_BYTES]
+        return revealed
 
     def _pairs(self, state: _Round) -> tuple[KeyPair, KeyPair]:
         return key_pair_of(bytes.fromhex(state.encryption)), key_pair_of(bytes.fromhex(state.masking))

@@ -169,14 +169,14 @@ class _Group:
 
     def _stacked(self, clients: Sequence[Client], trained: Sequence[nn.Parameter]) -> dict[nn.Parameter, torch.Tensor]:
         """Return the parameters in which clients differ, [clients, *shape], the trained ones to take a gradient."""
-        found: dict[nn.Parameter, torch.Tensor] = {}
+        stacks: dict[nn.Parameter, torch.Tensor] = {}
         for parameter in trained:
-            found[parameter] = torch.stack([client.values[parameter] for client in clients]).requires_grad_()
+            stacks[parameter] = torch.stack([client.values[parameter] for client in clients]).requires_grad_()
         for parameter in self._parameters:
             first, *rest = (client.values[parameter] for client in clients)
-            if parameter not in found and not all(torch.equal(first, value) for value in rest):
-                found[parameter] = torch.stack([first, *rest])
-        return found
+            if parameter not in stacks and not all(torch.equal(first, value) for value in rest):
+                stacks[parameter] = torch.stack([first, *rest])
+        return stacks
 
 
 class _Dropout:

@@ -44,23 +44,23 @@ class Tools:
         """Continue texts, greedily, until the end of the line; a text that is too long is cut in its middle."""
         session = self._session
         tokens = [session.encoder.text(prompt, self._window() - max_new_tokens) for prompt in prompts]
-        found = [""] * len(prompts)
+        answers = [""] * len(prompts)
         for chosen in self._batches(tokens):
             texts = generate(session.plain, None, [tokens[i] for i in chosen], max_new_tokens, session.stop, None)
             for i, text in zip(chosen, texts, strict=True):
-                found[i] = text
-        return found
+                answers[i] = text
+        return answers
 
     def states(self, texts: Sequence[str], place: Literal["block", "mlp"]) -> torch.Tensor:
         """Return the bare backbone's hidden states at the end token after each text; [texts, blocks, d], fp32."""
         session = self._session
         end = [int(session.backbone.tokenizer.eos_token_id)]
         tokens = [session.encoder.text(text, self._window() - 1) for text in texts]
-        found = torch.empty(len(texts), session.backbone.shape.blocks, session.backbone.shape.hidden)
+        vectors = torch.empty(len(texts), session.backbone.shape.blocks, session.backbone.shape.hidden)
         for chosen in self._batches(tokens):
             examples = [Example(tokens[i], end) for i in chosen]
-            found[chosen] = end_states(session.plain, examples, place)
-        return found
+            vectors[chosen] = end_states(session.plain, examples, place)
+        return vectors
 
     def fit_on(self, pairs: Sequence[TextPair], budget_s: float) -> LocalFit:
         """Return the training loop of stage 2 on other examples than the user's own."""

@@ -63,7 +63,7 @@ class Newcomers:
             state: The server's tensors.
             number: The round after which they are sent.
         """
-        found = {}
+        by_control = {}
         # Half the list away, since neighbours in it may be alike (`users.select=apart`).
         half = len(self._targets) // 2
         others = dict(zip(self._targets, self._targets[half:] + self._targets[:half], strict=True)) if half else {}
@@ -74,5 +74,5 @@ class Newcomers:
                 return Payload(dict(self._method.server_controls(state, user, others.get(user))[name]()))
 
             task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(_POINT)})
-            found[name] = metrics(pool(self._tasks.statistics(task, self._targets, [_POINT])[_POINT]))
-        return found
+            by_control[name] = metrics(pool(self._tasks.statistics(task, self._targets, [_POINT])[_POINT]))
+        return by_control

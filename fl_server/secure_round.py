@@ -177,13 +177,13 @@ class SecureRound:
                 for user, share in reply.secure.items():
                     shares[user].append(share)
         self._check_enough(answered, "answered the unmask request", len(self._keys))
-        for user, found in shares.items():
-            self._check_enough(len(found), f"can read what user {user} sent for unmasking", len(self._keys))
+        for user, received in shares.items():
+            self._check_enough(len(received), f"can read what user {user} sent for unmasking", len(self._keys))
         needed = self._config.users_needed(len(self._keys))
         secrets = {}
-        for user, found in shares.items():
+        for user, received in shares.items():
             try:
-                secrets[user] = join(found[:needed])
+                secrets[user] = join(received[:needed])
             except ValueError as error:
                 text = f"round {self._number}: secure aggregation: shares of user {user}'s secret are wrong: {error}"
                 raise MaskedSumLost(text) from None

@@ -71,8 +71,8 @@ class UserTasks:
         sizes: dict[str, int] = {}
         evaluated = ", ".join(point for point in points if isinstance(point, EvaluationPoint))
         for reply in self.answers(task, users, lambda answer: answer.checked_against(sizes), evaluated):
-            for point, found in collected.items():
-                found.append(reply.statistics_at(point))
+            for point, of_point in collected.items():
+                of_point.append(reply.statistics_at(point))
         return collected
 
     def recorded(

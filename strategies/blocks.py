@@ -25,7 +25,7 @@ def find_blocks(model: Any) -> nn.ModuleList:
     ]
     if not lists:
         raise ValueError(f"{type(model).__name__}: no decoder blocks found (a list of {count or 'some'} modules)")
-    return min(lists, key=lambda found: found[0])[1]
+    return min(lists, key=lambda pair: pair[0])[1]
 
 
 def has_mlp(block: nn.Module) -> bool:

@@ -248,12 +248,12 @@ def read_statistics(content: RecordDict) -> dict[str, list[float]]:
     Raises:
         MalformedMessage: A sum is not a list of finite numbers of at least 0.
     """
-    found: dict[str, list[float]] = {}
+    statistics: dict[str, list[float]] = {}
     for key, values in (content.metric_records.get(STATISTICS) or MetricRecord()).items():
         if not isinstance(values, list) or not all(math.isfinite(value) and value >= 0 for value in values):
             raise MalformedMessage(f"statistics '{key}' are not finite numbers of at least 0")
-        found[key] = list(values)
-    return found
+        statistics[key] = list(values)
+    return statistics
 
 
 def secure_values(by_user: Mapping[int, bytes]) -> dict[str, list[int] | list[bytes]]:
@@ -267,11 +267,11 @@ def read_secure(values: Mapping[str, Any]) -> dict[int, bytes]:
     Raises:
         MalformedMessage: They are not bytes by partition id.
     """
-    users, found = values.get("users", []), values.get("values", [])
-    fits = isinstance(users, list) and isinstance(found, list) and len(users) == len(found) == len({*users})
-    if not fits or not all(type(user) is int for user in users) or not all(type(item) is bytes for item in found):
+    users, contents = values.get("users", []), values.get("values", [])
+    fits = isinstance(users, list) and isinstance(contents, list) and len(users) == len(contents) == len({*users})
+    if not fits or not all(type(user) is int for user in users) or not all(type(item) is bytes for item in contents):
         raise MalformedMessage("keys or shares are not bytes by user")
-    return dict(zip(users, found, strict=True))
+    return dict(zip(users, contents, strict=True))
 
 
 def message_bytes(message: Message) -> int:

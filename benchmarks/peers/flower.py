@@ -31,9 +31,9 @@ class CountingFedAvg(FedAvg):
         replies = list(replies)
         if failed := [reply for reply in replies if reply.has_error()]:
             raise SystemExit(f"{len(failed)} of {self.clients} clients failed: {failed[0].error.reason}")
-        found = super().aggregate_train(server_round, replies)
+        aggregated = super().aggregate_train(server_round, replies)
         self.ended.append(time.perf_counter())
-        return found
+        return aggregated
 
 
 def main(kind: str, backbone: Path, file: Path, clients: int) -> None:

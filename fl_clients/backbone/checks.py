@@ -57,9 +57,9 @@ def check_weights(where: Path | str) -> None:
         ("are unexpected", unexpected),
         ("do not fit", info["mismatched_keys"]),
     )
-    found = "; ".join(f"{_listed(names)} {what}" for what, names in problems if names)
-    if found:
-        raise ValueError(f"its weights are not those of the model that config.json describes: {found}")
+    faults = "; ".join(f"{_listed(names)} {what}" for what, names in problems if names)
+    if faults:
+        raise ValueError(f"its weights are not those of the model that config.json describes: {faults}")
     if isinstance(where, Path) and getattr(loaded[0].config, "quantization_config", None) is None:
         _check_values(where)
 

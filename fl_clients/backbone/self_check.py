@@ -67,15 +67,15 @@ def _check_batches(backbone: Any) -> None:
     batch, cache = collate(prompts, pad, backbone.device), DynamicCache()
     inputs: dict[str, Any] = {"input_ids": batch.input_ids}
     mask, positions = batch.attention_mask, batch.position_ids
-    found = []
+    batched = []
     for step in range(_CONTINUED + 1):
         output = backbone.run(cache, attention_mask=mask, position_ids=positions, use_cache=True, **inputs)
-        found.append(output.logits[:, -1])
+        batched.append(output.logits[:, -1])
         following = [[text[step - _CONTINUED]] for text in texts]
         inputs = {"input_ids": torch.tensor(following, device=backbone.device)}
         mask, positions = functional.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
     spread = alone.std(dim=-1).clamp(min=1e-6)
-    apart = (torch.stack(found, dim=1).float() - alone).abs().mean(dim=-1) / spread
+    apart = (torch.stack(batched, dim=1).float() - alone).abs().mean(dim=-1) / spread
     tolerance = _TOLERANCE.get(backbone.model.dtype, 0.1)
     for what, worst in (("in a padded batch", apart[:, 0].max()), ("with kept keys and values", apart.max())):
         if not worst <= tolerance:

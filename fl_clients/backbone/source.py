@@ -10,7 +10,7 @@ def pretrained(where: Path | str) -> dict[str, Any]:
     Args:
         where: A folder; or a hub id, with `@` and a revision if it is not the newest one.
     """
-    found: dict[str, Any] = {"pretrained_model_name_or_path": where, "trust_remote_code": False}
+    arguments: dict[str, Any] = {"pretrained_model_name_or_path": where, "trust_remote_code": False}
     if isinstance(where, str) and "@" in where:
-        found["pretrained_model_name_or_path"], _, found["revision"] = where.partition("@")
-    return found
+        arguments["pretrained_model_name_or_path"], _, arguments["revision"] = where.partition("@")
+    return arguments

@@ -22,12 +22,12 @@ def end_states(forward: Forward, examples: Sequence[Example], place: Literal["bl
     """
     blocks = find_blocks(forward.backbone.model)
     modules = [block if place == "block" else find_mlp(block) for block in blocks]
-    found: dict[int, torch.Tensor] = {}
+    by_block: dict[int, torch.Tensor] = {}
 
     def reading(number: int) -> Any:
         def read(_module: nn.Module, _args: Any, output: Any) -> None:
             hidden = output if isinstance(output, torch.Tensor) else output[0]
-            found[number] = hidden.reshape(len(examples), -1, hidden.shape[-1])[:, -1].float().cpu()
+            by_block[number] = hidden.reshape(len(examples), -1, hidden.shape[-1])[:, -1].float().cpu()
 
         return read
 
@@ -37,4 +37,4 @@ def end_states(forward: Forward, examples: Sequence[Example], place: Literal["bl
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack([found[number] for number in range(len(modules))], dim=1)
+    return torch.stack([by_block[number] for number in range(len(modules))], dim=1)

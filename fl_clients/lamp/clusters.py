@@ -38,5 +38,5 @@ def clusters(answers: Sequence[Sequence[str]], seed: int) -> list[list[int]]:
         warnings.filterwarnings("ignore", "One of the clusters is empty")
         centres, member_of = kmeans2(vectors, count, minit="++", rng=np.random.default_rng(seed))
     far = np.linalg.norm(centres - mean, axis=1)
-    found = [np.flatnonzero(member_of == cluster).tolist() for cluster in np.argsort(-far, kind="stable")]
-    return [members for members in found if members]
+    by_distance = [np.flatnonzero(member_of == cluster).tolist() for cluster in np.argsort(-far, kind="stable")]
+    return [members for members in by_distance if members]

@@ -13,11 +13,11 @@ _CHUNK = 1 << 20
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return found
+    return unique
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)

@@ -46,7 +46,7 @@ class DataNotes:
     def sentences(self, words: Words) -> tuple[str, ...]:
         """Return one sentence for each count above 0; `words` is what ROUGE counts."""
         remedy = "; set evaluate.words=unicode" if words == "latin" else ""
-        found = (
+        counted = (
             (self.joined, f"{self.joined} questions belong to {self.people} users, by their profiles"),
             (
                 self.shared,
@@ -66,4 +66,4 @@ class DataNotes:
                 f"the right answer may score 0{remedy}",
             ),
         )
-        return tuple(text for count, text in found if count)
+        return tuple(text for count, text in counted if count)

@@ -160,7 +160,7 @@ def find_source(path: Path, task: Task) -> Source:
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder of LaMP users (users.source)")
     questions = find_json(path, _QUESTIONS)
-    oppu = [_only(found) for name in _OPPU if (found := find_json(path, name))]
+    oppu = [_only(files) for name in _OPPU if (files := find_json(path, name))]
     if questions and oppu:
         raise InputError(f"{path}: holds both layouts, {questions[0].name} and {oppu[0].name}; keep only one of them")
     if len(questions) > 1:
@@ -201,12 +201,12 @@ def recognise_task(path: Path) -> Task:
     raise InputError(f"{file}: its first question is of no known task; expected --task, one of {', '.join(TASKS)}")
 
 
-def _only(found: list[Path]) -> Path:
+def _only(files: list[Path]) -> Path:
     """Refuse a file that is there in two formats, since they may differ."""
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise InputError(f"{found[0].parent}: holds the same file in several formats ({names}); keep one of them")
-    return found[0]
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"{files[0].parent}: holds the same file in several formats ({names}); keep one of them")
+    return files[0]
 
 
 def _outputs_of(questions: Path) -> Path:
@@ -216,8 +216,8 @@ def _outputs_of(questions: Path) -> Path:
         InputError: There is none, or there are several.
     """
     stem = stem_of(questions).removesuffix("questions") + "outputs"
-    found = find_json(questions.parent, re.escape(stem))
-    if not found:
+    files = find_json(questions.parent, re.escape(stem))
+    if not files:
         expected = questions.with_name(f"{stem}.json")
         raise InputError(f"{expected}: missing; it holds the golds of {questions.name}")
-    return _only(found)
+    return _only(files)

@@ -114,9 +114,9 @@ def _most_unusual(shuffled: list[_Candidate], source: Source, config: RunConfig)
         if len(targets) >= needed:
             break
         cluster = {ids[member] for member in members}
-        if found := sorted(places[user] for user in cluster if user in places):
+        if available := sorted(places[user] for user in cluster if user in places):
             alike |= cluster
-            targets += [shuffled[place] for place in found]
+            targets += [shuffled[place] for place in available]
     return targets, alike
 
 

@@ -74,7 +74,7 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
     roles = choose(source, config)
     root = make_cache("users")
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        index, found = _write(source, roles, config, Path(scratch))
+        index, notes = _write(source, roles, config, Path(scratch))
         digests = []
         for name in ("users.arrow", "users.parquet"):
             with (Path(scratch) / name).open("rb") as file:
@@ -91,8 +91,8 @@ def build_table(config: RunConfig, within: Path = Path()) -> UserTable:
         empty_histories=sum(count == 0 for count in index["history"].to_pylist()),
         leaks=sum(index["leaks"].to_pylist()),
         skipped=sum(index["skipped"].to_pylist()),
-        joined=found.joined,
-        notes=found.sentences(config.evaluate.words),
+        joined=notes.joined,
+        notes=notes.sentences(config.evaluate.words),
     )
 
 
@@ -138,7 +138,7 @@ def _publish(made: Path, home: Path) -> None:
 def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folder: Path) -> tuple[pa.Table, DataNotes]:
     """Write the selected users; return their index and what was found in their data."""
     rows: list[tuple[int, str, int, int, int, int, int]] = []
-    users, found = config.users, DataNotes()
+    users, notes = config.users, DataNotes()
     # Synthetic texts are drawn from so few phrases that two users may have the same one by chance.
     real = {} if users.source == "synthetic" else roles
     asked = _asked(source, {name for name, places in real.items() if max(places) >= users.collective})
@@ -147,7 +147,7 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
         for user in source.users():
             if user.user_id in roles:
                 target = max(roles[user.user_id]) >= users.collective
-                found.add(user, source.task, target, config.evaluate.words)
+                notes.add(user, source.task, target, config.evaluate.words)
             for partition in roles.get(user.user_id, []):
                 # A target's questions are never trained on, even if it is also a collective user.
                 both = len(roles[user.user_id]) > 1 and partition < users.collective
@@ -156,7 +156,7 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
                     selected = _with_history(user, exchanged[partition], source.task)
                 if partition < users.collective and asked:
                     selected, shared = _without(selected, asked, source.task)
-                    found.shared += shared
+                    notes.shared += shared
                 selected = _as_trained(selected, partition, source.task, config)
                 writer.write_batch(batch_of(selected))
                 sizes = (len(selected.history), len(selected.queries), selected.leaks, selected.skipped)
@@ -165,7 +165,7 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
     _check_sizes(rows, config, source.path)
-    return write_index(rows, folder), found
+    return write_index(rows, folder), notes
 
 
 def _as_trained(user: User, partition: int, task: Task, config: RunConfig) -> User:

@@ -32,10 +32,10 @@ def ability(
 
     place = find_run(results, run).folder
     chosen = [task.strip() for task in tasks.split(",") if task.strip()]
-    found = run_ability(place, name, results, users, chosen, include, limit, partial(log, as_json))
+    report = run_ability(place, name, results, users, chosen, include, limit, partial(log, as_json))
     show(
         as_json,
-        found.model_dump(mode="json", by_alias=True),
-        ability_tables(found),
-        f"{results / found.name} (ability.json)",
+        report.model_dump(mode="json", by_alias=True),
+        ability_tables(report),
+        f"{results / report.name} (ability.json)",
     )

@@ -48,10 +48,10 @@ def analyze(
     names = [other.strip() for other in others.split(",") if other.strip()]
     words = overrides_of(arguments)
     with Follower(console(), as_json, (), time.time()) as follower:
-        found = run_analysis(toml, words, name, results, place, named, texts, names, partial(log, as_json), follower)
+        report = run_analysis(toml, words, name, results, place, named, texts, names, partial(log, as_json), follower)
     lines = [
         f"{title} users: {', '.join(map(printable, ids))}"
-        for title, ids in (("nearest", found.nearest), ("middle", found.middle), ("farthest", found.farthest))
+        for title, ids in (("nearest", report.nearest), ("middle", report.middle), ("farthest", report.farthest))
     ]
     where = f"{results / name} (analysis.json, and figures as PNG, SVG and PDF{'; private/texts.txt' if texts else ''})"
-    show(as_json, found.model_dump(mode="json", by_alias=True), analysis_tables(found), *lines, where)
+    show(as_json, report.model_dump(mode="json", by_alias=True), analysis_tables(report), *lines, where)

@@ -32,10 +32,10 @@ def audit(
 
     place = find_run(results, run).folder
     with Follower(console(), as_json, (), time.time()) as follower:
-        found = run_audit(place, name, results, shadows, partial(log, as_json), follower)
+        report = run_audit(place, name, results, shadows, partial(log, as_json), follower)
     show(
         as_json,
-        found.model_dump(mode="json", by_alias=True),
-        audit_tables(found),
-        f"{results / found.name} (audit.json)",
+        report.model_dump(mode="json", by_alias=True),
+        audit_tables(report),
+        f"{results / report.name} (audit.json)",
     )

@@ -73,8 +73,8 @@ def data_inspect(
     from simulations.inspection.dataset import inspect_source, inspection_table
 
     known = recognise_task(path) if task is None else find_task(task)
-    found = inspect_source(find_source(path, known), backbone)
-    show(as_json, found, [inspection_table(found)])
+    inspected = inspect_source(find_source(path, known), backbone)
+    show(as_json, inspected, [inspection_table(inspected)])
 
 
 @data_app.command("user")

@@ -46,9 +46,9 @@ def sweep(
 
     overrides = [word for word in overrides if word.partition("=")[0].strip() != "method"]
     with Follower(console(), as_json, (), time.time()) as follower:
-        found = run_sweep(spec, config, overrides, name, results, partial(log, as_json), follower)
+        report = run_sweep(spec, config, overrides, name, results, partial(log, as_json), follower)
     where = f"{results / name} (sweep.json{', sweep.png, sweep.svg, sweep.pdf' if len(axes) <= 2 else ''})"
-    show(as_json, found.model_dump(mode="json", by_alias=True), [sweep_table(found)], where)
+    show(as_json, report.model_dump(mode="json", by_alias=True), [sweep_table(report)], where)
 
 
 def _method(config: Path | None, overrides: list[str]) -> str:

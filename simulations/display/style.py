@@ -72,13 +72,13 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
     A method of this package looks the same in every figure; variants, whose names are anybody's, take what is free.
     """
     names = list(dict.fromkeys(methods))
-    found = {name: Style(colour(name), symbol(name)) for name in names if name in _KNOWN}
+    chosen = {name: Style(colour(name), symbol(name)) for name in names if name in _KNOWN}
     for name in names:
-        if name in found:
+        if name in chosen:
             continue
         own = Style(colour(name), symbol(name))
-        free = [Style(*pair) for pair in product(PALETTE, _SYMBOLS) if Style(*pair) not in found.values()]
+        free = [Style(*pair) for pair in product(PALETTE, _SYMBOLS) if Style(*pair) not in chosen.values()]
         # With the colours that no other method has first.
-        free.sort(key=lambda style: [other.colour for other in found.values()].count(style.colour))
-        found[name] = own if own.colour not in [other.colour for other in found.values()] or not free else free[0]
-    return {name: found[name] for name in names}
+        free.sort(key=lambda style: [other.colour for other in chosen.values()].count(style.colour))
+        chosen[name] = own if own.colour not in [other.colour for other in chosen.values()] or not free else free[0]
+    return {name: chosen[name] for name in names}

@@ -14,14 +14,14 @@ def users_table(folder: RunFolder, record: RunRecord) -> Table:
     metric = record.main_metric
     clients = folder.clients(["user", "phase", "metrics"])
     personalised = clients.filter(pc.equal(clients["phase"], "personalize")).to_pylist()
-    found = {row["user"]: dict(row["metrics"]) for row in personalised}
+    scores = {row["user"]: dict(row["metrics"]) for row in personalised}
     table = new_table(title=f"target users: {with_arrow(metric)}")
     table.add_column("number", justify="right")
     table.add_column("id", overflow="fold")
     for title in ("items", "questions", "after stage 1", "after stage 2"):
         table.add_column(title, justify="right")
     for row in folder.users().to_pylist()[record.users.collective :]:
-        own = found.get(row["partition"], {})
+        own = scores.get(row["partition"], {})
         after = [own.get(f"{point}.{metric}") for point in ("collective", "personalised")]
         shown = ["–" if value is None else f"{value:.3f}" for value in after]
         numbers = [f"{row[name]:,}" for name in ("history", "queries")]

@@ -111,9 +111,9 @@ class ProcessTree:
         for process in self._strangers:
             with contextlib.suppress(psutil.Error):
                 strangers |= {descendant.pid for descendant in process.children(recursive=True)}
-        found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+        by_pid = {child.pid: child for child in psutil.Process().children(recursive=True)}
         for process in psutil.process_iter():
-            if process.pid in found or process.pid == os.getpid():
+            if process.pid in by_pid or process.pid == os.getpid():
                 continue
             with contextlib.suppress(OSError, psutil.Error):
                 place = Path(f"/proc/{process.pid}")
@@ -121,8 +121,8 @@ class ProcessTree:
                     continue
                 marked = self._needle in (place / "environ").read_bytes().split(b"\0")
                 if marked or os.getsid(process.pid) in self._sessions:
-                    found[process.pid] = process
-        alive = [process for pid, process in found.items() if pid not in strangers and is_alive(process)]
+                    by_pid[process.pid] = process
+        alive = [process for pid, process in by_pid.items() if pid not in strangers and is_alive(process)]
         for process in alive:
             with contextlib.suppress(OSError):
                 self._sessions.add(os.getsid(process.pid))

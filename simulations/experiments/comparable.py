@@ -134,14 +134,14 @@ def difference_in_evaluation(ours: RunConfig, theirs: RunConfig) -> tuple[str, A
 def other_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return settings, such as rounds, in which methods differ beyond their definition: by config key, then method."""
     flat = {run.method: numbers(run.config) for run in runs}
-    found = {}
+    differing = {}
     for key in sorted(set().union(*flat.values())):
         own = any(f"{key}.".startswith(f"{prefix}.") for prefix in _OWN)
         expected = own or key == "seed" or key.startswith("users.")
         values = {method: config.get(key) for method, config in flat.items()}
         if not expected and len({repr(value) for value in values.values()}) > 1:
-            found[key] = values
-    return found
+            differing[key] = values
+    return differing
 
 
 def _refuse_difference(first: Run, run: Run, key: str, ours: object, theirs: object) -> None:

@@ -89,7 +89,7 @@ def plan_exchanged(planned: Sequence[Planned]) -> list[tuple[str, Planned]]:
         InputError: There are fewer than two target users, or no method has a stage 2.
     """
     digest = users_digests()
-    found = []
+    controls = []
     for origin in planned:
         shape = read_shape(origin.config.backbone)
         if not build_method(origin.config, shape, origin.import_path).private_parameters(shape):
@@ -101,10 +101,10 @@ def plan_exchanged(planned: Sequence[Planned]) -> list[tuple[str, Planned]]:
         config = origin.config.model_copy(update={"users": users, "evaluate": evaluate})
         name = f"{origin.name}-exchanged"
         control = replace(origin, name=name, config=config, data_sha256=digest(config), needs_midway=False)
-        found.append((origin.name, control))
-    if not found:
+        controls.append((origin.name, control))
+    if not controls:
         raise InputError("none of the methods has a stage 2 to control")
-    return found
+    return controls
 
 
 def _check_arguments(methods: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def fitted_shapes(
     if not search:
         raise InputError(f"{method}: its TOML has no [search] with shapes and size", field="size", value=size)
     shape = read_shape(load_config(toml, [*overrides, f"method={method}"]).backbone)
-    found, smallest = [], []
+    shapes, smallest = [], []
     for table in search["shapes"]:
         words = [f"{key}={as_override(value)}" for key, value in table.items()]
 
@@ -68,10 +68,10 @@ def fitted_shapes(
         smallest.append(numbers(1))
         if smallest[-1] <= size:
             rank = _largest(numbers, size, shape.hidden)
-            found.append(FittedShape((*words, *_sized(search, rank)), int(numbers(rank))))
-    if not found:
+            shapes.append(FittedShape((*words, *_sized(search, rank)), int(numbers(rank))))
+    if not shapes:
         raise InputError(f"the smallest shape has {min(smallest):,} numbers", field="size", value=size)
-    return found
+    return shapes
 
 
 def _sized(search: dict[str, Any], rank: int) -> list[str]:

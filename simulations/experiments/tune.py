@@ -112,7 +112,7 @@ def tune(
     for key in keys:
         search.rates[key] = _best(partial(search.quality, key))
     columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
-    table = pd.DataFrame([(*setting, *found) for setting, found in search.tried.items()], columns=columns)
+    table = pd.DataFrame([(*setting, *measured) for setting, measured in search.tried.items()], columns=columns)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
     edges = [key for key, rate in search.rates.items() if rate in (RATES[0], RATES[-1])]
@@ -139,11 +139,11 @@ def _best_shape(
         rows.append((shape.name, shape.shared, len(chosen), metric, value, error, count))
         return value * (-1 if metric in LOWER_IS_BETTER else 1), error
 
-    found = {shape: quality(shape, 0) for shape in fitted}
-    close = _close_to_best(found)
+    qualities = {shape: quality(shape, 0) for shape in fitted}
+    close = _close_to_best(qualities)
     if len(close) > 1:
-        found = {shape: quality(shape, _MORE_SEEDS) for shape in close}
-    best = max(found, key=lambda shape: found[shape][0])
+        qualities = {shape: quality(shape, _MORE_SEEDS) for shape in close}
+    best = max(qualities, key=lambda shape: qualities[shape][0])
     columns = ["shape", "shared", "seeds", "metric", "value", "standard_error", "users"]
     table = pd.DataFrame(rows, columns=columns)
     table.to_csv(folder / "shapes.csv", index=False, float_format="%.6g")
@@ -154,10 +154,10 @@ def _more_seeds(seeds: Sequence[int], more: int) -> list[int]:
     return [*seeds, *(max(seeds) + number for number in range(1, more + 1))]
 
 
-def _close_to_best(found: Mapping[T, tuple[float, float]]) -> list[T]:
+def _close_to_best(qualities: Mapping[T, tuple[float, float]]) -> list[T]:
     """Return what is within one standard error of the best, the best included."""
-    value, error = max(found.values(), key=lambda pair: pair[0])
-    return [key for key, (other, _) in found.items() if other == value or value - other <= error]
+    value, error = max(qualities.values(), key=lambda pair: pair[0])
+    return [key for key, (other, _) in qualities.items() if other == value or value - other <= error]
 
 
 def _check(config: RunConfig, overrides: Sequence[str], held_out: int) -> None:
@@ -237,10 +237,10 @@ def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
     the grid, and rates next to it while the best is at an end. If other rates are within one standard error of the
     best, these rates run with more seeds, which decide.
     """
-    found = {rate: quality(rate, 0) for rate in GRID}
+    qualities = {rate: quality(rate, 0) for rate in GRID}
     tried = set(GRID)
-    best = _climb(found, tried, lambda rate: quality(rate, 0))
-    close = _close_to_best(found)
+    best = _climb(qualities, tried, lambda rate: quality(rate, 0))
+    close = _close_to_best(qualities)
     if len(close) == 1:
         return best
     again = {rate: quality(rate, _MORE_SEEDS) for rate in close}
@@ -248,17 +248,17 @@ def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
 
 
 def _climb(
-    found: dict[float, tuple[float, float]], tried: set[float], quality: Callable[[float], tuple[float, float]]
+    qualities: dict[float, tuple[float, float]], tried: set[float], quality: Callable[[float], tuple[float, float]]
 ) -> float:
     """Return the best rate in `found`, after trying its neighbours too."""
     while True:
-        best = max(found, key=lambda rate: found[rate][0])
+        best = max(qualities, key=lambda rate: qualities[rate][0])
         place = RATES.index(best)
         beyond = [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in tried]
         if not beyond:
             return best
         tried.add(beyond[0])
-        found[beyond[0]] = quality(beyond[0])
+        qualities[beyond[0]] = quality(beyond[0])
 
 
 def _named(planned: Planned) -> Planned:

@@ -52,17 +52,17 @@ def _edits(adapter: object, model: nn.Module) -> Tensors | None:
     if isinstance(adapter, AddedVector):
         return {f"{names[blocks[adapter.frozen_blocks - 1]]}.add": adapter.v.cpu()}
     if isinstance(adapter, EditedMlps):
-        found: Tensors = {}
+        edits: Tensors = {}
         for place, block in enumerate(blocks):
             if adapter.personal[place].any() or adapter.neutral[place].any():
                 name = names[find_mlp(block)]
-                found |= {f"{name}.double": adapter.personal[place], f"{name}.remove": adapter.neutral[place]}
-        return {name: value.cpu().clone() for name, value in found.items()}
+                edits |= {f"{name}.double": adapter.personal[place], f"{name}.remove": adapter.neutral[place]}
+        return {name: value.cpu().clone() for name, value in edits.items()}
     if isinstance(adapter, EditedHeads):
-        found = {}
+        edits = {}
         with torch.no_grad():
             for place, block in enumerate(blocks):
                 name = names[find_attention_output(block)]
-                found |= {f"{name}.scale": 1 + adapter.A[place], f"{name}.bias": adapter.bias(place)}
-        return {name: value.cpu().clone() for name, value in found.items()}
+                edits |= {f"{name}.scale": 1 + adapter.A[place], f"{name}.bias": adapter.bias(place)}
+        return {name: value.cpu().clone() for name, value in edits.items()}
     return None

@@ -79,14 +79,14 @@ def transfer_map(rows: pd.DataFrame, method: str) -> go.Figure:
 def _lines(rows: pd.DataFrame, task: str) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
     """Name, rows and line style of each method."""
     main = main_rows(rows)
-    found = []
+    lines = []
     looks = styles(main.method)
     for method, own in main[main.task == task].groupby("method", sort=False):
         look = looks[str(method)]
         marker = {"symbol": look.symbol, "size": 9}
         style = {"line": {"color": look.colour}, "marker": marker, "mode": "lines+markers"}
-        found.append((safe(str(method)), own, style))
-    return found
+        lines.append((safe(str(method)), own, style))
+    return lines
 
 
 def _titled(figure: go.Figure, rows: pd.DataFrame, task: str) -> go.Figure:

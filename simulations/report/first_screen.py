@@ -27,9 +27,9 @@ def title_of(gathered: ReportData) -> str:
         numbers = sorted({row.collective for row in cold.numbers})
         return f"Newcomers after {' or '.join(map(str, numbers))} collective users"
     if len(gathered.sweeps) == 1 and not gathered.comparisons:
-        found = gathered.sweeps[0]
-        methods = ", ".join(dict.fromkeys(cell.method for cell in found.cells))
-        return f"{methods}: {found.metric} by {' and '.join(found.keys)}"
+        swept = gathered.sweeps[0]
+        methods = ", ".join(dict.fromkeys(cell.method for cell in swept.cells))
+        return f"{methods}: {swept.metric} by {' and '.join(swept.keys)}"
     if len(gathered.runs) == 1:
         record = gathered.runs[0].record
         return f"{record.method} on {_task_title(record.task)}, {record.users.target} target users"
@@ -39,14 +39,14 @@ def title_of(gathered: ReportData) -> str:
 def sentences(gathered: ReportData) -> list[str]:
     """Say what the comparisons, cold starts or runs found."""
     several = len(gathered.comparisons) > 1
-    found = []
+    lines = []
     for report in gathered.comparisons:
         first, *rest = _of_comparison(report)
-        found += [f"{report.name}: {first}" if several else first, *rest]
-    found += [line for _, cold in gathered.cold_starts for line in _of_cold_start(cold)]
-    found += [_of_sweep(sweep) for sweep in gathered.sweeps]
+        lines += [f"{report.name}: {first}" if several else first, *rest]
+    lines += [line for _, cold in gathered.cold_starts for line in _of_cold_start(cold)]
+    lines += [_of_sweep(sweep) for sweep in gathered.sweeps]
     alone = [run for run in gathered.runs if run.completed and run.alone]
-    return found + [f"{sentence(run.record)}." for run in alone][:_MOST_SENTENCES]
+    return lines + [f"{sentence(run.record)}." for run in alone][:_MOST_SENTENCES]
 
 
 def _of_comparison(report: Comparison) -> list[str]:

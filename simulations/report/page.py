@@ -85,11 +85,11 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
             (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs
         ],
         "comparisons": [(report.name, comparison_tables(report)) for report in gathered.comparisons],
-        "sweeps": [_sweep(found, plots) for found in gathered.sweeps],
+        "sweeps": [_sweep(report, plots) for report in gathered.sweeps],
         "cold_starts": [_cold_start(rows, report, plots) for rows, report in gathered.cold_starts],
         "promises": promises,
         "epsilon": plots.maybe("epsilon-by-round", privacy.epsilon_by_round(completed)),
-        "audits": [(found.name, audit_tables(found)) for found in gathered.audits],
+        "audits": [(report.name, audit_tables(report)) for report in gathered.audits],
         "faults": [fault for run in gathered.runs for fault in _faults(run)],
         "predictions": gathered.predictions,
         "predictions_cut": gathered.predictions_cut,
@@ -218,7 +218,7 @@ def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, lis
 
 def _faults(run: ReportRun) -> list[dict[str, Any]]:
     """Faults of a run: failed attempts, updates left out, devices with too little memory."""
-    found = [
+    faults = [
         {
             "run": run.label,
             "round": error["round"],
@@ -232,12 +232,12 @@ def _faults(run: ReportRun) -> list[dict[str, Any]]:
     left_out = run.clients[run.clients.status.str.startswith("rejected") | run.clients.status.isin(["dropped", "late"])]
     for row in left_out.itertuples():
         where = {"run": run.label, "round": row.round, "phase": row.phase, "user": row.user}
-        found.append({**where, "what": row.status, "detail": ""})
+        faults.append({**where, "what": row.status, "detail": ""})
     for task in run.clients[run.clients.over_memory.eq(True)].to_dict("records"):
         what = f"needed {human_bytes(task['peak_memory_bytes'])}, more than its device ({task['device']}) has"
         where = {key: task[key] for key in ("round", "phase", "user")}
-        found.append({"run": run.label, **where, "what": what, "detail": ""})
-    return found
+        faults.append({"run": run.label, **where, "what": what, "detail": ""})
+    return faults
 
 
 def _number(value: float | None) -> str:

@@ -35,7 +35,7 @@ class Series:
 
 def series(runs: Sequence[ReportRun]) -> list[Series]:
     """Return the series to draw: runs of one method are one series if they differ only in their seeds."""
-    found: list[Series] = []
+    drawn: list[Series] = []
     for method in dict.fromkeys(run.record.method for run in runs):
         alike: dict[str, list[ReportRun]] = {}
         for run in (run for run in runs if run.record.method == method):
@@ -48,5 +48,5 @@ def series(runs: Sequence[ReportRun]) -> list[Series]:
         for number, group in enumerate(groups):
             label = group[0].label if len(group) == 1 else re.sub(r"-seed\d+$", "", group[0].label)
             name = method if len(groups) == 1 and len(group) > 1 else label
-            found.append(Series(name, method, group, _DASHES[number % len(_DASHES)]))
-    return found
+            drawn.append(Series(name, method, group, _DASHES[number % len(_DASHES)]))
+    return drawn

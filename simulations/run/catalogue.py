@@ -74,18 +74,18 @@ def find_runs(
     results = Path(results)
     if not results.is_dir():
         raise InputError("no such folder", field="results", value=results)
-    found = []
+    entries = []
     for home, folders, files in os.walk(results):
         if SHIPPED in files and not shipped and Path(home) != results:
             folders.clear()
         elif "run.json" in files:
             folders.clear()
             try:
-                found.append(_read(Path(home), Path(home).relative_to(results).as_posix()))
+                entries.append(_read(Path(home), Path(home).relative_to(results).as_posix()))
             except InputError as error:
                 unreadable(str(error))
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
-    return sorted(found, key=lambda run: run.name)
+    return sorted(entries, key=lambda run: run.name)
 
 
 def find_run(results: Path, name: str) -> RunEntry:

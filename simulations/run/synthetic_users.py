@@ -37,10 +37,10 @@ def _ideal_score(users: Path, config: RunConfig) -> float | None:
     answers, golds = [], []
     for partition in range(config.users.collective, config.users.collective + config.users.target):
         user = open_user(users, partition)
-        found = ideal_answers(config, user)
-        if found is None:
+        ideal = ideal_answers(config, user)
+        if ideal is None:
             return None
-        answers += found
+        answers += ideal
         golds += [query.target for query in user.queries]
     values = metrics(score(find_task(config.task), answers, golds, config.evaluate.words))
     return next(iter(values.values()))

@@ -28,10 +28,10 @@ def clipped(update: Tensors, clip: float) -> tuple[Tensors, bool]:
 
 def digest(vectors: Tensors) -> str:
     """Return what tells these vectors from others, so that other vectors get other noise."""
-    found = hashlib.blake2b(digest_size=32)
+    hashed = hashlib.blake2b(digest_size=32)
     for name in sorted(vectors):
-        found.update(vectors[name].contiguous().numpy().tobytes())
-    return found.hexdigest()
+        hashed.update(vectors[name].contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def noisy(vectors: Tensors, deviation: float, generator: np.random.Generator) -> Tensors:

@@ -46,9 +46,9 @@ class Layout:
         Raises:
             ValueError: A tensor is missing, unknown or of another shape.
         """
-        if (found := Layout.of(tensors).shapes) != self.shapes:
-            wrong = sorted(name for name in {*found, *self.shapes} if found.get(name) != self.shapes.get(name))[0]
-            raise ValueError(f"tensor '{wrong}' has shape {found.get(wrong)}, expected {self.shapes.get(wrong)}")
+        if (shapes := Layout.of(tensors).shapes) != self.shapes:
+            wrong = sorted(name for name in {*shapes, *self.shapes} if shapes.get(name) != self.shapes.get(name))[0]
+            raise ValueError(f"tensor '{wrong}' has shape {shapes.get(wrong)}, expected {self.shapes.get(wrong)}")
         parts = [tensors[name].detach().reshape(-1).numpy() for name in self._of(matrices)]
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
 
@@ -99,15 +99,15 @@ def read_blob(codec: Codec, layout: Layout, blob: bytes, round_number: int) -> T
         raise MalformedBlob(f"{len(blob)} bytes are less than a header")
     magic, version, number, round_sent, count, seed = _HEADER.unpack_from(blob)
     expected = layout.numbers(True), layout.numbers(False)
-    for what, found, wanted in (
+    for what, given, wanted in (
         ("mark", magic, _MAGIC),
         ("version", version, _VERSION),
         ("codec", number, codec.number),
         ("round", round_sent, round_number),
         ("count of numbers", count, sum(expected)),
     ):
-        if found != wanted:
-            raise MalformedBlob(f"its {what} is {found!r}, expected {wanted!r}")
+        if given != wanted:
+            raise MalformedBlob(f"its {what} is {given!r}, expected {wanted!r}")
     body = blob[HEADER_BYTES:]
     if zlib.crc32(body, zlib.crc32(blob[: _HEADER.size])) != _CHECKSUM.unpack_from(blob, _HEADER.size)[0]:
         raise MalformedBlob("its checksum does not fit")

@@ -111,17 +111,17 @@ class Hypernetwork(nn.Module):
         embedding, components = profile.split([self.width, self.components])
         encoded = self.profile(embedding).expand(self.depths, -1)
         depth = self.depth(every)
-        found = {}
+        outputs = {}
         for number, (kind, weight, bias) in enumerate(zip(self.kinds, self.weights, self.biases, strict=True)):
             of_kind = self.kind(torch.full((self.depths,), number))
             x = self.mixer(torch.cat([encoded, depth, of_kind], dim=1))
             for block in self.blocks:
                 x = x + block(x)
             # Scaled, so that a rate that suits the bias does not move the weights' part many times as far.
-            found[kind] = self.last(x) / self.head**0.5 @ weight.T + bias
+            outputs[kind] = self.last(x) / self.head**0.5 @ weight.T + bias
             if self.components:
-                found[kind] = found[kind] + SLOPE_RATE**0.5 * self.slopes[number] @ components
-        return found
+                outputs[kind] = outputs[kind] + SLOPE_RATE**0.5 * self.slopes[number] @ components
+        return outputs
 
 
 def _layers(latent: int, wide: int, dropout: float) -> list[nn.Module]:

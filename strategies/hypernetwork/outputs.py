@@ -85,20 +85,20 @@ class LoraOutput:
         Raises:
             ValueError: A target's modules differ in size from block to block.
         """
-        settings, found = self._settings, {}
+        settings, flat = self._settings, {}
         for target in settings.targets:
             inputs, outputs = self._size(target, backbone)
             A = first_a(settings.rank, inputs, seed, "hypernetwork", target)
-            found[target] = torch.cat([A.flatten(), torch.zeros(outputs * settings.rank)])
-        return found
+            flat[target] = torch.cat([A.flatten(), torch.zeros(outputs * settings.rank)])
+        return flat
 
     def layout(self, backbone: BackboneShape) -> Layout:
         """Return A's and B's."""
-        rank, found = self._settings.rank, {}
+        rank, shapes = self._settings.rank, {}
         for module in self._settings.on(backbone).modules:
             inputs, outputs = backbone.linears[module]
-            found[f"{module}.A"], found[f"{module}.B"] = (rank, inputs), (outputs, rank)
-        return found
+            shapes[f"{module}.A"], shapes[f"{module}.B"] = (rank, inputs), (outputs, rank)
+        return shapes
 
     def depths(self, layout: Layout) -> list[int]:
         """Return the adapted blocks."""
@@ -106,14 +106,14 @@ class LoraOutput:
 
     def tensors(self, rows: Mapping[str, torch.Tensor], layout: Layout) -> Tensors:
         """Cut every row into A and B."""
-        found, depths = {}, self.depths(layout)
+        written, depths = {}, self.depths(layout)
         for module in (name.removesuffix(".A") for name in layout if name.endswith(".A")):
             of_A, of_B = layout[f"{module}.A"], layout[f"{module}.B"]
             target = next(target for target in self._settings.targets if module.endswith(f".{target}"))
             row = rows[target][depths.index(block_of(module))]
             A, B = row.split([math.prod(of_A), math.prod(of_B)])
-            found[f"{module}.A"], found[f"{module}.B"] = A.view(of_A), B.view(of_B)
-        return found
+            written[f"{module}.A"], written[f"{module}.B"] = A.view(of_A), B.view(of_B)
+        return written
 
     def trained(self, tensors: Tensors) -> Tensors:
         """Return A and B: they are sent as they are trained."""
@@ -208,7 +208,7 @@ class ShiftOutput:
         Raises:
             RunFailed: Rows of P depend on each other, or are not finite.
         """
-        found: Tensors = {}
+        written: Tensors = {}
         for site, row in zip(self._sites, rows["shift"], strict=True):
             wide = layout[f"{site}.R"]
             P, D, b = row.split([math.prod(wide), math.prod(wide), wide[0]])
@@ -217,8 +217,8 @@ class ShiftOutput:
             if int(failed) or not bool(torch.isfinite(L).all()):
                 raise RunFailed("the network writes a shift that is degenerate; try lower rates of clients or server")
             R = torch.linalg.solve_triangular(L, P, upper=False)
-            found |= {f"{site}.R": R, f"{site}.D": L.T @ D, f"{site}.b": L.T @ b}
-        return found
+            written |= {f"{site}.R": R, f"{site}.D": L.T @ D, f"{site}.b": L.T @ b}
+        return written
 
     def trained(self, tensors: Tensors) -> Tensors:
         """Return R, D = W − R and b."""

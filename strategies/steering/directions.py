@@ -31,12 +31,12 @@ def sketch(rows: torch.Tensor, size: int) -> torch.Tensor:
         size: Rows with 0 fill up what is missing.
     """
     _, layers, d = rows.shape
-    found = torch.zeros(size, layers, d)
+    sketched = torch.zeros(size, layers, d)
     if len(rows):
         singular = torch.linalg.svd(rows.double().transpose(0, 1), full_matrices=False)
         kept = min(size, singular.S.shape[1])
-        found[:kept] = (singular.S[:, :kept, None] * singular.Vh[:, :kept]).transpose(0, 1).float()
-    return found
+        sketched[:kept] = (singular.S[:, :kept, None] * singular.Vh[:, :kept]).transpose(0, 1).float()
+    return sketched
 
 
 def ccs_loss(theta: torch.Tensor, b: torch.Tensor, personal: torch.Tensor, neutral: torch.Tensor) -> torch.Tensor:

@@ -95,7 +95,7 @@ class ServedLanguageModel(LM):
     @torch.no_grad()
     def _score(self, examples: Sequence[Example]) -> list[tuple[float, bool]]:
         order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
-        found: dict[int, tuple[float, bool]] = {}
+        scored: dict[int, tuple[float, bool]] = {}
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
             batch = [examples[place] for place in chosen]
@@ -104,8 +104,8 @@ class ServedLanguageModel(LM):
             real = labels != IGNORED
             scores = (logits.gather(2, labels.where(real, 0)[..., None])[..., 0] * real).sum(dim=1)
             greedy = ((logits.argmax(dim=-1) == labels) | ~real).all(dim=1)
-            found |= dict(zip(chosen, zip(scores.tolist(), greedy.tolist(), strict=True), strict=True))
-        return [found[place] for place in range(len(examples))]
+            scored |= dict(zip(chosen, zip(scores.tolist(), greedy.tolist(), strict=True), strict=True))
+        return [scored[place] for place in range(len(examples))]
 
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)

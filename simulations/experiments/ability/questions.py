@@ -71,20 +71,20 @@ PASSAGES = (
 def knowledge() -> list[dict[str, Any]]:
     """Return the questions, always the same: `question`, four `choices`, and the right one's place, `gold`."""
     chance = random.Random(0)
-    found = []
+    items = []
     for start, pairs in (
         ("The capital of {} is", _CAPITALS),
         ("The opposite of {} is", _OPPOSITES),
         ("What kind of thing is this: {}? It is a kind of", _KINDS),
     ):
         answers = [answer for _, answer in pairs]
-        found += [_item(start.format(about), answer, answers, chance) for about, answer in pairs]
+        items += [_item(start.format(about), answer, answers, chance) for about, answer in pairs]
     for name, order in _ORDERS:
         start = f"The {name} after {{}} is"
-        found += [
+        items += [
             _item(start.format(this), following, list(order), chance, this) for this, following in pairwise(order)
         ]
-    return found
+    return items
 
 
 def _item(question: str, answer: str, answers: list[str], chance: random.Random, not_this: str = "") -> dict[str, Any]:

@@ -79,7 +79,7 @@ def ability(
     for user in asked:
         log(f"the model of user {user}")
         personal.append(ask(user, EvaluationPoint.PERSONALISED))
-    found = Ability(
+    report = Ability(
         name=folder.name,
         run=os.path.relpath(run, folder.parent),
         method=files.record.method,
@@ -88,8 +88,8 @@ def ability(
     )
     folder.mkdir(parents=True, exist_ok=True)
     real = files.record.users.source != "synthetic"
-    write_atomic(folder / "ability.json", found.to_json(), private=real)  # it names users
-    return found
+    write_atomic(folder / "ability.json", report.to_json(), private=real)  # it names users
+    return report
 
 
 class _Asking:

@@ -63,8 +63,8 @@ def cosines_of_means(groups: Sequence[np.ndarray]) -> list[list[float]]:
     """
     means = np.stack([np.asarray(group, dtype=np.float64).mean(axis=0) for group in groups])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    found: list[list[float]] = (means @ means.T).tolist()
-    return found
+    cosines: list[list[float]] = (means @ means.T).tolist()
+    return cosines
 
 
 def share_in_span(direction: np.ndarray, R: np.ndarray) -> float:
@@ -91,7 +91,7 @@ def mantel(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float]
 
     if min(np.ptp(first[above]), np.ptp(second[above])) == 0:
         return None
-    found = correlation(np.arange(len(one)))
+    observed = correlation(np.arange(len(one)))
     draw = np.random.default_rng(seed)
-    as_large = sum(correlation(draw.permutation(len(one))) >= found for _ in range(_PERMUTATIONS))
-    return found, (1 + as_large) / (1 + _PERMUTATIONS)
+    as_large = sum(correlation(draw.permutation(len(one))) >= observed for _ in range(_PERMUTATIONS))
+    return observed, (1 + as_large) / (1 + _PERMUTATIONS)

@@ -96,21 +96,21 @@ def analyze(
     vectors, control = (by_user(tensors, prefix) for prefix in (DELTA, RANDOM))
     if len(vectors) < 3:
         raise InputError(f"{len(vectors)} users have two items or more: expected at least 3")
-    found = _found(run, vectors, control, folder, named)
+    report = _found(run, vectors, control, folder, named)
     if trained:
-        found.trained = _spans(trained, run, vectors)
-        found.taste = _taste(trained)
+        report.trained = _spans(trained, run, vectors)
+        report.taste = _taste(trained)
     if loaded:
-        loaded.insert(0, of(found, vectors, control))
-        found.together = together(loaded)
-        draw_together([each.vectors for each in loaded], found.together, folder)
+        loaded.insert(0, of(report, vectors, control))
+        report.together = together(loaded)
+        draw_together([each.vectors for each in loaded], report.together, folder)
     real = run.record.users.source != "synthetic"
-    write_atomic(folder / "analysis.json", found.to_json(), private=real)  # it names users
-    draw(stacked(vectors), stacked(control), found, folder)
+    write_atomic(folder / "analysis.json", report.to_json(), private=real)  # it names users
+    draw(stacked(vectors), stacked(control), report, folder)
     if texts:
         groups = dict(zip(("nearest", "middle", "farthest"), _named(vectors, named), strict=True))
         write_texts(groups, rebuild_users(run.files).folder, folder / "private")
-    return found
+    return report
 
 
 def _named(vectors: Vectors, named: int) -> tuple[list[int], list[int], list[int]]:
@@ -176,7 +176,7 @@ def _check_trained(place: Path, config: RunConfig) -> None:
 def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
     """Return, for every site of both runs, how much of the collective direction the collective shift can reach."""
     shared = read_tensors(RunFolder(trained).shared)
-    found = []
+    trained_sites = []
     for place, site in enumerate(sites_of(run.config)):
         if (tensor := shared.get(_R.format(site))) is not None:
             R = tensor.numpy()
@@ -186,8 +186,10 @@ def _spans(trained: Path, run: Run, vectors: Vectors) -> list[TrainedSite]:
                     f"{trained}: its hidden states are {R.shape[1]} wide, those of {run.folder} {len(mean)}"
                 )
             chance = len(R) / R.shape[1]
-            found.append(TrainedSite(site=site, rank=len(R), share_in_span=share_in_span(mean, R), by_chance=chance))
-    return found
+            trained_sites.append(
+                TrainedSite(site=site, rank=len(R), share_in_span=share_in_span(mean, R), by_chance=chance)
+            )
+    return trained_sites
 
 
 def _taste(trained: Path) -> Taste | None:
@@ -208,5 +210,5 @@ def _taste(trained: Path) -> Taste | None:
         labels += [label for label in sorted(counted) if label not in labels]
         counts.append(counted)
     answers = np.array([[counted[label] / sum(counted.values()) for label in labels] for counted in counts])
-    found = mantel(np.stack(shifts), answers, files.record.seed)
-    return Taste(users=len(counts), correlation=found[0], p_value=found[1]) if found else None
+    test = mantel(np.stack(shifts), answers, files.record.seed)
+    return Taste(users=len(counts), correlation=test[0], p_value=test[1]) if test else None

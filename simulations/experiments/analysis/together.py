@@ -46,17 +46,17 @@ def load(folder: Path) -> Loaded:
         InputError: The folder has none.
     """
     try:
-        found = Analysis.model_validate_json((folder / "analysis.json").read_bytes())
-        tensors = load_file(RunFolder(folder / found.run).shared)
-        return of(found, *(by_user(tensors, prefix) for prefix in (DELTA, RANDOM)))
+        analysis = Analysis.model_validate_json((folder / "analysis.json").read_bytes())
+        tensors = load_file(RunFolder(folder / analysis.run).shared)
+        return of(analysis, *(by_user(tensors, prefix) for prefix in (DELTA, RANDOM)))
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"expected a completed analysis ({error})", field="with", value=folder) from None
 
 
-def of(found: Analysis, vectors: Vectors, control: Vectors) -> Loaded:
+def of(analysis: Analysis, vectors: Vectors, control: Vectors) -> Loaded:
     """Return an analysis with its users' vectors at the middle site."""
-    middle = len(found.sites) // 2
-    return Loaded(found, stacked(vectors)[:, middle], stacked(control)[:, middle])
+    middle = len(analysis.sites) // 2
+    return Loaded(analysis, stacked(vectors)[:, middle], stacked(control)[:, middle])
 
 
 def check_comparable(config: RunConfig, others: list[Loaded]) -> None:

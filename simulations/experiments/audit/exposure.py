@@ -27,8 +27,8 @@ def exposures(files: RunFolder, collective: Losses, targets: Mapping[int, Opened
     for partition, user in targets.items() if files.record.params.private else ():
         served |= _bits(files, Losses(collective.model.of_user(user.user_id)), [partition])
 
-    def mean(found: Mapping[int, float], collective: bool, repeats: int) -> Bits | None:
-        own = [bits for partition, bits in found.items() if repeats_of(partition, collective, seed) == repeats]
+    def mean(by_partition: Mapping[int, float], collective: bool, repeats: int) -> Bits | None:
+        own = [bits for partition, bits in by_partition.items() if repeats_of(partition, collective, seed) == repeats]
         return mean_bits(own, seed)
 
     rows = [

@@ -37,19 +37,19 @@ def attack(members: Scores, others: Scores, seed: int) -> Attack:
     inside, outside = np.concatenate(list(members.values())), np.concatenate(list(others.values()))
     generator = np.random.default_rng(seed)
     together = members.keys() == others.keys()
-    areas, found = [], []
+    areas, at_1_percent = [], []
     for _ in range(_RESAMPLES):
         drawn = generator.choice(list(members), len(members))
         apart = drawn if together else generator.choice(list(others), len(others))
         one, other = np.concatenate([members[u] for u in drawn]), np.concatenate([others[u] for u in apart])
         areas.append(auc(one, other))
-        found.append(_found_at_1_percent(one, other))
+        at_1_percent.append(_found_at_1_percent(one, other))
     tail = len(outside) >= _FEWEST_FOR_TAIL
     return Attack(
         auc=auc(inside, outside),
         interval=_interval(areas),
         tpr_at_1_percent=_found_at_1_percent(inside, outside) if tail else None,
-        tpr_interval=_interval(found) if tail else None,
+        tpr_interval=_interval(at_1_percent) if tail else None,
         members=len(inside),
         non_members=len(outside),
     )
@@ -100,9 +100,9 @@ def epsilon_suggested(members: np.ndarray, others: np.ndarray, delta: float) -> 
     """
     threshold = float(np.median(np.concatenate([members, others])))
     hits, alarms = int((members > threshold).sum()), int((others > threshold).sum())
-    found = stats.binomtest(hits, len(members)).proportion_ci(0.95).low
+    least = stats.binomtest(hits, len(members)).proportion_ci(0.95).low
     false = stats.binomtest(alarms, len(others)).proportion_ci(0.95).high
-    return max(0.0, math.log((found - delta) / false)) if found > delta else 0.0
+    return max(0.0, math.log((least - delta) / false)) if least > delta else 0.0
 
 
 def epsilon_proved(scores: np.ndarray, inside: np.ndarray, delta: float) -> float:
@@ -159,6 +159,6 @@ def likelihood_ratios(losses: np.ndarray, inside: np.ndarray) -> tuple[dict[int,
             score = -losses[judged, user]
             ratio = ((score - mean_out[user]) ** 2 - (score - mean_in[user]) ** 2) / (2 * deviation**2)
             (members if inside[judged, user] else others).setdefault(user, []).append(float(ratio))
-    return {user: np.array(found) for user, found in members.items()}, {
-        user: np.array(found) for user, found in others.items()
+    return {user: np.array(ratios) for user, ratios in members.items()}, {
+        user: np.array(ratios) for user, ratios in others.items()
     }

@@ -38,14 +38,14 @@ class Losses:
         encoder = Encoder(find_task(model.config.task), model.backbone.tokenizer)
         examples = encoder.examples(pairs, model.config.personal.max_tokens)
         forward, size = Forward(model.backbone, None), model.config.evaluate.batch_size
-        found: list[np.ndarray] = [np.zeros(0)]
+        losses: list[np.ndarray] = [np.zeros(0)]
         for begin in range(0, len(examples), size):
             batch = examples[begin : begin + size]
             adapter = model.adapter if adapted else None
             lengths = torch.tensor([len(example.answer) for example in batch])
             with torch.no_grad():
-                found.append((-answer_log_probabilities(forward, adapter, batch).cpu() / lengths).double().numpy())
-        return np.concatenate(found)
+                losses.append((-answer_log_probabilities(forward, adapter, batch).cpu() / lengths).double().numpy())
+        return np.concatenate(losses)
 
     def gained(self, pairs: Sequence[Pair]) -> np.ndarray:
         """Return base loss − loss of every pair: how much better the model knows it than the bare backbone."""
@@ -78,10 +78,10 @@ def turns(model: ServedModel, files: RunFolder, data: Path, users: Sequence[int]
         write_config(config, Path(scratch) / "config.toml")
         for user in users:
             paths = ClientPaths(Path(scratch), data, user)
-            for found, number in zip(rows, (last - 1, last), strict=True):
+            for of_turn, number in zip(rows, (last - 1, last), strict=True):
                 reply = handlers.train(paths, Payload(dict(model.shared)), Turn(number, noise_multiplier=noise))
                 assert reply.payload is not None
-                found.append(_flat(minus(model.method.to_wire(reply.payload.tensors), begin)))
+                of_turn.append(_flat(minus(model.method.to_wire(reply.payload.tensors), begin)))
     return np.stack(rows[0]), np.stack(rows[1])
 
 

@@ -65,21 +65,21 @@ def audit(
         raise InputError(f"{run}: {len(members)} user trained in it; a shadow run trains half of them, expected 2")
     log(f"losses of {len(members)} users who trained and {len(targets)} who did not")
     losses = Losses(collective)
-    found = _membership(files, folder, losses, members, targets)
+    report = _membership(files, folder, losses, members, targets)
     if config.users.canaries:
         # An update would hold up to 16 copies of a text that only its sender has, so nothing is read from updates.
         log("exposure of the canaries")
-        found.exposures, found.epsilon_at_least = exposures(files, losses, targets)
+        report.exposures, report.epsilon_at_least = exposures(files, losses, targets)
     elif not config.secure.aggregation and len(members) >= _FEWEST and _sends_alike(collective):
         log(f"two updates of {len(members)} users")
-        found.usual_answer, found.taste, found.linked = _from_updates(collective, files, data, members)
+        report.usual_answer, report.taste, report.linked = _from_updates(collective, files, data, members)
     if shadows:
         target = next(iter(targets.values())).user_id
         observed = shadow_losses(config, list(members.values()), target, folder, shadows, log, on_progress)
-        found.shadows, found.shadow_runs = _by_shadows(*observed, config.seed), shadows
+        report.shadows, report.shadow_runs = _by_shadows(*observed, config.seed), shadows
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "audit.json", found.to_json())
-    return found
+    write_atomic(folder / "audit.json", report.to_json())
+    return report
 
 
 def _sends_alike(model: ServedModel) -> bool:
@@ -140,8 +140,8 @@ def _opened(data: Path, partition: int) -> OpenedUser:
 
 def _gained(losses: Losses, users: dict[int, OpenedUser]) -> dict[int, np.ndarray]:
     """Return every user's scores, without users none of whose answers fits."""
-    found = {partition: losses.gained(user.history + user.queries) for partition, user in users.items()}
-    return {partition: scores for partition, scores in found.items() if len(scores)}
+    gains = {partition: losses.gained(user.history + user.queries) for partition, user in users.items()}
+    return {partition: scores for partition, scores in gains.items() if len(scores)}
 
 
 def _flat(scores: dict[int, np.ndarray]) -> np.ndarray:

@@ -72,8 +72,8 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
 
 def _by_user(personal: pd.DataFrame, key: str) -> dict[int, float]:
     """The value of `key` for each target user that has questions."""
-    found = {user: dict(metrics).get(key) for user, metrics in zip(personal.user, personal.metrics, strict=True)}
-    return {user: value for user, value in found.items() if value is not None}
+    values = {user: dict(metrics).get(key) for user, metrics in zip(personal.user, personal.metrics, strict=True)}
+    return {user: value for user, value in values.items() if value is not None}
 
 
 def _quartiles(values: dict[int, float], lengths: "pd.Series[int]") -> dict[str, float | None]:

@@ -40,8 +40,8 @@ def cold_start_tables(report: ColdStart) -> list[Table]:
     if report.uncommitted:
         tables[0].caption = f"{tables[0].caption}; {UNCOMMITTED}: {', '.join(report.uncommitted)}"
     for _, differences in groupby(report.differences, lambda row: row.task):
-        found = list(differences)
-        tables += [_differences_table(found, len(report.differences)), _behind_the_differences_table(found)]
+        tested = list(differences)
+        tables += [_differences_table(tested, len(report.differences)), _behind_the_differences_table(tested)]
     for _, newcomers in groupby(report.newcomers, lambda row: row.task):
         served = list(newcomers)
         tables += [_newcomers_table(served), _histories_table(served)]

@@ -132,7 +132,7 @@ def _hull(one: tuple[float, float] | None, other: tuple[float, float] | None) ->
 def _interval_over_users(values: np.ndarray) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
-    found = stats.bootstrap(
+    bounds = stats.bootstrap(
         (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(bounds.low), float(bounds.high)

@@ -168,12 +168,12 @@ def _comparison_budgets(report: Comparison) -> Table:
     return table
 
 
-def bytes_reached(found: BytesToReach) -> str:
+def bytes_reached(to_reach: BytesToReach) -> str:
     """Format the bytes at which the mean curve reaches a quality, with what differs between seeds."""
-    reached = [item for item in found.per_seed if item is not None]
-    mean = "–" if found.mean_curve is None else human_bytes(found.mean_curve)
-    if 0 < len(reached) < len(found.per_seed):
-        return f"{mean} ({len(reached)} of {len(found.per_seed)} seeds)"
+    reached = [item for item in to_reach.per_seed if item is not None]
+    mean = "–" if to_reach.mean_curve is None else human_bytes(to_reach.mean_curve)
+    if 0 < len(reached) < len(to_reach.per_seed):
+        return f"{mean} ({len(reached)} of {len(to_reach.per_seed)} seeds)"
     least, most = (human_bytes(pick(reached)) for pick in (min, max)) if reached else ("–", "–")
     return mean if least == most else f"{mean} ({least} to {most})"
 

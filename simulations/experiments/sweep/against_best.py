@@ -25,10 +25,10 @@ def with_tests(cells: Sequence[SweepCell], runs: Sequence[Sequence[Run]], lower_
     best = better(range(len(cells)), key=lambda place: cells[place].quality.mean)
     others = [place for place in range(len(cells)) if place != best and _same_users(runs[place], runs[best])]
     tests = holm([paired_test(runs[place], runs[best]) for place in others])
-    found = list(cells)
+    tested = list(cells)
     for place, test in zip(others, tests, strict=True):
-        found[place] = cells[place].model_copy(update={"against_best": test})
-    return found
+        tested[place] = cells[place].model_copy(update={"against_best": test})
+    return tested
 
 
 def _same_users(one: Sequence[Run], other: Sequence[Run]) -> bool:

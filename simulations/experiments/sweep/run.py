@@ -63,10 +63,10 @@ def sweep(
             runs_of.append([by_name[one.name] for one in own if one.method == method])
             cells.append(cell_of(method, list(point.values()), runs_of[-1], folder))
     lower_is_better = runs[0].record.main_metric in LOWER_IS_BETTER
-    found = _found(spec, runs, with_tests(cells, runs_of, lower_is_better), folder.name)
-    write_atomic(folder / "sweep.json", found.to_json())
-    draw(found, folder)
-    return found
+    report = _found(spec, runs, with_tests(cells, runs_of, lower_is_better), folder.name)
+    write_atomic(folder / "sweep.json", report.to_json())
+    draw(report, folder)
+    return report
 
 
 def _plan(spec: SweepSpec, toml: Path | str | None, overrides: list[str]) -> list[tuple[dict[str, str], list[Planned]]]:

@@ -75,10 +75,10 @@ def read_axes(arguments: Sequence[str], toml: Path | None) -> tuple[dict[str, li
 
 def slugs(points: Sequence[dict[str, str]]) -> list[str]:
     """Return each point as part of a folder's name, such as `rank.shared-4`; different points have different ones."""
-    found = ["-".join(f"{key}-{_slug(value)}" for key, value in point.items()) for point in points]
+    names = ["-".join(f"{key}-{_slug(value)}" for key, value in point.items()) for point in points]
     return [
-        f"{name}-{hashlib.sha256(repr(point).encode()).hexdigest()[:6]}" if found.count(name) > 1 else name
-        for name, point in zip(found, points, strict=True)
+        f"{name}-{hashlib.sha256(repr(point).encode()).hexdigest()[:6]}" if names.count(name) > 1 else name
+        for name, point in zip(names, points, strict=True)
     ]
 
 
