@@ -62,15 +62,15 @@ def shares(stats: pstats.Stats) -> dict[str, float]:
         for row, members in _ROWS.items():
             if (Path(file).name, function) in members:
                 seconds[row] += cumulative
-    own = dict(seconds)
+    by_row = dict(seconds)
     for row, inside in _NESTED.items():
-        own[row] = seconds[row] - sum(own[name] for name in inside)
-    own["client: reading and writing messages"] -= seconds["client: rest of its task"]
-    own["engine: carrying messages"] -= seconds["client: reading and writing messages"]
+        by_row[row] = seconds[row] - sum(by_row[name] for name in inside)
+    by_row["client: reading and writing messages"] -= seconds["client: rest of its task"]
+    by_row["engine: carrying messages"] -= seconds["client: reading and writing messages"]
     carried = seconds["engine: carrying messages"]
     server = [row for row in _ROWS if row.startswith("server") and row != "server: rest"]
-    own["server: rest"] = max(0.0, seconds["server: rest"] - carried - sum(own[row] for row in server))
-    return own
+    by_row["server: rest"] = max(0.0, seconds["server: rest"] - carried - sum(by_row[row] for row in server))
+    return by_row
 
 
 def main() -> None:
@@ -90,10 +90,10 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as results, mock.patch.object(Stage1, "_train_round", profiled):
         simulate(load_config(None, words), "profile", Path(results))
-    own = shares(pstats.Stats(profile))
-    whole = sum(own.values())
+    by_row = shares(pstats.Stats(profile))
+    whole = sum(by_row.values())
     table = Table("part", "share", "ms a client", title=f"one round of {users} tiny clients, inline, profiled")
-    for row, seconds in own.items():
+    for row, seconds in by_row.items():
         table.add_row(row, f"{seconds / whole:.1%}", f"{1000 * seconds / users:.2f}")
     Console().print(table)
 

@@ -35,9 +35,9 @@ def variants(gpus: int) -> dict[str, list[str]]:
         return {"inline": ["engine=inline"], **passes, "Ray": ["engine=ray"]}
     gpu = [f"partitions.gpus={gpus}", "precision=bf16"]
     shares = {f"Ray, 1/{n} of a GPU": [*gpu, "engine=ray", f"partitions.per_client={1 / n}"] for n in (1, 2, 4)}
-    own = [*gpu, "partitions.per_client=1"]
-    passes = {f"{n} clients a pass": [*own, "engine=vectorized", f"clients_per_pass={n}"] for n in (4, 16, 32)}
-    return {**shares, "inline": [*own, "engine=inline"], **passes}
+    common = [*gpu, "partitions.per_client=1"]
+    passes = {f"{n} clients a pass": [*common, "engine=vectorized", f"clients_per_pass={n}"] for n in (4, 16, 32)}
+    return {**shares, "inline": [*common, "engine=inline"], **passes}
 
 
 def measure(words: list[str], folder: Path) -> dict[str, float]:

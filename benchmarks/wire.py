@@ -83,8 +83,8 @@ def measure(backbone: Path, words: list[str], folder: Path) -> pd.DataFrame:
     rows = []
     for user in range(4):
         for place, direction in enumerate(("up", "down")):
-            own = ledger[(ledger.user == user) & (ledger.direction == direction)]
-            messages = own[own.message_bytes > 0]
+            of_user = ledger[(ledger.user == user) & (ledger.direction == direction)]
+            messages = of_user[of_user.message_bytes > 0]
             first = int(((messages["round"] == 1) & (messages.phase == "train")).sum()) if direction == "down" else 0
             row = {"user": user, "direction": direction, "wire": crossed[user, place]}
             row |= {"idle": idle[user, place] * seconds, "messages": len(messages)}

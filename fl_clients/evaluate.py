@@ -79,8 +79,8 @@ def answer_prompts(
                 best = score_labels(session.forward, adapter, batch, session.encoder.labels).argmax(dim=1).tolist()
                 answers = [task.labels[label] for label in best]
             else:
-                own = [seeds[i] for i in chosen] if seeds is not None else None
-                answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, own)
+                chosen_seeds = [seeds[i] for i in chosen] if seeds is not None else None
+                answers = generate(session.plain, adapter, batch, task.max_new_tokens, session.stop, chosen_seeds)
         for i, answer in zip(chosen, answers, strict=True):
             texts[i] = answer
     return texts

@@ -74,10 +74,10 @@ class _Group:
 
     def gradient(self, fit: LocalFit, batch: Sequence[Any], trained: list[nn.Parameter]) -> float:
         """Stand in for `LocalFit.own_gradient`; called inside a client's task."""
-        own = {*map(id, trained)} <= {*map(id, self._parameters)}
+        known = {*map(id, trained)} <= {*map(id, self._parameters)}
         acts = acting(self._session.adapter)
         # A pass takes gradients of stacked copies, on which no hook of a parameter is called.
-        if fit.loss_of or not own or acts is None or any(parameter._backward_hooks for parameter in trained):
+        if fit.loss_of or not known or acts is None or any(parameter._backward_hooks for parameter in trained):
             return fit.own_gradient(batch, trained)
         return float(wait_for(Step(batch, trained, acts)))
 
@@ -194,8 +194,8 @@ class _Dropout:
         kept = torch.zeros_like(inputs)
         first = 0
         for generator, rows, length in self._clients:
-            own = torch.empty(rows, length, inputs.shape[-1], dtype=inputs.dtype, device=inputs.device)
-            kept[first : first + rows, -length:] = own.bernoulli_(1 - probability, generator=generator)
+            drawn = torch.empty(rows, length, inputs.shape[-1], dtype=inputs.dtype, device=inputs.device)
+            kept[first : first + rows, -length:] = drawn.bernoulli_(1 - probability, generator=generator)
             first += rows
         return inputs * kept.div_(1 - probability)
 

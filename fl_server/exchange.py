@@ -135,8 +135,9 @@ class Clients:
             answer = _roll_call_answer(pending, message)
             if answer.partition in answers:
                 raise RunFailed(f"roll call: two clients hold partition {answer.partition}")
-            if registered and (own := registered.get(pending.node)) != answer.partition:
-                whose = f"with the key of partition {own}" if own is not None else "whose key run.sh did not register"
+            if registered and (with_key := registered.get(pending.node)) != answer.partition:
+                unknown = "whose key run.sh did not register"
+                whose = unknown if with_key is None else f"with the key of partition {with_key}"
                 raise RunFailed(f"roll call: a device {whose} says that it holds partition {answer.partition}")
             answers[answer.partition] = answer
             self._nodes[answer.partition], self._users[pending.node] = pending.node, answer.partition

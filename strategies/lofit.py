@@ -94,8 +94,8 @@ class Lofit(Method):
             blocks, heads, size = adapter.shape
             adapter.A.data.copy_(self._begin("scales", blocks, heads * size))
             self._train_scales(adapter, fit)
-            own = strongest_heads(adapter.A.detach(), heads, len(adapter.biases["personal"]))
-            chosen = {_OWN_CHOICE: own.to(torch.int16).cpu()}
+            strongest = strongest_heads(adapter.A.detach(), heads, len(adapter.biases["personal"]))
+            chosen = {_OWN_CHOICE: strongest.to(torch.int16).cpu()}
         bias = adapter.biases["personal"]
         begin = torch.zeros_like(bias) if self.federated else self._begin("biases", *bias.shape)
         self.client_load(adapter, shared, {_PRIVATE: begin} | chosen)

@@ -96,10 +96,10 @@ class SyntheticTuning(SendsNothing):
         adapter.use(PERSONAL)
         if self.name == "dpo":
             preferences = [Preference(pair.source, pair.personal, pair.neutral) for pair in pairs]
-            own = client.prefer(preferences, self.beta, self.budget_s)
+            tune = client.prefer(preferences, self.beta, self.budget_s)
         else:
-            own = client.fit_on([AnsweredText(pair.source, pair.personal) for pair in pairs], self.budget_s)
-        private, result = lora.train_personal(adapter, self._begin, own)
+            tune = client.fit_on([AnsweredText(pair.source, pair.personal) for pair in pairs], self.budget_s)
+        private, result = lora.train_personal(adapter, self._begin, tune)
         return private, FitResult(result.examples, result.steps, result.loss_first, result.loss_last, figures)
 
     def client_load(self, adapter: LoraAdapters, _shared: Tensors, private: Tensors | None) -> None:

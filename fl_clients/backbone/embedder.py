@@ -46,8 +46,8 @@ def mean_embeddings(
         length = max(map(len, tokens))
         ids = torch.zeros(len(tokens), length, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, own in enumerate(tokens):
-            ids[row, : len(own)], mask[row, : len(own)] = torch.tensor(own), 1
+        for row, of_text in enumerate(tokens):
+            ids[row, : len(of_text)], mask[row, : len(of_text)] = torch.tensor(of_text), 1
         device = next(model.parameters()).device
         states = model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state.float().cpu()
         weights = mask[..., None].float()

@@ -187,16 +187,16 @@ def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: R
         InputError: Too few users have examples for a cohort, or no history is as long as the config says.
     """
     users = config.users
-    own = [(history - _planted(partition, config), queries) for partition, _, _, history, queries, *_ in rows]
-    able = sum(history + queries > 0 for history, queries in own[: users.collective])
+    sizes = [(history - _planted(partition, config), queries) for partition, _, _, history, queries, *_ in rows]
+    able = sum(history + queries > 0 for history, queries in sizes[: users.collective])
     if able < config.cohort:
         raise InputError(
             f"cohort={config.cohort}: only {able} collective users of {path} have an example left that holds no "
             "target's question or gold"
         )
     for role, limit, of_role in (
-        ("collective", users.collective_history, own[: users.collective]),
-        ("target", users.target_history, own[users.collective :]),
+        ("collective", users.collective_history, sizes[: users.collective]),
+        ("target", users.target_history, sizes[users.collective :]),
     ):
         longest = max(history for history, _ in of_role)
         if limit is not None and longest < limit:

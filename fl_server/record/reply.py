@@ -104,12 +104,12 @@ class ClientReply:
         Args:
             sizes: Lengths of the statistics in earlier replies by name; those of this one are added.
         """
-        own = {key: len(values) for key, values in self.statistics.items()}
-        wrong = next((key for key, size in own.items() if sizes.get(key, size) != size), None)
+        counts = {key: len(values) for key, values in self.statistics.items()}
+        wrong = next((key for key, size in counts.items() if sizes.get(key, size) != size), None)
         if wrong is None:
-            sizes |= own
+            sizes |= counts
             return self
-        fault = f"statistics '{wrong}' have {own[wrong]} numbers, those of others {sizes[wrong]}"
+        fault = f"statistics '{wrong}' have {counts[wrong]} numbers, those of others {sizes[wrong]}"
         return replace(self, shared={}, report=None, statistics={}, fault=fault)
 
     @property

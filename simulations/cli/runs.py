@@ -145,7 +145,7 @@ def _fold(rows: list[dict[str, Any]], sort: Sort) -> list[dict[str, Any]]:
     members: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         members.setdefault(row["experiment"] or row["name"], []).append(row)
-    lines = [_experiment(name, own) if len(own) > 1 else _line(own[0]) for name, own in members.items()]
+    lines = [_experiment(name, entries) if len(entries) > 1 else _line(entries[0]) for name, entries in members.items()]
     return sorted(lines, key=lambda line: _order(line, sort))
 
 

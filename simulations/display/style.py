@@ -76,9 +76,9 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
     for name in names:
         if name in chosen:
             continue
-        own = Style(colour(name), symbol(name))
+        usual = Style(colour(name), symbol(name))
         free = [Style(*pair) for pair in product(PALETTE, _SYMBOLS) if Style(*pair) not in chosen.values()]
         # With the colours that no other method has first.
         free.sort(key=lambda style: [other.colour for other in chosen.values()].count(style.colour))
-        chosen[name] = own if own.colour not in [other.colour for other in chosen.values()] or not free else free[0]
+        chosen[name] = usual if usual.colour not in [other.colour for other in chosen.values()] or not free else free[0]
     return {name: chosen[name] for name in names}

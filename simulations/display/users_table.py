@@ -21,8 +21,8 @@ def users_table(folder: RunFolder, record: RunRecord) -> Table:
     for title in ("items", "questions", "after stage 1", "after stage 2"):
         table.add_column(title, justify="right")
     for row in folder.users().to_pylist()[record.users.collective :]:
-        own = scores.get(row["partition"], {})
-        after = [own.get(f"{point}.{metric}") for point in ("collective", "personalised")]
+        scores_of_user = scores.get(row["partition"], {})
+        after = [scores_of_user.get(f"{point}.{metric}") for point in ("collective", "personalised")]
         shown = ["–" if value is None else f"{value:.3f}" for value in after]
         numbers = [f"{row[name]:,}" for name in ("history", "queries")]
         table.add_row(str(row["partition"]), printable(str(row["user_id"])), *numbers, *shown)

@@ -136,8 +136,8 @@ def other_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     flat = {run.method: numbers(run.config) for run in runs}
     differing = {}
     for key in sorted(set().union(*flat.values())):
-        own = any(f"{key}.".startswith(f"{prefix}.") for prefix in _OWN)
-        expected = own or key == "seed" or key.startswith("users.")
+        defining = any(f"{key}.".startswith(f"{prefix}.") for prefix in _OWN)
+        expected = defining or key == "seed" or key.startswith("users.")
         values = {method: config.get(key) for method, config in flat.items()}
         if not expected and len({repr(value) for value in values.values()}) > 1:
             differing[key] = values
@@ -163,8 +163,8 @@ def without_effect(config: RunConfig) -> list[str]:
 
     Of methods that are not fedperfit's own all keys count, since finding out would run a record's code.
     """
-    own = config.method.startswith("strategies.")
-    taken = {*parameters_of(config.method), "rounds", "seed"} if own else config.method_values().keys()
+    shipped = config.method.startswith("strategies.")
+    taken = {*parameters_of(config.method), "rounds", "seed"} if shipped else config.method_values().keys()
     return ["users.source", *(key.replace("rank_", "rank.") for key in config.method_values() if key not in taken)]
 
 

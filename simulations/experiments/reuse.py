@@ -29,9 +29,9 @@ def find(planned: Planned, folder: Path) -> Path | None:
         InputError: The record in the comparison's folder has another config, is damaged, or lacks tensors that are
             needed. It is not overwritten.
     """
-    own = folder / planned.name
+    destination = folder / planned.name
     start = _start(planned)
-    places = [own, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
+    places = [destination, *sorted(folder.parent.glob("*/")), *sorted(folder.parent.glob("*/*/"))]
     tensors_missing = False
     for place in places:
         if not RunFolder(place).is_record:
@@ -40,27 +40,31 @@ def find(planned: Planned, folder: Path) -> Path | None:
             record = read_run(place)
             other = _unlike(planned, place, record, start)
         except (InputError, OSError) as error:
-            if place == own:
-                raise InputError(f"{own}: cannot be read ({error}); choose another name, or delete it") from None
+            if place == destination:
+                raise InputError(
+                    f"{destination}: cannot be read ({error}); choose another name, or delete it"
+                ) from None
             continue  # written by another version
         if record.status != "completed":
             continue
-        if place == own and other:
-            raise InputError(f"{own} has a different config ({other}); choose another name, or delete it")
+        if place == destination and other:
+            raise InputError(f"{destination} has a different config ({other}); choose another name, or delete it")
         if other:
             continue
         if planned.starts_others and not RunFolder(place).shared.is_file():
-            tensors_missing = tensors_missing or place == own
+            tensors_missing = tensors_missing or place == destination
             continue
         try:
             RunFolder(place).check_tables()
         except InputError:
-            if place == own:
+            if place == destination:
                 raise
             continue
         return place
     if tensors_missing:
-        raise InputError(f"{own}: other runs start from its shared tensors, which were not kept; choose another name")
+        raise InputError(
+            f"{destination}: other runs start from its shared tensors, which were not kept; choose another name"
+        )
     return None
 
 

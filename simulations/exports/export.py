@@ -136,9 +136,9 @@ def _figures(metrics: Mapping[str, float], keys: Mapping[str, float]) -> str:
 def _of_user(folder: Path, partition: int) -> tuple[int, int, int]:
     """Return the bytes up and down of one user's messages, and the user's number of history items."""
     ledger = RunFolder(folder).ledger(["user", "direction", "message_bytes"])
-    own = ledger.filter(pc.equal(ledger["user"], partition))
+    messages = ledger.filter(pc.equal(ledger["user"], partition))
     up, down = (
-        int(pc.sum(own.filter(pc.equal(own["direction"], direction))["message_bytes"]).as_py() or 0)
+        int(pc.sum(messages.filter(pc.equal(messages["direction"], direction))["message_bytes"]).as_py() or 0)
         for direction in ("up", "down")
     )
     users = RunFolder(folder).users(["partition", "history"]).to_pydict()

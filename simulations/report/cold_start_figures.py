@@ -19,8 +19,8 @@ from simulations.report.figures import LOGARITHMIC, axis, finished, safe
 def quality_by_number(rows: pd.DataFrame, task: str) -> go.Figure:
     """Draw quality of newcomers against the number of collective users, one line per method."""
     figure = go.Figure()
-    for name, own, style in _lines(rows, task):
-        grouped = own.groupby("collective").value
+    for name, of_method, style in _lines(rows, task):
+        grouped = of_method.groupby("collective").value
         bars = {"type": "data", "array": grouped.std().fillna(0)}
         figure.add_scatter(x=list(grouped.mean().index), y=grouped.mean(), error_y=bars, name=name, **style)
     figure.update_xaxes(title="collective users", **LOGARITHMIC)
@@ -30,9 +30,9 @@ def quality_by_number(rows: pd.DataFrame, task: str) -> go.Figure:
 def quality_by_bytes(rows: pd.DataFrame, task: str) -> go.Figure | None:
     """Draw the same against bytes; None if no method sends any."""
     figure = go.Figure()
-    for name, own, style in _lines(rows, task):
-        if own.shared_parameters.any():
-            spent = own.groupby("collective")[["bytes_total", "value"]].mean()
+    for name, of_method, style in _lines(rows, task):
+        if of_method.shared_parameters.any():
+            spent = of_method.groupby("collective")[["bytes_total", "value"]].mean()
             shown = {**style, "mode": "lines+markers+text", "textposition": "middle right"}
             figure.add_scatter(
                 x=spent.bytes_total / 1e6, y=spent.value, text=list(map(str, spent.index)), name=name, **shown
@@ -44,8 +44,8 @@ def quality_by_bytes(rows: pd.DataFrame, task: str) -> go.Figure | None:
 def quality_by_history(rows: pd.DataFrame, task: str) -> go.Figure:
     """Draw quality, with the most collective users, against the limit on newcomers' history items."""
     figure = go.Figure()
-    for name, own, style in _lines(rows, task):
-        levels = by_history(rows, task, own.method.iloc[0], own.collective.max())
+    for name, of_method, style in _lines(rows, task):
+        levels = by_history(rows, task, of_method.method.iloc[0], of_method.collective.max())
         means, deviations = ([getattr(level, key) for level in levels.values()] for key in ("mean", "std"))
         bars = {"type": "data", "array": [deviation or 0 for deviation in deviations]}
         figure.add_scatter(x=list(levels), y=means, error_y=bars, name=name, **style)
@@ -81,11 +81,11 @@ def _lines(rows: pd.DataFrame, task: str) -> list[tuple[str, pd.DataFrame, dict[
     main = main_rows(rows)
     lines = []
     looks = styles(main.method)
-    for method, own in main[main.task == task].groupby("method", sort=False):
+    for method, of_method in main[main.task == task].groupby("method", sort=False):
         look = looks[str(method)]
         marker = {"symbol": look.symbol, "size": 9}
         style = {"line": {"color": look.colour}, "marker": marker, "mode": "lines+markers"}
-        lines.append((safe(str(method)), own, style))
+        lines.append((safe(str(method)), of_method, style))
     return lines
 
 

@@ -171,9 +171,11 @@ def bytes_by_group(runs: Sequence[ReportRun]) -> go.Figure:
         for number, group in enumerate([*groups, "message"]):
             sums = []
             for run in runs:
-                own = run.ledger[run.ledger.direction == direction]
-                whole = own.message_bytes.sum() - own.payload_bytes.sum()
-                sums.append(float(whole if group == "message" else own[own.group == group].payload_bytes.sum()) / 1e6)
+                messages = run.ledger[run.ledger.direction == direction]
+                whole = messages.message_bytes.sum() - messages.payload_bytes.sum()
+                sums.append(
+                    float(whole if group == "message" else messages[messages.group == group].payload_bytes.sum()) / 1e6
+                )
             figure.add_bar(
                 x=[safe(run.label) for run in runs],
                 y=sums,
@@ -220,16 +222,16 @@ def partitions(run: ReportRun) -> go.Figure | None:
     lanes = _lanes(tasks.partition, start, tasks.ended_at)
     figure = go.Figure()
     for phase, shade in _PHASES.items():
-        own = tasks[tasks.phase == phase]
+        of_phase = tasks[tasks.phase == phase]
         figure.add_bar(
-            y=lanes[own.index],
-            x=own.wall_s,
-            base=start[own.index] - start.min(),
+            y=lanes[of_phase.index],
+            x=of_phase.wall_s,
+            base=start[of_phase.index] - start.min(),
             orientation="h",
             name=phase,
             marker={"color": shade, "line": {"width": 0.5}},
             # For a bar with a base, x is its end.
-            customdata=np.stack([own.user, own["round"], own.wall_s], axis=1) if len(own) else None,
+            customdata=np.stack([of_phase.user, of_phase["round"], of_phase.wall_s], axis=1) if len(of_phase) else None,
             hovertemplate="user %{customdata[0]}, round %{customdata[1]}<br>"
             "%{customdata[2]:.2f} s from %{base:.1f} s<extra>" + phase + "</extra>",
         )
@@ -254,8 +256,8 @@ def _lanes(partitions: "pd.Series[str]", start: "pd.Series[float]", end: "pd.Ser
 def users_of(run: ReportRun) -> pd.DataFrame:
     """Return `user, user_id, before, after` of a run's target users that have questions."""
     keys = {f"collective.{run.metric}": "before", f"personalised.{run.metric}": "after"}
-    own = run.clients[run.clients.phase == "personalize"]
-    frame = own[["user", *keys]].rename(columns=keys).dropna()
+    personal = run.clients[run.clients.phase == "personalize"]
+    frame = personal[["user", *keys]].rename(columns=keys).dropna()
     return frame.merge(run.users[["partition", "user_id"]], left_on="user", right_on="partition").drop(
         columns="partition"
     )

@@ -126,8 +126,8 @@ def gather_report(paths: Sequence[Path]) -> ReportData:
         cold_starts=cold_starts,
         sweeps=sweeps,
         audits=audits,
-        predictions=[row for own in rows for row in own[:share]],
-        predictions_cut=sum(len(own[share:]) for own in rows),
+        predictions=[row for lines in rows for row in lines[:share]],
+        predictions_cut=sum(len(lines[share:]) for lines in rows),
     )
 
 

@@ -56,11 +56,11 @@ def epsilon_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
     """Draw the ε that stage 1 has spent after every round, the largest over seeds; None without noise."""
     figure = go.Figure()
     for item in series([run for run in runs if _EPSILON in run.rounds]):
-        own = pd.concat([run.rounds[["round", _EPSILON]].dropna() for run in item.runs])
-        own = own.groupby("round", as_index=False).max()
-        if len(own):
+        spent = pd.concat([run.rounds[["round", _EPSILON]].dropna() for run in item.runs])
+        spent = spent.groupby("round", as_index=False).max()
+        if len(spent):
             figure.add_scatter(
-                x=own["round"], y=own[_EPSILON], name=safe(item.label), mode="lines+markers", **item.style
+                x=spent["round"], y=spent[_EPSILON], name=safe(item.label), mode="lines+markers", **item.style
             )
     if not figure.data:
         return None

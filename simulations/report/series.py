@@ -42,9 +42,9 @@ def series(runs: Sequence[ReportRun]) -> list[Series]:
             settings = {key: value for key, value in numbers(run.config).items() if key != "seed"}
             alike.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
         groups: list[list[ReportRun]] = []
-        for own in alike.values():
-            seeds = {run.record.seed for run in own}
-            groups += [own] if len(seeds) == len(own) else [[run] for run in own]
+        for members in alike.values():
+            seeds = {run.record.seed for run in members}
+            groups += [members] if len(seeds) == len(members) else [[run] for run in members]
         for number, group in enumerate(groups):
             label = group[0].label if len(group) == 1 else re.sub(r"-seed\d+$", "", group[0].label)
             name = method if len(groups) == 1 and len(group) > 1 else label

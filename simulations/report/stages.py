@@ -30,14 +30,14 @@ def quality_by_stage(runs: Sequence[ReportRun]) -> go.Figure:
     lines = series(runs)
     for number, (title, part) in enumerate(_STAGES):
         values = [[getattr(run.record, part)[run.metric] for run in item.runs] for item in lines]
-        means = [float(np.mean(own)) for own in values]
+        means = [float(np.mean(of_stage)) for of_stage in values]
         figure.add_bar(
             x=[safe(item.label) for item in lines],
             y=means,
             name=title,
             text=[f"{value:.3f}" for value in means],
             marker={"color": PALETTE[number]},
-            error_y={"array": [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in values]},
+            error_y={"array": [float(np.std(of_stage, ddof=1)) if len(of_stage) > 1 else 0.0 for of_stage in values]},
         )
     figure.update_yaxes(title=axis(runs[0].metric))
     return finished(figure)

@@ -14,14 +14,16 @@ def by_one_key(sweep: Sweep) -> go.Figure:
     (key,) = sweep.keys
     rows = cells(sweep)
     looks = styles(rows.method)
-    for method, own in rows.groupby("method", sort=False):
+    for method, of_method in rows.groupby("method", sort=False):
         name, look = safe(str(method)), looks[str(method)]
         style = {"mode": "lines+markers", "marker": {"symbol": look.symbol, "size": 9}}
         line = {"color": look.colour}
-        bars = {"type": "data", "array": own.deviation}
-        figure.add_scatter(x=own[key], y=own.value, error_y=bars, name=f"{name}, personalised", line=line, **style)
+        bars = {"type": "data", "array": of_method.deviation}
+        figure.add_scatter(
+            x=of_method[key], y=of_method.value, error_y=bars, name=f"{name}, personalised", line=line, **style
+        )
         dotted = {**line, "dash": "dot"}
-        figure.add_scatter(x=own[key], y=own.before, name=f"{name}, collective", line=dotted, **style)
+        figure.add_scatter(x=of_method[key], y=of_method.before, name=f"{name}, collective", line=dotted, **style)
     figure.update_xaxes(title=key, type="category")
     figure.update_yaxes(title=axis(sweep.metric))
     return finished(figure)
@@ -30,13 +32,13 @@ def by_one_key(sweep: Sweep) -> go.Figure:
 def by_two_keys(sweep: Sweep, method: str) -> go.Figure:
     """Draw one method's quality after stage 2 as a heat map."""
     rows = cells(sweep)
-    own = rows[rows.method == method]
+    of_method = rows[rows.method == method]
     one, other = sweep.keys
     heat = go.Heatmap(
-        x=own[other],
-        y=own[one],
-        z=own.value,
-        text=own.value.map("{:.3f}".format),
+        x=of_method[other],
+        y=of_method[one],
+        z=of_method.value,
+        text=of_method.value.map("{:.3f}".format),
         texttemplate="%{text}",
         colorscale="Viridis",
         reversescale=sweep.lower_is_better,

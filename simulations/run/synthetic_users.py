@@ -56,8 +56,8 @@ def _by_agreement(folder: Path, config: RunConfig) -> dict[str, AgreementPart]:
         chosen = [line for line in lines if (line["query"] in differing) == differ]
         values = {}
         for point in EvaluationPoint:
-            own = [line for line in chosen if line["stage"] == point]
-            answers, golds = [line["prediction"] for line in own], [line["gold"] for line in own]
+            answered = [line for line in chosen if line["stage"] == point]
+            answers, golds = [line["prediction"] for line in answered], [line["gold"] for line in answered]
             values[str(point)] = metrics(score(find_task(config.task), answers, golds, config.evaluate.words))
         questions = sum(line["stage"] == EvaluationPoint.PERSONALISED for line in chosen)
         parts[name] = AgreementPart(questions=questions, metrics=values)

@@ -155,8 +155,8 @@ class LoraOutput:
         return lora.parameters(self._settings.on(backbone), backbone)
 
     def _size(self, target: str, backbone: BackboneShape) -> tuple[int, int]:
-        own = [name for name in self._settings.on(backbone).modules if name.endswith(f".{target}")]
-        sizes = {backbone.linears[name] for name in own}
+        names = [name for name in self._settings.on(backbone).modules if name.endswith(f".{target}")]
+        sizes = {backbone.linears[name] for name in names}
         if len(sizes) > 1:
             raise ValueError(
                 f"settings.targets: {target} differs in size from block to block, which one head cannot write"

@@ -68,9 +68,9 @@ class GroupSearch:
         else:
             weight = float(shared["shared_probes.pairs"])
         for name, total in self._sums.items():
-            own = 1.0 if name.endswith(".pairs") else weight
+            share = 1.0 if name.endswith(".pairs") else weight
             if name != _OPENING[0]:
-                total.add_(shared[name].double(), alpha=own)
+                total.add_(shared[name].double(), alpha=share)
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
         """Return the next phase's state."""
@@ -93,8 +93,8 @@ class GroupSearch:
         state = dict(zip(_PROBES, (theta, b, torch.zeros_like(b), torch.zeros(1)), strict=True))
         means = {f"shared_means.{kind}": (self._sums[f"shared_sums.{kind}"] / max(kept, 1)).float() for kind in "PN"}
         figures = {"pairs": kept, "discarded": made - kept}
-        own = {"server_direction.P": direction, "server_pairs": torch.tensor(kept)}
-        return state | means | own, figures
+        opened = {"server_direction.P": direction, "server_pairs": torch.tensor(kept)}
+        return state | means | opened, figures
 
 
 def group_edit(state: Tensors, count: int) -> Tensors:

@@ -46,8 +46,8 @@ class EditedHeads(EditsEverywhere):
         chosen: torch.Tensor = self.get_buffer("chosen")
         total = self.biases["collective"] + self.biases["personal"]
         everywhere = torch.zeros(blocks * heads, size, device=total.device).index_add(0, chosen, total)
-        own: torch.Tensor = everywhere.view(blocks, heads * size)[block]
-        return own
+        of_block: torch.Tensor = everywhere.view(blocks, heads * size)[block]
+        return of_block
 
     def _hook(self, place: int) -> Callable[[nn.Module, Any], Any]:
         def edit(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:

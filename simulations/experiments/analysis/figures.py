@@ -24,10 +24,10 @@ def draw(vectors: np.ndarray, control: np.ndarray, analysis: Analysis, folder: P
     """
     place = len(analysis.sites) // 2
     parts = Decomposition.of(vectors[:, place])
-    own, other = parts.coordinates(), parts.coordinates(control[:, place])
+    coordinates, other = parts.coordinates(), parts.coordinates(control[:, place])
     where = f"{analysis.task}, {analysis.backbone}, block {analysis.sites[place].site}, {analysis.users} users"
-    save_figure(_users(own, where), folder, "users")
-    save_figure(_control(own, other, where), folder, "control")
+    save_figure(_users(coordinates, where), folder, "users")
+    save_figure(_control(coordinates, other, where), folder, "control")
     if len(analysis.sites) > 1:
         save_figure(_sites(analysis), folder, "sites")
 
@@ -44,9 +44,9 @@ def draw_together(vectors: list[np.ndarray], compared: Together, folder: Path) -
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     for number, (name, users) in enumerate(zip(compared.names, vectors, strict=True)):
-        own = parts.coordinates(users, 2)
+        coordinates = parts.coordinates(users, 2)
         shade = PALETTE[number % len(PALETTE)]
-        axes.scatter(own[:, 0], own[:, 1], s=12, alpha=0.6, color=shade, label=name)
+        axes.scatter(coordinates[:, 0], coordinates[:, 1], s=12, alpha=0.6, color=shade, label=name)
     axes.axhline(0, color=BASE, linewidth=0.5)
     axes.axvline(0, color=BASE, linewidth=0.5)
     axes.set_xlabel("first direction")
@@ -56,29 +56,30 @@ def draw_together(vectors: list[np.ndarray], compared: Together, folder: Path) -
     save_figure(figure, folder, "together")
 
 
-def _users(own: np.ndarray, where: str) -> Figure:
+def _users(coordinates: np.ndarray, where: str) -> Figure:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.scatter(own[:, 0], own[:, 1], s=12, alpha=0.6, color=_OWN)
-    left.scatter(*own[:, :2].mean(axis=0), marker="*", s=200, color=PALETTE[1], edgecolor="black", label="mean")
+    left.scatter(coordinates[:, 0], coordinates[:, 1], s=12, alpha=0.6, color=_OWN)
+    left.scatter(*coordinates[:, :2].mean(axis=0), marker="*", s=200, color=PALETTE[1], edgecolor="black", label="mean")
     left.axhline(0, color=BASE, linewidth=0.5)
     left.axvline(0, color=BASE, linewidth=0.5)
     left.set_xlabel("first direction")
     left.set_ylabel("second direction")
     left.set_title(where, fontsize=9)
     left.legend()
-    right.violinplot(own, positions=range(own.shape[1]), showmeans=True)
+    right.violinplot(coordinates, positions=range(coordinates.shape[1]), showmeans=True)
     right.axhline(0, color=BASE, linewidth=0.5)
     right.set_xlabel("direction")
     right.set_ylabel("coordinate")
     return figure
 
 
-def _control(own: np.ndarray, other: np.ndarray, where: str) -> Figure:
+def _control(coordinates: np.ndarray, other: np.ndarray, where: str) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(own.shape[1])
-    for shift, values, shade, title in ((-0.2, own, _OWN, "own history"), (0.2, other, _OTHER, "made-up words")):
+    places = np.arange(coordinates.shape[1])
+    bars = ((-0.2, coordinates, _OWN, "own history"), (0.2, other, _OTHER, "made-up words"))
+    for shift, values, shade, title in bars:
         axes.bar(places + shift, np.abs(values).mean(axis=0), width=0.4, color=shade, label=title)
     axes.set_xlabel(f"direction, the first {COORDINATES}")
     axes.set_ylabel("mean |coordinate|")

@@ -122,7 +122,7 @@ def _named(vectors: Vectors, named: int) -> tuple[list[int], list[int], list[int
 
 
 def _found(run: Run, vectors: Vectors, control: Vectors, folder: Path, named: int) -> Analysis:
-    own, random = stacked(vectors), stacked(control)
+    deltas, random = stacked(vectors), stacked(control)
     sites = sites_of(run.config)
     ids = run.files.users(["user_id"])["user_id"].to_pylist()
     nearest, middle, farthest = ([str(ids[user]) for user in users] for users in _named(vectors, named))
@@ -133,7 +133,7 @@ def _found(run: Run, vectors: Vectors, control: Vectors, folder: Path, named: in
         backbone=run.config.backbone,
         users=len(vectors),
         left_out=len(ids) - len(vectors),
-        sites=[_site(site, own[:, place], random[:, place]) for place, site in enumerate(sites)],
+        sites=[_site(site, deltas[:, place], random[:, place]) for place, site in enumerate(sites)],
         nearest=nearest,
         middle=middle,
         farthest=farthest,
@@ -142,14 +142,14 @@ def _found(run: Run, vectors: Vectors, control: Vectors, folder: Path, named: in
 
 def _site(site: int, vectors: np.ndarray, control: np.ndarray) -> SiteAnalysis:
     parts = Decomposition.of(vectors)
-    own, other = parts.coordinates(), parts.coordinates(control)
+    coordinates, other = parts.coordinates(), parts.coordinates(control)
     return SiteAnalysis(
         site=site,
         ranks={f"{share:.0%}": parts.rank(share) for share in SHARES},
         mean_share=parts.mean_share,
-        coordinates_mean=own.mean(axis=0).tolist(),
-        coordinates_deviation=own.std(axis=0, ddof=1).tolist(),
-        control=(np.abs(other).mean(axis=0) / np.abs(own).mean(axis=0)).tolist(),
+        coordinates_mean=coordinates.mean(axis=0).tolist(),
+        coordinates_deviation=coordinates.std(axis=0, ddof=1).tolist(),
+        control=(np.abs(other).mean(axis=0) / np.abs(coordinates).mean(axis=0)).tolist(),
         control_cosine=cosines_of_means([vectors, control])[0][1],
     )
 

@@ -39,8 +39,8 @@ def _together(compared: Together) -> Table:
     table.add_column("analysis")
     for name in compared.names:
         table.add_column(name, justify="right")
-    for name, own, control in zip(compared.names, compared.cosines, compared.control, strict=True):
-        table.add_row(name, *(f"{cosine:.2f} ({other:.2f})" for cosine, other in zip(own, control, strict=True)))
+    for name, cosines, control in zip(compared.names, compared.cosines, compared.control, strict=True):
+        table.add_row(name, *(f"{cosine:.2f} ({other:.2f})" for cosine, other in zip(cosines, control, strict=True)))
     table.caption = "cosine of the mean δ-vectors; in brackets, with made-up words"
     return table
 

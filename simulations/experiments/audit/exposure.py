@@ -28,8 +28,10 @@ def exposures(files: RunFolder, collective: Losses, targets: Mapping[int, Opened
         served |= _bits(files, Losses(collective.model.of_user(user.user_id)), [partition])
 
     def mean(by_partition: Mapping[int, float], collective: bool, repeats: int) -> Bits | None:
-        own = [bits for partition, bits in by_partition.items() if repeats_of(partition, collective, seed) == repeats]
-        return mean_bits(own, seed)
+        chosen = [
+            bits for partition, bits in by_partition.items() if repeats_of(partition, collective, seed) == repeats
+        ]
+        return mean_bits(chosen, seed)
 
     rows = [
         Exposure(repeats=number, shared=mean(shared, True, number), served=mean(served, False, number))
@@ -45,4 +47,4 @@ def _bits(files: RunFolder, losses: Losses, partitions: Sequence[int]) -> dict[i
     task, seed = find_task(files.config.task), files.config.seed
     others = losses.gained(candidates(task, seed))
     scores = {partition: losses.gained([canary_of(partition, task, seed)]) for partition in partitions}
-    return {partition: exposure(float(own[0]), others) for partition, own in scores.items() if len(own)}
+    return {partition: exposure(float(values[0]), others) for partition, values in scores.items() if len(values)}

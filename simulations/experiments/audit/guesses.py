@@ -71,8 +71,8 @@ def _left_out(updates: np.ndarray, y: np.ndarray) -> np.ndarray:
     centre = np.eye(count) - 1 / count
     K = centre @ K @ centre
     H = 1 / count + K @ np.linalg.inv(K + 0.1 * np.trace(K) / count * np.eye(count) + 1e-12 * np.eye(count))
-    own = np.diag(H)[:, None]
-    predicted: np.ndarray = (H @ y - own * y) / np.maximum(1 - own, 1e-9)
+    leverage = np.diag(H)[:, None]
+    predicted: np.ndarray = (H @ y - leverage * y) / np.maximum(1 - leverage, 1e-9)
     return predicted
 
 

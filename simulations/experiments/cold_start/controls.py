@@ -17,9 +17,9 @@ def controls_by_number(runs: Sequence[Run]) -> list[ControlsRow]:
     for run in runs:
         groups.setdefault((run.config.task, run.method, run.config.users.collective), []).append(run)
     rows = [
-        ControlsRow(task=task, metric=own[0].record.main_metric, method=method, collective=count, controls=served)
-        for (task, method, count), own in groups.items()
-        if (served := controls(own))
+        ControlsRow(task=task, metric=group[0].record.main_metric, method=method, collective=count, controls=served)
+        for (task, method, count), group in groups.items()
+        if (served := controls(group))
     ]
     correct([control for row in rows for control in row.controls.values()])
     return rows

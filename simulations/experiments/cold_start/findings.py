@@ -148,13 +148,14 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
     """
     described = []
     plain = _plain(rows)
-    for (task, method, count), own in plain[plain.history.isna()].groupby(["task", "method", "collective"], sort=False):
-        final = own[own.bytes_total.notna()]
+    keys = ["task", "method", "collective"]
+    for (task, method, count), of_method in plain[plain.history.isna()].groupby(keys, sort=False):
+        final = of_method[of_method.bytes_total.notna()]
         cost: dict[int, tuple[float, float | None]] = {0: (0.0, None)}
         if final.newcomer_steps.any():
-            for epochs, part in own.groupby("epochs"):
+            for epochs, part in of_method.groupby("epochs"):
                 cost[int(str(epochs))] = (part.newcomer_steps.mean(), part.newcomer_turn_seconds.mean())
-        near = _near_final(own)
+        near = _near_final(of_method)
         described.append(
             NewcomerRow(
                 task=str(task),
@@ -165,20 +166,20 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
                 final=Spread.of(final.value.tolist()),
                 epochs_tried=sorted(cost),
                 near_final=None if near is None else NearFinal(epochs=near, steps=cost[near][0], seconds=cost[near][1]),
-                near_final_per_seed=[_near_final(own[own.seed == seed]) for seed in sorted(final.seed)],
+                near_final_per_seed=[_near_final(of_method[of_method.seed == seed]) for seed in sorted(final.seed)],
                 by_history=by_history(rows, task, method, count),
             )
         )
     return described
 
 
-def _near_final(own: pd.DataFrame) -> int | None:
+def _near_final(of_method: pd.DataFrame) -> int | None:
     """The fewest epochs from which newcomers of one method and number of users stay near their final quality."""
-    final = own[own.bytes_total.notna()]
+    final = of_method[of_method.bytes_total.notna()]
     value = final.value.mean()
     reached = {0: final.value_collective.mean()}
     if final.newcomer_steps.any():
-        reached |= {int(str(epochs)): part.value.mean() for epochs, part in own.groupby("epochs")}
+        reached |= {int(str(epochs)): part.value.mean() for epochs, part in of_method.groupby("epochs")}
     if final.metric.iloc[0] in LOWER_IS_BETTER:
         far = [epochs for epochs, quality in reached.items() if quality > value / NEAR]
     else:
@@ -194,10 +195,11 @@ def by_history(rows: pd.DataFrame, task: object, method: object, count: object) 
     training steps, for the same number of epochs.
     """
     plain = _plain(rows)
-    own = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
-    final = own[own.history.isna() & own.bytes_total.notna()]
+    of_method = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
+    final = of_method[of_method.history.isna() & of_method.bytes_total.notna()]
     levels = {"0": _level(final.value_collective, final.worst_decile_collective.mean(), 0.0, 0.0)}
-    parts = {f"{items:g}": part for items, part in own[own.history.notna()].groupby("history")} | {"all": final}
+    limited = of_method[of_method.history.notna()].groupby("history")
+    parts = {f"{items:g}": part for items, part in limited} | {"all": final}
     for label, part in parts.items():
         items, steps = part.newcomer_items.mean(), part.newcomer_steps.mean()
         levels[label] = _level(part.value, part.worst_decile.mean(), items, steps)
@@ -211,8 +213,8 @@ def _level(values: "pd.Series[float]", worst_decile: float, items: float, steps:
 
 def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
     """Return the keys of `by_history` over all methods of a task, from `0` to `all`."""
-    own = _plain(rows)
-    tried = own[(own.task == task) & own.history.notna()].history
+    of_task = _plain(rows)
+    tried = of_task[(of_task.task == task) & of_task.history.notna()].history
     return ["0", *(f"{items:g}" for items in sorted(tried.unique())), "all"]
 
 
@@ -223,8 +225,8 @@ def compositions(rows: pd.DataFrame) -> list[CompositionRow]:
     repeat a group. A method without a stage 1 has no groups.
     """
     described = []
-    own = rows[(rows.task == rows.trained_on) & rows.history.isna() & rows.bytes_total.notna()]
-    for (task, method, count), part in own.groupby(["task", "method", "collective"], sort=False):
+    main = rows[(rows.task == rows.trained_on) & rows.history.isna() & rows.bytes_total.notna()]
+    for (task, method, count), part in main.groupby(["task", "method", "collective"], sort=False):
         if not part.group.any():
             continue
         for metric, column in (("metric", "value"), ("second_metric", "second_value")):
@@ -259,8 +261,8 @@ def transfer_matrix(rows: pd.DataFrame, method: str, column: str = "value", over
     """
     most = rows.collective.max()
     whole = rows.history.isna() & (rows.group == 0) & (rows.method == method) & (rows.collective == most)
-    own = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
-    matrix: pd.DataFrame = own.pivot_table(column, "trained_on", "task", over_seeds, sort=False, dropna=False)
+    used = rows[whole & (rows.bytes_total.notna() | (rows.task != rows.trained_on))]
+    matrix: pd.DataFrame = used.pivot_table(column, "trained_on", "task", over_seeds, sort=False, dropna=False)
     return matrix
 
 

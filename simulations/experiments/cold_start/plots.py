@@ -34,13 +34,13 @@ def draw(rows: pd.DataFrame, folder: Path) -> None:
         by_number, by_bytes, by_items = figure.subplots(1, 3)
         counts = sorted(part.collective.unique())
         places = history_levels(rows, task)
-        for method, own in part.groupby("method", sort=False):
+        for method, of_method in part.groupby("method", sort=False):
             look = looks[str(method)]
             style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "label": method}
-            values = own.groupby("collective").value
+            values = of_method.groupby("collective").value
             _line(by_number, list(values.mean().index), values.mean(), values.std(), style)
-            if own.shared_parameters.any():
-                spent = own.groupby("collective")[["bytes_total", "value"]].mean()
+            if of_method.shared_parameters.any():
+                spent = of_method.groupby("collective")[["bytes_total", "value"]].mean()
                 by_bytes.plot(spent.bytes_total / 1e6, spent.value, **style)
                 spent["upper"] = spent.value.rank(method="first") > len(spent) / 2
                 for count, point in spent.iterrows():

@@ -34,8 +34,8 @@ def cold_start_tables(report: ColdStart) -> list[Table]:
     """Return the contents of `cold_start.json` as tables."""
     tables: list[Table] = []
     by_task = groupby(report.numbers, lambda row: row.task)
-    for (_, own), what in zip(by_task, report.settings, strict=True):
-        rows = list(own)
+    for (_, group), what in zip(by_task, report.settings, strict=True):
+        rows = list(group)
         tables += [_numbers_table(rows, what), _behind_the_means_table(rows)]
     if report.uncommitted:
         tables[0].caption = f"{tables[0].caption}; {UNCOMMITTED}: {', '.join(report.uncommitted)}"
@@ -190,8 +190,8 @@ def _controls_table(rows: list[ControlsRow]) -> Table:
     table = _table("does a newcomer need its own adapter?", *titles)
     for row in rows:
         first = [f"{row.task}, {with_arrow(row.metric)}", row.method, str(row.collective)]
-        if own := next(iter(row.controls.values())).own:
-            table.add_row(*first, "its own", mean(own), "", "", "")
+        if with_own := next(iter(row.controls.values())).own:
+            table.add_row(*first, "its own", mean(with_own), "", "", "")
         for name, cells in controls_cells(row.controls):
             table.add_row(*first, name, *cells)
         table.add_section()

@@ -55,7 +55,10 @@ def compare_runs(
     first = runs[0]
     metric = first.record.main_metric
     by_method = {method: [run for run in runs if run.method == method] for method in methods}
-    means = {method: float(np.mean([run.record.metrics[metric] for run in own])) for method, own in by_method.items()}
+    means = {
+        method: float(np.mean([run.record.metrics[metric] for run in of_method]))
+        for method, of_method in by_method.items()
+    }
     best = (min if metric in LOWER_IS_BETTER else max)(means, key=lambda method: means[method])
     budgets = _budgets(curves, reference)
     comparison = Comparison(
@@ -74,7 +77,10 @@ def compare_runs(
         baselines=spread_of_baselines(by_method[reference]),
         bounds=_bounds(by_method[reference]),
         methods=_corrected(
-            [_method(own, by_method[reference], by_method[best], curves, budgets) for own in by_method.values()]
+            [
+                _method(of_method, by_method[reference], by_method[best], curves, budgets)
+                for of_method in by_method.values()
+            ]
         ),
         runs=[_entry(run, folder) for run in runs],
     )
@@ -112,38 +118,38 @@ def _agreement(runs: Sequence[Run]) -> dict[str, dict[str, Spread]]:
 
 
 def _method(
-    own: Sequence[Run],
+    runs: Sequence[Run],
     reference: Sequence[Run],
     best: Sequence[Run],
     curves: pd.DataFrame,
     budgets: Sequence["pd.Series[float]"],
 ) -> ComparedMethod:
     """Analyse one method against the reference, and against the best for the bytes to reach its quality."""
-    metric, method, params = own[0].record.main_metric, own[0].method, own[0].record.params
+    metric, method, params = runs[0].record.main_metric, runs[0].method, runs[0].record.params
     own_curves = curves[curves.method == method]
     line = _mean_curve(own_curves)
     return ComparedMethod(
         method=method,
-        quality=Spread.of([run.record.metrics[metric] for run in own]),
-        quality_collective=Spread.of([run.record.metrics_collective[metric] for run in own]),
+        quality=Spread.of([run.record.metrics[metric] for run in runs]),
+        quality_collective=Spread.of([run.record.metrics_collective[metric] for run in runs]),
         bytes=MethodBytes(
-            per_client_round_up=float(np.mean([run.record.bytes.per_client_round_up for run in own])),
-            per_client_round_down=float(np.mean([run.record.bytes.per_client_round_down for run in own])),
+            per_client_round_up=float(np.mean([run.record.bytes.per_client_round_up for run in runs])),
+            per_client_round_down=float(np.mean([run.record.bytes.per_client_round_down for run in runs])),
             in_all=float(line.bytes_total.iloc[-1]),
         ),
         bytes_to_reach={f"{share:.0%}": _bytes_to_reach(own_curves, best, share) for share in SHARES},
         bytes_to_match=_bytes_to_reach(own_curves, reference, 1.0),
-        quality_at_equal_bytes=[_quality_at(own, reference, curves, budget) for budget in budgets],
+        quality_at_equal_bytes=[_quality_at(runs, reference, curves, budget) for budget in budgets],
         learning_rates=LearningRates(
-            local=own[0].config.local.lr if params.shared else None,
-            personal=own[0].config.personal.lr if params.private else None,
+            local=runs[0].config.local.lr if params.shared else None,
+            personal=runs[0].config.personal.lr if params.private else None,
         ),
         params=MethodParameters(shared=params.shared, private=params.private),
-        seconds=_seconds(own),
-        against=None if method == reference[0].method else paired_test(own, reference),
-        agreement=_agreement(own),
-        epsilon=max((spent.epsilon for run in own if (spent := run.record.privacy) and spent.epsilon), default=None),
-        controls=controls_of(own),
+        seconds=_seconds(runs),
+        against=None if method == reference[0].method else paired_test(runs, reference),
+        agreement=_agreement(runs),
+        epsilon=max((spent.epsilon for run in runs if (spent := run.record.privacy) and spent.epsilon), default=None),
+        controls=controls_of(runs),
     )
 
 
@@ -206,17 +212,17 @@ def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> flo
 
 
 def _quality_at(
-    own: Sequence[Run], reference: Sequence[Run], curves: pd.DataFrame, budget: "pd.Series[float]"
+    of_method: Sequence[Run], reference: Sequence[Run], curves: pd.DataFrame, budget: "pd.Series[float]"
 ) -> QualityAtBytes | None:
     """Each seed's quality at the last evaluated round within its budget; None if a seed has no such round.
 
     `against` is the test against the reference within the same bytes; None for the reference itself.
     """
-    ours, theirs = (_within(curves[curves.method == runs[0].method], budget) for runs in (own, reference))
+    ours, theirs = (_within(curves[curves.method == runs[0].method], budget) for runs in (of_method, reference))
     if ours is None or theirs is None:
         return None
     rounds = [{seed: number for seed, (number, _) in last.items()} for last in (ours, theirs)]
-    against = paired_test(own, reference, *rounds) if own[0].method != reference[0].method else None
+    against = paired_test(of_method, reference, *rounds) if of_method[0].method != reference[0].method else None
     values = Spread.of([value for _, value in ours.values()])
     return QualityAtBytes(**values.model_dump(), against=against)
 

@@ -63,15 +63,15 @@ def _gains(run: Run) -> dict[str, dict[str, float]]:
     names = {row["partition"]: row["user_id"] for row in run.files.users().to_pylist()}
     clients = run.files.clients(["phase", "round", "user", "examples", "metrics"]).to_pandas()
     point = "personalised" if _trains_nothing(run) else "collective"
-    own = _scores(clients[clients.phase == "personalize"], f"{point}.{metric}")
+    with_own = _scores(clients[clients.phase == "personalize"], f"{point}.{metric}")
     rows = clients[(clients.phase == "evaluate") & (clients["round"] == clients["round"].max())]
     tested: dict[str, dict[str, float]] = {}
     for place, (name, values) in enumerate(run.record.controls.items()):
         # Controls are evaluated one after the other, on all target users.
-        part = rows.iloc[place * len(own) : (place + 1) * len(own)]
+        part = rows.iloc[place * len(with_own) : (place + 1) * len(with_own)]
         scores = _scores(part, f"collective.{metric}")
-        if set(scores.index) == set(own.index) and _is_mean(scores, part.examples, values[metric]):
-            gain = (own - scores.reindex(own.index)).dropna()
+        if set(scores.index) == set(with_own.index) and _is_mean(scores, part.examples, values[metric]):
+            gain = (with_own - scores.reindex(with_own.index)).dropna()
             tested[name] = {names[user]: float(value) for user, value in gain.items()}
     return tested
 

@@ -20,17 +20,17 @@ def draw_curves(report: Comparison, curves: pd.DataFrame, folder: Path) -> None:
     free = {row.method for row in report.methods if not row.params.shared}
     looks = styles(curves.method)
     for method, frame in curves.groupby("method", sort=False):
-        own = looks[str(method)].colour
+        colour = looks[str(method)].colour
         grouped = frame.groupby("round")
         x, mean = grouped.bytes_total.mean() / 1e6, grouped.value.mean()
         deviation = grouped.value.std().fillna(0)
         if method in free:
-            axes.axhline(mean.iloc[-1], color=own, linestyle="--", label=f"{method!s} (no bytes)")
+            axes.axhline(mean.iloc[-1], color=colour, linestyle="--", label=f"{method!s} (no bytes)")
             continue
-        axes.plot(x, mean, marker=looks[str(method)].marker, markersize=4, color=own, label=method)
+        axes.plot(x, mean, marker=looks[str(method)].marker, markersize=4, color=colour, label=method)
         if len(x) == 1:  # a band needs two points
-            axes.errorbar(x, mean, yerr=deviation, color=own, capsize=3)
-        axes.fill_between(x, mean - deviation, mean + deviation, color=own, alpha=0.15, linewidth=0)
+            axes.errorbar(x, mean, yerr=deviation, color=colour, capsize=3)
+        axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(report.base.mean, color=BASE, linestyle=":", label="bare backbone")
     logarithmic(axes)
     axes.set_xlabel("cumulative bytes, all clients, up and down, MB")

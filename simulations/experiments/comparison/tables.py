@@ -76,8 +76,8 @@ def _comparison_controls(report: Comparison) -> Table:
     for row in report.methods:
         cells = []
         for name in parts:
-            own = row.agreement.get(name)
-            cells += [mean(own[point]) if own else "–" for point in ("collective", "personalised")]
+            scores = row.agreement.get(name)
+            cells += [mean(scores[point]) if scores else "–" for point in ("collective", "personalised")]
         cells += [mean(row.quality_collective), mean(row.quality)]
         table.add_row(row.method, *cells, *([mean(row.exchanged) if row.exchanged else "–"] if controlled else []))
     table.caption = f"{report.metric} before and after stage 2"
@@ -94,8 +94,8 @@ def _served_otherwise(report: Comparison) -> Table:
     for row in report.methods:
         if not row.controls:
             continue
-        own = next(iter(row.controls.values())).own
-        table.add_row(f"{row.method}: own", mean(own or row.quality_collective))
+        with_own = next(iter(row.controls.values())).own
+        table.add_row(f"{row.method}: own", mean(with_own or row.quality_collective))
         for name, cells in controls_cells(row.controls):
             table.add_row(f"{row.method}: {name}", *cells)
     table.caption = f"{report.metric} before any training of the user's; intervals and p as above"
@@ -144,12 +144,14 @@ def _comparison_bytes(report: Comparison) -> Table:
         if matched and row.bytes_to_match:
             reach.append(bytes_reached(row.bytes_to_match))
         table.add_row(row.method, human_bytes(row.bytes.in_all), *reach)
-    own = f"to match {report.reference}: until it first shows {report.reference}'s final quality; " if matched else ""
+    matching = (
+        f"to match {report.reference}: until it first shows {report.reference}'s final quality; " if matched else ""
+    )
     table.caption = (
         "total: stage 1 and one download per target user, without messages that only measure, so less than `fedperfit "
-        f"runs` shows; {own}to x %: until an evaluation first shows x % of {report.best}'s final quality, in brackets "
-        f"the range over seeds, or how many reached it, each relative to {report.best} with that seed, not tested for "
-        "noise; –: not reached"
+        f"runs` shows; {matching}to x %: until an evaluation first shows x % of {report.best}'s final quality, in "
+        f"brackets the range over seeds, or how many reached it, each relative to {report.best} with that seed, not "
+        "tested for noise; –: not reached"
     )
     return table
 

@@ -22,12 +22,19 @@ def _lines(sweep: Sweep) -> Figure:
     (key,) = sweep.keys
     rows = cells(sweep)
     looks = styles(rows.method)
-    for method, own in rows.groupby("method", sort=False):
+    for method, of_method in rows.groupby("method", sort=False):
         shade, shape = looks[str(method)].colour, looks[str(method)].marker
         axes.errorbar(
-            own[key], own.value, yerr=own.deviation, color=shade, marker=shape, label=f"{method}, personalised"
+            of_method[key],
+            of_method.value,
+            yerr=of_method.deviation,
+            color=shade,
+            marker=shape,
+            label=f"{method}, personalised",
         )
-        axes.plot(own[key], own.before, color=shade, marker=shape, linestyle=":", label=f"{method}, collective")
+        axes.plot(
+            of_method[key], of_method.before, color=shade, marker=shape, linestyle=":", label=f"{method}, collective"
+        )
     axes.set_xlabel(key)
     axes.set_ylabel(_axis(sweep))
     axes.legend(fontsize=8)

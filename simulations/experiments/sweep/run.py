@@ -58,9 +58,9 @@ def sweep(
     runs = complete(planned, folder, False, log, on_progress)
     by_name = {one.name: run for one, run in zip(planned, runs, strict=True)}
     cells, runs_of = [], []
-    for point, own in grid:
-        for method in dict.fromkeys(one.method for one in own):
-            runs_of.append([by_name[one.name] for one in own if one.method == method])
+    for point, at_point in grid:
+        for method in dict.fromkeys(one.method for one in at_point):
+            runs_of.append([by_name[one.name] for one in at_point if one.method == method])
             cells.append(cell_of(method, list(point.values()), runs_of[-1], folder))
     lower_is_better = runs[0].record.main_metric in LOWER_IS_BETTER
     report = _found(spec, runs, with_tests(cells, runs_of, lower_is_better), folder.name)
