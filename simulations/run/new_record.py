@@ -182,5 +182,7 @@ def _git() -> dict[str, str | bool | None]:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
         if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:
-            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+            # Other runs' records do not change what this one computes.
+            changed = git("status", "--porcelain", "--", ".", ":(exclude)results")
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     return {"commit": None, "dirty": None}

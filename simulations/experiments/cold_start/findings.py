@@ -191,13 +191,16 @@ def _near_final(of_method: pd.DataFrame) -> int | None:
 def by_history(rows: pd.DataFrame, task: object, method: object, count: object) -> dict[str, HistoryLevel]:
     """Return quality by the limit on newcomers' history items: `0`, the limits tried, `all`.
 
+    Without items a newcomer has what it is sent; if that depends on its items (`Method.introduces`), `0` is a run.
     `items` is the mean number of items they have; some have fewer than the limit. `steps` is their mean number of
     training steps, for the same number of epochs.
     """
     plain = _plain(rows)
     of_method = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
     final = of_method[of_method.history.isna() & of_method.bytes_total.notna()]
-    levels = {"0": _level(final.value_collective, final.worst_decile_collective.mean(), 0.0, 0.0)}
+    levels = {}
+    if not final.introduced.any():
+        levels["0"] = _level(final.value_collective, final.worst_decile_collective.mean(), 0.0, 0.0)
     limited = of_method[of_method.history.notna()].groupby("history")
     parts = {f"{items:g}": part for items, part in limited} | {"all": final}
     for label, part in parts.items():
@@ -215,7 +218,7 @@ def history_levels(rows: pd.DataFrame, task: object) -> list[str]:
     """Return the keys of `by_history` over all methods of a task, from `0` to `all`."""
     of_task = _plain(rows)
     tried = of_task[(of_task.task == task) & of_task.history.notna()].history
-    return ["0", *(f"{items:g}" for items in sorted(tried.unique())), "all"]
+    return list(dict.fromkeys(["0", *(f"{items:g}" for items in sorted(tried.unique())), "all"]))
 
 
 def compositions(rows: pd.DataFrame) -> list[CompositionRow]:

@@ -14,7 +14,16 @@ COLUMNS = (
     *("second_metric", "second_value"),
     *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
     *("shared_parameters", "trained", "bytes_total"),
-    *("newcomer_bytes", "newcomer_items", "newcomer_steps", "newcomer_turn_seconds", "commit", "dirty", "folder"),
+    *(
+        "newcomer_bytes",
+        "newcomer_items",
+        "introduced",
+        "newcomer_steps",
+        "newcomer_turn_seconds",
+        "commit",
+        "dirty",
+        "folder",
+    ),
 )
 """Columns of `cold_start.csv`."""
 
@@ -62,6 +71,7 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
         "bytes_total": None if config.start_from else int(last.bytes_total),
         "newcomer_bytes": float(download / len(personal)),
         "newcomer_items": float(users.history.loc[personal.user].mean()),
+        "introduced": bool((ledger.phase == "introduce").any()),
         "newcomer_steps": float(personal.steps.mean()),
         "newcomer_turn_seconds": float(personal.wall_s.mean()),
         "commit": record.git.get("commit"),

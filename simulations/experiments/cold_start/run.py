@@ -226,7 +226,8 @@ def _later(
     trains = _has_stage_2(planned)
     changes: list[tuple[str, RunConfig]] = []
     for items in spec.history:
-        if items:
+        # Without items, newcomers have what stage 1 sends them, which the main run measures; unless that needs items.
+        if items or _built(planned).introduces:
             users = config.users.model_copy(update={"target_history": items})
             fewer = config.model_copy(update={"users": users})
             try:

@@ -32,3 +32,14 @@ def test_each_number_of_users_has_its_controls(tmp_path: Path) -> None:
     first, mean, *_ = rows_of(cold_start_tables(report)[-1])
     assert first[1:4] == ["p2p", "2", "its own"]
     assert mean[3:5] == ["random profile", f"{report.controls[0].controls['random profile'].mean:.3f}"]
+
+
+def test_newcomers_without_items_have_the_adapter_of_the_mean_profile(tmp_path: Path) -> None:
+    asked = ColdStartSpec([2], ["p2p"], [], seeds=[0], history=[0, 3], epochs=[], compositions=0, transfer=False)
+    rows, runs = cold_start(asked, None, WORDS, tmp_path / "cold", print)
+    report = findings(rows, runs, "cold")
+    levels = report.newcomers[0].by_history
+    assert list(levels) == ["0", "3", "all"]
+    assert levels["0"].mean == report.controls[0].controls["mean profile"].mean
+    without = findings(rows[rows.history != 0], runs, "cold")
+    assert list(without.newcomers[0].by_history) == ["3", "all"]

@@ -50,6 +50,7 @@ _PLAIN: dict[str, Any] = {
     "bytes_total": 1000.0,
     "newcomer_bytes": 50.0,
     "newcomer_items": 6.0,
+    "introduced": False,
     "newcomer_steps": 8.0,
     "newcomer_turn_seconds": 1.0,
     "commit": "c0ffee",
