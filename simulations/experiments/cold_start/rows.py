@@ -14,16 +14,8 @@ COLUMNS = (
     *("second_metric", "second_value"),
     *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
     *("shared_parameters", "trained", "bytes_total"),
-    *(
-        "newcomer_bytes",
-        "newcomer_items",
-        "introduced",
-        "newcomer_steps",
-        "newcomer_turn_seconds",
-        "commit",
-        "dirty",
-        "folder",
-    ),
+    *("newcomer_bytes", "newcomer_items", "introduced", "newcomer_steps", "newcomer_turn_seconds"),
+    *("commit", "dirty", "folder"),
 )
 """Columns of `cold_start.csv`."""
 
