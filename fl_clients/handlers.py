@@ -7,16 +7,19 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from configs.files import write_atomic
+from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from configs.training import FitConfig
 from fl_clients.backbone.batches import Example
 from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, score_answers, score_baselines
 from fl_clients.fit import MOMENTS, LocalFit
-from fl_clients.lamp.user_table import open_user
+from fl_clients.lamp.user_table import OpenedUser, open_user
+from fl_clients.local_privacy import noise_secret
 from fl_clients.private_store import read_client_state, write_client_state, write_private
 from fl_clients.process.paths import ClientPaths
 from fl_clients.prompts import count_cut_questions, training_examples
@@ -82,7 +85,7 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     keeps_moments = settings.keep_moments and not opening
     moments = {name: value for name, value in store.items() if keeps_moments and name.startswith(MOMENTS)}
     before = {name: v for name, v in store.items() if not name.startswith((MOMENTS, REFERENCE, LEFT_OUT))}
-    client = Tools(session, pairs, seed)
+    client = Tools(session, pairs, seed, _secret(paths, config, user))
     local_fit = _local_fit(session, examples, settings, seed, client, span=span, moments=moments)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
@@ -96,6 +99,10 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
         fit = replace(fit, figures={**fit.figures, "secure.cut": float(sent.cut)})
     report = ClientReport(**_fit_values(fit, examples), **_finish(session, started))
     return Reply(sent.payload, report, {})
+
+
+def _secret(paths: ClientPaths, config: RunConfig, user: OpenedUser) -> Callable[[], int]:
+    return partial(noise_secret, paths, config.seed, 0, user.user_id)
 
 
 def secure_keys(paths: ClientPaths, round_number: int) -> Reply:
@@ -129,7 +136,7 @@ def introduce(paths: ClientPaths) -> Reply:
     settings = session.config.personal
     examples = training_examples(session, user.history, settings) if user.history else []
     seed = derive_seed(session.config.seed, "introduce", user.user_id)
-    client = Tools(session, user.history, seed)
+    client = Tools(session, user.history, seed, _secret(paths, session.config, user))
     local_fit = _local_fit(session, examples, settings, seed, client)
     result = session.method.client_train(session.adapter, TrainRequest(0, {}, {}, local_fit))
     values = _fit_values(result.fit, examples) | ({} if user.history else {"status": "no_history"})
@@ -173,7 +180,7 @@ def personalize(paths: ClientPaths, payload: Payload, persist: bool) -> Reply:
         settings = session.config.personal
         examples = training_examples(session, user.history, settings)
         seed = derive_seed(session.config.seed, "personalize", user.user_id)
-        client = Tools(session, user.history, seed)
+        client = Tools(session, user.history, seed, _secret(paths, session.config, user))
         local_fit = _local_fit(session, examples, settings, seed, client)
         personal = session.method.client_personalize(session.adapter, shared, local_fit)
         if personal is not None:

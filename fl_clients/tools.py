@@ -1,6 +1,6 @@
 """What a client hands a method beside its examples (see `strategies.client_tools`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -24,9 +24,18 @@ from strategies.client_tools import Preference, TextPair
 class Tools:
     """One user's texts, and this process's bare backbone."""
 
-    def __init__(self, session: Session, history: Sequence[TextPair], seed: int) -> None:
-        """Bind to the process's session and one user's items in the order of time; `seed` is that of trainings."""
-        self._session, self._seed = session, seed
+    def __init__(
+        self, session: Session, history: Sequence[TextPair], seed: int, secret: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Bind to the process's session and one user.
+
+        Args:
+            session: The process's session.
+            history: The user's items in the order of time.
+            seed: Of trainings.
+            secret: Returns what noise may follow from (`noise_secret`).
+        """
+        self._session, self._seed, self.secret = session, seed, secret
         self.task = session.task.name
         self.history = history
 

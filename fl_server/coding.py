@@ -161,7 +161,7 @@ class ServerCoding:
     def _plain(self, state: Tensors, user: int | None) -> Tensors:
         # With `start_from`, the state already is what newcomers are sent.
         same = self._starts_elsewhere and not self._method.introduces
-        return state if same else self._method.server_send(state, user)
+        return travelling(state) if same else self._method.server_send(state, user)
 
     def _missing(self, last_turn: int) -> range | None:
         """Return the changes since a turn; None if some are no longer kept."""

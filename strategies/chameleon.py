@@ -44,6 +44,7 @@ class Chameleon(Method):
     """
 
     name = "chameleon"
+    trains_newcomers = False
     constant_shapes = False
 
     def __init__(

@@ -105,6 +105,9 @@ class UserTexts(Protocol):
 class ClientTools(UserTexts, Protocol):
     """One user's texts, and the bare backbone. Everything is deterministic: texts are decoded greedily."""
 
+    def secret(self) -> int:
+        """Return 256 bits that noise may follow from: of the run's seed in a simulation, of the device's own else."""
+
     def prompt(self, source: str) -> str:
         """Return the task's prompt for a text; an answer follows after one space."""
 

@@ -135,6 +135,8 @@ class Method(Protocol):
     """The last round of stage 1; None: as the config says."""
     constant_shapes: bool = True
     """Every round sends tensors of the same names and shapes, so that codecs and server optimisers apply."""
+    trains_newcomers: bool = True
+    """Stage 2, if there is one, takes steps. False: newcomers keep what they are sent, or make it without steps."""
     personal_settings: tuple[str, ...] = ()
     """Names of settings that concern stage 2 alone: a run with other values may start from the same stage 1."""
     introduces: bool = False

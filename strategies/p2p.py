@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from configs.seeds import derive_seed
+from configs.seeds import derive_entropy, derive_seed
 from strategies.aggregation.mean import TensorMean
 from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.bounds import check_at_least, check_outer_step, check_written
@@ -55,7 +56,7 @@ class ProfileToPeft(Method):
     """
 
     name = "p2p"
-    personal_settings = ("refine",)
+    personal_settings = ("refine", "noise")
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class ProfileToPeft(Method):
             contents: What a profile shows of the history.
             summary_tokens: Length of a profile's summary.
             noise: Standard deviation of Gaussian noise that a client adds to each number of e_u, which has length
-                √width, before it is sent.
+                √width, before it is sent. It follows from `ClientTools.secret`.
             refine: Stage 2 trains θ_u further; if false, a newcomer trains nothing.
             rank: r of a LoRA.
             alpha: α of a LoRA.
@@ -128,7 +129,7 @@ class ProfileToPeft(Method):
         if noise and not self.at_server:
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
         self.first_round = 0 if self.at_server else 1
-        self.introduces = self.at_server
+        self.introduces, self.trains_newcomers = self.at_server, refine
         self.embedder, self.noise, self.refine, self.seed = embedder, noise, refine, seed
         self.profile = ProfileSettings(embedder, items, contents, summary_tokens)
         self.optimizer = ServerOptimizer(outer_optimizer, outer_lr, outer_momentum)
@@ -188,7 +189,7 @@ class ProfileToPeft(Method):
         if not self.at_server:
             return TensorMean(state)
         if round_number == 0:
-            return Profiles(state, self._generator.of(state).network.width, self.size.components)
+            return Profiles(state, self._generator.of(state).network.width, self.size.components, self.noise)
         expected = self._generator.adapter(state, self._reads(state, None))
         built = self._generator.of(state)
 
@@ -272,6 +273,7 @@ class ProfileToPeft(Method):
         profile = profile_embedding(client, self.profile, self._generator.of({}).network.width)
         if not self.noise or not client.history:
             return profile
+        # The same profile has the same noise whenever it is asked for: a mean of many would take it off.
         texts = "\n".join(f"{item.source}\n{item.target}" for item in client.history)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "profile noise", texts))
-        return profile + self.noise * torch.randn(len(profile), generator=generator)
+        generator = np.random.default_rng(derive_entropy(client.secret(), "profile noise", texts))
+        return profile + self.noise * torch.from_numpy(generator.standard_normal(len(profile), dtype=np.float32))

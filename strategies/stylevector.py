@@ -22,6 +22,7 @@ class StyleVector(Method):
     """h_t ← h_t + α s_u at one block, s_u = mean over the user's items of h(x, y) − h(x, ŷ)."""
 
     name = "stylevector"
+    trains_newcomers = False
     last_round = 0
 
     def __init__(self, depth: float, strength: float, federated: bool, most_items: int) -> None:

@@ -80,8 +80,8 @@ def quality_table(record: RunRecord) -> Table:
         *((BASELINES[name], values) for name, values in record.baselines.items()),
         ("bare backbone", record.metrics_base),
         ("collective, after stage 1", record.metrics_collective),
-        ("personalised, after stage 2", record.metrics),
         *((f"  with {name}", values) for name, values in record.controls.items()),
+        ("personalised, after stage 2", record.metrics),
     )
     for title, values in points:
         table.add_row(title, *(f"{values[key]:.3f}" for key in metrics))

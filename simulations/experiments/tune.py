@@ -97,7 +97,7 @@ def tune(
     shape = read_shape(planned[0].config.backbone)
     built = build_method(planned[0].config, shape, planned[0].import_path)
     keys = ["local.lr"] if built.first_round is not None else []
-    keys += ["personal.lr"] if built.private_parameters(shape) else []
+    keys += ["personal.lr"] if built.private_parameters(shape) and built.trains_newcomers else []
     if not keys:
         raise InputError(f"{planned[0].method} trains nothing, so there is no rate to search")
     held_out_users = [*overrides, *_hold_out(planned[0].config, held_out)]
@@ -250,7 +250,7 @@ def _best(quality: Callable[[float, int], tuple[float, float]]) -> float:
 def _climb(
     qualities: dict[float, tuple[float, float]], tried: set[float], quality: Callable[[float], tuple[float, float]]
 ) -> float:
-    """Return the best rate in `found`, after trying its neighbours too."""
+    """Return the best rate in `qualities`, after trying its neighbours too."""
     while True:
         best = max(qualities, key=lambda rate: qualities[rate][0])
         place = RATES.index(best)

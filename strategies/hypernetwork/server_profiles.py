@@ -20,21 +20,37 @@ class Profiles:
 
     per_user = True
 
-    def __init__(self, state: Tensors, width: int, components: int) -> None:
-        """Start an opening, or a newcomers' introduction."""
+    def __init__(self, state: Tensors, width: int, components: int, noise: float = 0.0) -> None:
+        """Start an opening, or a newcomers' introduction.
+
+        Args:
+            state: The server's tensors.
+            width: Of a profile.
+            components: At most so many principal components are kept.
+            noise: Standard deviation of what clients add to each number.
+        """
         self._state, self._components = dict(state), components
+        # A client's noise is hardly ever half as long again as usual.
+        self._longest, self._cut = math.sqrt(width) * (1 + 1.5 * noise) * (1 + _ROUNDING), 0
         self._profiles: list[torch.Tensor] = []
         self.expected = {SENT_PROFILE: torch.zeros(width)}
 
     def add(self, user: int, shared: Tensors, _num_examples: int) -> None:
-        """Keep one user's profile; zeros are no profile."""
+        """Keep one user's profile; zeros are no profile.
+
+        A longer one than an honest client sends is cut to that length: it would decide on the mean and the spread, and
+        so on what everybody else's profile is read as.
+        """
         profile = shared[SENT_PROFILE]
+        if (length := float(profile.double().norm())) > self._longest:
+            profile = (profile.double() * (self._longest / length)).to(profile.dtype)
+            self._cut += 1
         if profile.any():
             self._state[f"{PROFILE}{user}"] = profile
             self._profiles.append(profile)
 
     def result(self) -> tuple[Tensors, Mapping[str, float]]:
-        """Return the state, and how many profiles were sent."""
+        """Return the state, how many profiles were sent, and how many of them were cut."""
         if MEAN not in self._state:
             width = self.expected[SENT_PROFILE].numel()
             profiles = torch.stack(self._profiles) if self._profiles else torch.zeros(1, width)
@@ -44,7 +60,7 @@ class Profiles:
             # Where no two profiles differ, nothing has been learned from how they do: everybody is read as the mean.
             self._state[SPREAD] = apart.square().mean().sqrt() if differ else torch.tensor(math.inf)
             self._state[COMPONENTS] = whitening(apart if differ else torch.zeros(1, width), self._components)
-        return self._state, {"profiles": float(len(self._profiles))}
+        return self._state, {"profiles": float(len(self._profiles)), "profiles_cut": float(self._cut)}
 
 
 def whitening(apart: torch.Tensor, count: int) -> torch.Tensor:

@@ -223,11 +223,11 @@ def _later(
     `digest` returns the digest of a run's users.
     """
     config = planned.config
-    trains = _has_stage_2(planned)
+    personal_part, method = _has_stage_2(planned), _built(planned)
     changes: list[tuple[str, RunConfig]] = []
     for items in spec.history:
         # Without items, newcomers have what stage 1 sends them, which the main run measures; unless that needs items.
-        if items or _built(planned).introduces:
+        if items or method.introduces:
             users = config.users.model_copy(update={"target_history": items})
             fewer = config.model_copy(update={"users": users})
             try:
@@ -239,9 +239,9 @@ def _later(
                 raise InputError(
                     f"no newcomer has more items (seed {config.seed}); use `all`", field="history", value=items
                 )
-            if trains:
+            if personal_part:
                 changes.append((f"history{items}", fewer))
-    for epochs in spec.epochs if trains else ():
+    for epochs in spec.epochs if personal_part and method.trains_newcomers else ():
         if epochs != config.personal.epochs:
             personal = config.personal.model_copy(update={"epochs": epochs})
             changes.append((f"epochs{epochs}", config.model_copy(update={"personal": personal})))

@@ -11,7 +11,7 @@ import pandas as pd
 from simulations.display.tables import BOUNDS
 from simulations.experiments.comparable import Run, other_settings
 from simulations.experiments.comparison.controls import controls as controls_of
-from simulations.experiments.comparison.controls import correct
+from simulations.experiments.comparison.controls import correct, trains_nothing
 from simulations.experiments.comparison.curves import curve
 from simulations.experiments.comparison.schema import (
     BytesToReach,
@@ -142,7 +142,7 @@ def _method(
         quality_at_equal_bytes=[_quality_at(runs, reference, curves, budget) for budget in budgets],
         learning_rates=LearningRates(
             local=runs[0].config.local.lr if params.shared else None,
-            personal=runs[0].config.personal.lr if params.private else None,
+            personal=runs[0].config.personal.lr if params.private and not trains_nothing(runs[0]) else None,
         ),
         params=MethodParameters(shared=params.shared, private=params.private),
         seconds=_seconds(runs),

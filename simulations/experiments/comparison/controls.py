@@ -40,10 +40,10 @@ def correct(tested: Sequence[Control]) -> None:
 
 def own_metrics(run: Run) -> dict[str, float]:
     """Return target users' quality with what is their own, before any training of theirs."""
-    return run.record.metrics if _trains_nothing(run) else run.record.metrics_collective
+    return run.record.metrics if trains_nothing(run) else run.record.metrics_collective
 
 
-def _trains_nothing(run: Run) -> bool:
+def trains_nothing(run: Run) -> bool:
     """Tell whether newcomers took no step: their answers after stage 2 are then those with what is their own.
 
     A network on the clients writes adapters there; before stage 2 these users have an empty profile's.
@@ -62,7 +62,9 @@ def _gains(run: Run) -> dict[str, dict[str, float]]:
     metric = run.record.main_metric
     names = {row["partition"]: row["user_id"] for row in run.files.users().to_pylist()}
     clients = run.files.clients(["phase", "round", "user", "examples", "metrics"]).to_pandas()
-    point = "personalised" if _trains_nothing(run) else "collective"
+    point = "personalised" if trains_nothing(run) else "collective"
+    # Collective users may have judged the shared tensors after the same round.
+    clients = clients[clients.user >= run.config.users.collective]
     with_own = _scores(clients[clients.phase == "personalize"], f"{point}.{metric}")
     rows = clients[(clients.phase == "evaluate") & (clients["round"] == clients["round"].max())]
     tested: dict[str, dict[str, float]] = {}

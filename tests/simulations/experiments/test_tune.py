@@ -117,15 +117,20 @@ def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "message"),
+    ("words", "message"),
     [
-        ("rag", "rag trains nothing, so there is no rate to search"),
-        ("stylevector", r"stylevector takes no step with personal\.lr, so there is no rate to search"),
+        (["method=rag"], "rag trains nothing, so there is no rate to search"),
+        (["method=stylevector"], "stylevector trains nothing, so there is no rate to search"),
+        (
+            ["method=stylevector", "settings.federated=true"],
+            r"stylevector takes no step with local\.lr, so there is no rate to search",
+        ),
     ],
 )
-def test_a_method_without_a_rate_is_refused(method: str, message: str, tmp_path: Path) -> None:
+def test_a_method_without_a_rate_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    method, rest = words[0].removeprefix("method="), words[1:]
     with pytest.raises(InputError, match=message):
-        tune(method, None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
+        tune(method, None, [*TINY, "rounds=1", *rest], [0], 2, tmp_path / "tuned", quiet)
 
 
 def test_every_shape_gets_the_largest_size_that_fits(tmp_path: Path) -> None:
@@ -161,3 +166,14 @@ def test_the_rates_are_searched_for_the_best_shape(tmp_path: Path, monkeypatch: 
     assert tuned.shape[0] == "sites=2 spread"
     assert tuned.rates["local.lr"] == 1e-2
     assert set(tuned.shapes["shape"]) >= {"sites-2-spread-rank.shared-7"}
+
+
+def test_only_the_rate_of_stage_1_is_searched_if_newcomers_take_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 3e-3))
+    monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 3e-3))
+    small = ["settings.latent=8", "settings.head=4", "settings.components=1", "rounds=1"]
+    tuned = tune("p2p", None, [*TINY, *small], [0], 2, tmp_path / "tuned", quiet)
+    assert tuned.rates.keys() == {"local.lr"}
+    assert (tmp_path / "tuned" / "tune.csv").is_file()

@@ -1,6 +1,7 @@
 """Profile-to-PEFT through whole federations: what travels, newcomers, controls, both designs."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,8 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("server.optimizer=adam",), "p2p keeps clients' updates separate"),
         (("settings.output=lora", "settings.targets=['q_proj','q_proj']"), "a module name is given twice"),
         (("robust.rule=clip",), "robust.rule='clip': p2p's clients have no common start"),
-        (("keep=best", "users.held_out=1"), "keep='best': p2p sends every user something else"),
+        (("users.held_out=1",), "users.held_out=1: p2p sends nothing that all can judge"),
+        (("keep=best", "users.held_out=1", *AT_CLIENT), "keep='best': p2p gives every user something else"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -215,6 +217,48 @@ def test_newcomers_of_an_earlier_run_refine_what_they_were_sent(tmp_path: Path) 
     assert refined.metrics_collective == served.metrics_collective
     clients = pd.read_parquet(tmp_path / "refined" / "clients.parquet")
     assert clients[clients.phase == "personalize"].steps.all()
+
+
+def test_newcomers_of_an_earlier_run_have_its_network_on_the_clients_too(tmp_path: Path) -> None:
+    whole = run(tmp_path, *AT_CLIENT)
+    again = run(tmp_path, *AT_CLIENT, f"start_from={tmp_path / 'p2p'}", name="again")
+    assert (again.metrics, again.controls) == (whole.metrics, whole.controls)
+
+
+def test_the_servers_steps_are_those_of_training_the_network_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `design=client` a client's step is one of SGD on Ψ, through the adapter it writes and the whole backbone."""
+    sgd = ("local.optimizer=sgd", "local.momentum=0", "local.clip=1e9", "local.lr=5", "local.batch_size=100")
+    same = (*LORA, *sgd, "settings.components=0", "settings.dropout=0", "cohort=6", "rounds=2")
+    # A server reads a profile relative to all others, which a client does not know.
+    monkeypatch.setattr(
+        "strategies.p2p.read",
+        lambda _state, profile, width, _components: torch.zeros(width) if profile is None else profile,
+    )
+    run(tmp_path, *same, name="server")
+    run(tmp_path, *same, *AT_CLIENT, name="central")
+    begin = run(tmp_path, *same, *AT_CLIENT, "local.lr=1e-12", name="begin")
+    assert begin.params.shared
+    at_server, central, before = (
+        {name.split("_network.")[1]: v for name, v in load_file(path).items() if "_network." in name}
+        for path in (tmp_path / name / "shared.safetensors" for name in ("server", "central", "begin"))
+    )
+    assert at_server.keys() == central.keys()
+    for name, value in central.items():
+        # What the client changed is a difference of rounded numbers.
+        assert float((at_server[name] - value).norm()) <= 1e-3 * float((value - before[name]).norm()) + 1e-6, name
+    assert sum(bool((value - before[name]).abs().max() > 1e-6) for name, value in central.items()) > 2
+
+
+def test_noise_follows_from_what_only_the_client_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for secret in (1, 2, 2):  # on real devices a number that they keep
+        monkeypatch.setattr("fl_clients.handlers.noise_secret", lambda *_, secret=secret: secret)
+        run(tmp_path, "settings.noise=0.5", "settings.outer_lr=0.05", name="noisy")
+        digests.append((tmp_path / "noisy" / "shared.safetensors").read_bytes())
+        shutil.rmtree(tmp_path / "noisy")
+    assert digests[0] != digests[1] == digests[2]
 
 
 def test_a_network_that_diverges_ends_the_run_in_a_sentence(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from configs.import_path import ROOT
+from configs.load import load_config
 from strategies.hypernetwork.network import SLOPE_RATE, Hypernetwork, NetworkSize
 
 SMALL = NetworkSize(latent=8, head=6, dropout=0.0)
@@ -10,10 +12,12 @@ START = {"q": torch.arange(5.0), "v": -torch.arange(3.0)}
 
 
 def test_parameters_for_qwen_are_those_that_the_source_reports() -> None:
+    settings = load_config(None, [f"method={ROOT / 'configs' / 'variants' / 'p2p-paper.toml'}"]).settings
+    size = NetworkSize(*(settings[key] for key in ("latent", "head", "dropout", "depth_bias", "components")))
     # Qwen2.5-7B: d = 3584, 28 blocks, q 3584 and v 512 wide; profiles of 2560, LoRA of rank 8.
     starts = {"q_proj": torch.zeros(8 * (3584 + 3584)), "v_proj": torch.zeros(8 * (3584 + 512))}
     with torch.device("meta"):
-        network = Hypernetwork(2560, 28, starts, NetworkSize(latent=1024, head=2048, dropout=0.05), 0)
+        network = Hypernetwork(2560, 28, starts, size, 0)
     heads = sum(value.numel() for value in (*network.weights, *network.biases))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert heads / 1e6 == pytest.approx(185, abs=0.5)

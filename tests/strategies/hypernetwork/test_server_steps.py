@@ -27,6 +27,9 @@ GOALS = {0: torch.ones(2, LENGTH), 1: -torch.arange(12.0).view(2, LENGTH)}
 """User u's loss is ‖θ − goal‖² / 2."""
 EXAMPLES = {0: 3, 1: 1}
 
+NONE_CUT = 9.0
+"""So much noise that profiles may be as long as these."""
+
 
 def network() -> Hypernetwork:
     built = Hypernetwork(WIDTH, 2, {"x": torch.linspace(0, 1, LENGTH)}, NetworkSize(8, 5, 0.0), 0).eval()
@@ -167,7 +170,7 @@ def test_components_are_uncorrelated_with_variance_1_and_where_nothing_differs_0
 
 
 def test_what_the_network_reads_is_0_for_the_mean_and_never_far_beyond_the_collective_users() -> None:
-    opening = Profiles({}, 2, 1)
+    opening = Profiles({}, 2, 1, NONE_CUT)
     for user, profile in enumerate(([1.0, 0.0], [3.0, 0.0], [1.0, 0.0], [3.0, 0.0])):
         opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
     state, _ = opening.result()
@@ -181,7 +184,7 @@ def test_what_the_network_reads_is_0_for_the_mean_and_never_far_beyond_the_colle
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10, 100])
 def test_after_profiles_that_are_all_alike_everybody_is_read_as_the_mean(count: int) -> None:
-    opening = Profiles({}, 2, 1)
+    opening = Profiles({}, 2, 1, NONE_CUT)
     for user in range(count):
         opening.add(user, {SENT_PROFILE: torch.tensor([0.1, 5.7])}, 1)
     state, _ = opening.result()
@@ -194,7 +197,7 @@ def test_newcomers_components_are_about_as_large_as_collective_users(count: int)
     generator = torch.Generator().manual_seed(count)
     mixed = torch.randn(20, 30, generator=generator)
     profiles = torch.randn(count + 200, 20, generator=generator) @ mixed
-    opening = Profiles({}, 30, 16)
+    opening = Profiles({}, 30, 16, NONE_CUT)
     for user in range(count):
         opening.add(user, {SENT_PROFILE: profiles[user]}, 1)
     state, _ = opening.result()
@@ -205,7 +208,7 @@ def test_newcomers_components_are_about_as_large_as_collective_users(count: int)
 
 
 def test_a_random_profile_has_the_components_of_a_person_who_could_exist() -> None:
-    opening = Profiles({}, 3, 2)
+    opening = Profiles({}, 3, 2, NONE_CUT)
     generator = torch.Generator().manual_seed(1)
     for user in range(40):
         profile = torch.tensor([5.0, 1.0, 0.0]) + torch.randn(3, generator=generator) * torch.tensor([2.0, 0.5, 0.0])
@@ -217,14 +220,24 @@ def test_a_random_profile_has_the_components_of_a_person_who_could_exist() -> No
 
 
 def test_the_mean_is_that_of_the_opening_whoever_comes_later() -> None:
-    opening = Profiles({}, 2, 0)
+    opening = Profiles({}, 2, 0, NONE_CUT)
     for user, profile in enumerate(([1.0, 0.0], [0.0, 3.0], [0.0, 0.0])):
         opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
     state, figures = opening.result()
     assert state[MEAN].tolist() == [0.5, 1.5]
-    assert figures == {"profiles": 2.0}
-    later = Profiles(state, 2, 0)
+    assert figures == {"profiles": 2.0, "profiles_cut": 0.0}
+    later = Profiles(state, 2, 0, NONE_CUT)
     later.add(7, {SENT_PROFILE: torch.tensor([8.0, 8.0])}, 1)
     state, _ = later.result()
     assert state[MEAN].tolist() == [0.5, 1.5]
     assert {name for name in state if name.startswith(PROFILE)} == {f"{PROFILE}{user}" for user in (0, 1, 7)}
+
+
+def test_a_profile_longer_than_an_honest_one_is_cut() -> None:
+    opening = Profiles({}, 4, 0)
+    for user, profile in enumerate(([2.0, 0.0, 0.0, 0.0], [0.0, 2e25, 0.0, 0.0])):
+        opening.add(user, {SENT_PROFILE: torch.tensor(profile)}, 1)
+    state, figures = opening.result()
+    # Honest profiles of four numbers have length 2.
+    torch.testing.assert_close(state[MEAN], torch.tensor([1.0, 1.0, 0.0, 0.0]), atol=1e-3, rtol=0)
+    assert figures == {"profiles": 2.0, "profiles_cut": 1.0}
