@@ -151,7 +151,8 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
     keys = ["task", "method", "collective"]
     for (task, method, count), of_method in plain[plain.history.isna()].groupby(keys, sort=False):
         final = of_method[of_method.bytes_total.notna()]
-        cost: dict[int, tuple[float, float | None]] = {0: (0.0, None)}
+        untrained = final.newcomer_turn_seconds.mean() if final.introduced.any() else None
+        cost: dict[int, tuple[float, float | None]] = {0: (0.0, untrained)}
         if final.newcomer_steps.any():
             for epochs, part in of_method.groupby("epochs"):
                 cost[int(str(epochs))] = (part.newcomer_steps.mean(), part.newcomer_turn_seconds.mean())
@@ -163,6 +164,7 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
                 method=str(method),
                 collective=int(str(count)),
                 download_bytes=final.newcomer_bytes.mean(),
+                upload_bytes=final.newcomer_upload_bytes.mean(),
                 final=Spread.of(final.value.tolist()),
                 epochs_tried=sorted(cost),
                 near_final=None if near is None else NearFinal(epochs=near, steps=cost[near][0], seconds=cost[near][1]),

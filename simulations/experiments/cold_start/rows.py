@@ -14,7 +14,8 @@ COLUMNS = (
     *("second_metric", "second_value"),
     *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
     *("shared_parameters", "trained", "bytes_total"),
-    *("newcomer_bytes", "newcomer_items", "introduced", "newcomer_steps", "newcomer_turn_seconds"),
+    *("newcomer_bytes", "newcomer_upload_bytes", "newcomer_items"),
+    *("introduced", "newcomer_steps", "newcomer_turn_seconds"),
     *("commit", "dirty", "folder"),
 )
 """Columns of `cold_start.csv`."""
@@ -33,11 +34,12 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
     last = curve(run).iloc[-1]
     second = next((key for key in record.metrics if key not in (metric, "outside")), None)
     clients = run.files.clients().to_pandas()
-    personal = clients[clients.phase == "personalize"]
+    personal, introduced = clients[clients.phase == "personalize"], clients[clients.phase == "introduce"]
     users = run.files.users().to_pandas().set_index("partition")
     ledger = run.files.ledger().to_pandas()
-    ours = ledger.phase.isin(["personalize", "introduce"]) & (ledger.direction == "down")
-    download = ledger[ours].message_bytes.sum()
+    ours = ledger[ledger.phase.isin(["personalize", "introduce"])]
+    download = ours[ours.direction == "down"].message_bytes.sum()
+    upload = ours[(ours.direction == "up") & (ours.phase == "introduce")].message_bytes.sum()
     worst = "p90" if metric in LOWER_IS_BETTER else "p10"
     before = spread_over_users([{metric: value} for value in _by_user(personal, f"collective.{metric}").values()])
     return {
@@ -62,10 +64,11 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
         "trained": clients[(clients.phase == "train") & (clients.status == "ok")].user.nunique(),
         "bytes_total": None if config.start_from else int(last.bytes_total),
         "newcomer_bytes": float(download / len(personal)),
+        "newcomer_upload_bytes": float(upload / len(personal)),
         "newcomer_items": float(users.history.loc[personal.user].mean()),
-        "introduced": bool((ledger.phase == "introduce").any()),
+        "introduced": bool(len(introduced)),
         "newcomer_steps": float(personal.steps.mean()),
-        "newcomer_turn_seconds": float(personal.wall_s.mean()),
+        "newcomer_turn_seconds": float((personal.wall_s.sum() + introduced.wall_s.sum()) / len(personal)),
         "commit": record.git.get("commit"),
         "dirty": record.git.get("dirty"),
         "folder": os.path.relpath(run.folder, folder),

@@ -103,6 +103,8 @@ class NewcomerRow(Part):
     method: str
     collective: int
     download_bytes: float
+    upload_bytes: float
+    """Before it is served first, if what it is sent depends on that (`Method.introduces`)."""
     final: Spread
     epochs_tried: list[int]
     near_final: NearFinal | None

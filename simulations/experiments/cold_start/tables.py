@@ -46,7 +46,7 @@ def cold_start_tables(report: ColdStart) -> list[Table]:
         served = list(newcomers)
         tables += [_newcomers_table(served), _histories_table(served)]
     if report.controls:
-        tables.append(_controls_table(report.controls))
+        tables.append(_controls_table(report.controls, explained=bool(report.differences)))
     if report.compositions:
         tables.append(_compositions_table(report.compositions))
     if report.transfer:
@@ -142,7 +142,8 @@ def _sides(row: Difference) -> list[str]:
 def _newcomers_table(rows: list[NewcomerRow]) -> Table:
     near = f"epochs to {NEAR:.0%}"
     title = f"what a newcomer costs: {rows[0].task}, {with_arrow(rows[0].metric)}"
-    table = _table(title, "method", "users", "download", near, "of", "steps", "s")
+    uploads = any(row.upload_bytes for row in rows)
+    table = _table(title, "method", "users", "download", *(["upload"] if uploads else []), near, "of", "steps", "s")
     for row in rows:
         reached = row.near_final
         tried = ", ".join(map(str, row.epochs_tried))
@@ -153,6 +154,7 @@ def _newcomers_table(rows: list[NewcomerRow]) -> Table:
             row.method,
             str(row.collective),
             human_bytes(row.download_bytes),
+            *([human_bytes(row.upload_bytes)] if uploads else []),
             str(reached.epochs) if reached else "–",
             tried,
             f"{reached.steps:.0f}" if reached else "–",
@@ -160,7 +162,7 @@ def _newcomers_table(rows: list[NewcomerRow]) -> Table:
         )
     table.caption = (
         f"{near}: the fewest epochs, of those tried, from which all larger numbers reach {NEAR:.0%} of the final "
-        "quality, each in a separate run of stage 2, in brackets for each seed; 0: the collective shift only; steps, "
+        "quality, each in a separate run of stage 2, in brackets for each seed; 0: what it is sent; steps, "
         "s: of that run, s with evaluation before and after, on the machine used"
     )
     return table
@@ -170,6 +172,7 @@ def _histories_table(rows: list[NewcomerRow]) -> Table:
     levels = list(dict.fromkeys(items for row in rows for items in row.by_history))
     table = _table("quality by history items", "method", "users", *levels)
     averages: dict[str, float] = {}
+    steps = any(level.steps for row in rows for level in row.by_history.values())
     for row in rows:
         cells = []
         for items in levels:
@@ -179,13 +182,15 @@ def _histories_table(rows: list[NewcomerRow]) -> Table:
                 averages[items] = level.items
         table.add_row(row.method, str(row.collective), *cells)
     table.caption = (
-        f"in brackets: the {WORST}; fewer items mean fewer steps, since the number of epochs is the same"
+        f"in brackets: the {WORST}"
+        + "; fewer items mean fewer steps, since the number of epochs is the same" * steps
         + "".join(f"; {items}: {average:.1f} on average" for items, average in averages.items())
     )
     return table
 
 
-def _controls_table(rows: list[ControlsRow]) -> Table:
+def _controls_table(rows: list[ControlsRow], *, explained: bool) -> Table:
+    """What newcomers have with what is not theirs; intervals and p are explained unless another table does."""
     titles = ("task", "method", "users", "served with", "quality", "own against it", "95 % CI", "p")
     table = _table("does a newcomer need its own adapter?", *titles)
     for row in rows:
@@ -195,7 +200,7 @@ def _controls_table(rows: list[ControlsRow]) -> Table:
         for name, cells in controls_cells(row.controls):
             table.add_row(*first, name, *cells)
         table.add_section()
-    table.caption = "before any training of the newcomer's; intervals and p as above"
+    table.caption = f"before any training of the newcomer's; {'intervals and p as above' if explained else OVER_BOTH}"
     return table
 
 
