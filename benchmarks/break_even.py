@@ -26,6 +26,19 @@ def seconds(record: Path) -> dict[str, float]:
     return {"stage 1": float(by_phase.sum().get("train", 0.0)), "a newcomer": float(newcomers)}
 
 
+def check_same_users(p2p: Path, other: Path) -> None:
+    """Refuse runs on different users, and another method whose newcomers train nothing."""
+    ours, theirs = RunFolder(p2p).record, RunFolder(other).record
+    if ours.users.data_sha256 != theirs.users.data_sha256:
+        raise InputError(f"{other}: other users than those of {p2p}")
+    if not any(
+        row["steps"]
+        for row in RunFolder(other).clients(["phase", "steps"]).to_pylist()
+        if row["phase"] == "personalize"
+    ):
+        raise InputError(f"{other}: its newcomers take no step, so nothing is saved")
+
+
 def break_even(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float | None]:
     """Return the newcomers after which our seconds are fewer, with and without the other's stage 1; None: never."""
     saved = theirs["a newcomer"] - ours["a newcomer"]
@@ -41,7 +54,11 @@ def main() -> None:
     parser.add_argument("p2p", type=Path, help="a completed run of Profile-to-PEFT")
     parser.add_argument("other", type=Path, help="a completed run of a method that trains newcomers")
     given = parser.parse_args()
-    ours, theirs = seconds(given.p2p), seconds(given.other)
+    try:
+        check_same_users(given.p2p, given.other)
+        ours, theirs = seconds(given.p2p), seconds(given.other)
+    except InputError as error:
+        raise SystemExit(str(error)) from None
     table = pd.DataFrame({str(given.p2p): ours, str(given.other): theirs}).round(2)
     content = {"seconds": table.to_dict(), "newcomers until paid back": break_even(ours, theirs)}
     print(json.dumps(content, indent=1))
