@@ -6,7 +6,14 @@ from typing import Any
 from rich.table import Table
 
 from simulations.display.tables import BASELINES, BOUNDS, human_bytes, new_table, with_arrow
-from simulations.experiments.comparison.schema import BytesToReach, Comparison, Control, PairedTest, Spread
+from simulations.experiments.comparison.schema import (
+    BytesToReach,
+    ComparedMethod,
+    Comparison,
+    Control,
+    PairedTest,
+    Spread,
+)
 
 OVER_BOTH = (
     "95 % CI and p cover users (bootstrap, paired permutation test) and seeds (Student's t), p with Holm's correction "
@@ -23,7 +30,7 @@ def comparison_tables(report: Comparison) -> list[Table]:
     """Return the tables of quality, of bytes and quality within them, of what a client sends and keeps, of seconds."""
     tables = [_comparison_quality(report), _comparison_bytes(report), _comparison_budgets(report)]
     tables += [_comparison_messages(report), _comparison_seconds(report)]
-    if any(row.agreement or row.exchanged for row in report.methods):
+    if any((row.agreement or row.exchanged) and not _is_served_at_once(row) for row in report.methods):
         tables.append(_comparison_controls(report))
     if any(row.controls for row in report.methods):
         tables.append(_served_otherwise(report))
@@ -46,7 +53,8 @@ def _comparison_quality(report: Comparison) -> Table:
     for row in report.methods:
         if baseline := report.below_baseline(row.quality.mean):
             below[row.method] = baseline
-        cells = [mean(row.quality) + " †" * (row.method in below), mean(row.quality_collective)]
+        before = "–" if _is_served_at_once(row) else mean(row.quality_collective)
+        cells = [mean(row.quality) + " †" * (row.method in below), before]
         if against := row.against:
             cells += [f"{against.difference:+.3f}{noise(against)}", interval(against), significance(against)]
         if private:
@@ -56,12 +64,19 @@ def _comparison_quality(report: Comparison) -> Table:
         f"mean ± standard deviation over seeds; {OVER_BOTH}{ONE_SEED if len(report.seeds) == 1 else ''}"
         + differing(report.other_settings)
     )
+    if any(_is_served_at_once(row) for row in report.methods):
+        table.caption += "; –: no stage 2, users are sent what is their own"
     if below:
         name = next(iter(below.values()))
         table.caption += f"; †: worse than {BASELINES[name]}, which needs no model"
     if unclean := [f"{run.method}, seed {run.seed}" for run in report.runs if run.dirty]:
         table.caption += f"; {UNCOMMITTED}: {'; '.join(unclean)}"
     return table
+
+
+def _is_served_at_once(row: ComparedMethod) -> bool:
+    """Tell whether users are sent what is their own, and nothing changes it afterwards."""
+    return bool(row.controls) and row.quality == row.quality_collective
 
 
 def _comparison_controls(report: Comparison) -> Table:
@@ -74,6 +89,8 @@ def _comparison_controls(report: Comparison) -> Table:
     for title in [*titles, *(["another's history"] if controlled else [])]:
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
+        if _is_served_at_once(row):
+            continue
         cells = []
         for name in parts:
             scores = row.agreement.get(name)
