@@ -1,4 +1,4 @@
-"""Target users: what they are sent, their part in an opening that needs them, and controls of what is personal."""
+"""Target users: what they are sent, their part in an opening that needs them, and what they could be sent instead."""
 
 from collections.abc import Callable
 from dataclasses import replace

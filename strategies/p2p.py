@@ -150,13 +150,13 @@ class ProfileToPeft(Method):
         return self._generator.state(self._generator.build(backbone, self.profile.width(backbone)))
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
-        """Return Ψ(e_u), of the mean profile for who has none; with `design=client` Ψ itself."""
+        """Return Ψ(e_u), the mean profile's for a user without one; with `design=client` Ψ itself."""
         if not self.at_server:
             return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
         return self._generator.adapter(state, self._reads(state, profile_of(state, user)))
 
     def server_controls(self, state: Tensors, user: int, other: int | None) -> Mapping[str, Callable[[], Tensors]]:
-        """Return what makes the adapter of a profile that is not the user's: a random one, the mean, another's.
+        """Return functions that make the adapters of other profiles: a random one, the mean, another newcomer's.
 
         With `design=client` only a random one; none with `refine`, which leaves no quality before it to compare with.
         """
@@ -185,7 +185,7 @@ class ProfileToPeft(Method):
         }
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
-        """Return the opening's, which keeps profiles, or a round's."""
+        """Return the aggregator of the opening, which keeps profiles, or of a round."""
         if not self.at_server:
             return TensorMean(state)
         if round_number == 0:

@@ -45,8 +45,8 @@ def profile_text(client: ClientTools, settings: ProfileSettings) -> str:
         parts.append(f"{wording.profile} {_answers(client.history)}.")
     items = shown_items(client.task, spread_items(client.history, settings.items)) if settings.items else ""
     if settings.summary_tokens:
-        begun = f"{items}\n\n{wording.preferences}"
-        parts.append(f"{wording.preferences} {client.generate([begun], settings.summary_tokens)[0]}")
+        prompt = f"{items}\n\n{wording.preferences}"
+        parts.append(f"{wording.preferences} {client.generate([prompt], settings.summary_tokens)[0]}")
     if contents != "answers":
         parts.append(items)
     return "\n".join(parts).strip()

@@ -54,31 +54,31 @@ class Profiles:
         if MEAN not in self._state:
             width = self.expected[SENT_PROFILE].numel()
             profiles = torch.stack(self._profiles) if self._profiles else torch.zeros(1, width)
-            apart = profiles - profiles.mean(dim=0)
-            differ = float(apart.norm()) > _ROUNDING * float(profiles.norm())
+            centred = profiles - profiles.mean(dim=0)
+            differ = float(centred.norm()) > _ROUNDING * float(profiles.norm())
             self._state[MEAN] = profiles.mean(dim=0)
             # Where no two profiles differ, nothing has been learned from how they do: everybody is read as the mean.
-            self._state[SPREAD] = apart.square().mean().sqrt() if differ else torch.tensor(math.inf)
-            self._state[COMPONENTS] = whitening(apart if differ else torch.zeros(1, width), self._components)
+            self._state[SPREAD] = centred.square().mean().sqrt() if differ else torch.tensor(math.inf)
+            self._state[COMPONENTS] = whitening(centred if differ else torch.zeros(1, width), self._components)
         return self._state, {"profiles": float(len(self._profiles)), "profiles_cut": float(self._cut)}
 
 
-def whitening(apart: torch.Tensor, count: int) -> torch.Tensor:
+def whitening(centred: torch.Tensor, count: int) -> torch.Tensor:
     """Return C, with which Cx has mean 0 and covariance I over profiles x without their mean, [count, width].
 
     Its rows are the directions in which profiles differ most, by their standard deviations: at most one for every four
     profiles, since other people's profiles lie far out along directions that were fitted to few. The rest are zeros.
 
     Args:
-        apart: Profiles without their mean, [profiles, width].
+        centred: Profiles without their mean, [profiles, width].
         count: Rows of C.
     """
-    _, values, directions = torch.linalg.svd(apart, full_matrices=False)
-    deviations = values / len(apart) ** 0.5
-    kept = min(count, len(apart) // _PROFILES_EACH, int((deviations > _ROUNDING * deviations[0]).sum()))
+    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
+    deviations = values / len(centred) ** 0.5
+    kept = min(count, len(centred) // _PROFILES_EACH, int((deviations > _ROUNDING * deviations[0]).sum()))
     # A singular vector's sign is the library's choice.
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
-    rows = torch.zeros(count, apart.shape[1])
+    rows = torch.zeros(count, centred.shape[1])
     rows[:kept] = (directions * largest.sign() / deviations[:, None])[:kept]
     return rows
 
@@ -98,10 +98,10 @@ def read(state: Tensors, profile: torch.Tensor | None, width: int, components: i
     """
     if profile is None:
         return torch.zeros(width + components)
-    apart, C = profile - state[MEAN], state[COMPONENTS]
-    z = C @ apart
-    longest = 2 * float(C.any(dim=1).sum()) ** 0.5
-    return torch.cat([apart / state[SPREAD], z * min(1.0, longest / max(float(z.norm()), 1e-12))])
+    centred, C = profile - state[MEAN], state[COMPONENTS]
+    z = C @ centred
+    limit = 2 * float(C.any(dim=1).sum()) ** 0.5
+    return torch.cat([centred / state[SPREAD], z * min(1.0, limit / max(float(z.norm()), 1e-12))])
 
 
 def profile_of(state: Tensors, user: int | None) -> torch.Tensor | None:

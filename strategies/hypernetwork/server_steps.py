@@ -56,10 +56,10 @@ class PullThrough:
     def add(self, user: int, shared: Tensors, num_examples: int) -> None:
         """Pull one client's change through the network."""
         parameters = {name: value.clone().requires_grad_() for name, value in self._network.items()}
-        begun = self._generate(parameters, self._profile_of(user))
-        ended = self._trained({name.partition(".")[2]: value for name, value in shared.items()})
-        changes = [ended[name] - value.detach() for name, value in begun.items()]
-        pulled = torch.autograd.grad(list(begun.values()), list(parameters.values()), changes)
+        sent_out = self._generate(parameters, self._profile_of(user))
+        returned = self._trained({name.partition(".")[2]: value for name, value in shared.items()})
+        changes = [returned[name] - value.detach() for name, value in sent_out.items()]
+        pulled = torch.autograd.grad(list(sent_out.values()), list(parameters.values()), changes)
         for total, part in zip(self._sums.values(), pulled, strict=True):
             total.add_(part, alpha=num_examples)
         self._weight += num_examples
