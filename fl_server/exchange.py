@@ -54,6 +54,8 @@ class ClientTask:
     """Returns the tensors for a user, and on a retry (True) without relying on what it has kept; None sends none."""
     values_for: Callable[[int], Mapping[str, object]] = _no_values
     """Returns the plain values for a user."""
+    about: str = ""
+    """What is special about it, for the progress display."""
 
 
 @dataclass

@@ -73,6 +73,6 @@ class Newcomers:
             def send(user: int, _again: bool, name: str = name) -> Payload:
                 return Payload(dict(self._method.server_controls(state, user, others.get(user))[name]()))
 
-            task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(_POINT)})
+            task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(_POINT)}, about=f"with {name}")
             by_control[name] = metrics(pool(self._tasks.statistics(task, self._targets, [_POINT])[_POINT]))
         return by_control

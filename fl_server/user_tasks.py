@@ -44,6 +44,7 @@ class UserTasks:
             rounds=self._rounds,
             total=len(users),
             at_once=at_once,
+            about=task.about,
         )
         sent = sum(self._writer.ledger.so_far.values())
 

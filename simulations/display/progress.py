@@ -185,7 +185,7 @@ class _State:
     """A run's progress, computed from the times in its events, so that it does not depend on when they are read."""
 
     def __init__(self) -> None:
-        self.phase, self.round, self.done, self.total, self.bytes = "", 0, 0, 0, 0
+        self.phase, self.about, self.round, self.done, self.total, self.bytes = "", "", 0, 0, 0, 0
         self.rounds, self.rounds_done = 0, 0.0
         self._left: float | None = None
         self._at_once: int | None = None
@@ -197,6 +197,7 @@ class _State:
         self.bytes = event.get("bytes", self.bytes)
         if event["event"] == "phase":
             self.phase, self.total, self.done = event["phase"], event["total"], 0
+            self.about = event.get("about") or ""
             self.round = event["round"]
             self._at_once, self._client_seconds, self._left = event.get("at_once"), [], None
             self._phase_began = event["time"]
@@ -220,7 +221,9 @@ class _State:
     @property
     def title(self) -> str:
         """What the phase is called."""
-        return "bare backbone" if (self.phase, self.round) == ("evaluate", 0) else _TITLES[self.phase]
+        if (self.phase, self.round) == ("evaluate", 0):
+            return "bare backbone"
+        return f"{_TITLES[self.phase]} {self.about}".rstrip()
 
     def _seconds_left(self, event: dict[str, Any]) -> float | None:
         """Return the seconds left for all rounds during stage 1, else for the phase."""
