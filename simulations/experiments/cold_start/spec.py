@@ -18,7 +18,7 @@ class ColdStartSpec:
     """Empty: the config's task."""
     seeds: list[int]
     history: list[int]
-    """Limits on newcomers' history items, in addition to `all`; 0 is the collective shift only."""
+    """Limits on newcomers' history items, in addition to `all`; 0 is what newcomers are sent without any."""
     epochs: list[int]
     """Epochs that newcomers train, in addition to the config's."""
     compositions: int
