@@ -73,7 +73,7 @@ def made_up(
     for place, value in enumerate(users):
         own = [(f"personalised.{metric}", value), (f"collective.{metric}", 0.3)]
         tasks.append({"phase": "personalize", "round": 2, "user": 4 + place, "wall_s": 5.0 + place, "metrics": own})
-    write(folder / "clients.parquet", tasks)
+    write(folder / "clients.parquet", [{"steps": 1, **task} for task in tasks])
     record = RunRecord(
         name=folder.name,
         status="completed",
