@@ -68,7 +68,7 @@ class Stage1:
         turns = most_turns(cohorts)
         releases = self._folder / ".releases"
         progress.privacy = RunPrivacy(
-            self._config, self._method, len(trainable_users), turns, secret, progress.state, releases
+            self._config, self._method, len(trainable_users), turns, secret, progress.writer.state, releases
         )
         progress.end_stage_1(progress.privacy.last_round)
         done, spent = progress.checkpoint.round, progress.checkpoint.privacy
