@@ -151,7 +151,7 @@ def newcomers(rows: pd.DataFrame) -> list[NewcomerRow]:
     keys = ["task", "method", "collective"]
     for (task, method, count), of_method in plain[plain.history.isna()].groupby(keys, sort=False):
         final = of_method[of_method.bytes_total.notna()]
-        untrained = final.newcomer_turn_seconds.mean() if final.introduced.any() else None
+        untrained = final.newcomer_turn_seconds.mean() if final.newcomer_upload_bytes.any() else None
         cost: dict[int, tuple[float, float | None]] = {0: (0.0, untrained)}
         if final.newcomer_steps.any():
             for epochs, part in of_method.groupby("epochs"):
@@ -201,7 +201,7 @@ def by_history(rows: pd.DataFrame, task: object, method: object, count: object) 
     of_method = plain[(plain.task == task) & (plain.method == method) & (plain.collective == count)]
     final = of_method[of_method.history.isna() & of_method.bytes_total.notna()]
     levels = {}
-    if not final.introduced.any():
+    if not final.newcomer_upload_bytes.any():
         levels["0"] = _level(final.value_collective, final.worst_decile_collective.mean(), 0.0, 0.0)
     limited = of_method[of_method.history.notna()].groupby("history")
     parts = {f"{items:g}": part for items, part in limited} | {"all": final}

@@ -15,7 +15,7 @@ COLUMNS = (
     *("value", "value_collective", "value_base", "worst_decile", "worst_decile_collective", "q1", "q2", "q3", "q4"),
     *("shared_parameters", "trained", "bytes_total"),
     *("newcomer_bytes", "newcomer_upload_bytes", "newcomer_items"),
-    *("introduced", "newcomer_steps", "newcomer_turn_seconds"),
+    *("newcomer_steps", "newcomer_turn_seconds"),
     *("commit", "dirty", "folder"),
 )
 """Columns of `cold_start.csv`."""
@@ -66,7 +66,6 @@ def tabulate(run: Run, folder: Path, trained_on: str | None = None) -> dict[str,
         "newcomer_bytes": float(download / len(personal)),
         "newcomer_upload_bytes": float(upload / len(personal)),
         "newcomer_items": float(users.history.loc[personal.user].mean()),
-        "introduced": bool(len(introduced)),
         "newcomer_steps": float(personal.steps.mean()),
         "newcomer_turn_seconds": float((personal.wall_s.sum() + introduced.wall_s.sum()) / len(personal)),
         "commit": record.git.get("commit"),

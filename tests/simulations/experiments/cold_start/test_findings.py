@@ -50,7 +50,6 @@ _PLAIN: dict[str, Any] = {
     "bytes_total": 1000.0,
     "newcomer_bytes": 50.0,
     "newcomer_items": 6.0,
-    "introduced": False,
     "newcomer_upload_bytes": 0.0,
     "newcomer_steps": 8.0,
     "newcomer_turn_seconds": 1.0,
