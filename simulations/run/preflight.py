@@ -97,14 +97,13 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
     pooling = config.robust.rule in POOLING and rounds
     if pooling and method.server_aggregator(method.server_init(shape), 1).per_user:
         raise ValueError(f"robust.rule='{config.robust.rule}': {method.name} keeps clients' updates separate")
-    if method.introduces:
-        # Its clients start from tensors of their own, and who judges it would be none of its users.
-        if config.robust.rule != "none":
-            raise ValueError(f"robust.rule='{config.robust.rule}': {method.name}'s clients have no common start")
-        if config.users.held_out:
-            raise ValueError(f"users.held_out={config.users.held_out}: {method.name} sends nothing that all can judge")
-    if config.keep == "best" and type(method).server_controls is not Method.server_controls:
-        raise ValueError(f"keep='best': {method.name} gives every user something else, so none can judge for all")
+    if method.introduces and config.robust.rule != "none":
+        raise ValueError(f"robust.rule='{config.robust.rule}': {method.name}'s clients have no common start")
+    if config.users.held_out and type(method).server_controls is not Method.server_controls:
+        raise ValueError(
+            f"users.held_out={config.users.held_out}: {method.name} gives every user something else, so none can judge "
+            "for all"
+        )
     wire, pooled = config.wire, []
     for key in ("up", "down"):
         if (name := getattr(wire, key)) != "raw":
