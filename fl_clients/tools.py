@@ -24,9 +24,7 @@ from strategies.client_tools import Preference, TextPair
 class Tools:
     """One user's texts, and this process's bare backbone."""
 
-    def __init__(
-        self, session: Session, history: Sequence[TextPair], seed: int, secret: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, session: Session, history: Sequence[TextPair], seed: int, secret: Callable[[], int]) -> None:
         """Bind to the process's session and one user.
 
         Args:

@@ -139,7 +139,7 @@ def test_a_preference_with_an_answer_that_is_too_long_is_left_out(tmp_path: Path
     simulate(tiny_config("method=dpo", "settings.answer_tokens=4", "settings.items=2"), "run", tmp_path)
     session = Session(tmp_path / "run")
     short, long = "comedy", "x" * session.config.personal.max_tokens
-    tools = Tools(session, [], 0)
+    tools = Tools(session, [], 0, lambda: 0)
     preferences = [Preference(*one) for one in (("a", short, long), ("b", long, short), ("c", short, "war"))]
     (kept,) = tools.prefer(preferences, 0.1, 0.0).examples
     ending = "c\nTag:"
