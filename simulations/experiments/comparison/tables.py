@@ -76,7 +76,8 @@ def _comparison_quality(report: Comparison) -> Table:
 
 def _is_served_at_once(row: ComparedMethod) -> bool:
     """Tell whether users are sent what is their own, and nothing changes it afterwards."""
-    return bool(row.controls) and row.quality == row.quality_collective
+    untrained = row.learning_rates.personal is None
+    return bool(row.controls) and untrained and row.quality == row.quality_collective
 
 
 def _comparison_controls(report: Comparison) -> Table:
