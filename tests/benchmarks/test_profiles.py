@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from benchmarks.break_even import break_even
+from benchmarks.break_even import break_even, check_same_users
 from benchmarks.profile_contents import readable
+from configs.errors import InputError
+from configs.import_path import ROOT
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,12 @@ def test_a_taste_that_profiles_tell_is_read_on_others_and_noise_is_not() -> None
     assert readable(profiles, worths, 200, 6) > 0.99
     noise = torch.randn(300, 4, generator=generator).double()
     assert readable(profiles, noise, 200, 6) < 0.02
+
+
+def test_seconds_are_compared_on_the_same_users_and_with_newcomers_who_train() -> None:
+    profiles, rivals = (ROOT / "results" / "reference" / name for name in ("profiles", "profiles-rivals"))
+    check_same_users(profiles / "p2p-seed0", rivals / "oppu-seed0")
+    with pytest.raises(InputError, match="other users than those of"):
+        check_same_users(profiles / "p2p-seed1", rivals / "oppu-seed0")
+    with pytest.raises(InputError, match="its newcomers take no step"):
+        check_same_users(rivals / "oppu-seed0", profiles / "p2p-seed0")
