@@ -89,7 +89,7 @@ class Stage1:
         if first is None or not self.is_run:
             return
         progress = self._progress
-        self._collector = Collector(
+        collector = Collector(
             self._folder,
             self._config,
             self._method,
@@ -106,7 +106,7 @@ class Stage1:
                 # Before the round: a commit inside it would be of a state that the round is then applied to again.
                 self._evaluation.introduce()
             try:
-                self._train_round(number, trainable_users)
+                self._train_round(number, trainable_users, collector)
             except BudgetSpent:
                 progress.end_stage_1(number - 1)
                 # It was released once before.
@@ -120,12 +120,12 @@ class Stage1:
             self._evaluation.judge_last()
             self._keep_best()
 
-    def _train_round(self, number: int, trainable_users: list[int]) -> None:
+    def _train_round(self, number: int, trainable_users: list[int], collector: Collector) -> None:
         """One round of federated averaging: sample, collect, aggregate, record, commit."""
         cohort = self._sample_cohort(number, trainable_users)
         progress = self._progress
         sent = progress.writer.ledger.so_far.copy()
-        this = self._collector.collect(number, cohort, progress.state, progress.checkpoint.last_turns, sent)
+        this = collector.collect(number, cohort, progress.state, progress.checkpoint.last_turns, sent)
         try:
             self._aggregate(this)
         except BudgetSpent:

@@ -50,15 +50,15 @@ _EXPERIMENTS = {
 """The result of each experiment: a folder holds one."""
 
 
-def check_experiment(folder: Path, own: str) -> None:
-    """Refuse a run record, or another experiment, as the folder of an experiment with the result `own`.
+def check_experiment(folder: Path, result_file: str) -> None:
+    """Refuse a run record, or another experiment, as the folder of an experiment whose result is in `result_file`.
 
     Raises:
         InputError: It is one.
     """
     check_no_record(folder)
     for file, kind in _EXPERIMENTS.items():
-        if file != own and (folder / file).is_file():
+        if file != result_file and (folder / file).is_file():
             raise InputError(f"{folder} is {kind}; choose another name")
 
 

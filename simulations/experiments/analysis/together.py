@@ -22,7 +22,7 @@ Vectors = dict[int, np.ndarray]
 class Loaded:
     """An analysis and its users' vectors at its middle site."""
 
-    found: Analysis
+    analysis: Analysis
     vectors: np.ndarray
     """δ, [users, d]."""
     control: np.ndarray
@@ -67,12 +67,12 @@ def check_comparable(config: RunConfig, others: list[Loaded]) -> None:
     """
     ours = sites_of(config)
     for other in others:
-        theirs = [each.site for each in other.found.sites]
-        if (other.found.backbone, theirs) != (config.backbone, ours):
+        theirs = [each.site for each in other.analysis.sites]
+        if (other.analysis.backbone, theirs) != (config.backbone, ours):
             raise InputError(
-                f"it has {other.found.backbone}, sites {theirs}; expected {config.backbone}, sites {ours}",
+                f"it has {other.analysis.backbone}, sites {theirs}; expected {config.backbone}, sites {ours}",
                 field="with",
-                value=other.found.name,
+                value=other.analysis.name,
             )
 
 
@@ -84,11 +84,11 @@ def sites_of(config: RunConfig) -> list[int]:
 
 def together(loaded: list[Loaded]) -> Together:
     """Compare tasks' collective directions at the middle site."""
-    first = loaded[0].found
+    first = loaded[0].analysis
     return Together(
         site=first.sites[len(first.sites) // 2].site,
-        names=[each.found.name for each in loaded],
-        tasks=[each.found.task for each in loaded],
+        names=[each.analysis.name for each in loaded],
+        tasks=[each.analysis.task for each in loaded],
         cosines=cosines_of_means([each.vectors for each in loaded]),
         control=cosines_of_means([each.control for each in loaded]),
     )

@@ -20,7 +20,7 @@ _RESAMPLES = 9999
 
 
 def paired_test(
-    own: Sequence[Run],
+    runs: Sequence[Run],
     reference: Sequence[Run],
     rounds: Mapping[int, int] | None = None,
     reference_rounds: Mapping[int, int] | None = None,
@@ -28,19 +28,19 @@ def paired_test(
     """Compare two lists of runs user by user (`differences_test`).
 
     Args:
-        own: One run per seed.
+        runs: One run per seed.
         reference: The reference's runs, with the same seeds and target users.
         rounds: The evaluated round to compare, by seed; None: the last.
         reference_rounds: The same for the reference.
     """
     ours, theirs = (
-        {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in runs}
-        for runs, numbers in ((own, rounds), (reference, reference_rounds))
+        {run.record.seed: per_user(run, numbers[run.record.seed] if numbers else None) for run in one}
+        for one, numbers in ((runs, rounds), (reference, reference_rounds))
     )
     differences = {
         seed: {user: value - theirs[seed][user] for user, value in of_seed.items()} for seed, of_seed in ours.items()
     }
-    return differences_test(differences, own[0].record.users.source)
+    return differences_test(differences, runs[0].record.users.source)
 
 
 def differences_test(by_seed: Mapping[int, Mapping[str, float]], source: str) -> PairedTest:

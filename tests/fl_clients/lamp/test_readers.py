@@ -228,20 +228,20 @@ def test_dated_histories_are_read_oldest_first(tmp_path: Path) -> None:
 
 
 def test_reading_holds_one_user_in_memory(tmp_path: Path) -> None:
-    # 40 MB of users, 200 kB each.
+    # 8 MB of users, 50 kB each.
     path = tmp_path / "dev_questions.json"
     with path.open("w") as file:
-        for number in range(200):
+        for number in range(160):
             record = movie(str(number), history=0)
-            record["profile"] = [{"id": "h", "tag": "comedy", "description": f"{number} joke " * 30_000}]
+            record["profile"] = [{"id": "h", "tag": "comedy", "description": f"{number} joke " * 7_500}]
             file.write(("[" if number == 0 else ",") + json.dumps(record))
         file.write("]")
-    golds = [{"id": str(number), "output": "comedy"} for number in range(200)]
+    golds = [{"id": str(number), "output": "comedy"} for number in range(160)]
     (tmp_path / "dev_outputs.json").write_text(json.dumps({"task": "LaMP_2", "golds": golds}))
     tracemalloc.start()
     try:
-        assert sum(len(user.history) for user in find_source(path, MOVIES).users()) == 200
-        assert tracemalloc.get_traced_memory()[1] < 12e6
+        assert sum(len(user.history) for user in find_source(path, MOVIES).users()) == 160
+        assert tracemalloc.get_traced_memory()[1] < 6e6
     finally:
         tracemalloc.stop()
 
