@@ -133,8 +133,8 @@ class RunConfig(_Group):
     """Clients whose training steps are one pass (`engine = "vectorized"`). The server asks at most 64 at a time."""
     users: UsersConfig = UsersConfig()
     start_from: str = ""
-    """A completed run record whose shared tensors replace stage 1, which is skipped. Its collective users cannot be
-    target users of this run, unless `users.overlap` is set."""
+    """A completed run record whose shared tensors replace stage 1, which is skipped; what concerns stage 2 alone may
+    differ. Its collective users cannot be target users of this run, unless `users.overlap` is set."""
     rounds: int = Field(8, ge=1)
     """Rounds of stage 1."""
     cohort: int = Field(8, ge=1)

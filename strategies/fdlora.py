@@ -48,7 +48,7 @@ class FdLora(Method):
 
     name = "fdlora"
     first_round = 0
-    personal_settings = ("fusion_trials", "fusion_batches", "fusion_penalty")
+    personal_keys = ("settings.fusion_trials", "settings.fusion_batches", "settings.fusion_penalty")
 
     def __init__(
         self,

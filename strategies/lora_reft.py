@@ -55,6 +55,7 @@ class LoraReft(Method):
 
     name = "lora-reft"
     first_round = 1
+    personal_keys = ("sites", "private_sites", "positions", "rank.private")
 
     def __init__(
         self,

@@ -137,8 +137,8 @@ class Method(Protocol):
     """Every round sends tensors of the same names and shapes, so that codecs and server optimisers apply."""
     trains_newcomers: bool = True
     """Stage 2, if there is one, takes steps. False: newcomers keep what they are sent, or make it without steps."""
-    personal_settings: tuple[str, ...] = ()
-    """Names of settings that concern stage 2 alone: a run with other values may start from the same stage 1."""
+    personal_keys: tuple[str, ...] = ()
+    """Config keys that concern stage 2 alone: a run with other values may start from the same stage 1."""
     introduces: bool = False
     """Target users take part in the opening too, with their history, before they are served first: what the server
     sends to one of them depends on what it sent then. Needs `first_round = 0`."""

@@ -56,7 +56,7 @@ class ProfileToPeft(Method):
     """
 
     name = "p2p"
-    personal_settings = ("refine",)
+    personal_keys = ("settings.refine",)
 
     def __init__(
         self,

@@ -64,6 +64,8 @@ class PerFit(Method):
         self.positions = Positions.parse(positions)
         self.rates = shifts.checked_rates(rate_R, rate_b)
         self.joint_private_init = joint_private_init
+        if not joint_private_init:
+            self.personal_keys = ("private_sites", "rank.private")
         self.average = find_average(aggregation)
         self.seed = seed
 

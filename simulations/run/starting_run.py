@@ -91,5 +91,5 @@ def _user_ids(folder: Path) -> list[str]:
 def fitting(config: RunConfig, method: Method) -> dict[str, Any]:
     """Return by config key what determines a method's shared tensors, their meaning and their initial values."""
     values = {key.replace("rank_", "rank."): value for key, value in config.method_values().items() if key != "rounds"}
-    shared = {key: value for key, value in config.settings.items() if key not in method.personal_settings}
-    return values | {f"settings.{key}": value for key, value in shared.items()}
+    values |= {f"settings.{key}": value for key, value in config.settings.items()}
+    return {key: value for key, value in values.items() if key not in method.personal_keys}

@@ -70,6 +70,17 @@ def test_targets_who_trained_the_shift_are_refused(tmp_path: Path) -> None:
     simulate(tiny_config("users.reserved=2", start), "of-devices", tmp_path)
 
 
+def test_the_personal_shift_may_have_another_shape_unless_stage_1_sent_its_start(tmp_path: Path) -> None:
+    simulate(tiny_config("rounds=1"), "whole", tmp_path)
+    simulate(tiny_config("rounds=1", "joint_private_init=true"), "joint", tmp_path)
+    larger = ["private_sites=every 1", "rank.private=3"]
+    record = simulate(tiny_config(*larger, f"start_from={tmp_path / 'whole'}"), "larger", tmp_path)
+    assert record.params.private == 3 * (2 * 3 * 16 + 3)
+    assert record.metrics_collective == read_run(tmp_path / "whole").metrics_collective
+    with pytest.raises(InputError, match=r"does not fit: private_sites: \[1, 2\] in that run"):
+        simulate(tiny_config("joint_private_init=true", *larger, f"start_from={tmp_path / 'joint'}"), "no", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
