@@ -23,6 +23,7 @@ TINY = (
     "engine=inline",
     "precision=fp32",
     "sites=[1,2]",
+    "private_sites=",
     "rank.shared=4",
     "rank.private=2",
     "users.collective=6",
