@@ -141,7 +141,9 @@ class ProfileToPeft(Method):
         self._generator = Generator(self.output, self.size, seed, NETWORK if self.at_server else _WEIGHTS)
 
     def check(self, backbone: BackboneShape) -> None:
-        """Refuse an output that does not fit the backbone, and a summary that is too long for it."""
+        """Refuse an output or a summary that does not fit the backbone, and more components than a profile's width."""
+        if self.size.components > (width := self.profile.width(backbone)):
+            raise ValueError(f"settings.components={self.size.components}: a profile has {width} numbers")
         self.server_init(backbone)
         check_written(backbone, summary_tokens=self.profile.summary_tokens)
 

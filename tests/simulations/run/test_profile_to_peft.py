@@ -186,6 +186,7 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("settings.design=cloud",), r"settings.design='cloud': input should be 'server' or 'client'"),
         (("settings.contents=items", "settings.items=0"), r"settings.items=0: a profile of items, or a summary"),
         (("settings.components=-1", *AT_CLIENT), r"components=-1"),
+        (("settings.components=385",), r"settings.components=385: a profile has 384 numbers"),
         (("settings.latent=3",), "settings.latent=3: expected a positive multiple of 4"),
         (("settings.embedder=words2",), "did you mean 'words'"),
         (("settings.outer_lr=0.0",), r"settings.outer_lr=0.0: expected more than 0"),
