@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.engine import OVERRIDES
 from configs.load import load_config
+from fl_server.collecting import Collector
 from fl_server.stage_1 import Stage1
 from simulations.run.simulate import simulate
 
@@ -82,11 +83,11 @@ def main() -> None:
     profile = cProfile.Profile()
     train_round = Stage1._train_round
 
-    def profiled(run: Stage1, number: int, users: list[int]) -> None:
+    def profiled(run: Stage1, number: int, users: list[int], collector: Collector) -> None:
         if number == 2:  # in the first, the process opens the backbone
-            profile.runcall(train_round, run, number, users)
+            profile.runcall(train_round, run, number, users, collector)
         else:
-            train_round(run, number, users)
+            train_round(run, number, users, collector)
 
     with tempfile.TemporaryDirectory() as results, mock.patch.object(Stage1, "_train_round", profiled):
         simulate(load_config(None, words), "profile", Path(results))

@@ -79,7 +79,7 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     pairs = user.history + user.queries
     examples = training_examples(session, pairs, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
-    store = read_client_state(paths.private_dir, paths.partition, last_turn)
+    store = read_client_state(paths.private_dir, paths.partition, round_number, last_turn)
     shared, held = session.coding.receive(payload, store)
     # In an opening other tensors are trained, with stage 2's settings.
     keeps_moments = settings.keep_moments and not opening

@@ -83,7 +83,7 @@ def generate_tokens(
     mask, position = output.mask, output.mask.sum(dim=1, keepdim=True)
     answers: list[list[int]] = [[] for _ in prompts]
     open_rows = torch.ones(len(prompts), dtype=torch.bool)
-    for _ in range(max_new_tokens):
+    for left in reversed(range(max_new_tokens)):
         chosen = _sample(last, generators) if generators is not None else last.argmax(dim=-1)
         for row, token in enumerate(chosen.tolist()):
             if open_rows[row]:
@@ -91,7 +91,7 @@ def generate_tokens(
                     open_rows[row] = False
                 else:
                     answers[row].append(token)
-        if not open_rows.any():
+        if not left or not open_rows.any():
             break
         mask = torch.cat([mask, torch.ones_like(position)], dim=1)
         with continuing(adapter, chosen[:, None]):

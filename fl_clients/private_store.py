@@ -41,16 +41,22 @@ def write_client_state(folder: Path, partition: int, round_number: int, last_tur
         states[older].unlink()
 
 
-def read_client_state(folder: Path, partition: int, last_turn: int) -> Tensors:
+def read_client_state(folder: Path, partition: int, round_number: int, last_turn: int) -> Tensors:
     """Return a user's state between rounds; empty if there is none.
+
+    States of rounds between, whose updates were late, lost, rejected or interrupted, are deleted: a later round may
+    count without a state of its own, and they must not be taken for that of a round before it.
 
     Args:
         folder: The private store.
         partition: The user's partition id.
-        last_turn: The last round in which the server counted the user's update, −1 if none. States of later rounds,
-            whose updates were late, lost, rejected or interrupted, are ignored.
+        round_number: The round that begins.
+        last_turn: The last round in which the server counted the user's update, −1 if none.
     """
     states = _states(folder, partition)
+    for number in states:
+        if last_turn < number < round_number:
+            states[number].unlink(missing_ok=True)
     counted = [number for number in states if number <= last_turn]
     return load_file(states[max(counted)]) if counted else {}
 

@@ -122,12 +122,16 @@ class Chameleon(Method):
         if not state:
             client = request.fit.client
             states = self._states(client, representative_places(client, self.items, self.embedder))
-            state = {"private_states.P": states.personal, "private_states.N": states.neutral}
-            made = torch.tensor(float(states.made))
+            state = {
+                "private_states.P": states.personal,
+                "private_states.N": states.neutral,
+                "private_states.made": torch.tensor(float(states.made)),
+            }
         count = len(state["private_states.P"])
         result = FitResult(len(request.fit.client.history), 0)
         if request.round == 0:
-            shared = GroupSearch.opening(state["private_states.P"], state["private_states.N"], made, self.rows)
+            personal, neutral, made = (state[f"private_states.{part}"] for part in ("P", "N", "made"))
+            shared = GroupSearch.opening(personal, neutral, made, self.rows)
             return TrainResult(shared, result, state)
         personal, neutral = (state[f"private_states.{kind}"] for kind in "PN")
         if self.normalise:
@@ -138,7 +142,9 @@ class Chameleon(Method):
         losses = torch.zeros_like(b)
         if count:
             theta, b, losses = train_probes(theta, b, personal, neutral, max(1, self.steps // self.rounds))
-        return TrainResult(GroupSearch.probes(theta, b, losses, count), result)
+        # A client whose opening was lost has written its pairs only now.
+        written_now = None if request.client_state else state
+        return TrainResult(GroupSearch.probes(theta, b, losses, count), result, written_now)
 
     def client_personalize(self, adapter: EditedMlps, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult] | None:
         """Find the user's own directions; federated, the group's stay, and the user's items precede questions."""

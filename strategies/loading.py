@@ -53,7 +53,7 @@ def load_method(
     if not isinstance(factory, type) or any(not hasattr(factory, name) for name in functions):
         lacks = ", ".join(name for name in functions if not hasattr(factory, name)) or "everything: it is no class"
         raise ValueError(f"method '{reference}' does not implement strategies.method.Method: it lacks {lacks}")
-    parameters = inspect.signature(factory).parameters
+    parameters = _signature(reference, factory).parameters
     _check_settings(reference, parameters, values, settings)
     chosen = {key: value for key, value in values.items() if key in parameters}
     method = factory(**{**chosen, **settings})
@@ -74,6 +74,16 @@ def parameters_of(reference: str, import_path: Sequence[str] = ()) -> set[str]:
     module_name, _, class_name = reference.partition(":")
     with IMPORTING:
         return set(inspect.signature(getattr(_import(module_name, import_path), class_name)).parameters)
+
+
+def _signature(reference: str, factory: type) -> inspect.Signature:
+    """Return the constructor's parameters, with the types that `from __future__ import annotations` leaves as text."""
+    try:
+        return inspect.signature(factory, eval_str=True)
+    except NameError as error:
+        raise ValueError(
+            f"method '{reference}': a type of its constructor's parameters is not known: {error}"
+        ) from None
 
 
 def _own_folder_hint(module_name: str, error: Exception) -> str:

@@ -55,7 +55,10 @@ class LoraReft(Method):
 
     name = "lora-reft"
     first_round = 1
-    personal_keys = ("sites", "private_sites", "positions", "rank.private")
+    personal_keys = (
+        *("sites", "private_sites", "positions", "rank.private"),
+        *("settings.rate_R", "settings.rate_b"),
+    )
 
     def __init__(
         self,
@@ -74,7 +77,9 @@ class LoraReft(Method):
     ) -> None:
         """Take the settings; see `LoraSettings` and `PerFit`."""
         self.collective = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
-        self.ranks = shifts.ranks_at(shifts.checked_sites(private_sites or sites), "rank.private", rank_private)
+        self._sites_key = shifts.personal_sites_key(sites, private_sites)
+        sites = shifts.checked_sites(private_sites or sites, self._sites_key)
+        self.ranks = shifts.ranks_at(sites, "rank.private", rank_private)
         self.positions = Positions.parse(positions)
         self.rates = shifts.checked_rates(rate_R, rate_b)
         self.seed = seed
@@ -82,7 +87,7 @@ class LoraReft(Method):
     def check(self, backbone: BackboneShape) -> None:
         """Refuse modules that the backbone does not have, a site beyond the last block and a rank above d."""
         self.collective.on(backbone)
-        shifts.check_fit("rank.private", self.ranks, backbone)
+        shifts.check_fit("rank.private", self.ranks, backbone, self._sites_key)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return A from the seed and B = 0."""

@@ -17,6 +17,7 @@ class Oppu(Method):
 
     name = "oppu"
     first_round = 1
+    personal_keys = ("settings.private_targets", "settings.private_rank", "settings.private_alpha")
 
     def __init__(
         self,

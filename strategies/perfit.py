@@ -56,10 +56,11 @@ class PerFit(Method):
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        sites, private_sites = shifts.checked_sites(sites), shifts.checked_sites(private_sites or sites)
+        self._personal_key = shifts.personal_sites_key(sites, private_sites)
+        personal = shifts.checked_sites(private_sites or sites, self._personal_key)
         self.ranks = {
-            COLLECTIVE: shifts.ranks_at(sites, "rank.shared", rank_shared),
-            PERSONAL: shifts.ranks_at(private_sites, "rank.private", rank_private),
+            COLLECTIVE: shifts.ranks_at(shifts.checked_sites(sites), "rank.shared", rank_shared),
+            PERSONAL: shifts.ranks_at(personal, "rank.private", rank_private),
         }
         self.positions = Positions.parse(positions)
         self.rates = shifts.checked_rates(rate_R, rate_b)
@@ -72,7 +73,7 @@ class PerFit(Method):
     def check(self, backbone: BackboneShape) -> None:
         """Refuse a site beyond the last block and a rank above d."""
         shifts.check_fit("rank.shared", self.ranks[COLLECTIVE], backbone)
-        shifts.check_fit("rank.private", self.ranks[PERSONAL], backbone)
+        shifts.check_fit("rank.private", self.ranks[PERSONAL], backbone, self._personal_key)
 
     def server_init(self, backbone: BackboneShape) -> Tensors:
         """Return a random orthonormal R, W = R and b = 0: every φ is the identity."""

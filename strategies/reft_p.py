@@ -27,14 +27,16 @@ class ReftP(SendsNothing):
         rate_b: float = 1.0,
     ) -> None:
         """Take the settings; see `PerFit`."""
-        self.ranks = shifts.ranks_at(shifts.checked_sites(private_sites or sites), "rank.private", rank_private)
+        self._sites_key = shifts.personal_sites_key(sites, private_sites)
+        sites = shifts.checked_sites(private_sites or sites, self._sites_key)
+        self.ranks = shifts.ranks_at(sites, "rank.private", rank_private)
         self.positions = Positions.parse(positions)
         self.rates = shifts.checked_rates(rate_R, rate_b)
         self.seed = seed
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse a site beyond the last block and a rank above d."""
-        shifts.check_fit("rank.private", self.ranks, backbone)
+        shifts.check_fit("rank.private", self.ranks, backbone, self._sites_key)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> SiteShifts:
         """Attach φ⁽²⁾ to every site."""

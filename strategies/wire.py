@@ -13,7 +13,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from flwr.common.serde import message_to_proto
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from strategies.codecs import blob_header
 from strategies.method import Tensors
@@ -100,6 +100,8 @@ class _PlainValues(BaseModel):
             return cls.model_validate(dict(record))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
+            if not problem["loc"]:  # of several values
+                raise ValueError(str(problem["ctx"]["error"])) from None
             key, message = ".".join(map(str, problem["loc"])), problem["msg"]
             if problem["type"] == "missing":
                 raise ValueError(f"{key} is missing") from None
@@ -134,6 +136,12 @@ class ClientReport(_PlainValues):
     partition_name: str
     """The slice of a machine that the task ran on."""
     peak_memory_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+
+    @model_validator(mode="after")
+    def _check_figures(self) -> Self:
+        if len(self.figure_names or []) != len(self.figure_values or []):
+            raise ValueError("figure_values: expected one for each of figure_names")
+        return self
 
 
 class RollCallAnswer(_PlainValues):

@@ -66,6 +66,9 @@ class Partition:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._lock = handle
                 return slot
-            except OSError:
+            except BlockingIOError:
                 os.close(handle)
                 slot += 1
+            except OSError as error:
+                os.close(handle)
+                raise OSError(error.errno, f"files cannot be locked here ({error.strerror})", str(locks)) from None

@@ -100,7 +100,7 @@ class RecordWriter:
             for key, value in metrics(reply.statistics_at(point)).items()
         }
         names, values = report.get("figure_names") or [], report.get("figure_values") or []
-        figures = {f"method.{name}": value for name, value in zip(names, values, strict=False)}
+        figures = {f"method.{name}": value for name, value in zip(names, values, strict=True)}
         self._clients.add(
             round=number,
             phase=str(phase),

@@ -33,9 +33,9 @@ def best_matches(items: Sequence[TextPair], question: str, k: int) -> list[TextP
 
 
 def match_scores(texts: Sequence[str], question: str) -> np.ndarray:
-    """Return the BM25 score of each text for a question; shape [texts], fp32."""
-    index = _index(tuple(texts))
-    return index.get_scores(_words([question])[0]) if index else np.zeros(len(texts), dtype=np.float32)
+    """Return the BM25 score of each text for a question; shape [texts], fp32; 0 without a word of two letters."""
+    index, (words,) = _index(tuple(texts)), _words([question])
+    return index.get_scores(words) if index and words else np.zeros(len(texts), dtype=np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -17,15 +17,20 @@ Rates = tuple[float, float]
 """Learning rates of R and b, as multiples of D's."""
 
 
-def checked_sites(sites: list[int]) -> list[int]:
+def checked_sites(sites: list[int], key: str = "sites") -> list[int]:
     """Return the sites in order.
 
     Raises:
-        ValueError: There are no sites, or one is given twice.
+        ValueError: There are no sites, or one is given twice; names the config key.
     """
     if not sites or len(set(sites)) != len(sites):
-        raise ValueError(f"sites={sites}: expected at least one block, none of them twice")
+        raise ValueError(f"{key}={sites}: expected at least one block, none of them twice")
     return sorted(sites)
+
+
+def personal_sites_key(sites: list[int], private_sites: list[int] | None) -> str:
+    """Return the config key that gives a personal shift its sites."""
+    return "sites" if private_sites in (None, sites) else "private_sites"
 
 
 def ranks_at(sites: list[int], key: str, rank: int | Sequence[int]) -> dict[int, int]:
@@ -46,20 +51,21 @@ def ranks_at(sites: list[int], key: str, rank: int | Sequence[int]) -> dict[int,
     return dict(zip(sites, rank, strict=True))
 
 
-def check_fit(key: str, ranks: Mapping[int, int], backbone: BackboneShape) -> None:
+def check_fit(key: str, ranks: Mapping[int, int], backbone: BackboneShape, sites_key: str = "sites") -> None:
     """Refuse a site beyond the last block and a rank above d.
 
     Args:
         key: The config key of the ranks.
         ranks: By site.
         backbone: The backbone to fit.
+        sites_key: The config key of the sites.
 
     Raises:
         ValueError: Names the key.
     """
     for site, rank in ranks.items():
         if not 0 <= site < backbone.blocks:
-            raise ValueError(f"sites={[*ranks]}: the backbone has blocks 0 to {backbone.blocks - 1}")
+            raise ValueError(f"{sites_key}={[*ranks]}: the backbone has blocks 0 to {backbone.blocks - 1}")
         if rank < 1:
             raise ValueError(f"{key}={rank}: expected at least 1")
         if rank > backbone.hidden:

@@ -42,12 +42,11 @@ class EditedHeads(EditsEverywhere):
 
     def bias(self, block: int) -> torch.Tensor:
         """Return v of a block's heads, [H · size]."""
-        blocks, heads, size = self.shape
-        chosen: torch.Tensor = self.get_buffer("chosen")
-        total = self.biases["collective"] + self.biases["personal"]
-        everywhere = torch.zeros(blocks * heads, size, device=total.device).index_add(0, chosen, total)
-        of_block: torch.Tensor = everywhere.view(blocks, heads * size)[block]
-        return of_block
+        _, heads, size = self.shape
+        head = self.get_buffer("chosen") - block * heads
+        here = (head >= 0) & (head < heads)
+        total = (self.biases["collective"] + self.biases["personal"])[here]
+        return torch.zeros(heads, size, device=total.device).index_add(0, head[here], total).flatten()
 
     def _hook(self, place: int) -> Callable[[nn.Module, Any], Any]:
         def edit(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:

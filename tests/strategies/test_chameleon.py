@@ -98,6 +98,19 @@ def test_chameleons_group_direction_is_that_of_all_states_together(model: nn.Mod
     assert figures == {"pairs": len(personal), "discarded": 12 - len(personal)}
 
 
+def test_a_client_whose_opening_was_lost_writes_its_pairs_once(model: nn.Module) -> None:
+    method, shape, client = chameleon(), shape_of(model), KnownClient()  # type: ignore[arg-type]
+    adapter = method.client_attach(model, shape)
+    aggregator = method.server_aggregator(method.server_init(shape), 0)
+    shared, kept = opened(method, client, adapter)
+    aggregator.add(0, shared, 1)
+    state, _ = aggregator.result()
+    late = method.client_train(adapter, TrainRequest(1, state, {}, KnownFit(client))).client_state
+    assert late is not None
+    assert {name: value.tolist() for name, value in late.items()} == {n: v.tolist() for n, v in kept.items()}
+    assert method.client_train(adapter, TrainRequest(2, state, late, KnownFit(client))).client_state is None
+
+
 def run_rounds(method: Chameleon, clients: list[KnownClient], model: nn.Module) -> Tensors:
     shape = shape_of(model)  # type: ignore[arg-type]
     adapter, state = method.client_attach(model, shape), method.server_init(shape)

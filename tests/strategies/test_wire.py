@@ -142,6 +142,8 @@ def test_a_missing_or_mistyped_record_is_a_fault() -> None:
     assert reply_with(content).fault == "record 'task' is missing"
     content = pack(Payload({}), {**REPORT.to_record(), "wall_s": "long"})
     assert "wall_s='long'" in (reply_with(content).fault or "")
+    content = pack(Payload({}), {**REPORT.to_record(), "figure_names": ["a", "b"], "figure_values": [1.0]})
+    assert "figure_values: expected one for each of figure_names" in (reply_with(content).fault or "")
     for values in ([1.0, float("nan")], [-1.0], 2.0):
         content = pack(Payload({}), REPORT.to_record())
         content.metric_records[STATISTICS] = MetricRecord({"base.confusion": values})

@@ -1,5 +1,7 @@
 """The names of a machine's slices."""
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,13 @@ def test_every_gpu_has_a_name_of_its_own(
 def test_a_client_with_less_than_a_whole_gpu_uses_one_gpu() -> None:
     at_once = [PartitionsConfig(gpus=2, per_client=share, cpus=8).clients_at_once for share in (0.5, 0.6, 1, 2)]
     assert at_once == [4, 2, 2, 1]
+
+
+def test_a_folder_whose_files_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_handle: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    config = PartitionsConfig(gpus=1, per_client=1, cpus=1, cpus_per_client=1)
+    with pytest.raises(OSError, match=r"files cannot be locked here \(No locks available\)"):
+        Partition(config, tmp_path / "locks")

@@ -130,6 +130,13 @@ def test_the_mean_over_seeds_is_the_vector(name: str) -> None:
     assert error(mean, values) == pytest.approx(once / 100, rel=0.15)
 
 
+def test_drive_loses_a_small_number_beside_one_that_dominates() -> None:
+    # r = (1 ± ½, …)/√8 up to signs, so S = ‖x‖²/‖r‖₁ = 1.25/(8 · 1/√8) and every sign is that of the 1.
+    values = np.array([1, 0.5, 0, 0, 0, 0, 0, 0], dtype=np.float32)
+    mean = np.mean([code("drive", values, seed) for seed in range(50)], axis=0)
+    assert mean == pytest.approx([1.25, 0, 0, 0, 0, 0, 0, 0], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", CONTRACTIVE)
 def test_the_error_is_shorter_than_the_vector(name: str) -> None:
     for seed in range(5):

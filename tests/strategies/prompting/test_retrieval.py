@@ -48,6 +48,12 @@ def test_histories_without_a_match_still_give_their_latest_items(texts: list[str
     assert [item.item_id for item in found] == ([str(len(texts) - 1)] if texts else [])
 
 
+@pytest.mark.parametrize("question", ["", "!", "a", "I ❤ U"])
+def test_a_question_without_a_word_matches_nothing(question: str) -> None:
+    assert match_scores(TEXTS, question).tolist() == [0.0] * len(TEXTS)
+    assert best_matches(history(*TEXTS), question, 1)[0].item_id == str(len(TEXTS) - 1)
+
+
 def test_k_above_the_history_gives_all_of_it() -> None:
     assert len(best_matches(history(*TEXTS), "war", 9)) == 3
     assert best_matches(history(*TEXTS), "war", 0) == []

@@ -114,6 +114,7 @@ def test_a_model_without_a_list_of_blocks_is_refused() -> None:
     [
         ({"sites": [3]}, "blocks 0 to 2"),
         ({"sites": [-1]}, "blocks 0 to 2"),
+        ({"private_sites": [3]}, r"^private_sites=\[3\]: the backbone has blocks 0 to 2"),
         ({"rank_shared": 17}, "rank.shared=17: the backbone's hidden size is 16"),
         ({"rank_private": 0}, "rank.private=0"),
     ],
