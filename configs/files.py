@@ -1,7 +1,6 @@
 """File writes: atomic ones, of which readers see the whole new file or the previous one; JSON lines; `.gitignore`."""
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -22,8 +21,8 @@ def write_atomic(path: Path, content: str | bytes | Callable[[Path], None], priv
         content: Text, bytes, or a function that writes to a given path.
         private: Only the owner may read the file.
     """
-    # The process id keeps two writers apart. A killed writer leaves a file that ends in .tmp.
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Two writers may be on different machines that share a folder. A killed one leaves a file that ends in .tmp.
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         if private:
             scratch.touch(mode=0o600)

@@ -41,6 +41,7 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     files = [(str(toml), file), *((f"method {method}", preset) for preset in presets)]
     for preset in presets:
         preset.pop("search", None)  # what `tune` tries, not a setting
+        _check_tables(preset, method)
         for table in (preset, preset.get("paper", {}), *preset.get("tasks", {}).values()):
             _check_method_file(table, method)
     task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
@@ -78,6 +79,12 @@ def as_override(value: Any) -> str:
     if isinstance(value, str):
         return value
     return " ".join(tomli_w.dumps({"value": value}).removeprefix("value = ").split())
+
+
+def _check_tables(preset: Table, method: str) -> None:
+    for name in ("paper", "tasks"):
+        if not isinstance(preset.get(name, {}), dict):
+            raise InputError(f"method {method}: {name}={preset[name]!r}: expected a table of keys")
 
 
 def _check_method_file(table: object, method: str) -> None:

@@ -43,5 +43,5 @@ class Judges:
         send = None if base else self._newcomers.send(state, number + 1)
         task = ClientTask(number, Phase.EVALUATE, send, lambda _user: {"point": str(point)})
         scores = metrics(pool(self._tasks.statistics(task, self.users, [point])[point]))
-        best.consider(number, scores, state if base else self._coding.as_sent(state))
+        best.consider(number, scores, state if base else self._coding.as_sent(state), initial=base)
         return {f"held_out.{key}": value for key, value in scores.items()}

@@ -206,9 +206,9 @@ class Stage1:
     def _keep_best(self) -> None:
         """Go back to the best state, if it is an earlier one."""
         progress, best = self._progress, self._progress.best
-        if best.round != progress.checkpoint.round:
+        if best.is_initial or best.round != progress.checkpoint.round:
             progress.state = best.state
             progress.coding.begin_anew(progress.state)
-        what = f"round {best.round}" if best.round else "the initial tensors: no round was better"
+        what = "the initial tensors: no round was better" if best.is_initial else f"round {best.round}"
         progress.writer.event("note", text=f"keep='best': {what} ({best.score:.3f} on held-out users)")
         progress.save_shared(progress.last_round + 1)

@@ -49,7 +49,7 @@ class TrainingRound:
         return {
             "round": self.number,
             "cohort": len(self.cohort),
-            "replies": len(self.cohort) - len(self.updates.failed) - len(self.outcome.lost),
+            "replies": sum(reply.error is None and reply.user not in self.outcome.lost for reply in self.replies),
             "failures": len(self.updates.failed),
             "rejected": len(self.updates.rejected),
             "retries": sum(reply.retries for reply in self.replies),

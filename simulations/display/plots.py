@@ -65,7 +65,8 @@ def _quality(folder: Path) -> Figure:
         }
         axes.bar(position, pooled[point][metric], color=shade, width=0.6, alpha=0.85)
         phase = "evaluate" if point == "base" else "personalize"
-        users = [dict(row["metrics"]).get(f"{point}.{metric}") for row in clients if row["phase"] == phase]
+        of_targets = [row for row in clients if row["phase"] == phase and row["user"] >= record.users.collective]
+        users = [dict(row["metrics"]).get(f"{point}.{metric}") for row in of_targets]
         values = [value for value in users if value is not None]
         # A fixed spread instead of random jitter, so that the same record gives the same figure.
         offsets = [0.4 * (number / max(1, len(values) - 1) - 0.5) for number in range(len(values))]

@@ -173,7 +173,7 @@ class _Bars:
         state, rounds = self._state, title == _TITLES["train"]
         if title not in self._bars:
             self._bars[title] = self.progress.add_task(title, count="", note="")
-        done: float = state.rounds_done if rounds else state.done
+        done: float = max(0, state.rounds_done) if rounds else state.done
         # Records before 0.3 tell the number of rounds only when a round ends.
         total = state.rounds or None if rounds else state.total
         note = (self._quality if rounds else "") + state.cost()

@@ -134,8 +134,9 @@ def write_comparison(runs: Sequence[Run], reference: str, folder: Path, controls
     """Analyse completed runs and write `compare.json`, `curves.parquet` and the plots.
 
     Raises:
-        InputError: The runs cannot be compared.
+        InputError: The runs cannot be compared, or the folder holds something else.
     """
+    check_experiment(folder, "compare.json")
     check_comparable(runs)
     comparison, curves = compare_runs(runs, reference, folder, controls)
     folder.mkdir(parents=True, exist_ok=True)

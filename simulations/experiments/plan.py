@@ -79,6 +79,20 @@ def plan(
     return planned
 
 
+def fewer_users(config: RunConfig, count: int) -> list[str]:
+    """Return overrides for fewer collective users, with a cohort and `faults.min_replies` that they allow.
+
+    Raises:
+        InputError: None of them would train.
+    """
+    cohort = min(config.cohort, count - config.users.held_out)
+    if cohort < 1:
+        raise InputError(f"users.held_out={config.users.held_out} leaves none of {count} collective users to train")
+    overrides = [f"users.collective={count}", f"cohort={cohort}"]
+    least = config.faults.min_replies
+    return overrides if least is None or least <= cohort else [*overrides, f"faults.min_replies={cohort}"]
+
+
 def plan_exchanged(planned: Sequence[Planned]) -> list[tuple[str, Planned]]:
     """Plan the control runs: stage 2 on another target user's history, from the shared tensors of a planned run.
 

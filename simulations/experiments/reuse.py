@@ -117,5 +117,8 @@ def interrupted(planned: Planned, place: Path, log: Callable[[str], None]) -> bo
         raise InputError(f"{place} {reason}; choose another name, or delete it")
     if planned.config.start_from and not other:
         start = load_file(Path(planned.config.start_from) / "shared.safetensors")
-        return start.keys() == state.keys() and all(torch.equal(start[key], state[key]) for key in start)
+        # The state also has what codecs keep, and what newcomers said when they were introduced.
+        if any(key not in state or not torch.equal(value, state[key]) for key, value in start.items()):
+            log(f"{place} was interrupted, but started from other tensors; running it again")
+            return False
     return other is None

@@ -27,9 +27,10 @@ from fl_clients.backbone.load import read_shape
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
 from simulations.experiments.comparison.curves import per_user
-from simulations.experiments.plan import Planned, plan
+from simulations.experiments.plan import Planned, fewer_users, plan
 from simulations.experiments.reuse import started_from
 from simulations.experiments.shapes import FittedShape, fitted_shapes
+from simulations.run.folders import check_experiment
 from simulations.run.preflight import build_method
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
@@ -89,6 +90,7 @@ def tune(
         RunFailed: A run failed for another reason than a non-finite loss.
     """
     folder = Path(folder)
+    check_experiment(folder, "tune.csv")
     import_path = import_folders(toml, [*overrides, f"method={method}"])
     fitted = [] if size is None else fitted_shapes(method, toml, overrides, size, import_path)
     # The method's own shape may not fit the backbone.
@@ -176,8 +178,7 @@ def _hold_out(config: RunConfig, held_out: int) -> list[str]:
     users, left = config.users, config.users.collective - held_out
     overrides = [f"users.reserved={users.reserved + users.target}", f"users.target={held_out}"]
     # Evaluated only after the last round, by the personalisation.
-    overrides += [f"users.collective={left}", f"evaluate.every={config.rounds}", f"cohort={min(config.cohort, left)}"]
-    return overrides
+    return [*overrides, *fewer_users(config, left), f"evaluate.every={config.rounds}"]
 
 
 @dataclass

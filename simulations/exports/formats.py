@@ -169,9 +169,9 @@ def place_of(served: ServedModel) -> str:
     """Return the argument of `from_pretrained` as code, without the name of whoever exported."""
     where = find(served.config.backbone)
     if isinstance(where, Path) and where.is_relative_to(Path.home()):
-        return f'os.path.expanduser("~/{where.relative_to(Path.home())}")'
+        return f"os.path.expanduser({json.dumps(f'~/{where.relative_to(Path.home())}')})"
     name, _, revision = (str(where), "", "") if isinstance(where, Path) else where.partition("@")
-    return f'"{name}", revision="{revision}"' if revision else json.dumps(str(where))
+    return f"{json.dumps(name)}, revision={json.dumps(revision)}" if revision else json.dumps(str(where))
 
 
 def _named(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str) -> Tensors:

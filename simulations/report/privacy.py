@@ -1,18 +1,21 @@
 """What a report says of privacy: the promise of every run, and ε by round."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 from rich.table import Table
 
+from configs.errors import InputError
 from configs.schema import RunConfig
 from fl_server.record.folder import RunFolder
 from simulations.display.tables import new_table
 from simulations.report.figures import finished, safe
 from simulations.report.gather import ReportRun
 from simulations.report.series import series
+from simulations.run.starting_run import origin_of
 
 _EPSILON = "privacy.epsilon"
 
@@ -47,8 +50,9 @@ def promises(runs: Sequence[ReportRun]) -> Table | None:
 
 def _stage_1(config: RunConfig) -> RunConfig:
     """Return the config of the run that trained the shared tensors, if its record is still there."""
-    while config.start_from and Path(config.start_from).is_dir():
-        config = RunFolder(Path(config.start_from)).config
+    if config.start_from:
+        with suppress(InputError):
+            return RunFolder(origin_of(Path(config.start_from))).config
     return config
 
 

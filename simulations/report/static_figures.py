@@ -24,9 +24,7 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path, private: bool 
     except ImportError:
         raise InputError("needs Kaleido; pip install 'fedperfit[figures]'", field="figures") from None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if private:
-            folder.chmod(0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", field="figures", value=folder) from None
     # The legend is below the axes, with about three names per line.
@@ -40,13 +38,16 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path, private: bool 
     for name in figures:
         file = re.sub(r"[^\w.-]+", "-", name)
         files.append(f"{file}-{len(files)}" if file in files else file)
+    paths = [folder / f"{name}.{form}" for name in files for form in FORMATS]
     try:
         # One call, so that the browser starts only once.
         plotly.io.write_images(
             [figure for figure in drawn for _ in FORMATS],
-            [folder / f"{name}.{form}" for name in files for form in FORMATS],
+            paths,
             width=900,
             height=[500 + room for room in rooms for _ in FORMATS],
         )
+        for path in paths if private else ():
+            path.chmod(0o600)
     except RuntimeError:
         raise InputError("needs Chrome or Chromium, which did not start", field="figures", value=folder) from None

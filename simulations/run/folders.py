@@ -43,6 +43,7 @@ _EXPERIMENTS = {
     "compare.json": "a comparison",
     "cold_start.json": "a cold start",
     "sweep.json": "a sweep",
+    "tune.csv": "a search",
     "analysis.json": "an analysis",
     "ability.json": "a test of ability",
     "audit.json": "an audit",

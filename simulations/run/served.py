@@ -10,7 +10,7 @@ from fl_clients.private_store import private_path
 from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
 from fl_server.record.tensors import read_tensors
-from simulations.run.preflight import build_method
+from simulations.run.preflight import build_method, find_changed_method, method_digest
 from strategies.method import Adapter, Method, Tensors
 
 
@@ -79,6 +79,8 @@ def load_served_model(folder: Path, user: str | None) -> ServedModel:
     check_backbone(config.backbone, record.backbone_sha256)
     backbone = load(config.backbone, resolve_precision(config.precision, False))
     method = build_method(config, backbone.shape)
+    if changed := find_changed_method(method_digest(method), record):
+        raise InputError(f"{folder}: {changed} the run began")
     adapter = method.client_attach(backbone.model, backbone.shape)
     served = ServedModel(folder, record, config, backbone, method, adapter, read_tensors(files.shared), None, None)
     if user is not None:

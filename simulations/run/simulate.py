@@ -163,15 +163,13 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
     try:
         launch(config, folder, import_path, lambda: on_progress(folder))
     except KeyboardInterrupt:
-        if (folder / "run.json").is_file():
-            _end(folder, "cancelled", "interrupted")
+        _end_if_there(folder, "cancelled", "interrupted")
         raise
     except OSError as error:
-        _end(folder, "failed", str(error))
+        _end_if_there(folder, "failed", str(error))
         raise RunFailed(f"{error}; fix this, then resume `{folder.name}`") from None
     except BaseException as error:
-        if (folder / "run.json").is_file():
-            _end(folder, "failed", str(error) or repr(error))
+        _end_if_there(folder, "failed", str(error) or repr(error))
         raise
     finally:
         torch.set_num_threads(threads)
@@ -211,6 +209,12 @@ def _end(folder: Path, status: Literal["failed", "cancelled"], error: str) -> Ru
             append_line(folder / "events.jsonl", {"event": status, "error": error})
             _keep_recorded_if_possible(folder)
     return record
+
+
+def _end_if_there(folder: Path, status: Literal["failed", "cancelled"], error: str) -> None:
+    """Close the record, unless its folder is gone, which must not hide why the run ended."""
+    if (folder / "run.json").is_file():
+        _end(folder, status, error)
 
 
 def _keep_recorded_if_possible(folder: Path) -> None:

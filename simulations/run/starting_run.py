@@ -62,12 +62,8 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
     Raises:
         InputError: Some target users were collective users; the message names them.
     """
-    origin, passed = Path(config.start_from), set[Path]()
-    while (theirs := RunFolder(origin).config).start_from:
-        if origin.resolve() in passed:
-            raise InputError(f"start_from: {origin} starts from itself")
-        passed.add(origin.resolve())
-        origin = Path(theirs.start_from)
+    origin = origin_of(Path(config.start_from))
+    theirs = RunFolder(origin).config
     synthetic = config.users.source == "synthetic", theirs.users.source == "synthetic"
     comparable = config.task == theirs.task and synthetic[0] == synthetic[1]
     if config.users.overlap or not comparable or read_run(origin).users.source == "devices":
@@ -80,6 +76,21 @@ def check_unseen(config: RunConfig, users: UserTable) -> None:
             f"start_from: {len(seen)} of {config.users.target} target users were collective users of {origin}: {listed}"
             "; exclude them with users.reserved or users.select, or set users.overlap=true if this is intended"
         )
+
+
+def origin_of(record: Path) -> Path:
+    """Return the record of the run that trained a run's shared tensors: its own, or the one it goes back to.
+
+    Raises:
+        InputError: A record on the way is not there any more, or the run goes back to itself.
+    """
+    passed = set[Path]()
+    while start := RunFolder(record).config.start_from:
+        if record.resolve() in passed:
+            raise InputError(f"start_from: {record} starts from itself")
+        passed.add(record.resolve())
+        record = Path(start)
+    return record
 
 
 def _user_ids(folder: Path) -> list[str]:

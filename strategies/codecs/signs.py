@@ -32,9 +32,9 @@ def write_drive(values: np.ndarray, seed: int) -> bytes:
     """(N/8 + 4) bytes for each block of N = 4096 numbers: the signs after a random rotation, and a scale S.
 
     r = HDx/√N, D random signs from the seed, H Hadamard's matrix; S = ‖x‖²/‖r‖₁. With a uniformly random rotation the
-    mean of what is decoded would be x. This one comes close, unless few numbers dominate their block: of (1, ½, 0, …, 0)
-    the mean is (1¼, 0, …, 0). A vector of fewer than 4096 numbers is one block, filled up to a power of two. Vargaftik
-    et al., DRIVE, arXiv 2105.08339.
+    mean of what is decoded would be x. This one comes close, unless few numbers dominate their block: the mean for
+    (1, ½, 0, …, 0) is (1¼, 0, …, 0). A vector of fewer than 4096 numbers is one block, filled up to a power of two.
+    Vargaftik et al., DRIVE, arXiv 2105.08339.
     """
     blocks, flips = _blocks(len(values), seed)
     blocks.reshape(-1)[: len(values)] = values

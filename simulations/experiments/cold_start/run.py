@@ -19,7 +19,7 @@ from simulations.experiments.cold_start.rows import tabulate
 from simulations.experiments.cold_start.spec import ColdStartSpec
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete
-from simulations.experiments.plan import Planned, plan, users_digests
+from simulations.experiments.plan import Planned, fewer_users, plan, users_digests
 from simulations.experiments.reuse import find, started_from
 from simulations.run.folders import check_experiment
 from simulations.run.preflight import build_method, resolve
@@ -109,12 +109,12 @@ def _plan_all(
     """
     tasks = spec.tasks or [load_config(toml, overrides).task]
     spec = replace(spec, tasks=tasks)
-    cohorts = {task: _cohort(spec, toml, [*overrides, f"task={task}"]) for task in tasks}
+    bases = {task: _base(spec, toml, [*overrides, f"task={task}"]) for task in tasks}
     digest = users_digests()
     planned = [
         planned_run
         for task, count in product(tasks, sorted(spec.collective))
-        for planned_run in _plan(spec, toml, overrides, task, count, cohorts[task], digest)
+        for planned_run in _plan(spec, toml, overrides, bases[task], count, digest)
     ]
     if (spec.transfer or spec.compositions) and not any(map(_has_stage_1, planned)):
         field = "transfer" if spec.transfer else "compositions"
@@ -124,18 +124,18 @@ def _plan_all(
     groups = [
         planned_run
         for task, group in product(tasks, range(1, spec.compositions))
-        for planned_run in _plan(spec, toml, overrides, task, min(spec.collective), cohorts[task], digest, group)
+        for planned_run in _plan(spec, toml, overrides, bases[task], min(spec.collective), digest, group)
         if _has_stage_1(planned_run)
     ]
     return planned, groups, [_later(spec, planned_run, toml, overrides, digest) for planned_run in planned]
 
 
-def _cohort(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[str]) -> int:
-    """Return a task's cohort; refuse settings of an experiment or method file that a cold start does not allow."""
+def _base(spec: ColdStartSpec, toml: Path | str | None, overrides: Sequence[str]) -> RunConfig:
+    """Return what all runs of a task have; refuse what a cold start does not allow in an experiment or method file."""
     base = load_config(toml, overrides)
     for method in spec.methods:
         _check_config(method, load_config(toml, [*overrides, f"method={method}"]), base, spec)
-    return base.cohort
+    return base
 
 
 def _check_config(method: str, config: RunConfig, base: RunConfig, spec: ColdStartSpec) -> None:
@@ -177,13 +177,13 @@ def _plan(
     spec: ColdStartSpec,
     toml: Path | str | None,
     overrides: Sequence[str],
-    task: str,
+    base: RunConfig,
     count: int,
-    cohort: int,
     digest: Callable[[RunConfig], str],
     group: int = 0,
 ) -> list[Planned]:
-    overrides = [*_of_task(task, toml, overrides), f"users.collective={count}", f"cohort={min(cohort, count)}"]
+    task = base.task
+    overrides = [*_of_task(task, toml, overrides), *fewer_users(base, count)]
     try:
         planned = plan(spec.methods, toml, [*overrides, f"users.group={group}"], spec.seeds, digest)
     except TooFewUsers as error:

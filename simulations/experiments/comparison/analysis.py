@@ -31,6 +31,7 @@ from strategies.metrics.statistics import LOWER_IS_BETTER
 
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality for which the bytes to reach them are reported."""
+_BITS = 1e-12
 _IDS = 1e-3
 """Relative difference in message bytes that Flower's random ids may cause."""
 
@@ -207,7 +208,9 @@ def _bytes_to(line: pd.DataFrame, best: float, share: float, lower: bool) -> flo
     """The bytes spent at the first evaluated round with that share of the best quality, or None."""
     if not best and not lower:
         return None  # the best quality is 0, which has no shares
-    reached = line[line.value <= best / share] if lower else line[line.value >= best * share]
+    # Means of the same values may differ in the last bit.
+    wanted = best / share * (1 + _BITS) if lower else best * share * (1 - _BITS)
+    reached = line[line.value <= wanted] if lower else line[line.value >= wanted]
     return float(reached.bytes_total.iloc[0]) if len(reached) else None
 
 

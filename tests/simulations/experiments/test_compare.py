@@ -220,6 +220,14 @@ def test_runs_that_differ_in_more_than_the_method_are_refused(
     assert message in str(caught.value)
 
 
+def test_a_comparison_of_records_does_not_join_another_experiment(
+    compared: tuple[Path, list[Run]], tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.json").touch()
+    with pytest.raises(InputError, match=r"is a sweep; choose another name"):
+        write_comparison(compared[1], "perfit", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [("personal.lr=0.5", "personal.lr: 0.001 vs. 0.5"), ("rank.shared=3", "rank.shared: 4 vs. 3")],

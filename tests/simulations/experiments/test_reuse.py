@@ -13,6 +13,7 @@ from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete, write_comparison
 from simulations.experiments.plan import Planned, plan
 from simulations.experiments.reuse import find, interrupted, started_from
+from simulations.run.served import load_served_model
 from simulations.run.simulate import resume
 from tests.conftest import TINY, happened
 
@@ -150,3 +151,6 @@ def test_run_is_not_resumed_after_its_method_has_changed(
     (run,) = complete(planned(), tmp_path / "x", False, print)
     assert "cannot be resumed (user_method.py has changed" in capsys.readouterr().out
     assert run.record.resumed == 0
+    code.write_text(code.read_text() + "# A third one.\n")
+    with pytest.raises(InputError, match=r"Own-seed0: user_method\.py has changed since the run began"):
+        load_served_model(run.folder, None)

@@ -52,9 +52,9 @@ def judged(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> dict[int, Te
     """Let the held-out users give these scores before stage 1 and after each round; return the states they judged."""
     consider, states = BestRound.consider, dict[int, Tensors]()
 
-    def scripted(self: BestRound, number: int, _scores: object, state: Tensors) -> None:
+    def scripted(self: BestRound, number: int, _scores: object, state: Tensors, initial: bool = False) -> None:
         states[number] = state
-        consider(self, number, {"accuracy": scores[number]}, state)
+        consider(self, number, {"accuracy": scores[number]}, state, initial)
 
     monkeypatch.setattr(BestRound, "consider", scripted)
     return states
@@ -125,3 +125,13 @@ def test_the_best_round_is_the_first_of_the_best(metric: str) -> None:
 def test_bad_input_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["simulate", *TINY, *words, "--results", str(tmp_path)])
     assert message in str(done.exception)
+
+
+def test_a_stage_1_of_an_opening_alone_goes_back_before_it() -> None:
+    best = BestRound({})
+    best.consider(0, {"accuracy": 0.5}, {"shared_x": torch.zeros(1)}, initial=True)
+    best.consider(0, {"accuracy": 0.4}, {"shared_x": torch.ones(1)})
+    again = BestRound(best.saved())
+    assert (again.is_initial, again.round, again.state["shared_x"].item()) == (True, 0, 0.0)
+    best.consider(0, {"accuracy": 0.6}, {"shared_x": torch.ones(1)})
+    assert not BestRound(best.saved()).is_initial

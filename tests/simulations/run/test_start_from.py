@@ -8,6 +8,7 @@ import pytest
 from configs.errors import InputError
 from fl_server.record.schema import read_run, write_run
 from simulations.run.simulate import simulate
+from simulations.run.starting_run import origin_of
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -79,6 +80,16 @@ def test_the_personal_shift_may_have_another_shape_unless_stage_1_sent_its_start
     assert record.metrics_collective == read_run(tmp_path / "whole").metrics_collective
     with pytest.raises(InputError, match=r"does not fit: private_sites: \[1, 2\] in that run"):
         simulate(tiny_config("joint_private_init=true", *larger, f"start_from={tmp_path / 'joint'}"), "no", tmp_path)
+
+
+def test_a_run_that_goes_back_to_itself_is_named(tmp_path: Path) -> None:
+    simulate(tiny_config("rounds=1"), "one", tmp_path)
+    simulate(tiny_config("rounds=1", f"start_from={tmp_path / 'one'}"), "other", tmp_path)
+    assert origin_of(tmp_path / "other") == tmp_path / "one"
+    config = tmp_path / "one" / "config.toml"
+    config.write_text(config.read_text().replace('start_from = ""', f'start_from = "{tmp_path / "other"}"'))
+    with pytest.raises(InputError, match=r"start_from: \S*other starts from itself"):
+        origin_of(tmp_path / "other")
 
 
 @pytest.mark.parametrize(

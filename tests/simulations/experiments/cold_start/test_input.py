@@ -7,11 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import InputError
+from configs.load import load_config
 from simulations.cli.main import app
 from simulations.experiments import compare as comparison_runs
 from simulations.experiments.cold_start import run as module
 from simulations.experiments.cold_start.run import _plan_all, cold_start
 from simulations.experiments.cold_start.spec import ColdStartSpec
+from simulations.experiments.plan import fewer_users
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
@@ -113,6 +115,14 @@ def test_cohort_is_limited_by_the_number_of_users(tmp_path: Path) -> None:
     # A cohort larger than the config's number of users is allowed, since the spec sets that number.
     _, runs = cold_start(spec, None, [*words, "cohort=64"], tmp_path / "x", print)
     assert [run.config.cohort for run in runs] == [2, 5]
+
+
+def test_users_who_judge_and_the_least_replies_fit_fewer_users() -> None:
+    config = load_config(None, ["users.collective=20", "users.held_out=3", "cohort=8", "faults.min_replies=6"])
+    assert fewer_users(config, 20) == ["users.collective=20", "cohort=8"]
+    assert fewer_users(config, 8) == ["users.collective=8", "cohort=5", "faults.min_replies=5"]
+    with pytest.raises(InputError, match=r"users.held_out=3 leaves none of 3 collective users to train"):
+        fewer_users(config, 3)
 
 
 def test_methods_with_one_name_or_other_users_are_refused(tmp_path: Path) -> None:
