@@ -145,7 +145,10 @@ class LocalFit:
 
     @torch.no_grad()
     def loss(self, batches: int, /) -> float:
-        """Return the mean loss over the first `batches` batches of the first epoch, without dropout."""
+        """Return the mean loss over the first `batches` batches of a shuffled epoch, without dropout.
+
+        They are those of the first epoch, unless examples are held out. There must be an example.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         return self._mean_loss(epoch_batches(self.examples, self.settings.batch_size, generator)[:batches])
 

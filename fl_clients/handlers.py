@@ -1,6 +1,7 @@
 """How a client handles one message, independent of Flower.
 
-Only the backbone and the adapter, which all clients of a process share, and the client's private store outlive a task.
+Only the backbone and the adapter, which all clients of a process share, the client's private store, and what is kept
+for its next task (`Notes`, the index of its history) outlive a task.
 """
 
 import json

@@ -66,7 +66,7 @@ class Evaluation:
         return figures | self._judge(number, self._progress.last_round, EvaluationPoint.COLLECTIVE)
 
     def judge_last(self) -> None:
-        """Judge the last state, unless it has been: its round may have been abandoned, or the last one by surprise."""
+        """Judge the last state, unless it has been: its round may have been abandoned, or unexpectedly be the last."""
         done = self._progress.checkpoint.round
         if done is not None and self._progress.best.judged < done:
             self._judge(done, done, EvaluationPoint.COLLECTIVE)

@@ -1,4 +1,4 @@
-"""Held-out collective users, who judge the shared tensors on their way (`users.held_out`)."""
+"""Held-out collective users, who judge the shared tensors during stage 1 (`users.held_out`)."""
 
 from configs.schema import RunConfig
 from fl_server.best_round import BestRound

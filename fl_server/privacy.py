@@ -74,7 +74,7 @@ def epsilon_of(
 
 
 def most_turns(cohorts: Iterable[Sequence[int]]) -> list[int]:
-    """Return how often the user that is drawn most often was drawn, after each round from 0 on."""
+    """Return the largest number of turns of one user after each round, from 0 on."""
     turns, most = Counter[int](), [0]
     for cohort in cohorts:
         turns.update(cohort)
@@ -177,7 +177,7 @@ class RunPrivacy:
             config: The run's config, with `privacy.kind`.
             method: The method.
             users: Collective users that can be drawn.
-            turns: How often the user that is drawn most often was drawn, after each round from 0 on.
+            turns: The largest number of turns of one user after each round, from 0 on.
             secret: Replaces the run's seed for noise if others know the seed; they also know who is drawn then.
             checkpoint: Tensors to continue from.
             releases: A file that remembers what was released, so that a repeated round is not a second one for free.

@@ -37,7 +37,7 @@ def check_written(backbone: BackboneShape, **lengths: int) -> None:
 
     Args:
         backbone: Reads a `window` of tokens.
-        lengths: Most tokens of a text, by setting.
+        lengths: The largest number of tokens of a text, by setting.
 
     Raises:
         ValueError: Names the setting.

@@ -275,7 +275,7 @@ class ProfileToPeft(Method):
         profile = profile_embedding(client, self.profile, self._generator.of({}).network.width)
         if not self.noise or not client.history:
             return profile
-        # The same profile has the same noise whenever it is asked for: a mean of many would take it off.
+        # The same profile has the same noise whenever it is asked for: averaging many would remove it.
         texts = "\n".join(f"{item.source}\n{item.target}" for item in client.history)
         generator = np.random.default_rng(derive_entropy(client.secret(), "profile noise", texts))
         return profile + self.noise * torch.from_numpy(generator.standard_normal(len(profile), dtype=np.float32))

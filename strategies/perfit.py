@@ -41,7 +41,7 @@ class PerFit(Method):
 
         Args:
             sites: Decoder blocks whose output φ⁽¹⁾ acts on, counted from 0.
-            positions: `all`, `fN`, `lN` or `fN+lN`.
+            positions: `all`, `all-fN`, `fN`, `lN` or `fN+lN`.
             rank_shared: r⁽¹⁾, or one for each site.
             rank_private: r⁽²⁾, likewise.
             joint_private_init: Stage 1 also trains the start of φ⁽²⁾; if false, only φ⁽¹⁾ is sent and φ⁽²⁾

@@ -24,7 +24,7 @@ _WINDOW = 256
 def mean_embeddings(
     backbone: Backbone, embedder: str, texts: Sequence[str], batch_size: int, window: int
 ) -> torch.Tensor:
-    """Embed texts; [texts, dimensions], fp32 on the CPU, every row of length 1.
+    """Embed texts; [texts, dimensions], fp32 on the CPU, every row of length 1 (0 for `words` of a text without any).
 
     Args:
         backbone: Embeds them itself if `embedder` is `backbone`.

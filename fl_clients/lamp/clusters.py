@@ -18,7 +18,7 @@ _LEAST = 4
 def clusters(answers: Sequence[Sequence[str]], seed: int) -> list[list[int]]:
     """Cluster users by the words of their answers, the most unusual cluster first.
 
-    k-means of the words' counts, of length 1, with at most 10 clusters. Who has no answers is like the average.
+    k-means of the words' counts, of length 1, with at most 10 clusters. Users without answers count as average.
 
     Args:
         answers: Each user's.

@@ -50,5 +50,5 @@ def text_key(text: str) -> bytes:
 
 
 def revealing_keys(pair: Pair, task: Task) -> set[bytes]:
-    """Return the keys of a pair's source and, if answers are texts, of its target: who has one knows the pair."""
+    """Return the keys of a pair's source and, if answers are texts, of its target: either gives the pair away."""
     return {text_key(text) for text in ((pair.source,) if task.labels else (pair.source, pair.target))}

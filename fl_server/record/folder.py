@@ -112,7 +112,7 @@ class RunFolder:
         Raises:
             InputError: Another command works in it.
         """
-        # Whoever looks whether it is locked holds it for an instant.
+        # Looking whether it is locked holds it for an instant.
         lock = FileLock(self._lock_file(), timeout=1)
         try:
             lock.acquire()

@@ -1,1 +1,1 @@
-"""Experiments that consist of several runs: compare, tune, cold start."""
+"""Experiments on several runs, or on one afterwards: compare, sweep, tune, cold start, analysis, audit, ability."""

@@ -1,4 +1,4 @@
-"""The runs of a comparison or a cold start, checked before any work."""
+"""The runs of an experiment, checked before any work."""
 
 import json
 from collections.abc import Callable, Sequence

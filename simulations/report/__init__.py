@@ -1,1 +1,1 @@
-"""`fedperfit report`: one HTML file that shows run records, comparisons and cold-start experiments."""
+"""`fedperfit report`: one HTML file that shows run records and experiments."""

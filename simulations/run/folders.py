@@ -1,4 +1,4 @@
-"""Folders that commands write into: checks their names, claims them, and locks run records."""
+"""Folders that commands write into: checks their names, and claims them."""
 
 import os
 import re

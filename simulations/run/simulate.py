@@ -184,7 +184,7 @@ def _run(folder: Path, config: RunConfig, import_path: list[str], on_progress: C
 
 
 def finish(folder: Path, on_progress: Callable[[Path], None] = lambda _folder: None) -> RunRecord:
-    """Add what synthetic users tell to a completed record, clean it up, and draw its plots."""
+    """Add the oracles of synthetic users to a completed record, clean it up, and draw its plots."""
     record_oracles(folder)
     clean(folder)
     on_progress(folder)

@@ -13,12 +13,15 @@ class ServerOptimizer:
     """x ← x + step(Δ), Δ the average of the clients' tensors minus x. Its memory is passed in and out."""
 
     kind: Literal["momentum", "nesterov", "adam", "yogi"]
+    """The rule, as in `step`."""
     lr: float
     """η."""
     momentum: float
     """μ, or β₁."""
     beta2: float = 0.99
+    """β₂."""
     tau: float = 1e-3
+    """τ."""
 
     def step(self, change: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
         """Return what is added to x, and the memory after this step.

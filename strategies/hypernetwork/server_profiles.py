@@ -30,7 +30,7 @@ class Profiles:
             noise: Standard deviation of what clients add to each number.
         """
         self._state, self._components = dict(state), components
-        # A client's noise is hardly ever half as long again as usual.
+        # A client's noise is hardly ever more than half above its usual length.
         self._longest, self._cut = math.sqrt(width) * (1 + 1.5 * noise) * (1 + _ROUNDING), 0
         self._profiles: list[torch.Tensor] = []
         self.expected = {SENT_PROFILE: torch.zeros(width)}

@@ -119,7 +119,7 @@ def _load(names: Sequence[str], manager: Any) -> dict[str, Any]:
     """Load lm-eval's tasks without a network.
 
     Raises:
-        InputError: A task is unknown, its data are not here, or its score is no mean over items.
+        InputError: A task is unknown, its data are not here, or its score is not a mean over items.
     """
     from simulations.experiments.ability.language_model import mean_metric
 
@@ -137,7 +137,7 @@ def _load(names: Sequence[str], manager: Any) -> dict[str, Any]:
     for name, task in loaded["tasks"].items():
         if mean_metric(task) is None:
             metrics = ", ".join(task.aggregation())
-            raise InputError(f"its score ({metrics}) is no mean over items", field="tasks", value=name)
+            raise InputError(f"its score ({metrics}) is not a mean over items", field="tasks", value=name)
     return loaded
 
 

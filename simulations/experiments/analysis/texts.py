@@ -1,4 +1,4 @@
-"""The own items of the users that an analysis names, for the analyst's eyes only (PerFit, Figures 11-14)."""
+"""The items of the users that an analysis names, for the analyst's eyes only (PerFit, Figures 11-14)."""
 
 from pathlib import Path
 

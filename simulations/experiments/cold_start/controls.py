@@ -1,4 +1,4 @@
-"""What newcomers gain by what is their own, for each number of collective users."""
+"""What newcomers gain by their own adapter, for each number of collective users."""
 
 from collections.abc import Sequence
 

@@ -114,7 +114,7 @@ class NewcomerRow(Part):
 
 
 class ControlsRow(Part):
-    """What newcomers could be sent in place of what is their own (`Method.server_controls`)."""
+    """What newcomers could be sent in place of their own adapter (`Method.server_controls`)."""
 
     task: str
     metric: str

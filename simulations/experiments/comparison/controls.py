@@ -1,4 +1,4 @@
-"""What users gain by what is their own: their quality with it, and with what else they could be sent."""
+"""What users gain by their own adapter: their quality with it, and with what else they could be sent."""
 
 from collections.abc import Sequence
 
@@ -39,12 +39,12 @@ def correct(tested: Sequence[Control]) -> None:
 
 
 def own_metrics(run: Run) -> dict[str, float]:
-    """Return target users' quality with what is their own, before any training of theirs."""
+    """Return target users' quality with their own adapter, before any training of theirs."""
     return run.record.metrics if trains_nothing(run) else run.record.metrics_collective
 
 
 def trains_nothing(run: Run) -> bool:
-    """Tell whether newcomers took no step: their answers after stage 2 are then those with what is their own.
+    """Tell whether newcomers took no step: their answers after stage 2 are then those with the adapter they were sent.
 
     A network on the clients writes adapters there; before stage 2 these users have an empty profile's.
     """

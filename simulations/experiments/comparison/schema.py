@@ -54,7 +54,7 @@ class Control(Spread):
     """Target users' quality, before any training of theirs, with what they could be sent in place of their own."""
 
     own: Spread | None = Field(None)
-    """With what is their own; None in older comparisons."""
+    """With their own adapter; None in older comparisons."""
     gain: PairedTest | None = Field(None)
     """What is their own against this; None in older comparisons, and where a client failed in the control."""
 

@@ -65,7 +65,7 @@ def _comparison_quality(report: Comparison) -> Table:
         + differing(report.other_settings)
     )
     if any(_is_served_at_once(row) for row in report.methods):
-        table.caption += "; –: no stage 2, users are sent what is their own"
+        table.caption += "; –: no stage 2, users receive an adapter of their own"
     if below:
         name = next(iter(below.values()))
         table.caption += f"; †: worse than {BASELINES[name]}, which needs no model"
@@ -75,7 +75,7 @@ def _comparison_quality(report: Comparison) -> Table:
 
 
 def _is_served_at_once(row: ComparedMethod) -> bool:
-    """Tell whether users are sent what is their own, and nothing changes it afterwards."""
+    """Tell whether users receive an adapter of their own, and nothing changes it afterwards."""
     untrained = row.learning_rates.personal is None
     return bool(row.controls) and untrained and row.quality == row.quality_collective
 
@@ -121,7 +121,7 @@ def _served_otherwise(report: Comparison) -> Table:
 
 
 def controls_cells(controls: dict[str, Control]) -> Iterator[tuple[str, list[str]]]:
-    """Yield by control: quality with it, what is their own against it, the interval, p."""
+    """Yield by control: quality with it, their own adapter against it, the interval, p."""
     for name, control in controls.items():
         gain = control.gain
         test = [f"{gain.difference:+.3f}{noise(gain)}", interval(gain), significance(gain)] if gain else ["–"] * 3

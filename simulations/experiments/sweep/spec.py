@@ -56,7 +56,7 @@ def read_axes(arguments: Sequence[str], toml: Path | None) -> tuple[dict[str, li
     Commas inside brackets and quotes do not separate values: `sites=[14,15],[10]` has two.
 
     Raises:
-        InputError: The table is malformed, or an argument is no `key=value`.
+        InputError: The table is malformed, or an argument is not `key=value`.
     """
     axes = {key: [as_override(value) for value in values] for key, values in _table(toml).items()}
     overrides = []

@@ -1,4 +1,4 @@
-"""What newcomers gain by what is their own, with few collective users and with more."""
+"""What newcomers gain by their own adapter, with few collective users and with more."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What users gain by what is their own: the runs' figures, user by user, and whether it is more than noise."""
+"""What users gain by their own adapter: the runs' figures, user by user, and whether it is more than noise."""
 
 import shutil
 from pathlib import Path
