@@ -39,7 +39,8 @@ class Generated:
         with ExitStack() as undo:
             for name, value in self._write().items() if self._write else ():
                 module, attribute = self._places[name]
-                undo.enter_context(written(module, attribute, value))
+                # The network stays on the CPU, and the adapter may be on a GPU.
+                undo.enter_context(written(module, attribute, value.to(getattr(module, attribute).device)))
             undo.enter_context(self.inner.active(prompt))
             yield
 

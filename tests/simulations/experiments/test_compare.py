@@ -142,7 +142,7 @@ def test_failed_run_is_named_and_not_compared(tmp_path: Path) -> None:
 
 def test_another_config_in_the_same_folder_is_refused(compared: tuple[Path, list[Run]]) -> None:
     folder, _ = compared
-    with pytest.raises(InputError, match=r"local\.lr: 0\.003 vs\. 0\.5"):
+    with pytest.raises(InputError, match=r"local\.lr: 0\.004 vs\. 0\.5"):
         complete(plan(["perfit"], None, [*TINY, "rounds=4", "local.lr=0.5"], [0]), folder, False, quiet)
 
 
