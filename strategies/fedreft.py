@@ -51,8 +51,7 @@ class FedReft(Method):
         """
         self.sites = shifts.checked_sites(sites)
         self.positions = Positions.parse(positions)
-        shared, private = (shifts.ranks_at(self.sites, _KEY, rank) for rank in (rank_shared, rank_private))
-        self.ranks = {site: shared[site] + private[site] for site in self.sites}
+        self.ranks = shifts.summed_ranks(self.sites, _KEY, rank_shared, rank_private)
         if loss_batches < 1:
             raise ValueError(f"settings.loss_batches={loss_batches}: expected at least 1")
         self.loss_batches = loss_batches

@@ -56,12 +56,9 @@ class PerFit(Method):
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        self._personal_key = shifts.personal_sites_key(sites, private_sites)
-        personal = shifts.checked_sites(private_sites or sites, self._personal_key)
-        self.ranks = {
-            COLLECTIVE: shifts.ranks_at(shifts.checked_sites(sites), "rank.shared", rank_shared),
-            PERSONAL: shifts.ranks_at(personal, "rank.private", rank_private),
-        }
+        collective = shifts.ranks_at(shifts.checked_sites(sites), "rank.shared", rank_shared)
+        personal, self._personal_key = shifts.personal_ranks(sites, private_sites, rank_private)
+        self.ranks = {COLLECTIVE: collective, PERSONAL: personal}
         self.positions = Positions.parse(positions)
         self.rates = shifts.checked_rates(rate_R, rate_b)
         self.joint_private_init = joint_private_init

@@ -33,8 +33,7 @@ class ReftC(Method):
         """Take the settings; see `PerFit`."""
         self.sites = shifts.checked_sites(sites)
         self.positions = Positions.parse(positions)
-        shared, private = (shifts.ranks_at(self.sites, _KEY, rank) for rank in (rank_shared, rank_private))
-        self.ranks = {site: shared[site] + private[site] for site in self.sites}
+        self.ranks = shifts.summed_ranks(self.sites, _KEY, rank_shared, rank_private)
         self.average = find_average(aggregation)
         self.seed = seed
 

@@ -27,9 +27,7 @@ class ReftP(SendsNothing):
         rate_b: float = 1.0,
     ) -> None:
         """Take the settings; see `PerFit`."""
-        self._sites_key = shifts.personal_sites_key(sites, private_sites)
-        sites = shifts.checked_sites(private_sites or sites, self._sites_key)
-        self.ranks = shifts.ranks_at(sites, "rank.private", rank_private)
+        self.ranks, self._sites_key = shifts.personal_ranks(sites, private_sites, rank_private)
         self.positions = Positions.parse(positions)
         self.rates = shifts.checked_rates(rate_R, rate_b)
         self.seed = seed

@@ -28,11 +28,6 @@ def checked_sites(sites: list[int], key: str = "sites") -> list[int]:
     return sorted(sites)
 
 
-def personal_sites_key(sites: list[int], private_sites: list[int] | None) -> str:
-    """Return the config key that gives a personal shift its sites."""
-    return "sites" if private_sites in (None, sites) else "private_sites"
-
-
 def ranks_at(sites: list[int], key: str, rank: int | Sequence[int]) -> dict[int, int]:
     """Return the rank at every site, in the order of sites.
 
@@ -49,6 +44,29 @@ def ranks_at(sites: list[int], key: str, rank: int | Sequence[int]) -> dict[int,
     if len(rank) != len(sites):
         raise ValueError(f"{key}={list(rank)}: expected one rank, or {len(sites)}, one for each of the sites {sites}")
     return dict(zip(sites, rank, strict=True))
+
+
+def summed_ranks(sites: list[int], key: str, *ranks: int | Sequence[int]) -> dict[int, int]:
+    """Return the sum of several ranks at every site; see `ranks_at`."""
+    by_rank = [ranks_at(sites, key, rank) for rank in ranks]
+    return {site: sum(rank[site] for rank in by_rank) for site in sites}
+
+
+def personal_ranks(
+    sites: list[int], private_sites: list[int] | None, rank: int | Sequence[int]
+) -> tuple[dict[int, int], str]:
+    """Return a personal shift's ranks by site, and the config key that gives its sites.
+
+    Args:
+        sites: Those of the collective shift.
+        private_sites: Its own; None: the same.
+        rank: r⁽²⁾, one for all sites, or one for each.
+
+    Raises:
+        ValueError: Sites or ranks are invalid for every backbone.
+    """
+    key = "sites" if private_sites in (None, sites) else "private_sites"
+    return ranks_at(checked_sites(private_sites or sites, key), "rank.private", rank), key
 
 
 def check_fit(key: str, ranks: Mapping[int, int], backbone: BackboneShape, sites_key: str = "sites") -> None:
