@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -162,8 +163,8 @@ def test_a_clients_kept_tensors_match_the_servers_record_of_them(method: str, wo
     states: list[tuple[int, Tensors]] = []
     build = Stage1._train_round
 
-    def spy(run: Stage1, number: int, trainable_users: list[int]) -> None:
-        build(run, number, trainable_users)
+    def spy(run: Stage1, number: int, *others: Any) -> None:
+        build(run, number, *others)
         states.append((number, run._progress.state))
 
     with pytest.MonkeyPatch.context() as patch:
