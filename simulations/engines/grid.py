@@ -10,7 +10,6 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -61,10 +60,6 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return all node ids."""
         return range(_FIRST_NODE, _FIRST_NODE + self._num_nodes)
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return all nodes."""
-        return [NodeInfo(node_id=node) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver messages and return their ids."""

@@ -32,6 +32,7 @@ from strategies.metrics.statistics import LOWER_IS_BETTER
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality for which the bytes to reach them are reported."""
 _BITS = 1e-12
+"""Relative difference that the last bits of two means of the same values may have."""
 _IDS = 1e-3
 """Relative difference in message bytes that Flower's random ids may cause."""
 
