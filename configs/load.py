@@ -41,9 +41,7 @@ def load_config(toml: Path | str | None = None, overrides: Sequence[str] = ()) -
     files = [(str(toml), file), *((f"method {method}", preset) for preset in presets)]
     for preset in presets:
         preset.pop("search", None)  # what `tune` tries, not a setting
-        _check_tables(preset, method)
-        for table in (preset, preset.get("paper", {}), *preset.get("tasks", {}).values()):
-            _check_method_file(table, method)
+        _check_method_file(preset, method)
     task_tables = [_of_the_task(preset.pop("tasks", {}), task, method) for preset in presets]
     if (task_preset := CONFIGS / "tasks" / f"{task}.toml").is_file():
         presets.append(read_toml(task_preset))
@@ -81,21 +79,24 @@ def as_override(value: Any) -> str:
     return " ".join(tomli_w.dumps({"value": value}).removeprefix("value = ").split())
 
 
-def _check_tables(preset: Table, method: str) -> None:
-    for name in ("paper", "tasks"):
-        if not isinstance(preset.get(name, {}), dict):
-            raise InputError(f"method {method}: {name}={preset[name]!r}: expected a table of keys")
-
-
-def _check_method_file(table: object, method: str) -> None:
-    """Refuse what chooses further presets: those are read before a method's file."""
-    if not isinstance(table, dict):
-        return
-    devices = table.get("devices")
-    chosen: list[str] = [key for key in ("task", "preset") if key in table]
-    chosen += ["devices.preset"] if isinstance(devices, dict) and "preset" in devices else []
-    if chosen:
-        raise InputError(f"method {method}: {chosen[0]}: set it in the experiment's file or as an override")
+def _check_method_file(preset: Table, method: str) -> None:
+    """Refuse malformed tables, and what chooses further presets: those are read before a method's file."""
+    tasks = preset.get("tasks", {})
+    if not isinstance(tasks, dict) or not all(isinstance(part, dict) for part in tasks.values()):
+        raise InputError(
+            f"method {method}: tasks={tasks!r}: expected tables of keys, such as [tasks.movie_tagging.personal]"
+        )
+    tables = [preset, *tasks.values()]
+    papers = [table.get("paper", {}) for table in tables]
+    for paper in papers:
+        if not isinstance(paper, dict):
+            raise InputError(f"method {method}: paper={paper!r}: expected a table of keys")
+    for table in (*tables, *papers):
+        devices = table.get("devices")
+        chosen: list[str] = [key for key in ("task", "preset") if key in table]
+        chosen += ["devices.preset"] if isinstance(devices, dict) and "preset" in devices else []
+        if chosen:
+            raise InputError(f"method {method}: {chosen[0]}: set it in the experiment's file or as an override")
 
 
 def import_folders(toml: Path | str | None = None, overrides: Sequence[str] = ()) -> list[str]:
@@ -140,13 +141,9 @@ def _method_preset(method: str) -> Table:
     return read_toml(CONFIGS / "methods" / f"{method}.toml")
 
 
-def _of_the_task(tasks: Any, task: str, method: str) -> Table:
+def _of_the_task(tasks: Table, task: str, method: str) -> Table:
     """Return the keys that a method's preset sets for one task only."""
     known = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.toml"))
-    if not isinstance(tasks, dict) or not all(isinstance(part, dict) for part in tasks.values()):
-        raise InputError(
-            f"method {method}: tasks={tasks!r}: expected tables of keys, such as [tasks.{known[0]}.personal]"
-        )
     for name in tasks:
         if name not in known:
             raise InputError(

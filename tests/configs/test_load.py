@@ -114,8 +114,9 @@ def test_methods_with_lora_have_the_papers_two_personal_epochs(method: str, epoc
             "[tasks.tweet_parafrase]: unknown task; did you mean 'tweet_paraphrase'?",
         ),
         ("[tasks]\nmovie_tagging = 3", "tasks={'movie_tagging': 3}: expected tables"),
-        ("tasks = 3", "tasks=3: expected a table of keys"),
+        ("tasks = 3", "tasks=3: expected tables of keys"),
         ("paper = 3", "paper=3: expected a table of keys"),
+        ("[tasks.movie_tagging]\npaper = 3", "paper=3: expected a table of keys"),
         ("[tasks.movie_tagging.personal]\nlearning = 1", "unknown key 'personal.learning'"),
     ],
 )

@@ -98,13 +98,20 @@ def test_chameleons_group_direction_is_that_of_all_states_together(model: nn.Mod
     assert figures == {"pairs": len(personal), "discarded": 12 - len(personal)}
 
 
-def test_a_client_whose_opening_was_lost_writes_its_pairs_once(model: nn.Module) -> None:
-    method, shape, client = chameleon(), shape_of(model), KnownClient()  # type: ignore[arg-type]
+def after_opening(method: Chameleon, client: KnownClient, model: nn.Module) -> tuple[Any, Tensors, Tensors]:
+    """Return the adapter, the server's state after an opening of one client, and what that client keeps."""
+    shape = shape_of(model)  # type: ignore[arg-type]
     adapter = method.client_attach(model, shape)
     aggregator = method.server_aggregator(method.server_init(shape), 0)
     shared, kept = opened(method, client, adapter)
     aggregator.add(0, shared, 1)
     state, _ = aggregator.result()
+    return adapter, state, kept
+
+
+def test_a_client_whose_opening_was_lost_writes_its_pairs_once(model: nn.Module) -> None:
+    method, client = chameleon(), KnownClient()
+    adapter, state, kept = after_opening(method, client, model)
     late = method.client_train(adapter, TrainRequest(1, state, {}, KnownFit(client))).client_state
     assert late is not None
     assert {name: value.tolist() for name, value in late.items()} == {n: v.tolist() for n, v in kept.items()}
@@ -152,12 +159,8 @@ def test_a_group_without_a_pair_edits_nothing(model: nn.Module) -> None:
 
 
 def test_chameleons_newcomers_get_an_edit_after_any_round_of_probes(model: nn.Module) -> None:
-    method, shape, client = chameleon(), shape_of(model), KnownClient()  # type: ignore[arg-type]
-    adapter = method.client_attach(model, shape)
-    aggregator = method.server_aggregator(method.server_init(shape), 0)
-    shared, kept = opened(method, client, adapter)
-    aggregator.add(0, shared, 1)
-    state, _ = aggregator.result()
+    method, client = chameleon(), KnownClient()
+    adapter, state, kept = after_opening(method, client, model)
     assert method.server_send(state, None) == {}
     aggregator = method.server_aggregator(state, 1)  # the first of two, and the other may be abandoned
     aggregator.add(0, method.client_train(adapter, TrainRequest(1, state, kept, KnownFit(client))).shared, 1)
