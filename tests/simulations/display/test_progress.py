@@ -133,3 +133,14 @@ def test_second_run_starts_with_fresh_progress(tmp_path: Path, capsys: pytest.Ca
         follower(tmp_path / "second")
     # The opening took 40 s, and four rounds remain.
     assert capsys.readouterr().out.splitlines()[-1] == "round 0 of 4: loss 3.000, 700 B, 160 s left"
+
+
+def test_a_bar_never_counts_rounds_below_none(tmp_path: Path) -> None:
+    opening = [{"time": 100.0, "event": "phase", "phase": "train", "round": 0, "rounds": 8, "total": 2}]
+    write(tmp_path, opening)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Follower(screen, quiet=False) as follower:
+        follower(tmp_path)
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "0/8" in shown
+    assert "-1/8" not in shown
