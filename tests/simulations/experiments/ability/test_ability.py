@@ -127,7 +127,7 @@ def test_a_task_whose_score_is_no_mean_is_refused_before_work(results: Path, tas
     )
     metric = "metric_list:\n  - metric: bits_per_byte\n"
     (tasks / "surprise.yaml").write_text(text.partition("metric_list:")[0] + metric)
-    with pytest.raises(InputError, match=r"tasks=surprise: its score \(bits_per_byte\) is no mean over items"):
+    with pytest.raises(InputError, match=r"tasks=surprise: its score \(bits_per_byte\) is not a mean over items"):
         ability(results / "learned", "f", results, tasks=["surprise"], include=tasks)
 
 
