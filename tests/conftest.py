@@ -14,7 +14,7 @@ from fl_clients.backbone.load import Backbone, load
 from simulations.display import plots
 from simulations.experiments import tune
 from simulations.run.simulate import simulate
-from strategies import wire
+from strategies.wire import sizes
 
 DRAW = plots.draw
 
@@ -151,12 +151,12 @@ def two_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep_messages(patch: pytest.MonkeyPatch) -> list[bytes]:
     """Return a list that gets every message that a run serialises from now on."""
     seen: list[bytes] = []
-    original = wire.message_to_proto
+    original = sizes.message_to_proto
 
     def spy(message: Any) -> Any:
         proto = original(message)
         seen.append(proto.SerializeToString())
         return proto
 
-    patch.setattr(wire, "message_to_proto", spy)
+    patch.setattr(sizes, "message_to_proto", spy)
     return seen
