@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from configs.errors import InputError, RunFailed
     from configs.load import import_folders, load_config
     from fl_server.record.schema import RunRecord, read_run
-    from simulations.experiments.cold_start.run import cold_start
+    from simulations.experiments.cold_start.experiment import cold_start
     from simulations.experiments.cold_start.spec import ColdStartSpec
-    from simulations.experiments.cold_start.write import write_report
     from simulations.experiments.compare import compare
     from simulations.experiments.tune import tune
     from simulations.exports.export import export
@@ -52,7 +51,6 @@ __all__ = [
     "simulate",
     "tune",
     "write_page",
-    "write_report",
 ]
 
 # Imported on first use: PyTorch and transformers load slowly, and `fedperfit runs` or a mistyped key needs neither.
@@ -62,7 +60,7 @@ _EXPORTS = {
     "RunFailed": "configs.errors",
     "RunRecord": "fl_server.record.schema",
     "Scale": "simulations.projection.model",
-    "cold_start": "simulations.experiments.cold_start.run",
+    "cold_start": "simulations.experiments.cold_start.experiment",
     "compare": "simulations.experiments.compare",
     "deploy": "simulations.federation.deploy",
     "export": "simulations.exports.export",
@@ -75,7 +73,6 @@ _EXPORTS = {
     "simulate": "simulations.run.simulate",
     "tune": "simulations.experiments.tune",
     "write_page": "simulations.report.page",
-    "write_report": "simulations.experiments.cold_start.write",
 }
 
 

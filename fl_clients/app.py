@@ -10,12 +10,12 @@ from fl_clients import handlers
 from fl_clients.process.paths import ClientPaths, client_paths
 from fl_clients.turn import Turn
 from strategies.metrics.points import EvaluationPoint
-from strategies.wire import SECURE, pack, read_secure, secure_values, unpack, write_statistics
+from strategies.wire import SECURE, Phase, pack, read_secure, secure_values, unpack, write_statistics
 
 app = ClientApp()
 
 
-@app.query("rollcall")
+@app.query(Phase.ROLL_CALL)
 def rollcall(message: Message, context: Context) -> Message:
     """Answer the roll call; a real device also reports its package versions."""
     paths = _paths(context)
@@ -30,21 +30,21 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, handlers.train(_paths(context), payload, Turn.of(task)))
 
 
-@app.query("keys")
+@app.query(Phase.KEYS)
 def keys(message: Message, context: Context) -> Message:
     """Secure aggregation: this client's public keys."""
     _, task = unpack(message.content)
     return _answer(message, handlers.secure_keys(_paths(context), task["round"]))
 
 
-@app.query("shares")
+@app.query(Phase.SHARES)
 def shares(message: Message, context: Context) -> Message:
     """Secure aggregation: shares of this client's secrets for the others."""
     _, task = unpack(message.content)
     return _answer(message, handlers.secure_shares(_paths(context), task["round"], read_secure(task)))
 
 
-@app.query("unmask")
+@app.query(Phase.UNMASK)
 def unmask(message: Message, context: Context) -> Message:
     """Secure aggregation: the shares that take the masks off the sum."""
     _, task = unpack(message.content)
@@ -52,13 +52,13 @@ def unmask(message: Message, context: Context) -> Message:
     return _answer(message, reply)
 
 
-@app.train("introduce")
+@app.train(Phase.INTRODUCE)
 def introduce(message: Message, context: Context) -> Message:
     """A newcomer's part in the opening."""
     return _answer(message, handlers.introduce(_paths(context)))
 
 
-@app.train("personalize")
+@app.train(Phase.PERSONALIZE)
 def personalize(message: Message, context: Context) -> Message:
     """Stage 2 on this client."""
     payload, _ = unpack(message.content)

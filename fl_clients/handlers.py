@@ -12,10 +12,8 @@ from functools import partial
 from typing import Any
 
 from configs.files import write_atomic
-from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from configs.training import FitConfig
-from fl_clients.backbone.batches import Example
 from fl_clients.coding import LEFT_OUT, REFERENCE
 from fl_clients.evaluate import answer_questions, score_answers, score_baselines
 from fl_clients.fit import MOMENTS, LocalFit
@@ -29,6 +27,7 @@ from fl_clients.sending import outgoing
 from fl_clients.session import Session, open_session
 from fl_clients.tools import Tools
 from fl_clients.turn import Turn
+from strategies.client_tools import TextPair
 from strategies.method import FitResult, TrainRequest
 from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics
@@ -77,8 +76,6 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     opening = round_number == 0
     settings = config.personal if opening else config.local
     span = (0.0, 1.0) if opening else ((round_number - 1) / config.rounds, round_number / config.rounds)
-    pairs = user.history + user.queries
-    examples = training_examples(session, pairs, settings)
     seed = derive_seed(config.seed, "train", round_number, user.user_id)
     store = read_client_state(paths.private_dir, paths.partition, round_number, last_turn)
     shared, held = session.coding.receive(payload, store)
@@ -86,8 +83,10 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     keeps_moments = settings.keep_moments and not opening
     moments = {name: value for name, value in store.items() if keeps_moments and name.startswith(MOMENTS)}
     before = {name: v for name, v in store.items() if not name.startswith((MOMENTS, REFERENCE, LEFT_OUT))}
-    client = Tools(session, pairs, seed, _secret(paths, config, user))
-    local_fit = _local_fit(session, examples, settings, seed, client, span=span, moments=moments)
+    pairs = user.history + user.queries
+    if not pairs:
+        raise ValueError("this user has no examples to train on")
+    local_fit = _local_fit(session, paths, user, pairs, settings, seed, span=span, moments=moments)
     request = TrainRequest(round_number, {} if opening else shared, before, local_fit)
     result = session.method.client_train(session.adapter, request)
     sent = outgoing(session, paths, turn, result.shared, shared, store, (user.user_id, result.fit.examples))
@@ -98,12 +97,8 @@ def train(paths: ClientPaths, payload: Payload, turn: Turn) -> Reply:
     fit = result.fit
     if config.secure.aggregation:
         fit = replace(fit, figures={**fit.figures, "secure.cut": float(sent.cut)})
-    report = ClientReport(**_fit_values(fit, examples), **_finish(session, started))
+    report = ClientReport(**_fit_values(fit, local_fit), **_finish(session, started))
     return Reply(sent.payload, report, {})
-
-
-def _secret(paths: ClientPaths, config: RunConfig, user: OpenedUser) -> Callable[[], int]:
-    return partial(noise_secret, paths, config.seed, 0, user.user_id)
 
 
 def secure_keys(paths: ClientPaths, round_number: int) -> Reply:
@@ -134,13 +129,10 @@ def introduce(paths: ClientPaths) -> Reply:
     session = open_session(paths.run_dir)
     started = _start(session)
     user = open_user(paths.data_dir, paths.partition)
-    settings = session.config.personal
-    examples = training_examples(session, user.history, settings) if user.history else []
     seed = derive_seed(session.config.seed, "introduce", user.user_id)
-    client = Tools(session, user.history, seed, _secret(paths, session.config, user))
-    local_fit = _local_fit(session, examples, settings, seed, client)
+    local_fit = _local_fit(session, paths, user, user.history, session.config.personal, seed)
     result = session.method.client_train(session.adapter, TrainRequest(0, {}, {}, local_fit))
-    values = _fit_values(result.fit, examples) | ({} if user.history else {"status": "no_history"})
+    values = _fit_values(result.fit, local_fit) | ({} if user.history else {"status": "no_history"})
     report = ClientReport(**values, **_finish(session, started))
     return Reply(Payload(result.shared), report, {})
 
@@ -178,19 +170,16 @@ def personalize(paths: ClientPaths, payload: Payload, persist: bool) -> Reply:
     statistics = score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.COLLECTIVE)
     values: dict[str, Any] = {"status": "ok" if user.history else "no_history", "examples": 0, "steps": 0}
     if user.history:
-        settings = session.config.personal
-        examples = training_examples(session, user.history, settings)
         seed = derive_seed(session.config.seed, "personalize", user.user_id)
-        client = Tools(session, user.history, seed, _secret(paths, session.config, user))
-        local_fit = _local_fit(session, examples, settings, seed, client)
+        local_fit = _local_fit(session, paths, user, user.history, session.config.personal, seed)
         personal = session.method.client_personalize(session.adapter, shared, local_fit)
         if personal is not None:
             private, result = personal
             if persist:
                 write_private(paths.private_dir, paths.partition, private)
             session.method.client_load(session.adapter, shared, private)
-            answers = answer_questions(session, user, EvaluationPoint.PERSONALISED, client)
-            values = _fit_values(result, examples)
+            answers = answer_questions(session, user, EvaluationPoint.PERSONALISED, local_fit.client)
+            values = _fit_values(result, local_fit)
     statistics |= score_answers(session, predictions_dir, paths.partition, user, answers, EvaluationPoint.PERSONALISED)
     cut = count_cut_questions(session, user)
     return Reply(None, ClientReport(**values, questions_cut=cut, **_finish(session, started)), statistics)
@@ -217,11 +206,18 @@ def evaluate(paths: ClientPaths, payload: Payload, point: EvaluationPoint) -> Re
 
 
 def _local_fit(
-    session: Session, examples: Sequence[Example], settings: FitConfig, seed: int, client: Tools, **more: Any
+    session: Session,
+    paths: ClientPaths,
+    user: OpenedUser,
+    pairs: Sequence[TextPair],
+    settings: FitConfig,
+    seed: int,
+    **more: Any,
 ) -> LocalFit:
-    return LocalFit(
-        session.forward, session.adapter, examples, settings, seed, tools=client, gradient=session.gradient, **more
-    )
+    examples = training_examples(session, pairs, settings)
+    tools = Tools(session, pairs, seed, partial(noise_secret, paths, session.config.seed, 0, user.user_id))
+    forward, gradient = session.forward, session.gradient
+    return LocalFit(forward, session.adapter, examples, settings, seed, tools=tools, gradient=gradient, **more)
 
 
 def _start(session: Session) -> float:
@@ -238,10 +234,10 @@ def _finish(session: Session, started: float) -> dict[str, Any]:
     }
 
 
-def _fit_values(result: FitResult, examples: Sequence[Example]) -> dict[str, Any]:
+def _fit_values(result: FitResult, local_fit: LocalFit) -> dict[str, Any]:
     return {
         "examples": result.examples,
-        "examples_cut": sum(example.cut for example in examples),
+        "examples_cut": sum(example.cut for example in local_fit.examples),
         "steps": result.steps,
         "loss_first": result.loss_first,
         "loss_last": result.loss_last,

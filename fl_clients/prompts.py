@@ -15,16 +15,14 @@ def training_examples(session: Session, pairs: Sequence[TextPair], settings: Fit
     """Tokenise a user's examples; what is retrieved for one comes from those before it, so never from itself.
 
     Raises:
-        ValueError: There are no examples, or none whose answer is short enough.
+        ValueError: There are pairs, but none whose answer is short enough.
     """
-    if not pairs:
-        raise ValueError("this user has no examples to train on")
     k = session.config.history.retrieve
     contexts = None
     if k:
         contexts = [Context(items=best_matches(pairs[:place], pair.source, k)) for place, pair in enumerate(pairs)]
     examples = session.encoder.examples(pairs, settings.max_tokens, contexts)
-    if not examples:
+    if pairs and not examples:
         raise ValueError(f"every answer of this user is longer than max_tokens={settings.max_tokens}")
     return examples
 

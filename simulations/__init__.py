@@ -7,8 +7,7 @@ from typing import Any
 
 _IN_FEDPERFIT = (
     *("ColdStartSpec", "InputError", "RunFailed", "RunRecord", "Scale", "cold_start", "compare", "deploy", "export"),
-    *("find_runs", "import_folders", "load_config", "project", "read_run", "resume", "simulate", "tune"),
-    *("write_page", "write_report"),
+    *("find_runs", "import_folders", "load_config", "project", "read_run", "resume", "simulate", "tune", "write_page"),
 )
 
 

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from configs.load import read_resolved
 from simulations.cli.main import app
 from simulations.experiments import compare as comparison_runs
-from simulations.experiments.cold_start import write as cold_start_files
+from simulations.experiments.cold_start import experiment as cold_start_files
 from simulations.experiments.cold_start.findings import main_rows
 from simulations.experiments.cold_start.rows import tabulate
+from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.write import findings
 from simulations.experiments.comparable import Run, check_comparable
 from simulations.experiments.comparison.analysis import compare_runs
@@ -122,6 +123,10 @@ def committed_comparison(runs: Sequence[Run], _reference: str, folder: Path, *_:
     return Comparison.model_validate_json((folder / "compare.json").read_bytes())
 
 
+def committed_cold_start(_rows: pd.DataFrame, _runs: Sequence[Run], folder: Path) -> ColdStart:
+    return ColdStart.model_validate_json((folder / "cold_start.json").read_bytes())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", REPRODUCED)
 def test_commands_on_a_page_find_every_committed_run(
@@ -134,7 +139,7 @@ def test_commands_on_a_page_find_every_committed_run(
     monkeypatch.setattr(comparison_runs, "simulate", None)
     # The figures are computed again in other tests.
     monkeypatch.setattr(comparison_runs, "write_comparison", committed_comparison)
-    monkeypatch.setattr(cold_start_files, "write_report", lambda *_: [])
+    monkeypatch.setattr(cold_start_files, "write_cold_start", committed_cold_start)
     monkeypatch.setattr(sweep_runs, "draw", lambda *_: None)
     selected = [words for _, *words in commands(ROOT / "docs" / f"{page}.md") if "results/reference" in words]
     assert selected

@@ -55,7 +55,6 @@ def compare(
     """
     methods = [argument for argument in arguments if "=" not in argument]
     overrides = overrides_of(arguments)
-    folder = claim_folder(results, name)
     records = [_record(method, results) for method in methods]
     for method in methods if not any(records) else ():
         load_config(config, [*overrides, f"method={method}"])  # before seconds of imports
@@ -72,6 +71,7 @@ def compare(
             raise InputError(
                 "run records are compared as they are; leave out --config, --seeds, --track, --control and overrides"
             )
+        folder = claim_folder(results, name)
         if (folder / "run.json").is_file() or ((folder / "compare.json").is_file() and not overwrite):
             raise InputError(
                 f"{folder} already holds results; choose another name, or --overwrite a comparison",
@@ -86,7 +86,7 @@ def compare(
             report = experiment.compare(
                 methods, config, overrides, given, name, results, overwrite, partial(log, as_json), follower, control
             )
-    where = f"{folder} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
+    where = f"{results / name} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
     show(as_json, report.model_dump(mode="json", by_alias=True), comparison_tables(report), where)
 
 
@@ -113,11 +113,9 @@ def tune(
     """
     from simulations.experiments.tune import tune as run_tune
 
-    load_config(config, [*(arguments or []), f"method={method}"])  # reports an unknown method before claiming a folder
-    label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
-    folder = claim_folder(results, name or f"tune-{label}")
-    progress = partial(log, as_json)
-    tuned = run_tune(method, config, arguments or [], read_numbers("seeds", seeds), held_out, folder, progress, size)
+    load_config(config, [*(arguments or []), f"method={method}"])  # before seconds of imports
+    numbers, progress = read_numbers("seeds", seeds), partial(log, as_json)
+    tuned = run_tune(method, config, arguments or [], numbers, held_out, size, name, results, progress)
     tables = []
     for frame, title in ((tuned.shapes, "shapes tried"), (tuned.table, "learning rates tried")):
         if len(frame):
@@ -135,7 +133,7 @@ def tune(
         for key, rate in tuned.rates.items()
     ]
     shape = [f"shape: {' '.join(tuned.shape)}"] if tuned.shape else []
-    show(as_json, content, tables, *shape, *rates, f"{folder / ('rates' if size else '') / 'tune.csv'}")
+    show(as_json, content, tables, *shape, *rates, f"{tuned.file}")
 
 
 def cold_start(
@@ -168,11 +166,10 @@ def cold_start(
     # More than 50 lines, because every option is a parameter.
     for method in read_list(methods):
         load_config(config, [*(arguments or []), f"method={method}"])  # before seconds of imports
-    from simulations.experiments.cold_start.run import cold_start as run_cold_start
+    from simulations.experiments.cold_start.experiment import cold_start as run_cold_start
     from simulations.experiments.cold_start.spec import ColdStartSpec
-    from simulations.experiments.cold_start.write import left_out, write_report
+    from simulations.experiments.cold_start.tables import cold_start_tables
 
-    folder = claim_folder(results, name)
     spec = ColdStartSpec(
         collective=read_numbers("collective", collective),
         methods=read_list(methods),
@@ -184,16 +181,9 @@ def cold_start(
         transfer=transfer,
     )
     with Follower(console(), as_json, (), time.time()) as follower:
-        rows, runs = run_cold_start(spec, config, arguments or [], folder, partial(log, as_json), follower)
-    if count := left_out(rows, folder):
-        log(
-            as_json,
-            f"{folder}: replacing the tables and plots of a different experiment; {count} of its runs are not in the "
-            "new ones. Their records are kept: repeating that experiment with another --name needs no training",
-        )
-    tables = write_report(rows, runs, folder)
-    content = json.loads((folder / "cold_start.json").read_text(encoding="utf-8"))
-    show(as_json, content, tables, f"{folder} (quality_by_number.csv, cold_start.csv, cold_start.json, plots)")
+        report = run_cold_start(spec, config, arguments or [], name, results, partial(log, as_json), follower)
+    where = f"{results / name} (quality_by_number.csv, cold_start.csv, cold_start.json, plots)"
+    show(as_json, report.model_dump(mode="json", by_alias=True), cold_start_tables(report), where)
 
 
 def _record(name: str, results: Path) -> Path | None:

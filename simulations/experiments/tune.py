@@ -30,8 +30,9 @@ from simulations.experiments.comparison.curves import per_user
 from simulations.experiments.plan import Planned, fewer_users, plan
 from simulations.experiments.reuse import started_from
 from simulations.experiments.shapes import FittedShape, fitted_shapes
-from simulations.run.folders import check_experiment
+from simulations.run.folders import check_experiment, claim_folder
 from simulations.run.preflight import build_method
+from strategies.method import BackboneShape, Method
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class Tuned:
     table: pd.DataFrame
     """One row per setting tried: `local_lr, personal_lr, seeds, metric, value, standard_error, users`. `seeds` is the
     number of seeds it ran with; a setting close to the best has one row for the first seeds and one for all."""
+    file: Path
+    """`tune.csv`, which has the table."""
     shape: tuple[str, ...] = ()
     """The best shape's overrides, if a size was given."""
     shapes: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -64,32 +67,35 @@ class Tuned:
 
 def tune(
     method: str,
-    toml: Path | str | None,
-    overrides: Sequence[str],
-    seeds: Sequence[int],
-    held_out: int,
-    folder: Path | str,
-    log: Callable[[str], None],
+    toml: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    held_out: int = 8,
     size: int | None = None,
+    name: str | None = None,
+    results: Path | str = "results",
+    log: Callable[[str], None] = print,
 ) -> Tuned:
     """Search a method's shape, if a size is given, and its learning rates; completed runs are reused.
 
     Args:
-        method: A name or an object reference.
+        method: Name of a file in `configs/methods/`, a TOML file, or `module:Class`.
         toml: The experiment file; its collective users are used.
         overrides: `key=value`.
         seeds: Every setting runs with each of them; settings close to the best also with the next two integers.
         held_out: Number of collective users that are personalised and evaluated instead.
-        folder: Folder for runs and `tune.csv`.
-        log: Called with progress messages.
         size: The most numbers that may travel, one way; the method's shapes are then tried at that size, and the rates
             are searched for the best one. None: the method's own shape.
+        name: The search's folder under `results`, for runs and `tune.csv`; None: `tune-` and the method's name.
+        results: The folder of results.
+        log: Called with progress messages.
 
     Raises:
         InputError: A setting is invalid, there are too few users, or no shape fits the size.
         RunFailed: A run failed for another reason than a non-finite loss.
     """
-    folder = Path(folder)
+    label = Path(method).stem if method.endswith(".toml") else method.rpartition(":")[2]
+    folder = claim_folder(results, name or f"tune-{label}")
     check_experiment(folder, "tune.csv")
     import_path = import_folders(toml, [*overrides, f"method={method}"])
     fitted = [] if size is None else fitted_shapes(method, toml, overrides, size, import_path)
@@ -98,10 +104,7 @@ def tune(
     _check(planned[0].config, overrides, held_out)
     shape = read_shape(planned[0].config.backbone)
     built = build_method(planned[0].config, shape, planned[0].import_path)
-    keys = ["local.lr"] if built.first_round is not None else []
-    keys += ["personal.lr"] if built.private_parameters(shape) and built.trains_newcomers else []
-    if not keys:
-        raise InputError(f"{planned[0].method} trains nothing, so there is no rate to search")
+    keys = _keys_of_rates(built, shape)
     held_out_users = [*overrides, *_hold_out(planned[0].config, held_out)]
     shape_words: tuple[str, ...] = ()
     shapes = pd.DataFrame()
@@ -118,7 +121,15 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "tune.csv", index=False, float_format="%.6g")
     edges = [key for key, rate in search.rates.items() if rate in (RATES[0], RATES[-1])]
-    return Tuned(search.rates, edges, table, shape_words, shapes)
+    return Tuned(search.rates, edges, table, folder / "tune.csv", shape_words, shapes)
+
+
+def _keys_of_rates(method: Method, backbone: BackboneShape) -> list[str]:
+    keys = ["local.lr"] if method.first_round is not None else []
+    keys += ["personal.lr"] if method.private_parameters(backbone) and method.trains_newcomers else []
+    if not keys:
+        raise InputError(f"{method.name} trains nothing, so there is no rate to search")
+    return keys
 
 
 def _best_shape(

@@ -1,4 +1,4 @@
-"""`fedperfit cold-start`: how many collective users it takes until newcomers are served well, and at what cost.
+"""The runs of a cold start.
 
 Every run is an ordinary run record. Runs that differ only after stage 1 (in the newcomers' history, epochs or task)
 start from the shared tensors of the run that did stage 1.
@@ -42,7 +42,7 @@ _TASK = "{task}"
 """Stands for a task's name in `users.source`, for real users of several tasks."""
 
 
-def cold_start(
+def run_all(
     spec: ColdStartSpec,
     toml: Path | str | None,
     overrides: Sequence[str],

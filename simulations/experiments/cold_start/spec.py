@@ -1,7 +1,7 @@
 """The specification of a cold-start experiment and its checks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.errors import InputError
 
@@ -10,20 +10,20 @@ from configs.errors import InputError
 class ColdStartSpec:
     """What `fedperfit cold-start` runs."""
 
-    collective: list[int]
+    collective: list[int] = field(default_factory=lambda: [10, 100])
     """Numbers of collective users. They are nested: the 10 users are among the 100."""
-    methods: list[str]
+    methods: list[str] = field(default_factory=lambda: ["perfit", "oppu"])
     """All others are tested against the first."""
-    tasks: list[str]
+    tasks: list[str] = field(default_factory=list)
     """Empty: the config's task."""
-    seeds: list[int]
-    history: list[int]
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    history: list[int] = field(default_factory=list)
     """Limits on newcomers' history items, in addition to `all`; 0 is what newcomers are sent without any."""
-    epochs: list[int]
+    epochs: list[int] = field(default_factory=lambda: [1])
     """Epochs that newcomers train, in addition to the config's."""
-    compositions: int
+    compositions: int = 0
     """Disjoint groups of the smallest number of collective users, at least two; 0: only the first group."""
-    transfer: bool
+    transfer: bool = False
     """Train the collective shift on each task, and personalise on every other."""
 
     def check(self) -> None:

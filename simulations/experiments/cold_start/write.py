@@ -1,4 +1,4 @@
-"""Output of a cold-start experiment: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json`, figures, tables."""
+"""Output of a cold-start experiment: `cold_start.csv`, `quality_by_number.csv`, `cold_start.json` and figures."""
 
 import csv
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from rich.table import Table
 
 from configs.files import write_atomic
 from simulations.display.plots import FORMATS
@@ -22,19 +21,17 @@ from simulations.experiments.cold_start.findings import (
 )
 from simulations.experiments.cold_start.plots import draw
 from simulations.experiments.cold_start.schema import ColdStart
-from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.comparable import Run
 
 
-def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) -> list[Table]:
-    """Write all files into `folder` and return the tables for the terminal.
+def write_cold_start(rows: pd.DataFrame, runs: Sequence[Run], folder: Path) -> ColdStart:
+    """Write all files into `folder` and return the content of `cold_start.json`.
 
     Args:
-        rows: From `cold_start`.
-        runs: The main runs, also from `cold_start`.
+        rows: From `run_all`.
+        runs: The main runs, also from `run_all`.
         folder: The experiment's folder.
     """
-    folder = Path(folder)
     rows.astype({"bytes_total": "Int64"}).to_csv(folder / "cold_start.csv", index=False)
     report = findings(rows, runs, folder.name)
     quality_by_number(report.numbers).to_csv(folder / "quality_by_number.csv", index=False)
@@ -43,7 +40,7 @@ def write_report(rows: pd.DataFrame, runs: Sequence[Run], folder: Path | str) ->
         for old in folder.glob(f"{stem}.{kind}"):
             old.unlink()
     draw(rows, folder)
-    return cold_start_tables(report)
+    return report
 
 
 def left_out(rows: pd.DataFrame, folder: Path) -> int:

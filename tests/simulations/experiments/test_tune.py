@@ -36,7 +36,9 @@ def pretend(planned: Sequence[Planned], folder: Path, *_: object) -> list[Any]:
 def test_rate_with_a_non_finite_loss_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 1e30))
     monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 1e30))
-    tuned = tune("reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, tmp_path / "tuned", quiet)
+    tuned = tune(
+        "reft-c", None, [*TINY, "rounds=2", "local.epochs=4"], [0], 2, name="tuned", results=tmp_path, log=quiet
+    )
     assert tuned.rates == {"local.lr": 1e-3}
     assert tuned.table.value.isna().tolist() == [False, True]
 
@@ -53,7 +55,9 @@ def test_search_extends_the_grid_and_uses_the_best_rate_of_stage_1(
     monkeypatch.setattr("simulations.experiments.tune.complete", pretend)
     monkeypatch.setattr("simulations.experiments.tune._score", score)
     (tmp_path / "experiment.toml").write_text("[personal]\nlr = 0.5\n")
-    tuned = tune("oppu", tmp_path / "experiment.toml", TINY, [0], 2, tmp_path, quiet)
+    tuned = tune(
+        "oppu", tmp_path / "experiment.toml", TINY, [0], 2, name=tmp_path.name, results=tmp_path.parent, log=quiet
+    )
     assert tuned.rates == {"local.lr": 3e-4, "personal.lr": 1e-2}
     tried = list(zip(tuned.table.local_lr, tuned.table.personal_lr, strict=True))
     first = [(rate, 3e-3) for rate in (1e-3, 3e-3, 1e-2, 3e-2, 3e-4, 1e-4)]
@@ -74,7 +78,7 @@ def test_close_rates_get_more_seeds_which_decide(top: float, tmp_path: Path, mon
 
     monkeypatch.setattr("simulations.experiments.tune.complete", pretend)
     monkeypatch.setattr("simulations.experiments.tune._score", score)
-    tuned = tune("lora-c", None, TINY, [4], 2, tmp_path, quiet)
+    tuned = tune("lora-c", None, TINY, [4], 2, name=tmp_path.name, results=tmp_path.parent, log=quiet)
     assert tuned.rates == {"local.lr": top}
     # 1e-3 is more than 0.05 below the best; 1e-1 is tried only if its neighbour turns out to be the best.
     more = tuned.table[tuned.table.seeds == 3].local_lr.tolist()
@@ -88,7 +92,7 @@ def test_search_of_stage_2_reuses_stage_1_with_the_result_of_a_whole_run(
     monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 3e-3))
     monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 3e-3))
     words = [*TINY, "rounds=1", *(["settings.rank=2", "settings.fusion_trials=3"] if method == "fdlora" else [])]
-    tuned = tune(method, None, words, [0], 2, tmp_path, quiet)
+    tuned = tune(method, None, words, [0], 2, name=tmp_path.name, results=tmp_path.parent, log=quiet)
     best = tuned.rates["local.lr"]
     started = Run.read(tmp_path / f"{best:g}-0.001-seed0")
     # FDLoRA's opening trains as stage 2 does.
@@ -99,7 +103,7 @@ def test_search_of_stage_2_reuses_stage_1_with_the_result_of_a_whole_run(
 
 @pytest.mark.usefixtures("two_rates")
 def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
-    tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, tmp_path / "tuned", quiet)
+    tuned = tune("lora-c", None, [*TINY, "rounds=1"], [0], 2, name="tuned", results=tmp_path, log=quiet)
     columns = ["local_lr", "personal_lr", "seeds", "metric", "value", "standard_error", "users"]
     assert tuned.table.columns.tolist() == columns
     assert tuned.table.local_lr.tolist() == [1e-3, 3e-3]
@@ -109,11 +113,11 @@ def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
     assert (run.config.users.reserved, run.config.users.collective, run.config.users.target) == (3, 4, 2)
     assert len(per_user(run)) == 2
     with pytest.raises(InputError, match=r"local\.lr=0\.5: tune searches this rate"):
-        tune("lora-c", None, [*TINY, "local.lr=0.5"], [0], 2, tmp_path / "no", quiet)
+        tune("lora-c", None, [*TINY, "local.lr=0.5"], [0], 2, name="no", results=tmp_path, log=quiet)
     with pytest.raises(InputError, match="unknown method 'x/perfit-seed0'"):
         CliRunner().invoke(app, ["tune", "x/perfit-seed0", "--results", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(InputError, match="held_out=6"):
-        tune("lora-c", None, TINY, [0], 6, tmp_path / "no", quiet)
+        tune("lora-c", None, TINY, [0], 6, name="no", results=tmp_path, log=quiet)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_held_out_users_are_not_target_users(tmp_path: Path) -> None:
 def test_a_method_without_a_rate_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
     method, rest = words[0].removeprefix("method="), words[1:]
     with pytest.raises(InputError, match=message):
-        tune(method, None, [*TINY, "rounds=1", *rest], [0], 2, tmp_path / "tuned", quiet)
+        tune(method, None, [*TINY, "rounds=1", *rest], [0], 2, name="tuned", results=tmp_path, log=quiet)
 
 
 def test_every_shape_gets_the_largest_size_that_fits(tmp_path: Path) -> None:
@@ -162,7 +166,7 @@ def test_the_rates_are_searched_for_the_best_shape(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("simulations.experiments.tune._score", score)
     (tmp_path / "shapes").mkdir()
     words = [word for word in TINY if not word.startswith(("sites", "rank"))]
-    tuned = tune("perfit", None, words, [0], 2, tmp_path, quiet, size=500)
+    tuned = tune("perfit", None, words, [0], 2, size=500, name=tmp_path.name, results=tmp_path.parent, log=quiet)
     assert tuned.shape[0] == "sites=2 spread"
     assert tuned.rates["local.lr"] == 1e-2
     assert set(tuned.shapes["shape"]) >= {"sites-2-spread-rank.shared-7"}
@@ -174,6 +178,6 @@ def test_only_the_rate_of_stage_1_is_searched_if_newcomers_take_no_step(
     monkeypatch.setattr("simulations.experiments.tune.GRID", (1e-3, 3e-3))
     monkeypatch.setattr("simulations.experiments.tune.RATES", (1e-3, 3e-3))
     small = ["settings.latent=8", "settings.head=4", "settings.components=1", "rounds=1"]
-    tuned = tune("p2p", None, [*TINY, *small], [0], 2, tmp_path / "tuned", quiet)
+    tuned = tune("p2p", None, [*TINY, *small], [0], 2, name="tuned", results=tmp_path, log=quiet)
     assert tuned.rates.keys() == {"local.lr"}
     assert (tmp_path / "tuned" / "tune.csv").is_file()

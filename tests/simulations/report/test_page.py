@@ -18,12 +18,11 @@ from configs.errors import InputError
 from fl_server.record.schema import read_run
 from simulations.cli.main import app
 from simulations.display.style import colour, symbol
+from simulations.experiments.cold_start.experiment import cold_start
 from simulations.experiments.cold_start.findings import transfer_matrix
-from simulations.experiments.cold_start.run import cold_start
 from simulations.experiments.cold_start.schema import ColdStart
 from simulations.experiments.cold_start.spec import ColdStartSpec
 from simulations.experiments.cold_start.tables import cold_start_tables
-from simulations.experiments.cold_start.write import write_report
 from simulations.experiments.comparable import Run
 from simulations.experiments.compare import complete, write_comparison
 from simulations.experiments.comparison.curves import curve
@@ -65,8 +64,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     (folder / "single" / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     words = [word for word in TINY if not word.startswith(("users.collective", "users.target"))]
     spec = ColdStartSpec([2, 4], ["perfit"], ["movie_tagging", "product_rating"], [0], [3], [], 2, True)
-    frame, first = cold_start(spec, None, [*words, "users.target=3"], folder / "cold", print)
-    write_report(frame, first, folder / "cold")
+    cold_start(spec, None, [*words, "users.target=3"], "cold", folder)
     return folder
 
 

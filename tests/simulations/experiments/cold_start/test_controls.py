@@ -6,7 +6,7 @@ import pytest
 
 from fl_server.record.schema import read_run
 from simulations.display.tables import rows_of
-from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.run import run_all
 from simulations.experiments.cold_start.spec import ColdStartSpec
 from simulations.experiments.cold_start.tables import cold_start_tables
 from simulations.experiments.cold_start.write import findings
@@ -19,7 +19,7 @@ WORDS = [*(word for word in TINY if not word.startswith(("users.collective", "us
 
 def test_each_number_of_users_has_its_controls(tmp_path: Path) -> None:
     asked = ColdStartSpec([2, 4], ["p2p"], [], seeds=[0], history=[], epochs=[], compositions=0, transfer=False)
-    rows, runs = cold_start(asked, None, WORDS, tmp_path / "cold", print)
+    rows, runs = run_all(asked, None, WORDS, tmp_path / "cold", print)
     report = findings(rows, runs, "cold")
     assert [(row.method, row.collective) for row in report.controls] == [("p2p", 2), ("p2p", 4)]
     for row in report.controls:
@@ -36,7 +36,7 @@ def test_each_number_of_users_has_its_controls(tmp_path: Path) -> None:
 
 def test_newcomers_without_items_have_the_adapter_of_the_mean_profile(tmp_path: Path) -> None:
     asked = ColdStartSpec([2], ["p2p"], [], seeds=[0], history=[0, 3], epochs=[], compositions=0, transfer=False)
-    rows, runs = cold_start(asked, None, WORDS, tmp_path / "cold", print)
+    rows, runs = run_all(asked, None, WORDS, tmp_path / "cold", print)
     report = findings(rows, runs, "cold")
     levels = report.newcomers[0].by_history
     assert list(levels) == ["0", "3", "all"]

@@ -19,7 +19,8 @@ from simulations.experiments.cold_start.findings import (
     transfer_matrix,
 )
 from simulations.experiments.cold_start.schema import NearFinal, Side
-from simulations.experiments.cold_start.write import write_report
+from simulations.experiments.cold_start.tables import cold_start_tables
+from simulations.experiments.cold_start.write import write_cold_start
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.schema import PairedTest
 from tests.conftest import tiny_config
@@ -228,7 +229,7 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     # Six tests in one table.
     assert (found[1].p_value, found[1].p_adjusted) == (0.0006, pytest.approx(0.0036))
     assert (found[1].users, found[1].metric) == (7, "mae")
-    quality, _, table, behind = write_report(frame, runs, tmp_path)[:4]
+    quality, _, table, behind = cold_start_tables(write_cold_start(frame, runs, tmp_path))[:4]
     assert str(quality.title).startswith("movie_tagging, tiny, seeds 0: ")
     assert rows_of(quality)[0] == ["", "bare backbone", "2.000", "", ""]
     settings = (
@@ -240,15 +241,14 @@ def test_few_are_tested_against_many(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert rows_of(behind)[1] == [*sides, "0.300 / 3.000", "7"]
     assert str(table.title) == "few collective users against many: movie_tagging, mae ↓"
     seeds = [-0.3, 0.1]
-    behind = write_report(frame, runs, tmp_path)[3]
+    behind = cold_start_tables(write_cold_start(frame, runs, tmp_path))[3]
     assert rows_of(behind)[1][2] == "-0.300 +0.100"
     assert str(behind.columns[2].header) == "by seed"
-    table = write_report(
-        frame[frame.collective == 3], [each for each in runs if each.folder.name.endswith("-3")], tmp_path
-    )[2]
+    few = [each for each in runs if each.folder.name.endswith("-3")]
+    table = cold_start_tables(write_cold_start(frame[frame.collective == 3], few, tmp_path))[2]
     assert str(table.title) == "method against method: movie_tagging, mae ↓"
     assert "uncommitted" not in str(quality.caption)
-    unclean = write_report(frame.assign(dirty=frame.collective == 3), runs, tmp_path)[0]
+    unclean = cold_start_tables(write_cold_start(frame.assign(dirty=frame.collective == 3), runs, tmp_path))[0]
     assert str(unclean.caption).endswith("; run from a checkout with uncommitted changes: x, x")
     assert differences([run("perfit", 3)], frame) == []
     tested.clear()

@@ -11,7 +11,7 @@ from configs.load import load_config
 from simulations.cli.main import app
 from simulations.experiments import compare as comparison_runs
 from simulations.experiments.cold_start import run as module
-from simulations.experiments.cold_start.run import _plan_all, cold_start
+from simulations.experiments.cold_start.run import _plan_all, run_all
 from simulations.experiments.cold_start.spec import ColdStartSpec
 from simulations.experiments.plan import fewer_users
 from tests.conftest import TINY, movie, write_lamp
@@ -106,14 +106,14 @@ def test_too_many_collective_users_are_refused(tmp_path: Path) -> None:
     spec = ColdStartSpec([2, 9], ["perfit"], [], [0], [], [], 0, False)
     words = [*WORDS, f"users.source={source}"]
     with pytest.raises(InputError, match=r"users.collective=9: .* has only 2 such users"):
-        cold_start(spec, None, words, tmp_path / "x", print)
+        run_all(spec, None, words, tmp_path / "x", print)
 
 
 def test_cohort_is_limited_by_the_number_of_users(tmp_path: Path) -> None:
     spec = ColdStartSpec([2, 5], ["perfit"], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("cohort")]
     # A cohort larger than the config's number of users is allowed, since the spec sets that number.
-    _, runs = cold_start(spec, None, [*words, "cohort=64"], tmp_path / "x", print)
+    _, runs = run_all(spec, None, [*words, "cohort=64"], tmp_path / "x", print)
     assert [run.config.cohort for run in runs] == [2, 5]
 
 
@@ -131,11 +131,11 @@ def test_methods_with_one_name_or_other_users_are_refused(tmp_path: Path) -> Non
     for name in ("perfit", "other"):
         (tmp_path / f"{name}.toml").write_text(text)
     with pytest.raises(InputError, match="would both be called perfit"):
-        cold_start(spec, None, WORDS, tmp_path / "x", print)
+        run_all(spec, None, WORDS, tmp_path / "x", print)
     words = [word for word in WORDS if "synthetic.history" not in word]
     other = replace(spec, methods=["perfit", str(tmp_path / "other.toml")])
     with pytest.raises(InputError, match=r"perfit and other cannot be compared: users \(data_sha256\)"):
-        cold_start(other, None, words, tmp_path / "x", print)
+        run_all(other, None, words, tmp_path / "x", print)
 
 
 def test_too_few_users_for_the_groups_are_refused(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_too_few_users_for_the_groups_are_refused(tmp_path: Path) -> None:
         r".* has only 1 such users of \d+ users in users.group=2"
     )
     with pytest.raises(InputError, match=message):
-        cold_start(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
+        run_all(spec, None, [*WORDS, f"users.source={source}"], tmp_path / "x", print)
 
 
 def test_a_cold_start_with_noise_is_planned_for_its_own_numbers_of_users() -> None:
@@ -166,7 +166,7 @@ def test_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "compared-before").mkdir()
     (tmp_path / "compared-before" / "compare.json").write_text("{}")
     with pytest.raises(InputError, match="is a comparison; choose another name"):
-        cold_start(spec, None, WORDS, tmp_path / "compared-before", print)
+        run_all(spec, None, WORDS, tmp_path / "compared-before", print)
     (tmp_path / "cold-before").mkdir()
     (tmp_path / "cold-before" / "cold_start.json").write_text("{}")
     with pytest.raises(InputError, match="is a cold start; choose another name"):
@@ -184,4 +184,4 @@ def test_transfer_to_another_backbone_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "load_config", other_backbone)
     spec = ColdStartSpec([2], ["perfit"], ["movie_tagging", "product_rating"], [0], [], [], 0, True)
     with pytest.raises(InputError, match="movie_tagging has backbone 'tiny', product_rating 'smollm2-135m'"):
-        cold_start(spec, None, WORDS, tmp_path / "x", print)
+        run_all(spec, None, WORDS, tmp_path / "x", print)

@@ -14,10 +14,11 @@ from fl_clients.backbone.load import read_shape
 from simulations.experiments import compare as comparison_runs
 from simulations.experiments.cold_start import rows as cold_start_rows
 from simulations.experiments.cold_start import run as module
+from simulations.experiments.cold_start.experiment import cold_start
 from simulations.experiments.cold_start.findings import transfer_matrix
-from simulations.experiments.cold_start.run import cold_start
+from simulations.experiments.cold_start.run import run_all
 from simulations.experiments.cold_start.spec import ColdStartSpec
-from simulations.experiments.cold_start.write import findings, write_report
+from simulations.experiments.cold_start.write import findings
 from simulations.experiments.compare import complete
 from simulations.experiments.plan import plan
 from simulations.run.preflight import build_method
@@ -42,8 +43,7 @@ ASKED = ColdStartSpec(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("results") / "cold-start"
-    rows, runs = cold_start(ASKED, None, WORDS, folder, print)
-    write_report(rows, runs, folder)
+    cold_start(ASKED, None, WORDS, folder.name, folder.parent)
     return folder
 
 
@@ -119,7 +119,7 @@ def test_real_users_of_several_tasks_with_history_quarters(tmp_path: Path) -> No
         write_lamp(tmp_path / "lamp" / task, questions, golds, layout)
     spec = ColdStartSpec([2], ["perfit", "lora-p"], ["movie_tagging", "tweet_paraphrase"], [0], [], [], 2, True)
     words = [*WORDS, f"users.source={tmp_path / 'lamp'}/{{task}}"]
-    rows, runs = cold_start(spec, None, words, tmp_path / "x", print)
+    rows, runs = run_all(spec, None, words, tmp_path / "x", print)
     # Only a method with a stage 1 has other groups and transfers; LoRA-P has one run per task.
     assert rows.groupby("method").size().to_dict() == {"perfit": 2 + 2 + 2, "lora-p": 2}
     assert {run.record.users.source for run in runs} == {"lamp"}
@@ -218,7 +218,7 @@ def test_runs_of_a_comparison_are_reused_although_evaluated_midway(folder: Path)
     compared = complete(plan(["lora-p"], None, words, [0]), results / "compared", False, print)
     spec = replace(ASKED, collective=[4], methods=["lora-p"], tasks=["movie_tagging"], seeds=[0])
     spec = replace(spec, history=[], epochs=[], compositions=0, transfer=False)
-    found, (run,) = cold_start(spec, None, [*WORDS, "rounds=2"], results / "cold-again", print)
+    found, (run,) = run_all(spec, None, [*WORDS, "rounds=2"], results / "cold-again", print)
     assert run.folder == compared[0].folder
     assert found.value.tolist() == [compared[0].record.metrics["accuracy"]]
     # A comparison does not reuse a run without midway evaluations.
@@ -231,7 +231,7 @@ def test_nothing_runs_again_after_the_folder_has_been_moved(
 ) -> None:
     monkeypatch.setattr("simulations.experiments.compare.simulate", None)
     shutil.copytree(folder, tmp_path / "moved")
-    rows, _ = cold_start(ASKED, None, WORDS, tmp_path / "moved", print)
+    rows, _ = run_all(ASKED, None, WORDS, tmp_path / "moved", print)
     assert len(rows) == 48
     assert rows.trained_on.tolist() == pd.read_csv(folder / "cold_start.csv").trained_on.tolist()
 
@@ -247,12 +247,12 @@ def test_record_without_tensors_is_reused_but_cannot_start_others(
         shutil.copytree(folder / name, other / name, ignore=shutil.ignore_patterns("*.safetensors", "private"))
     with monkeypatch.context() as patched:
         patched.setattr(comparison_runs, "simulate", None)
-        rows, _ = cold_start(spec, None, WORDS, other, print)
+        rows, _ = run_all(spec, None, WORDS, other, print)
     assert rows.folder.tolist() == [first, started]
     shutil.rmtree(other / started)
     with pytest.raises(InputError, match=r"other runs start from its shared tensors, which were not kept; choose"):
-        cold_start(spec, None, WORDS, other, print)
-    again, _ = cold_start(spec, None, WORDS, other.parent / "beside", print)
+        run_all(spec, None, WORDS, other, print)
+    again, _ = run_all(spec, None, WORDS, other.parent / "beside", print)
     assert again.value.tolist() == rows.value.tolist()
     assert not (other / first / "shared.safetensors").exists()
 
@@ -262,12 +262,12 @@ def test_rounds_of_a_method_file_apply_without_midway_evaluation(tmp_path: Path)
     toml.write_text('method = "strategies.perfit:PerFit"\nrounds = 3\n')
     spec = ColdStartSpec([2], [str(toml)], [], [0], [], [], 0, False)
     words = [word for word in WORDS if not word.startswith("rounds")]
-    _, (run,) = cold_start(spec, None, words, tmp_path / "x", print)
+    _, (run,) = run_all(spec, None, words, tmp_path / "x", print)
     assert (run.config.rounds, run.config.evaluate.midway_rounds(3)) == (3, set())
     toml.write_text('method = "strategies.perfit:PerFit"\ncohort = 1\n')
     words = [word for word in WORDS if not word.startswith("cohort")]
     with pytest.raises(InputError, match=r"longer\.toml: cohort=1, but cohort=8 for the others"):
-        cold_start(replace(spec, collective=[8]), None, words, tmp_path / "x", print)
+        run_all(replace(spec, collective=[8]), None, words, tmp_path / "x", print)
 
 
 def test_outdated_figures_are_removed(folder: Path, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_outdated_figures_are_removed(folder: Path, tmp_path: Path) -> None:
     for name in ("transfer.png", "cold_start-product_rating.svg", "notes.txt", "transfer.txt"):
         (tmp_path / "cold" / name).write_text("old")
     spec = ColdStartSpec([2], ["lora-p"], [], [0], [], [], 0, False)
-    write_report(*cold_start(spec, None, WORDS, tmp_path / "cold", print), tmp_path / "cold")
+    cold_start(spec, None, WORDS, "cold", tmp_path)
     assert {path.name for path in (tmp_path / "cold").glob("*.*g")} == {
         "cold_start-movie_tagging.png",
         "cold_start-movie_tagging.svg",
