@@ -135,6 +135,9 @@ class Method(Protocol):
     """The last round of stage 1; None: as the config says."""
     constant_shapes: bool = True
     """Every round sends tensors of the same names and shapes, so that codecs and server optimisers apply."""
+    sends_alike: bool | None = None
+    """Whether all users are sent the same in stage 1, so that changes of it can be coded; None: unless `server_send` or
+    `server_controls` is the method's own."""
     trains_newcomers: bool = True
     """Stage 2, if there is one, takes steps. False: newcomers keep what they are sent, or make it without steps."""
     personal_keys: tuple[str, ...] = ()

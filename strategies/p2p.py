@@ -130,6 +130,7 @@ class ProfileToPeft(Method):
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
         self.first_round = 0 if self.at_server else 1
         self.introduces, self.trains_newcomers = self.at_server, refine
+        self.sends_alike = not self.at_server
         self.embedder, self.noise, self.refine, self.seed = embedder, noise, refine, seed
         self.profile = ProfileSettings(embedder, items, contents, summary_tokens)
         self.optimizer = ServerOptimizer(outer_optimizer, outer_lr, outer_momentum)

@@ -176,8 +176,9 @@ def _check_wire_form(method: Method, shared: Tensors) -> None:
 
 def keeps_clients_apart(method: Method, shape: BackboneShape) -> bool:
     """Tell whether a method has no one shared state: it sends every client something else, or does not average."""
-    kind = type(method)
-    alike = kind.server_send is Method.server_send and kind.server_controls is Method.server_controls
+    kind, alike = type(method), method.sends_alike
+    if alike is None:
+        alike = kind.server_send is Method.server_send and kind.server_controls is Method.server_controls
     return not alike or method.server_aggregator(method.server_init(shape), 1).per_user
 
 

@@ -115,6 +115,18 @@ def test_with_the_network_on_clients_no_embedding_is_sent(
     assert any(not torch.allclose(weights[name], still[name], atol=1e-6) for name in weights)
 
 
+def test_a_network_on_clients_is_coded_and_one_at_the_server_is_not(tmp_path: Path) -> None:
+    raw, coded = run(tmp_path, *AT_CLIENT), run(tmp_path, *AT_CLIENT, "wire.up=int4", "wire.down=int8", name="coded")
+    assert coded.bytes.payload_up < raw.bytes.payload_up / 6
+    assert coded.bytes.payload_down < raw.bytes.payload_down / 2
+    assert coded.controls.keys() == {"random profile"}
+    # A control's adapter is measured as it is.
+    ledger = pd.read_parquet(tmp_path / "coded" / "ledger.parquet")
+    assert set(ledger[(ledger.phase == "evaluate") & (ledger.direction == "down")].codec) == {"raw"}
+    with pytest.raises(InputError, match="p2p keeps clients' updates separate, or sends each something else"):
+        run(tmp_path, "wire.up=int4", name="refused")
+
+
 def test_a_newcomer_without_history_gets_the_mean_profiles_adapter(tmp_path: Path) -> None:
     record = run(tmp_path, "users.target_history=0", "settings.outer_lr=0.05")
     assert record.metrics == record.controls["mean profile"]
