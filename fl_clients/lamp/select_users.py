@@ -21,7 +21,7 @@ from fl_clients.lamp.roles import choose
 from fl_clients.lamp.synthetic.generate import GENERATOR_VERSION, write_synthetic
 from fl_clients.lamp.tasks import Task, find_task
 from fl_clients.lamp.user import Pair, User, revealing_keys
-from fl_clients.lamp.user_table import ROWS, batch_of, write_index
+from fl_clients.lamp.user_table import ROWS, IndexRow, batch_of, write_index
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _publish(made: Path, home: Path) -> None:
 
 def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folder: Path) -> tuple[pa.Table, DataNotes]:
     """Write the selected users; return their index and what was found in their data."""
-    rows: list[tuple[int, str, int, int, int, int, int]] = []
+    rows: list[IndexRow] = []
     users, notes = config.users, DataNotes()
     # Synthetic texts are drawn from so few phrases that two users may have the same one by chance.
     real = {} if users.source == "synthetic" else roles
@@ -160,7 +160,7 @@ def _write(source: Source, roles: dict[str, list[int]], config: RunConfig, folde
                 selected = _as_trained(selected, partition, source.task, config)
                 writer.write_batch(batch_of(selected))
                 sizes = (len(selected.history), len(selected.queries), selected.leaks, selected.skipped)
-                rows.append((partition, selected.user_id, len(rows), *sizes))
+                rows.append(IndexRow(partition, selected.user_id, len(rows), *sizes))
     if len(rows) != sum(map(len, roles.values())):
         raise InputError(f"{source.path}: changed while it was read")
     rows.sort()
@@ -180,14 +180,14 @@ def _planted(partition: int, config: RunConfig) -> int:
     return repeats_of(partition, partition < config.users.collective, config.seed) if config.users.canaries else 0
 
 
-def _check_sizes(rows: list[tuple[int, str, int, int, int, int, int]], config: RunConfig, path: Path) -> None:
+def _check_sizes(rows: list[IndexRow], config: RunConfig, path: Path) -> None:
     """Refuse users with too few examples.
 
     Raises:
         InputError: Too few users have examples for a cohort, or no history is as long as the config says.
     """
     users = config.users
-    sizes = [(history - _planted(partition, config), queries) for partition, _, _, history, queries, *_ in rows]
+    sizes = [(row.history - _planted(row.partition, config), row.queries) for row in rows]
     able = sum(history + queries > 0 for history, queries in sizes[: users.collective])
     if able < config.cohort:
         raise InputError(

@@ -20,7 +20,23 @@ from configs.files import keep_out_of_git
 from fl_clients.lamp.user import Pair, User
 
 ROWS = pa.schema([(name, pa.string()) for name in ("user_id", "kind", "item_id", "source", "target")])
-_INDEX = ("partition", "user_id", "batch", "history", "queries", "leaks", "skipped")
+
+
+class IndexRow(NamedTuple):
+    """A row of `users.parquet`: what is known of a user without reading its texts."""
+
+    partition: int
+    user_id: str
+    batch: int
+    """Place in `users.arrow`."""
+    history: int
+    """Items."""
+    queries: int
+    """Questions."""
+    leaks: int
+    """Examples left out because they reveal an answer."""
+    skipped: int
+    """Items and questions left out because they lack a text or an answer."""
 
 
 class OpenedUser(NamedTuple):
@@ -39,10 +55,9 @@ def batch_of(user: User) -> pa.RecordBatch:
     return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=ROWS)
 
 
-def write_index(rows: Sequence[tuple[int, str, int, int, int, int, int]], folder: Path) -> pa.Table:
-    """Write `users.parquet` and return it; every row holds one partition's values in the order of the columns."""
-    columns = list(zip(*rows, strict=True))
-    index = pa.table(dict(zip(_INDEX, map(list, columns), strict=True)))
+def write_index(rows: Sequence[IndexRow], folder: Path) -> pa.Table:
+    """Write `users.parquet` and return it."""
+    index = pa.Table.from_pylist([row._asdict() for row in rows])
     pq.write_table(index, folder / "users.parquet")
     return index
 
@@ -97,7 +112,7 @@ def write_one_user(user: OpenedUser, partition: int, task: str, folder: Path) ->
         raise InputError(f"{folder}: cannot be created: {error.strerror}") from None
     with pa.OSFile(str(folder / "users.arrow"), "wb") as sink, pa.ipc.new_file(sink, ROWS) as writer:
         writer.write_batch(batch_of(User(user.user_id, user.history, user.queries, "any", 0, 0)))
-    write_index([(partition, user.user_id, 0, len(user.history), len(user.queries), 0, 0)], folder)
+    write_index([IndexRow(partition, user.user_id, 0, len(user.history), len(user.queries), 0, 0)], folder)
     (folder / "user.json").write_text(json.dumps({"task": task, "partition": partition}) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o600)
