@@ -4,48 +4,29 @@ Tan et al., arXiv 2510.16282. Federated training is our extension, after pFedHN 
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from configs.seeds import derive_entropy, derive_seed
-from strategies.aggregation.mean import TensorMean
+from configs.seeds import derive_entropy
 from strategies.aggregation.optimizers import ServerOptimizer
 from strategies.bounds import check_at_least, check_outer_step, check_written
 from strategies.client_tools import ClientTools
+from strategies.hypernetwork.at_server import AtServer
 from strategies.hypernetwork.generated import Generated
 from strategies.hypernetwork.generator import ADAPTER, LAYOUT, Generator
 from strategies.hypernetwork.network import NetworkSize
+from strategies.hypernetwork.on_clients import WEIGHTS, OnClients
 from strategies.hypernetwork.outputs import LoraOutput, Output, ShiftOutput
 from strategies.hypernetwork.profile import ProfileSettings, profile_embedding
-from strategies.hypernetwork.server_profiles import (
-    COMPONENTS,
-    MEAN,
-    SENT_PROFILE,
-    SPREAD,
-    Profiles,
-    profile_of,
-    random_profile,
-    read,
-)
-from strategies.hypernetwork.server_steps import NETWORK, PullThrough
+from strategies.hypernetwork.server_profiles import COMPONENTS, MEAN, SPREAD
+from strategies.hypernetwork.server_steps import NETWORK
 from strategies.lora.common import LoraSettings
-from strategies.method import (
-    Aggregator,
-    BackboneShape,
-    Fit,
-    FitResult,
-    Method,
-    Tensors,
-    TrainRequest,
-    TrainResult,
-)
+from strategies.method import Aggregator, BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 
 _RECEIVED, _OWN = "kept_adapter", "private_adapter"
-_WEIGHTS, _KEPT = "shared_network.", "private_profile"
 
 
 class ProfileToPeft(Method):
@@ -118,28 +99,34 @@ class ProfileToPeft(Method):
         Raises:
             ValueError: A setting is invalid for every backbone.
         """
-        self.at_server = design == "server"
+        at_server = design == "server"
         check_at_least(0, items=items, summary_tokens=summary_tokens, noise=noise, components=components)
         # Only a server has the collective users' profiles.
-        self.size = NetworkSize(latent, head, dropout, depth_bias, components if self.at_server else 0)
+        self.size = NetworkSize(latent, head, dropout, depth_bias, components if at_server else 0)
         self.size.check()
         if not items and (contents == "items" or summary_tokens):
             raise ValueError("settings.items=0: a profile of items, or a summary, needs some")
         check_outer_step(outer_lr, outer_momentum)
-        if noise and not self.at_server:
+        if noise and not at_server:
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
-        self.first_round = 0 if self.at_server else 1
-        self.introduces, self.trains_newcomers = self.at_server, refine
-        self.sends_alike = not self.at_server
-        self.embedder, self.noise, self.refine, self.seed = embedder, noise, refine, seed
+        self.embedder, self.noise, self.refine = embedder, noise, refine
         self.profile = ProfileSettings(embedder, items, contents, summary_tokens)
-        self.optimizer = ServerOptimizer(outer_optimizer, outer_lr, outer_momentum)
         self.output: Output = (
             ShiftOutput(sites, rank_private, positions)
             if output == "shift"
             else LoraOutput(LoraSettings(rank, alpha, 0.0, tuple(targets), blocks))
         )
-        self._generator = Generator(self.output, self.size, seed, NETWORK if self.at_server else _WEIGHTS)
+        self._generator = Generator(self.output, self.size, seed, NETWORK if at_server else WEIGHTS)
+        optimizer = ServerOptimizer(outer_optimizer, outer_lr, outer_momentum)
+        self._design = (
+            AtServer(self._generator, self.output, self._own_profile, optimizer, noise, seed)
+            if at_server
+            else OnClients(self._generator, self.output, self._own_profile, self.profile.width, seed)
+        )
+        self.first_round, self.sends_alike = self._design.first_round, self._design.alike
+        self.introduces, self.trains_newcomers = at_server, refine
+        self._own = _RECEIVED if at_server and not refine else _OWN
+        """Prefix of what a user keeps: as received, or its own."""
 
     def check(self, backbone: BackboneShape) -> None:
         """Refuse an output or a summary that does not fit the backbone, and more components than a profile's width."""
@@ -154,30 +141,14 @@ class ProfileToPeft(Method):
 
     def server_send(self, state: Tensors, user: int | None) -> Tensors:
         """Return Ψ(e_u), the mean profile's for a user without one; with `design=client` Ψ itself."""
-        if not self.at_server:
-            return {name: value for name, value in state.items() if name.startswith(_WEIGHTS)}
-        return self._generator.adapter(state, self._reads(state, profile_of(state, user)))
+        return self._design.send(state, user)
 
     def server_controls(self, state: Tensors, user: int, other: int | None) -> Mapping[str, Callable[[], Tensors]]:
         """Return functions that make the adapters of other profiles: a random one, the mean, another newcomer's.
 
-        With `design=client` only a random one; none with `refine`, which leaves no quality before it to compare with.
+        With `design=client` only a random one, and none with `refine`, which leaves no quality to compare with.
         """
-        if not self.at_server and self.refine:
-            return {}
-        network = self._generator.of(state).network
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "random profile", user))
-        if not self.at_server:
-            random = torch.randn(network.width, generator=generator)
-            random = random * network.width**0.5 / random.norm()
-            return {"random profile": partial(self._generator.adapter, state, random)}
-        profiles = {
-            "random profile": self._reads(state, random_profile(state, generator)),
-            "mean profile": self._reads(state, None),
-        }
-        if other is not None:
-            profiles["another's profile"] = self._reads(state, profile_of(state, other))
-        return {name: partial(self._generator.adapter, state, profile) for name, profile in profiles.items()}
+        return {} if self.sends_alike and self.refine else self._design.controls(state, user, other)
 
     def server_keeps(self, state: Tensors) -> Tensors:
         """Return Ψ and what its input is made with, with which newcomers of a later run are served."""
@@ -189,20 +160,7 @@ class ProfileToPeft(Method):
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:
         """Return the aggregator of the opening, which keeps profiles, or of a round."""
-        if not self.at_server:
-            return TensorMean(state)
-        if round_number == 0:
-            return Profiles(state, self._generator.of(state).network.width, self.size.components, self.noise)
-        expected = self._generator.adapter(state, self._reads(state, None))
-        built = self._generator.of(state)
-
-        def read_of(user: int) -> torch.Tensor:
-            return self._reads(state, profile_of(state, user))
-
-        def generate(weights: Tensors, profile: torch.Tensor) -> Tensors:
-            return self._generator.tensors(built, weights, profile)
-
-        return PullThrough(state, read_of, generate, self.output.trained, expected, self.optimizer)
+        return self._design.aggregator(state, round_number)
 
     def client_attach(self, model: nn.Module, backbone: BackboneShape) -> Generated:
         """Attach the adapter that Ψ writes."""
@@ -211,33 +169,11 @@ class ProfileToPeft(Method):
 
     def client_train(self, adapter: Generated, request: TrainRequest) -> TrainResult:
         """Send the profile in the opening; then train θ_u, or Ψ on the client's own profile."""
-        client = request.fit.client
-        if request.round == 0:
-            return TrainResult({SENT_PROFILE: self._own_profile(client)}, FitResult(len(client.history), 0))
-        if self.at_server:
-            self.client_load(adapter, request.shared, None)
-            result = self.output.train(adapter.inner, request.fit)
-            return TrainResult(self.output.state(adapter.inner, ADAPTER), result)
-        built, profile = self._generator.of({}), request.client_state.get(_KEPT)
-        network, profile = built.network, self._own_profile(client) if profile is None else profile
-        network.load_state_dict({name.removeprefix(_WEIGHTS): value for name, value in request.shared.items()})
-        self.output.load(adapter.inner, self._generator.adapter(request.shared, profile), ADAPTER)
-        places = self.output.places(adapter.inner)
-
-        def write() -> Tensors:
-            return self.output.tensors(network(profile), built.layout)
-
-        with adapter.written_by(write, places, network):
-            result = request.fit(list(network.parameters()))
-        weights = {f"{_WEIGHTS}{name}": value.detach().clone() for name, value in network.state_dict().items()}
-        return TrainResult(weights, result, {_KEPT: profile})
+        return self._design.train(adapter, request)
 
     def client_personalize(self, adapter: Generated, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Keep θ_u, trained further if `refine` says so."""
-        if self.at_server:
-            self.client_load(adapter, shared, None)
-        else:
-            self.output.load(adapter.inner, self._generator.adapter(shared, self._own_profile(fit.client)), ADAPTER)
+        self.output.load(adapter.inner, self._design.received(shared, fit.client), ADAPTER)
         result = self.output.train(adapter.inner, fit) if self.refine else FitResult(0, 0)
         return self.output.state(adapter.inner, self._own), result
 
@@ -245,31 +181,16 @@ class ProfileToPeft(Method):
         """Set θ_u: what the user keeps, or was sent; Ψ of an empty profile if Ψ itself was sent."""
         if private:
             self.output.load(adapter.inner, private, self._own)
-        elif any(name.startswith(ADAPTER) for name in shared):
-            self.output.load(adapter.inner, shared, ADAPTER)
         else:
-            empty = torch.zeros(self._generator.of(shared).network.width)
-            self.output.load(adapter.inner, self._generator.adapter(shared, empty), ADAPTER)
+            self.output.load(adapter.inner, self._design.received(shared, None), ADAPTER)
 
     def shared_parameters(self, backbone: BackboneShape) -> int:
         """Return the adapter's size, or Ψ's with `design=client`."""
-        if self.at_server:
-            return self.output.parameters(backbone)
-        built = self._generator.build(backbone, self.profile.width(backbone))
-        return sum(value.numel() for value in built.network.parameters())
+        return self._design.parameters(backbone)
 
     def private_parameters(self, backbone: BackboneShape) -> int:
         """Return the adapter's size."""
         return self.output.parameters(backbone)
-
-    @property
-    def _own(self) -> str:
-        """The prefix of what a user keeps: as received, or its own."""
-        return _RECEIVED if self.at_server and not self.refine else _OWN
-
-    def _reads(self, state: Tensors, profile: torch.Tensor | None) -> torch.Tensor:
-        network = self._generator.of(state).network
-        return read(state, profile, network.width, network.components)
 
     def _own_profile(self, client: ClientTools) -> torch.Tensor:
         """Return e_u, with noise if it is to be sent."""

@@ -249,7 +249,7 @@ def test_the_servers_steps_are_those_of_training_the_network_itself(
     same = (*LORA, *sgd, "settings.components=0", "settings.dropout=0", "cohort=6", "rounds=2")
     # A server reads a profile relative to all others, which a client does not know.
     monkeypatch.setattr(
-        "strategies.p2p.read",
+        "strategies.hypernetwork.at_server.read",
         lambda _state, profile, width, _components: torch.zeros(width) if profile is None else profile,
     )
     run(tmp_path, *same, name="server")
