@@ -1,6 +1,6 @@
 """Config keys for what clients and server exchange, and what the server does with the average."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,12 @@ class WireConfig(Group):
         return self
 
 
+ADAPTIVE = ("adam", "yogi")
+"""Server optimisers whose steps hardly depend on the size of a change."""
+LARGEST_ADAPTIVE_STEP = 0.1
+"""The longest step of a number with them: shared tensors have entries well below 1."""
+
+
 class ServerConfig(Group):
     """What the server does with the average of a round (FedOpt: Reddi et al., arXiv 2003.00295).
 
@@ -63,3 +69,17 @@ class ServerConfig(Group):
     """β₂, that of Δ², for Adam and Yogi."""
     tau: float = Field(1e-3, gt=0)
     """Added to √v: steps are not longer than `lr` where Δ is much larger, and proportional to Δ where it is smaller."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        used = {"none": (), "momentum": ("lr", "momentum"), "nesterov": ("lr", "momentum")}
+        for key in ("lr", "momentum", "beta2", "tau"):
+            value = getattr(self, key)
+            if key not in used.get(self.optimizer, (key,)) and value != type(self).model_fields[key].default:
+                raise ValueError(f"{key}={value:g} has no effect with optimizer='{self.optimizer}'")
+        if self.optimizer in ADAPTIVE and self.lr > LARGEST_ADAPTIVE_STEP:
+            raise ValueError(
+                f"lr={self.lr:g}: {self.optimizer} moves every number by about this much in a round; expected at most "
+                f"{LARGEST_ADAPTIVE_STEP:g}, such as 0.01"
+            )
+        return self

@@ -1,5 +1,6 @@
 """One sentence for what is wrong with a config."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,8 +50,10 @@ def explain(error: ValidationError) -> str:
         inside = [known for known in known_keys(RunConfig) if known.rpartition(".")[0] == key]
         return f"{key}={problem['input']!r}: expected a group of keys ({', '.join(inside)})"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("value_error",):
-        return f"{key}: {message}" if key else message
+    if problem["type"] == "value_error":
+        # A group's own check begins with the key inside the group.
+        names_key = f"{key}.{re.split('[^a-z0-9_]', message)[0]}" in known_keys(RunConfig)
+        return f"{key}.{message}" if names_key else f"{key}: {message}" if key else message
     return f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -1,6 +1,7 @@
 """The prompts of a user's questions and examples, with what a method or `history.retrieve` puts before them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from configs.training import FitConfig
 from fl_clients.backbone.batches import Example
@@ -56,8 +57,8 @@ def _contexts(session: Session, user: OpenedUser, point: EvaluationPoint, client
         context = Context()
         if client is not None and point == EvaluationPoint.PERSONALISED:
             context = session.method.client_context(session.adapter, client, query.source)
-        if context == Context():
-            context = Context(items=best_matches(user.history, query.source, retrieved))
+        if not context.items:
+            context = replace(context, items=best_matches(user.history, query.source, retrieved))
         contexts.append(context)
     return contexts
 

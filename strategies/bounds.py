@@ -1,5 +1,6 @@
 """Checks of settings that several methods have; the messages name the key."""
 
+from configs.exchange import ADAPTIVE, LARGEST_ADAPTIVE_STEP
 from strategies.client_tools import LONGEST
 from strategies.method import BackboneShape
 
@@ -15,14 +16,19 @@ def check_at_least(least: int, **settings: float) -> None:
             raise ValueError(f"settings.{key}={value}: expected at least {least}")
 
 
-def check_outer_step(outer_lr: float, outer_momentum: float) -> None:
-    """Refuse a server's step without a length, or whose momentum does not fade.
+def check_outer_step(outer_lr: float, outer_momentum: float, outer_optimizer: str = "") -> None:
+    """Refuse a server's step without a length, one that is far too long, or whose momentum does not fade.
 
     Raises:
         ValueError: Names the setting.
     """
     if not outer_lr > 0:
         raise ValueError(f"settings.outer_lr={outer_lr}: expected more than 0")
+    if outer_optimizer in ADAPTIVE and outer_lr > LARGEST_ADAPTIVE_STEP:
+        raise ValueError(
+            f"settings.outer_lr={outer_lr:g}: {outer_optimizer} moves every number by about this much in a round; "
+            f"expected at most {LARGEST_ADAPTIVE_STEP:g}, such as 0.01"
+        )
     if not 0 <= outer_momentum < 1:
         raise ValueError(f"settings.outer_momentum={outer_momentum}: expected at least 0 and below 1")
 

@@ -15,9 +15,9 @@ from strategies.client_tools import ClientTools, Context, UserTexts
 from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult, travelling
 from strategies.prompting.synthetic_pairs import differing, representative_places, write_insights, write_pairs
 from strategies.spacing import read_sites
-from strategies.steering.directions import begin_probes, best_probes, top_directions, train_probes
+from strategies.steering.directions import begin_probes, best_probes, ccs_loss, top_directions, train_probes
 from strategies.steering.edited_mlps import EditedMlps
-from strategies.steering.group_search import FEWEST_PAIRS, SHARED_EDIT, GroupSearch, group_edit
+from strategies.steering.group_search import FEWEST_PAIRS, FEWEST_SENT, SHARED_EDIT, GroupSearch, group_edit
 
 _PRIVATE, _SELECTED = "private_edit", "private_items.place"
 _CHECKED = 4
@@ -127,11 +127,13 @@ class Chameleon(Method):
                 "private_states.N": states.neutral,
                 "private_states.made": torch.tensor(float(states.made)),
             }
+        # Sums and a sketch of one or two pairs would give their states away.
         count = len(state["private_states.P"])
+        count = count if count >= FEWEST_SENT else 0
         result = FitResult(len(request.fit.client.history), 0)
         if request.round == 0:
             personal, neutral, made = (state[f"private_states.{part}"] for part in ("P", "N", "made"))
-            shared = GroupSearch.opening(personal, neutral, made, self.rows)
+            shared = GroupSearch.opening(personal[:count], neutral[:count], made, self.rows)
             return TrainResult(shared, result, state)
         personal, neutral = (state[f"private_states.{kind}"] for kind in "PN")
         if self.normalise:
@@ -141,7 +143,9 @@ class Chameleon(Method):
         theta, b = request.shared["shared_probes.theta"], request.shared["shared_probes.b"]
         losses = torch.zeros_like(b)
         if count:
-            theta, b, losses = train_probes(theta, b, personal, neutral, max(1, self.steps // self.rounds))
+            # The losses are those of the group's probes: a client's own fit anything after steps on few pairs.
+            losses = ccs_loss(theta, b, personal, neutral)
+            theta, b, _ = train_probes(theta, b, personal, neutral, max(1, self.steps // self.rounds))
         # A client whose opening was lost has written its pairs only now.
         written_now = None if request.client_state else state
         return TrainResult(GroupSearch.probes(theta, b, losses, count), result, written_now)

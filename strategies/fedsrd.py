@@ -12,6 +12,7 @@ from torch import nn
 
 from configs.seeds import derive_seed
 from strategies import lora
+from strategies.bounds import check_at_least
 from strategies.lora.adapters import LoraAdapters
 from strategies.lora.common import COLLECTIVE, SHARED, LoraSettings
 from strategies.method import BackboneShape, Method, Tensors, TrainRequest, TrainResult, travelling
@@ -75,9 +76,10 @@ class FedSrd(Method):
             seed: The run's seed.
 
         Raises:
-            ValueError: A share is not below 1.
+            ValueError: A setting is negative, or a share is not below 1.
         """
         self.lora = LoraSettings(rank, alpha, dropout, tuple(targets), blocks)
+        check_at_least(0, prune_base=prune_base, prune_slope=prune_slope, prune_most=prune_most)
         for key, share in (("prune_base", prune_base + prune_most), ("drop", drop)):
             if not 0 <= share < 1:
                 raise ValueError(

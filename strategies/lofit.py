@@ -5,6 +5,7 @@ are averaged, the server chooses the heads, and biases are averaged: our extensi
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -89,18 +90,19 @@ class Lofit(Method):
     def client_personalize(self, adapter: EditedHeads, shared: Tensors, fit: Fit) -> tuple[Tensors, FitResult]:
         """Train the user's own v, on the collective one and its heads, or on heads that the user's own A chooses."""
         chosen: Tensors = {}
+        selected = FitResult(0, 0)
         if not self.federated:
             self.client_load(adapter, {}, None)
             blocks, heads, size = adapter.shape
             adapter.A.data.copy_(self._begin("scales", blocks, heads * size))
-            self._train_scales(adapter, fit)
+            selected = self._train_scales(adapter, fit)
             strongest = strongest_heads(adapter.A.detach(), heads, len(adapter.biases["personal"]))
             chosen = {_OWN_CHOICE: strongest.to(torch.int16).cpu()}
         bias = adapter.biases["personal"]
         begin = torch.zeros_like(bias) if self.federated else self._begin("biases", *bias.shape)
         self.client_load(adapter, shared, {_PRIVATE: begin} | chosen)
         result = fit([bias])
-        return {_PRIVATE: bias.detach().cpu().clone()} | chosen, result
+        return {_PRIVATE: bias.detach().cpu().clone()} | chosen, replace(result, steps=selected.steps + result.steps)
 
     def client_load(self, adapter: EditedHeads, shared: Tensors, private: Tensors | None) -> None:
         """Set A or the collective v from `shared`, and the personal v from `private`; what is missing is 0.

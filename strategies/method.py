@@ -230,6 +230,12 @@ class Method(Protocol):
         return 0
 
 
+def has_personal_part(method: Method) -> bool:
+    """Tell whether a target user gets answers of its own: from what it keeps, or from its texts in the prompt."""
+    kind = type(method)
+    return any(getattr(kind, name) is not getattr(Method, name) for name in ("client_personalize", "client_context"))
+
+
 def travelling(state: Tensors) -> Tensors:
     """Return the server's tensors that are sent to clients: all named `shared_*`."""
     return {name: value for name, value in state.items() if name.startswith("shared_")}

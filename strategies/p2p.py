@@ -106,7 +106,7 @@ class ProfileToPeft(Method):
         self.size.check()
         if not items and (contents == "items" or summary_tokens):
             raise ValueError("settings.items=0: a profile of items, or a summary, needs some")
-        check_outer_step(outer_lr, outer_momentum)
+        check_outer_step(outer_lr, outer_momentum, outer_optimizer)
         if noise and not at_server:
             raise ValueError(f"settings.noise={noise}: with design='client' no profile is sent")
         self.embedder, self.noise, self.refine = embedder, noise, refine

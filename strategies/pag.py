@@ -21,6 +21,7 @@ class Pag(SendsNothing):
     """Prompts with a profile and k retrieved items."""
 
     name = "pag"
+    trains_newcomers = False
 
     def __init__(
         self, k: int, profile_items: int, profile_tokens: int, about: Literal["profile", "preferences"]

@@ -16,6 +16,7 @@ class Rag(SendsNothing):
     """Prompts with k retrieved items."""
 
     name = "rag"
+    trains_newcomers = False
 
     def __init__(self, k: int) -> None:
         """Take the settings.

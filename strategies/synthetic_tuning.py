@@ -4,6 +4,7 @@ Rafailov et al., NeurIPS 2023 (arXiv 2305.18290); SFT takes the personal answers
 nothing is sent.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -100,7 +101,7 @@ class SyntheticTuning(SendsNothing):
         else:
             tune = client.fit_on([AnsweredText(pair.source, pair.personal) for pair in pairs], self.budget_s)
         private, result = lora.train_personal(adapter, self._begin, tune)
-        return private, FitResult(result.examples, result.steps, result.loss_first, result.loss_last, figures)
+        return private, replace(result, figures=figures)
 
     def client_load(self, adapter: LoraAdapters, _shared: Tensors, private: Tensors | None) -> None:
         """Set A_i and B_i; without them the backbone acts unchanged."""

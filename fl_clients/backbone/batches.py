@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -84,7 +85,9 @@ class Encoder:
         """
         examples = []
         for pair, context in zip(pairs, contexts or [Context()] * len(pairs), strict=True):
-            answer = self._answer(pair.target)[len(self._head) :]
+            answer = self._answer(pair.target)
+            # A text of a method's own may begin otherwise than the labels.
+            answer = answer[len(self._head) :] if answer[: len(self._head)] == self._head else answer
             if len(answer) > max_tokens - _SHORTEST_PROMPT:
                 continue
             prompt, cut = self.prompt(pair.source, max_tokens - len(answer), context)
@@ -121,20 +124,23 @@ class Encoder:
             ending = self._encode(_AFTER_ITEM)
             tokens = self._encode(context.profile)[: max(0, most - len(ending))] + ending
             tokens = tokens if len(tokens) <= most else []
-        for number, item in enumerate(context.items):
-            # What an item leaves of its share is for those after it.
-            tokens += self._item(item, (room - len(tokens)) // (len(context.items) - number))
+        items = [self._item(item) for item in context.items]
+        # The worst items are left out until the others fit.
+        while items and len(tokens) + sum(item.least for item in items) > room:
+            items.pop()
+        for number, item in enumerate(items):
+            # What an item leaves of its share is for those after it, whose least is kept free.
+            free = room - len(tokens) - sum(later.least for later in items[number + 1 :])
+            share = (room - len(tokens)) // (len(items) - number)
+            tokens += item.within(min(max(share, item.least), free))
         return tokens
 
-    def _item(self, item: TextPair, room: int) -> list[int]:
-        """Tokenise an answered item; without the end of its source text, or not at all, if there is no room."""
+    def _item(self, item: TextPair) -> "_Item":
+        """Tokenise an answered item."""
         whole = self._encode(f"{self._task.prompt.format(source=item.source)} {item.target.strip()}{_AFTER_ITEM}")
-        if len(whole) <= room:
-            return whole
         before, _, after = self._task.prompt.partition("{source}")
-        head, tail = self._encode(before), self._encode(f"{after} {item.target.strip()}{_AFTER_ITEM}")
-        left = room - len(head) - len(tail)
-        return head + self._encode(item.source)[:left] + tail if left >= _SHORTEST_SOURCE else []
+        tail = self._encode(f"{after} {item.target.strip()}{_AFTER_ITEM}")
+        return _Item(whole, self._encode(before), self._encode(item.source), tail)
 
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
@@ -145,6 +151,26 @@ class Encoder:
         if known := self._label_answers.get(text):
             return known
         return [*self._encode(" " + text.strip()), int(self._tokenizer.eos_token_id)]
+
+
+class _Item(NamedTuple):
+    """An answered item in tokens."""
+
+    whole: list[int]
+    head: list[int]
+    source: list[int]
+    tail: list[int]
+
+    @property
+    def least(self) -> int:
+        """The fewest tokens that it needs: with only the beginning of its source text."""
+        return min(len(self.whole), len(self.head) + _SHORTEST_SOURCE + len(self.tail))
+
+    def within(self, room: int) -> list[int]:
+        """Return its tokens, without the end of its source text if there is no room."""
+        if len(self.whole) <= room:
+            return self.whole
+        return self.head + self.source[: room - len(self.head) - len(self.tail)] + self.tail
 
 
 def begin_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

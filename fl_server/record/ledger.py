@@ -66,11 +66,14 @@ def total_bytes(folder: Path) -> BytesPart:
     """Sum a gathered ledger.
 
     Up, down and total include every message of the run. The values per client and round are those of all messages of
-    stage 1 without its opening, over the number of updates; the ratios over all arrays that a codec wrote.
+    stage 1 without its opening, over the number of updates; the ratios over all arrays that a codec wrote, without
+    updates that were rejected: what their headers say may be wrong.
     """
     table = pq.read_table(folder / "ledger.parquet")
+    coded = _without_rejected(table.filter(pc.not_equal(table["codec"], "raw")), folder)
     training = pa.array([str(phase) for phase in TRAINING])
-    rounds = table.filter(pc.and_(pc.is_in(table["phase"], training), pc.greater(table["round"], 0)))
+    training_messages = table.filter(pc.is_in(table["phase"], training))
+    rounds = training_messages.filter(pc.greater(training_messages["round"], 0))
 
     def mean(direction: Direction) -> float:
         chosen = rounds.filter(
@@ -80,14 +83,13 @@ def total_bytes(folder: Path) -> BytesPart:
         return _add(chosen, "message_bytes", direction) / updates if updates else 0.0
 
     def ratio(direction: Direction) -> float:
-        coded = table.filter(pc.not_equal(table["codec"], "raw"))
         payload = _add(coded, "payload_bytes", direction)
         return 4 * _add(coded, "elements", direction) / payload if payload else 1.0
 
     def codec(direction: Direction) -> str:
-        # A copy is fp32 whatever the codec.
-        coded = table.filter(pc.and_(pc.not_equal(table["codec"], "raw"), pc.not_equal(table["group"], "copy")))
-        names = coded.filter(pc.equal(coded["direction"], direction))["codec"].unique().to_pylist()
+        # Copies have a codec of their own.
+        changes = coded.filter(pc.and_(pc.equal(coded["direction"], direction), pc.not_equal(coded["group"], "copy")))
+        names = changes["codec"].unique().to_pylist()
         return str(names[0]) if names else "raw"
 
     up, down = _add(table, "message_bytes", "up"), _add(table, "message_bytes", "down")
@@ -97,6 +99,7 @@ def total_bytes(folder: Path) -> BytesPart:
         total=up + down,
         payload_up=_add(table, "payload_bytes", "up"),
         payload_down=_add(table, "payload_bytes", "down"),
+        payload_training=sum(_add(training_messages, "payload_bytes", direction) for direction in ("up", "down")),
         per_client_round_up=mean("up"),
         per_client_round_down=mean("down"),
         ratio_up=ratio("up"),
@@ -104,6 +107,16 @@ def total_bytes(folder: Path) -> BytesPart:
         codec_up=codec("up"),
         codec_down=codec("down"),
     )
+
+
+def _without_rejected(table: pa.Table, folder: Path) -> pa.Table:
+    """Leave out the rows of updates that were rejected."""
+    if not len(table):
+        return table
+    keys = ["round", "phase", "user"]
+    clients = pq.read_table(folder / "clients.parquet", columns=[*keys, "status"])
+    rejected = clients.filter(pc.starts_with(clients["status"], "rejected")).select(keys)
+    return table.join(rejected, keys, join_type="left anti")
 
 
 def _add(table: pa.Table, column: str, direction: Direction) -> int:

@@ -49,6 +49,9 @@ class BytesPart(_Part):
     total: int = 0
     payload_up: int = 0
     payload_down: int = 0
+    payload_training: int | None = None
+    """Of the messages that train, both ways: the communication that FlowerTune's leaderboard counts. None in records of
+    earlier versions."""
     per_client_round_up: float = 0.0
     per_client_round_down: float = 0.0
     ratio_up: float = 1.0

@@ -170,8 +170,10 @@ def bytes_table(record: RunRecord) -> Table:
     if counted.ratio_up != 1 or counted.ratio_down != 1:
         table.add_row("  codec", counted.codec_up, counted.codec_down)
         table.add_row("  compressed by", f"{counted.ratio_up:.1f} ×", f"{counted.ratio_down:.1f} ×")
-    # The communication that FlowerTune's leaderboard counts, against a budget of 200,000 MB.
-    table.add_row("tensors, both ways (FlowerTune)", human_bytes(counted.payload_up + counted.payload_down), "")
+    if counted.payload_training is not None:
+        # FlowerTune's leaderboard has units of 2²⁰ bytes, and a budget.
+        spent = f"{counted.payload_training / 2**20:,.2f} of 200,000 MB"
+        table.add_row("tensors that train, as FlowerTune counts", spent, "")
     table.caption = f"parameters: {record.params.shared:,} shared, {record.params.private:,} private per user"
     if record.simulated_s is not None:
         table.caption += f"; stage 1 took {record.simulated_s:,.0f} simulated seconds"

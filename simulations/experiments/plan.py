@@ -13,6 +13,7 @@ from fl_clients.lamp.select_users import build_table
 from simulations.experiments.comparable import difference_in_evaluation
 from simulations.run.folders import check_name
 from simulations.run.preflight import build_method, method_digest, resolve
+from strategies.method import has_personal_part
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def plan_exchanged(planned: Sequence[Planned]) -> list[tuple[str, Planned]]:
     controls = []
     for origin in planned:
         shape = read_shape(origin.config.backbone)
-        if not build_method(origin.config, shape, origin.import_path).private_parameters(shape):
+        if not has_personal_part(build_method(origin.config, shape, origin.import_path)):
             continue
         if origin.config.users.target < 2:
             raise InputError("the control with exchanged histories needs at least two target users")

@@ -1,6 +1,7 @@
 """`fedperfit chat`: answers a text with the bare backbone, the collective model and a user's personalised model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from configs.errors import InputError
 from fl_clients.backbone.batches import Encoder
@@ -61,7 +62,9 @@ class Chat:
             own = (
                 served.method.client_context(served.adapter, self._texts, source) if self._texts.history else Context()
             )
-            answers["personalised"] = answer_with(served.adapter, own if own != Context() else retrieved)
+            answers["personalised"] = answer_with(
+                served.adapter, own if own.items else replace(own, items=retrieved.items)
+            )
         return answers
 
 

@@ -18,6 +18,7 @@ from simulations.display.tables import human_bytes
 from simulations.exports.formats import FORMATS, place_of
 from simulations.run.served import ServedModel, load_served_model
 from strategies.hypernetwork.generated import Generated
+from strategies.method import Method, has_personal_part
 
 _DATA = {
     "synthetic": "synthetic users",
@@ -105,6 +106,8 @@ def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> 
         data=_DATA[record.users.source],
         learned=_learned(served),
         history=history,
+        personal=has_personal_part(served.method),
+        precedes=_precedes(served),
         user_up=up,
         user_down=down,
         licence=f"{_LICENCES[record.users.source]}; base model: {_BASE_LICENCES.get(config.backbone, 'its own')}",
@@ -118,6 +121,12 @@ def _card(served: ServedModel, folder: Path, user: str | None, snippet: str) -> 
         snippet=snippet,
         built_in=config.backbone in BUILT_IN,
     )
+
+
+def _precedes(served: ServedModel) -> str:
+    """Return what the prompts of a user's model begin with; empty for nothing."""
+    reads = type(served.method).client_context is not Method.client_context or served.config.history.retrieve
+    return "items of the user's history, or a text about them" if served.partition is not None and reads else ""
 
 
 def _learned(served: ServedModel) -> str:

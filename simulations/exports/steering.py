@@ -23,7 +23,7 @@ def write_edits(served: ServedModel, out: Path) -> str | None:
     """Write an edit and its loader, or a profile; return code that loads it, None if the adapter is of another kind.
 
     Raises:
-        InputError: The method changes prompts only, and has no text that belongs to all of them.
+        InputError: The method changes prompts only, and has no text that belongs to all of them; or the edit is empty.
     """
     adapter = served.adapter
     if isinstance(adapter, Notes):
@@ -32,10 +32,15 @@ def write_edits(served: ServedModel, out: Path) -> str | None:
         (out / "profile.txt").write_text(adapter.text + "\n", encoding="utf-8")
         return """\
 profile = open("profile.txt", encoding="utf-8").read().strip()
-prompt = profile + "\\n\\n" + prompt  # after the profile the run also puts items that match the question"""
+
+
+def with_profile(prompt: str) -> str:
+    return f"{profile}\\n\\n{prompt}"  # after the profile the run also puts items that match the question"""
     tensors = _edits(adapter, served.backbone.model)
     if tensors is None:
         return None
+    if not tensors:
+        raise InputError(f"{served.record.method} changes nothing for this user: no pair of its answers differs")
     strength = {"strength": str(adapter.strength)} if isinstance(adapter, EditedMlps) else None
     save_file({name: value.contiguous() for name, value in tensors.items()}, out / "edit.safetensors", strength)
     shutil.copyfile(_LOADER, out / _LOADER.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from configs.errors import InputError
+from configs.schema import RunConfig
 from fl_server.record.folder import RunFolder
 from strategies.wire import TRAINING, Phase
 
@@ -25,7 +26,14 @@ class MeasuredRun:
     """Bytes of that message besides its numbers."""
     down_elements: float
     down_coded: float
+    """Bytes of what a codec wrote in a message to a client, if it is as long for everybody."""
     down_rest: float
+    change_bytes: float
+    """Bytes of one round's coded change; a client gets those that it lacks (`fl_server.coding`). 0: no such changes."""
+    copy_bytes: float
+    """Bytes of the copy that it gets where its changes are longer."""
+    changes_from: int
+    """The version that every client knows: 0, or 1 if the first round's tensors follow from the seed."""
     opening_elements: float
     """Numbers in a user's messages before the first round, both ways."""
     opening_rest: float
@@ -58,8 +66,9 @@ def measure(folder: Path) -> MeasuredRun:
     for direction, sent in train.groupby("direction"):
         messages = int(((sent.phase == str(Phase.TRAIN)) & (sent.message_bytes > 0)).sum())
         plain = _convertible(sent)
+        alike = ~plain & ~sent.group.isin(("change", "copy")) if direction == "down" else ~plain
         per_message[f"{direction}_elements"] = sent[plain].elements.sum() / messages
-        per_message[f"{direction}_coded"] = sent[~plain].payload_bytes.sum() / messages
+        per_message[f"{direction}_coded"] = sent[alike].payload_bytes.sum() / messages
         per_message[f"{direction}_rest"] = (sent.message_bytes.sum() - sent.payload_bytes.sum()) / messages
     opening = ledger[(ledger.phase == "train") & (ledger["round"] == 0)]
     opening_raw = opening[_convertible(opening)]
@@ -69,12 +78,31 @@ def measure(folder: Path) -> MeasuredRun:
         cohort=float(rounds.cohort.mean()),
         users=record.users.collective,
         **per_message,
+        **_change_sizes(train, files.config),
+        changes_from=1 - int((_changes(train)["round"] == 1).any()),
         opening_elements=float(opening_raw.elements.sum()) / record.users.collective,
         opening_rest=float(opening.message_bytes.sum() - opening_raw.payload_bytes.sum()) / record.users.collective,
         server_s=rounds.server_s.dropna().tolist(),
         server_rss_bytes=None if rounds.server_rss_bytes.isna().all() else float(rounds.server_rss_bytes.max()),
         steps=float(steps.mean()),
     )
+
+
+def _change_sizes(train: pd.DataFrame, config: RunConfig) -> dict[str, float]:
+    """Return the size of a coded change and of a copy; a copy that nobody got is taken for fp32, its upper bound."""
+    sent = _changes(train)
+    changes, copies = (sent[(sent.group == group) & (sent.elements > 0)] for group in ("change", "copy"))
+    # A client that lacks several gets as many arrays, of which only the last counts its numbers.
+    change = float(changes.payload_bytes.min()) if len(changes) else 0.0
+    alike = config.wire.copy_as == config.wire.down
+    copy = change if alike else 4.0 * float(changes.elements.max()) if len(changes) else 0.0
+    if len(copies):
+        copy = float(copies.payload_bytes.mean())
+    return {"change_bytes": change or copy, "copy_bytes": copy}
+
+
+def _changes(train: pd.DataFrame) -> pd.DataFrame:
+    return train[(train.direction == "down") & train.group.isin(("change", "copy"))]
 
 
 def _convertible(sent: pd.DataFrame) -> pd.Series:

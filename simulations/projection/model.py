@@ -21,7 +21,10 @@ from simulations.projection.measured import MeasuredRun, measure, setting_of
 MOST_USERS = 10**12
 _PLAYED, _LARGEST = 20, 200
 """Rounds that the device model simulates, and the largest cohort it simulates."""
-_QUANTITIES = tuple(f"{way}_{part}" for way in ("up", "down") for part in ("elements", "coded", "rest"))
+_QUANTITIES = (
+    *(f"{way}_{part}" for way in ("up", "down") for part in ("elements", "coded", "rest")),
+    *("change_bytes", "copy_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
     tensors = {
         way: quantity[f"{way}_elements"] * scale.bytes_per_element + quantity[f"{way}_coded"] for way in ("up", "down")
     }
+    tensors["down"] += missed_bytes(scale, quantity["change_bytes"], quantity["copy_bytes"], runs[0].changes_from)
     per_client = {way: tensors[way] + quantity[f"{way}_rest"] for way in ("up", "down")}
     opening = float(np.mean([run.opening_elements * scale.bytes_per_element + run.opening_rest for run in runs]))
     seconds, error = _server_seconds(runs, cohort)
@@ -119,6 +123,34 @@ def _project(method: str, folders: list[Path], scale: Scale) -> dict[str, Any]:
         "assumptions": _assumptions(scale, runs, bool(opening), seconds, memory),
         "measured": [asdict(run) for run in runs],
     }
+
+
+def missed_bytes(scale: Scale, change: float, copy: float, known: int) -> float:
+    """Return the mean bytes of a client's coded download, when clients are drawn independently in every round.
+
+    In round t a client that took part k rounds ago lacks k changes, and one that never did t − `known`. It gets them,
+    or a copy if that is shorter.
+
+    Args:
+        scale: The federation.
+        change: Bytes of one round's change; 0: nothing of this kind is sent.
+        copy: Bytes of a copy.
+        known: The version that everybody knows.
+    """
+    if not change:
+        return 0.0
+    p = scale.participation
+    # Beyond this many changes a copy is shorter, whenever the client was there last.
+    longest = min(int(copy / change) + 1, scale.rounds)
+    rounds = np.arange(1, longest + 1)
+    lengths = np.minimum(rounds * change, copy)
+    took_part = p * (1 - p) ** (rounds - 1)
+    total = 0.0
+    for t in range(1, longest + 1):
+        before = float((took_part * lengths)[: t - 1].sum())
+        total += before + (1 - p) ** (t - 1) * min((t - known) * change, copy)
+    later = float((took_part * lengths).sum()) + (1 - p) ** longest * copy
+    return (total + (scale.rounds - longest) * later) / scale.rounds
 
 
 def _line(x: list[float], y: list[float], where: float) -> float:
@@ -198,8 +230,11 @@ def _assumptions(
         f"{measured}; extrapolated to {scale.cohort / sizes[-1]:,.0f} times the largest of them",
         "every user takes as many steps as the measured users on average",
     ]
-    if any(run.up_coded or run.down_coded for run in runs):
-        lines.append("coded numbers take as many bytes as measured; a client misses as many rounds as there on average")
+    if any(run.up_coded or run.down_coded or run.change_bytes for run in runs):
+        lines.append(
+            "coded numbers take as many bytes as measured; a client gets the changes since its last round, or a copy "
+            "if that is shorter, and is drawn in every round with the same probability"
+        )
     if len(sizes) > 1:
         lines.append("message sizes and the server's seconds are linear in the cohort size, fitted to the runs")
     else:

@@ -101,8 +101,8 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         raise ValueError(f"robust.rule='{config.robust.rule}': {method.name}'s clients have no common start")
     if config.users.held_out and type(method).server_controls is not Method.server_controls:
         raise ValueError(
-            f"users.held_out={config.users.held_out}: {method.name} gives every user something else, so none can judge "
-            "for all"
+            f"users.held_out={config.users.held_out}: what {method.name} serves depends on the user's profile, so no "
+            "user can judge for all"
         )
     wire, pooled = config.wire, []
     for key in ("up", "down"):
@@ -116,6 +116,8 @@ def _check_exchange(config: RunConfig, method: Method, shape: BackboneShape) -> 
         pooled.append(f"server.optimizer='{config.server.optimizer}'")
     if pooled and wire.down_of == "values" and type(method).from_wire is not Method.from_wire:
         raise ValueError(f"wire.down_of='values': {method.name} needs every number; only LoRA methods can lack some")
+    if config.local.keep_moments and not method.constant_shapes:
+        raise ValueError(f"local.keep_moments=true: {method.name} trains other tensors in some rounds")
     if pooled and not method.constant_shapes:
         raise ValueError(f"{pooled[0]}: {method.name} sends other tensors in some rounds")
     if rounds and (config.privacy.kind != "none" or config.secure.aggregation):

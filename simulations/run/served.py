@@ -11,7 +11,7 @@ from fl_server.record.folder import RunFolder
 from fl_server.record.schema import RunRecord
 from fl_server.record.tensors import read_tensors
 from simulations.run.preflight import build_method, find_changed_method, method_digest
-from strategies.method import Adapter, Method, Tensors
+from strategies.method import Adapter, Method, Tensors, has_personal_part
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ServedModel:
             InputError: The user is not a target user, or its private tensors are missing.
         """
         partition = _find_user(self.folder, self.record, user)
-        if self.record.users.source == "devices" and self.record.params.private:
+        if self.record.users.source == "devices" and has_personal_part(self.method):
             raise InputError(
                 "in a real federation, users' private tensors are on their devices", field="user", value=user
             )
@@ -51,7 +51,7 @@ class ServedModel:
         rows = RunFolder(self.folder).users(["partition", "history"]).to_pylist()
         history = next(row["history"] for row in rows if row["partition"] == partition)
         # A user without history is served by the shared tensors.
-        if history and self.record.params.private and not path.is_file():
+        if history and has_personal_part(self.method) and not path.is_file():
             raise InputError(f"{path}: missing, so the model of user {user} is unknown")
         served = replace(self, partition=partition, private=read_tensors(path) if path.is_file() else None)
         served.personalise(True)

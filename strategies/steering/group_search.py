@@ -16,6 +16,8 @@ SHARED_EDIT = "shared_edit"
 """Prefix of what newcomers get: `layer` [n], `P` and `N` [n, d]."""
 FEWEST_PAIRS = 5
 """Pairs below which a probe fits anything, so that its loss says nothing about a layer."""
+FEWEST_SENT = 3
+"""Pairs below which a client's states would follow from what it sends, so that it sends zeros."""
 _OPENING = ("shared_sketch.rows", "shared_sums.P", "shared_sums.N", "shared_sums.pairs")
 _PROBES = ("shared_probes.theta", "shared_probes.b", "shared_probes.loss", "shared_probes.pairs")
 
@@ -57,7 +59,7 @@ class GroupSearch:
 
     @staticmethod
     def probes(theta: torch.Tensor, b: torch.Tensor, losses: torch.Tensor, pairs: int) -> Tensors:
-        """Return a client's message: its probes, their losses and its number of pairs."""
+        """Return a client's message: its probes, the losses of those that it received, and its number of pairs."""
         return dict(zip(_PROBES, (theta, b, losses, torch.tensor([float(pairs)])), strict=True))
 
     def add(self, _user: int, shared: Tensors, _num_examples: int) -> None:

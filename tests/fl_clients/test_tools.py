@@ -55,6 +55,28 @@ def test_the_question_is_never_cut_for_a_context(encoder: Encoder, tiny: Backbon
         assert cut_too == cut
 
 
+@pytest.mark.parametrize("room", range(40, 400, 3))
+def test_the_best_items_stay_if_there_is_no_room_for_all(encoder: Encoder, tiny: Backbone, room: int) -> None:
+    lengths = (300, 3, 90, 8, 40)
+    items = [Pair(str(number), chr(ord("A") + number) * length, "sci-fi") for number, length in enumerate(lengths)]
+    tokens, _ = encoder.prompt("?", room, Context("", items))
+    assert len(tokens) <= room
+    text = text_of(tiny, tokens)
+    shown = [pair for pair in items if f"Movie: {pair.source[:3]}" in text]
+    assert shown == items[: len(shown)]
+    # A next one with the least of its text would not fit beside the least of those before it.
+    least = [len("Movie: \nTag: sci-fi\n\n") + min(length, 8) for length in lengths]
+    left = room - len(encoder.prompt("?", room)[0])
+    assert len(shown) == max(count for count in range(6) if sum(least[:count]) <= left)
+
+
+def test_an_answer_that_begins_otherwise_than_the_labels_keeps_its_first_word(tiny: Backbone) -> None:
+    encoder = Encoder(TASKS["product_rating"], tiny.tokenizer)
+    encoder._head = [7]  # as of a tokenizer that splits a space off a digit
+    (example,) = encoder.examples([Pair("1", "x", "Great product")], 100)
+    assert text_of(tiny, example.answer[:-1]) == " Great product"
+
+
 def test_items_share_the_room_and_lose_the_end_of_their_texts_only(encoder: Encoder, tiny: Backbone) -> None:
     question = "Movie: A heist.\nTag: "  # one token a letter; with the space that all labels begin with
     short = "Movie: A war in space.\nTag: sci-fi\n\n"

@@ -12,7 +12,7 @@ from fl_clients.lamp.user import Pair
 from strategies.chameleon import Chameleon
 from strategies.method import Tensors, TrainRequest
 from strategies.prompting.synthetic_pairs import differing, representative_places, write_insights, write_pairs
-from strategies.steering.directions import top_directions
+from strategies.steering.directions import ccs_loss, top_directions
 from tests.strategies.known import HISTORY, LAYERS, D, KnownClient, KnownFit
 from tests.strategies.shifts.test_sites import SMALL, build
 
@@ -96,6 +96,33 @@ def test_chameleons_group_direction_is_that_of_all_states_together(model: nn.Mod
     assert torch.allclose(state["shared_means.P"], personal.mean(dim=0), atol=1e-5)
     assert torch.allclose(state["shared_means.N"], neutral.mean(dim=0), atol=1e-5)
     assert figures == {"pairs": len(personal), "discarded": 12 - len(personal)}
+
+
+@pytest.mark.parametrize("differing_pairs", [0, 1, 2, 3])
+def test_fewer_than_three_pairs_do_not_leave_their_client(differing_pairs: int, model: nn.Module) -> None:
+    method, client = chameleon(), KnownClient(same=6 - differing_pairs)
+    adapter, state, _ = after_opening(method, KnownClient(), model)
+    shared, kept = opened(method, client, adapter)
+    assert len(kept["private_states.P"]) == differing_pairs
+    probes = method.client_train(adapter, TrainRequest(1, state, kept, KnownFit(client))).shared
+    sent = [shared["shared_sketch.rows"], shared["shared_sums.P"], shared["shared_sums.N"]]
+    sent.append(probes["shared_probes.theta"] - state["shared_probes.theta"])
+    assert [bool(tensor.any()) for tensor in sent] == [differing_pairs >= 3] * 4
+    used = float(differing_pairs) if differing_pairs >= 3 else 0.0
+    assert shared["shared_sums.pairs"].tolist() == [used, 6.0]
+    assert float(probes["shared_probes.pairs"]) == used
+
+
+def test_losses_are_those_of_the_groups_probes(model: nn.Module) -> None:
+    # A client's own would be near 0 after steps on its few pairs, whatever they say.
+    method, client = chameleon(ccs_steps=400), KnownClient()
+    adapter, state, kept = after_opening(method, client, model)
+    sent = method.client_train(adapter, TrainRequest(1, state, kept, KnownFit(client))).shared
+    personal, neutral = (kept[f"private_states.{kind}"] - state[f"shared_means.{kind}"] for kind in "PN")
+    begun = ccs_loss(state["shared_probes.theta"], state["shared_probes.b"], personal, neutral)
+    assert torch.allclose(sent["shared_probes.loss"], begun)
+    after = ccs_loss(sent["shared_probes.theta"], sent["shared_probes.b"], personal, neutral)
+    assert (after < begun).all()
 
 
 def after_opening(method: Chameleon, client: KnownClient, model: nn.Module) -> tuple[Any, Tensors, Tensors]:

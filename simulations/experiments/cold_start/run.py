@@ -23,7 +23,7 @@ from simulations.experiments.plan import Planned, fewer_users, plan, users_diges
 from simulations.experiments.reuse import find, started_from
 from simulations.run.folders import check_experiment
 from simulations.run.preflight import build_method, resolve
-from strategies.method import Method
+from strategies.method import Method, has_personal_part
 
 Log = Callable[[str], None]
 _OPTIONS = {
@@ -170,7 +170,7 @@ def _has_stage_1(planned: Planned) -> bool:
 
 
 def _has_stage_2(planned: Planned) -> bool:
-    return _built(planned).private_parameters(read_shape(planned.config.backbone)) > 0
+    return has_personal_part(_built(planned))
 
 
 def _plan(

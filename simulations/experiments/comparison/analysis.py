@@ -28,6 +28,7 @@ from simulations.experiments.comparison.schema import (
 )
 from simulations.experiments.comparison.significance import holm, paired_test
 from strategies.metrics.statistics import LOWER_IS_BETTER
+from strategies.wire import Phase
 
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the best quality for which the bytes to reach them are reported."""
@@ -143,7 +144,7 @@ def _method(
         bytes_to_match=_bytes_to_reach(own_curves, reference, 1.0),
         quality_at_equal_bytes=[_quality_at(runs, reference, curves, budget) for budget in budgets],
         learning_rates=LearningRates(
-            local=runs[0].config.local.lr if params.shared else None,
+            local=runs[0].config.local.lr if params.shared and not trains_nothing(runs[0], Phase.TRAIN) else None,
             personal=runs[0].config.personal.lr if params.private and not trains_nothing(runs[0]) else None,
         ),
         params=MethodParameters(shared=params.shared, private=params.private),

@@ -8,6 +8,7 @@ import pandas as pd
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.schema import Control, Spread
 from simulations.experiments.comparison.significance import differences_test, holm
+from strategies.wire import Phase
 
 
 def controls(runs: Sequence[Run]) -> dict[str, Control]:
@@ -43,13 +44,15 @@ def own_metrics(run: Run) -> dict[str, float]:
     return run.record.metrics if trains_nothing(run) else run.record.metrics_collective
 
 
-def trains_nothing(run: Run) -> bool:
-    """Tell whether newcomers took no step: their answers after stage 2 are then those with the adapter they were sent.
+def trains_nothing(run: Run, phase: Phase = Phase.PERSONALIZE) -> bool:
+    """Tell whether clients took no step in a phase.
+
+    If newcomers took none, their answers after stage 2 are those with the adapter they were sent.
 
     A network on the clients writes adapters there; before stage 2 these users have an empty profile's.
     """
     rows = run.files.clients(["phase", "steps"]).to_pylist()
-    return not any(row["steps"] for row in rows if row["phase"] == "personalize")
+    return not any(row["steps"] for row in rows if row["phase"] == phase)
 
 
 def _gains(run: Run) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from configs.errors import InputError
 from fl_clients.backbone.load import find
+from fl_clients.private_store import private_path
 from simulations.exports.export import export
 from simulations.run.served import load_served_model
 from tests.simulations.exports.exported import PROMPT, STEERING, first_target
@@ -49,6 +50,12 @@ def test_a_profile_is_exported_as_text_and_a_method_of_prompts_is_named(
     folder = run("pag")
     export(folder, first_target(folder), "safetensors", tmp_path / "pag")
     assert (tmp_path / "pag" / "profile.txt").read_text().startswith("The tags that this person uses most often are")
+    profile = private_path(folder / "private", 6)
+    kept = profile.read_bytes()
+    profile.unlink()
+    with pytest.raises(InputError, match=r"missing, so the model of user .* is unknown"):
+        load_served_model(folder, first_target(folder))
+    profile.write_bytes(kept)
     folder = run("rag")
     with pytest.raises(InputError, match=r"rag changes prompts, not the model; ask it with `fedperfit chat`"):
         export(folder, first_target(folder), "safetensors", tmp_path / "rag")

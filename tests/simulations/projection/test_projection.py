@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from configs.errors import InputError
 from fl_server.record.folder import RunFolder
 from simulations.cli.main import app
-from simulations.projection.model import Scale, device_seconds, project
+from simulations.projection.model import Scale, device_seconds, missed_bytes, project
 from simulations.run.simulate import simulate
 from tests.conftest import tiny_config
 
@@ -60,14 +60,45 @@ def test_the_servers_seconds_follow_the_line_through_the_measured_rounds(results
 
 
 def test_coded_numbers_take_as_many_bytes_as_measured(results: Path) -> None:
-    simulate(tiny_config("wire.up=int4", "wire.down=int8"), "coded", results, overwrite=True)
+    words = ("users.collective=3", "cohort=3", "rounds=3")
+    simulate(tiny_config("wire.up=int4", "wire.down=int8", *words), "coded", results, overwrite=True)
     ledger = pd.read_parquet(results / "coded" / "ledger.parquet")
     measured = ledger[ledger.phase == "train"].message_bytes.sum()
     for number_format in (2, 4):
-        scale = Scale(users=6, participation=0.5, rounds=2, bytes_per_element=number_format)
+        # Everybody takes part in every round, so nobody lacks more than one change.
+        scale = Scale(users=3, participation=1.0, rounds=3, bytes_per_element=number_format)
         (row,) = project([results / "coded"], scale)
         assert row["total_bytes"] == pytest.approx(measured)
         assert any("coded numbers" in line for line in row["assumptions"])
+
+
+def test_a_client_gets_the_changes_that_it_lacks_or_a_copy() -> None:
+    def scale(participation: float, rounds: int) -> Scale:
+        return Scale(users=100, participation=participation, rounds=rounds, bytes_per_element=4)
+
+    # There every time: nothing in the first round, whose tensors everybody knows, then one change.
+    assert missed_bytes(scale(1.0, 4), 10.0, 25.0, known=1) == pytest.approx((0 + 3 * 10) / 4)
+    assert missed_bytes(scale(1.0, 4), 10.0, 25.0, known=0) == pytest.approx(10)
+    # Never there before: all changes, as long as they are shorter than a copy.
+    assert missed_bytes(scale(1e-12, 5), 10.0, 25.0, known=1) == pytest.approx((0 + 10 + 20 + 25 + 25) / 5)
+    # By halves: one change lacks with probability 1/2, two with 1/4, three with 1/8.
+    second, third = 10, 0.5 * 10 + 0.5 * 20
+    fourth = 0.5 * 10 + 0.25 * 20 + 0.25 * 25
+    assert missed_bytes(scale(0.5, 4), 10.0, 25.0, known=1) == pytest.approx((0 + second + third + fourth) / 4)
+    assert missed_bytes(scale(0.5, 10**9), 10.0, 25.0, known=1) == pytest.approx(fourth)
+    assert missed_bytes(scale(0.5, 4), 0.0, 25.0, known=1) == 0
+
+
+def test_a_small_federation_tells_what_a_large_one_downloads(tmp_path: Path) -> None:
+    words = ("wire.up=int4", "wire.down=int4", "rounds=6", "cohort=4", "users.synthetic.history=4")
+    for name, users in (("few", 8), ("many", 60)):
+        simulate(tiny_config(*words, f"users.collective={users}"), name, tmp_path)
+    scale = Scale(users=60, participation=4 / 60, rounds=6, bytes_per_element=4)
+    few, many = (project([tmp_path / name], scale)[0]["egress_round_bytes"] for name in ("few", "many"))
+    ledger = pd.read_parquet(tmp_path / "many" / "ledger.parquet")
+    sent = ledger[(ledger.phase == "train") & (ledger.direction == "down")].message_bytes.sum() / 6
+    assert many == pytest.approx(sent, rel=0.05)
+    assert few == pytest.approx(sent, rel=0.15)
 
 
 def test_masked_bytes_and_the_messages_of_secure_aggregation_are_projected_as_measured(tmp_path: Path) -> None:

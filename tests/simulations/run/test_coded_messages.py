@@ -109,7 +109,7 @@ def test_fedsrd_sends_the_numbers_that_matter_and_their_places_both_ways(tmp_pat
 
 @pytest.mark.parametrize("method", APART)
 def test_methods_that_keep_clients_apart_refuse_codecs_and_optimisers_by_name(method: str, tmp_path: Path) -> None:
-    for words in ("wire.up=int4", "wire.down=fp16", "server.optimizer=adam"):
+    for words in ("wire.up=int4", "wire.down=fp16", "server.optimizer=nesterov"):
         with pytest.raises(InputError, match=f"{words.split('=')[0]}='.*': {method} keeps clients' updates separate"):
             run(tmp_path, words, method=method)
     assert not (tmp_path / "run").exists()
@@ -172,7 +172,7 @@ def test_what_tensors_depend_on_cannot_change_when_a_run_is_resumed(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         simulate(tiny_config("wire.up=int4", "wire.down=int8"), "run", tmp_path, on_progress=stop)
-    for key in ("wire.up=int8", "wire.down=sign", "server.optimizer=adam"):
+    for key in ("wire.up=int8", "wire.down=sign", "server.optimizer=nesterov"):
         write_config(tiny_config("wire.up=int4", "wire.down=int8", key), tmp_path / "run" / "config.toml")
         with pytest.raises(InputError, match=f"{key.partition('=')[0]}='.*': the run began with"):
             resume("run", tmp_path)

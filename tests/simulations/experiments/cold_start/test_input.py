@@ -13,11 +13,20 @@ from simulations.experiments import compare as comparison_runs
 from simulations.experiments.cold_start import run as module
 from simulations.experiments.cold_start.run import _plan_all, run_all
 from simulations.experiments.cold_start.spec import ColdStartSpec
-from simulations.experiments.plan import fewer_users
+from simulations.experiments.plan import fewer_users, plan_exchanged
 from tests.conftest import TINY, movie, write_lamp
 
 pytestmark = pytest.mark.integration
 WORDS = [word for word in TINY if not word.startswith(("users.collective", "users.target"))] + ["users.target=4"]
+
+
+def test_prompts_with_ones_own_texts_are_a_personal_part(cache: Path) -> None:
+    spec = ColdStartSpec(collective=[2], methods=["rag"], seeds=[0], history=[3])
+    ((main,), _, (later,)) = _plan_all(spec, None, WORDS)
+    # A shorter history, and no number of epochs: nothing is trained.
+    assert [planned.name for planned in later] == [f"{main.name}-history3"]
+    ((origin, _),) = plan_exchanged([main])
+    assert origin == main.name
 
 
 @pytest.mark.parametrize(
