@@ -20,6 +20,7 @@ from simulations.experiments.comparison.schema import (
     Comparison,
     LearningRates,
     MethodBytes,
+    MethodCodecs,
     MethodParameters,
     QualityAtBytes,
     Seconds,
@@ -139,6 +140,7 @@ def _method(
             per_client_round_up=float(np.mean([run.record.bytes.per_client_round_up for run in runs])),
             per_client_round_down=float(np.mean([run.record.bytes.per_client_round_down for run in runs])),
             in_all=float(line.bytes_total.iloc[-1]),
+            codecs=_codecs(runs),
         ),
         bytes_to_reach={f"{share:.0%}": _bytes_to_reach(own_curves, best, share) for share in SHARES},
         bytes_to_match=_bytes_to_reach(own_curves, reference, 1.0),
@@ -153,6 +155,18 @@ def _method(
         agreement=_agreement(runs),
         epsilon=max((spent.epsilon for run in runs if (spent := run.record.privacy) and spent.epsilon), default=None),
         controls=controls_of(runs),
+    )
+
+
+def _codecs(runs: Sequence[Run]) -> MethodCodecs | None:
+    counted = [run.record.bytes for run in runs]
+    if {part.codec_up for part in counted} | {part.codec_down for part in counted} == {"raw"}:
+        return None
+    return MethodCodecs(
+        up=counted[0].codec_up,
+        down=counted[0].codec_down,
+        ratio_up=float(np.mean([part.ratio_up for part in counted])),
+        ratio_down=float(np.mean([part.ratio_down for part in counted])),
     )
 
 

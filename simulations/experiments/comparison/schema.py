@@ -66,6 +66,15 @@ class QualityAtBytes(Spread):
     """The test against the reference within the same bytes; None for the reference itself."""
 
 
+class MethodCodecs(Part):
+    """How a method's numbers are written, and how many times fewer bytes that is than fp32 (`wire.up`, `wire.down`)."""
+
+    up: str
+    down: str
+    ratio_up: float
+    ratio_down: float
+
+
 class MethodBytes(Part):
     """Bytes of serialised messages."""
 
@@ -73,6 +82,8 @@ class MethodBytes(Part):
     per_client_round_down: float
     in_all: float
     """All clients, both ways, at the end of the curve."""
+    codecs: MethodCodecs | None = Field(None)
+    """None if all numbers are sent as they are."""
 
 
 class BytesToReach(Part):

@@ -11,6 +11,7 @@ from simulations.experiments.comparison.schema import (
     ComparedMethod,
     Comparison,
     Control,
+    MethodCodecs,
     PairedTest,
     Spread,
 )
@@ -200,7 +201,9 @@ def bytes_reached(to_reach: BytesToReach) -> str:
 
 def _comparison_messages(report: Comparison) -> Table:
     table = new_table(title="what a client sends, trains and keeps")
-    for title in ("", "up, per round", "down, per round", "shared", "private", "learning rates"):
+    coded = any(row.bytes.codecs for row in report.methods)
+    titles = ("", "up, per round", "down, per round", "shared", "private", "learning rates")
+    for title in (*titles, *(("codec up", "codec down") if coded else ())):
         table.add_column(title, justify="right" if title else "left")
     for row in report.methods:
         rates = row.learning_rates
@@ -211,9 +214,18 @@ def _comparison_messages(report: Comparison) -> Table:
             f"{row.params.shared:,}",
             f"{row.params.private:,}",
             ", ".join("–" if rate is None else f"{rate:g}" for rate in (rates.local, rates.personal)),
+            *(_codec_cells(row.bytes.codecs) if coded else ()),
         )
     table.caption = "shared, private: parameters; learning rates: of stages 1 and 2"
+    if coded:
+        table.caption += "; ×: how many times fewer bytes the codec's numbers take than in fp32"
     return table
+
+
+def _codec_cells(codecs: MethodCodecs | None) -> tuple[str, str]:
+    if codecs is None:
+        return "–", "–"
+    return f"{codecs.up}, {codecs.ratio_up:.1f} ×", f"{codecs.down}, {codecs.ratio_down:.1f} ×"
 
 
 def _comparison_seconds(report: Comparison) -> Table:

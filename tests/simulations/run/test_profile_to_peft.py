@@ -208,10 +208,10 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("server.optimizer=adam", "server.lr=0.01"), "p2p keeps clients' updates separate"),
         (("settings.output=lora", "settings.targets=['q_proj','q_proj']"), "a module name is given twice"),
         (("robust.rule=clip",), "robust.rule='clip': p2p's clients have no common start"),
-        (("users.held_out=1",), "users.held_out=1: what p2p serves depends on the user.s profile"),
+        (("users.held_out=1",), "users.held_out=1: what p2p serves depends"),
         (
             ("keep=best", "users.held_out=1", *AT_CLIENT),
-            "users.held_out=1: what p2p serves depends on the user.s profile",
+            "users.held_out=1: what p2p serves depends",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
