@@ -5,6 +5,7 @@ LaMP: Salemi et al., ACL 2024 (arXiv 2304.11406), with BM25 and k = 1, 2, 4 as i
 
 from torch import nn
 
+from strategies.bounds import check_at_least
 from strategies.client_tools import Context, UserTexts
 from strategies.method import BackboneShape, Fit, FitResult, Tensors
 from strategies.prompting.notes import Notes
@@ -27,8 +28,7 @@ class Rag(SendsNothing):
         Raises:
             ValueError: k is below 1.
         """
-        if k < 1:
-            raise ValueError(f"settings.k={k}: expected at least 1")
+        check_at_least(1, k=k)
         self.k = k
 
     def client_attach(self, _model: nn.Module, _backbone: BackboneShape) -> Notes:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from strategies.aggregation.mean import TensorMean
+from strategies.bounds import check_at_least
 from strategies.client_tools import ClientTools
 from strategies.method import BackboneShape, Fit, FitResult, Method, Tensors, TrainRequest, TrainResult
 from strategies.prompting.wording import spread_items
@@ -39,8 +40,7 @@ class StyleVector(Method):
         """
         if not 0 < depth < 1:
             raise ValueError(f"settings.depth={depth}: expected a share of the blocks, above 0 and below 1")
-        if most_items < 1:
-            raise ValueError(f"settings.most_items={most_items}: expected at least 1")
+        check_at_least(1, most_items=most_items)
         self.depth, self.strength, self.most_items = depth, strength, most_items
         self.federated = federated
         self.first_round = 0 if federated else None

@@ -67,8 +67,7 @@ def new_record(
     shape = read_shape(config.backbone)
     method = build_method(config, shape, import_path)
     requested, config = config, resolve(config)
-    if (embedder := getattr(method, "embedder", "backbone")) in EMBEDDERS:
-        fetch(embedder)
+    _fetch_embedder(method)
     state = method.server_init(shape)
     shared = method.server_send(state, None)
     if config.start_from:
@@ -103,6 +102,18 @@ def link_users(folder: Path, users: UserTable) -> None:
     link = folder / USERS_LINK
     link.unlink(missing_ok=True)
     link.symlink_to(users.folder)
+
+
+def _fetch_embedder(method: Method) -> None:
+    """Fetch what a method embeds texts with, if it is not computed, before work is spent."""
+    if (embedder := getattr(method, "embedder", "backbone")) in EMBEDDERS:
+        try:
+            fetch(embedder)
+        except InputError as error:
+            message = (
+                f"settings.embedder='{embedder}': {str(error).removeprefix('backbone: ')}; 'backbone' needs no download"
+            )
+            raise InputError(message) from None
 
 
 def _default_name(method: Method, config: RunConfig) -> str:
