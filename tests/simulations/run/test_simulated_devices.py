@@ -104,7 +104,7 @@ def test_a_round_with_too_few_replies_is_abandoned_and_the_next_begins(tmp_path:
         (["devices.preset=phone"], "unknown preset 'phone'; did you mean 'phones'? (known: phones, silos"),
         (["devices.preset=none.toml"], "none.toml: no such config file"),
         (["devices.preset=phones", "devices.over_selection=-1"], "devices.over_selection=-1"),
-        (["devices.deadline_s=5"], "devices: deadline_s needs devices"),
+        (["devices.deadline_s=5"], "devices.deadline_s needs devices"),
         (["devices=phones"], "devices='phones': expected a group of keys"),
     ],
 )
