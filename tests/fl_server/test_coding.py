@@ -185,7 +185,9 @@ def test_tensors_that_are_not_finite_end_the_run_by_name() -> None:
 
 @pytest.mark.parametrize("kind", ["momentum", "adam"])
 def test_a_step_that_is_too_long_ends_the_run_by_name(kind: str) -> None:
-    settings = config().model_copy(update={"server": ServerConfig.model_construct(optimizer=kind, lr=1e42, momentum=0.9, beta2=0.99, tau=1e-3)})
+    settings = config().model_copy(
+        update={"server": ServerConfig.model_construct(optimizer=kind, lr=1e42, momentum=0.9, beta2=0.99, tau=1e-3)}
+    )
     step = ServerStep(settings.server, METHOD, {})
     average = trained(START, 1)
     assert step.apply(0, START, average) is average  # an opening takes no step
