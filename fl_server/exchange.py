@@ -28,14 +28,10 @@ _WINDOW = 64
 """Maximum number of tasks in progress; with replies that hold tensors and wait for earlier ones: bounds memory."""
 
 _MESSAGE_TYPES: dict[Phase, str] = {
-    Phase.ROLL_CALL: "query.rollcall",
     Phase.TRAIN: "train",
-    Phase.INTRODUCE: "train.introduce",
-    Phase.PERSONALIZE: "train.personalize",
     Phase.EVALUATE: "evaluate",
-    Phase.KEYS: "query.keys",
-    Phase.SHARES: "query.shares",
-    Phase.UNMASK: "query.unmask",
+    **{phase: f"train.{phase}" for phase in (Phase.INTRODUCE, Phase.PERSONALIZE)},
+    **{phase: f"query.{phase}" for phase in (Phase.ROLL_CALL, Phase.KEYS, Phase.SHARES, Phase.UNMASK)},
 }
 
 

@@ -89,7 +89,7 @@ def measure(folder: Path) -> MeasuredRun:
 
 
 def _change_sizes(train: pd.DataFrame, config: RunConfig) -> dict[str, float]:
-    """Return the size of a coded change and of a copy; a copy that nobody got is taken for fp32, its upper bound."""
+    """Return the bytes of a coded change and of a copy; if no client got a copy, of one in fp32, the longest."""
     sent = _changes(train)
     changes, copies = (sent[(sent.group == group) & (sent.elements > 0)] for group in ("change", "copy"))
     # A client that lacks several gets as many arrays, of which only the last counts its numbers.

@@ -172,7 +172,8 @@ def test_chameleons_newcomers_get_two_directions_for_each_chosen_layer(model: nn
 
 
 def test_one_clients_probes_are_those_of_the_central_search(model: nn.Module) -> None:
-    # A group of one user in one round searches as that user alone does.
+    # A group of one user in one round takes the steps of that user alone. It chooses layers by the losses before them,
+    # which here rank the layers alike.
     client = KnownClient()
     federated = run_rounds(chameleon(rounds=1), [client], model)
     alone = chameleon(federated=False, rounds=1)

@@ -13,6 +13,7 @@ from fl_clients.backbone.load import find
 from fl_clients.private_store import private_path
 from simulations.exports.export import export
 from simulations.run.served import load_served_model
+from strategies import chameleon
 from tests.simulations.exports.exported import PROMPT, STEERING, first_target
 
 pytestmark = pytest.mark.integration
@@ -60,3 +61,12 @@ def test_a_profile_is_exported_as_text_and_a_method_of_prompts_is_named(
     with pytest.raises(InputError, match=r"rag changes prompts, not the model; ask it with `fedperfit chat`"):
         export(folder, first_target(folder), "safetensors", tmp_path / "rag")
     assert not (tmp_path / "rag").exists()
+
+
+def test_an_edit_that_changes_nothing_is_not_exported(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chameleon, "differing", lambda _pairs: [])
+    folder = run("chameleon", "settings.items=3")
+    with pytest.raises(InputError, match="chameleon changes nothing for this user: no pair of its answers differs"):
+        export(folder, first_target(folder), "safetensors", tmp_path / "empty")

@@ -65,7 +65,7 @@ def test_coded_numbers_take_as_many_bytes_as_measured(results: Path) -> None:
     ledger = pd.read_parquet(results / "coded" / "ledger.parquet")
     measured = ledger[ledger.phase == "train"].message_bytes.sum()
     for number_format in (2, 4):
-        # Everybody takes part in every round, so nobody lacks more than one change.
+        # All users take part in every round, so each one lacks a single change.
         scale = Scale(users=3, participation=1.0, rounds=3, bytes_per_element=number_format)
         (row,) = project([results / "coded"], scale)
         assert row["total_bytes"] == pytest.approx(measured)

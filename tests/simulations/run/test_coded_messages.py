@@ -57,6 +57,8 @@ def test_every_method_with_one_shared_state_takes_codecs(
     found = rows(tmp_path, "train", "up")
     numbers, payload = (sum(int(str(row[key])) for row in found) for key in ("elements", "payload_bytes"))
     assert coded.bytes.ratio_up == pytest.approx(4 * numbers / payload)
+    trains = sum(int(str(row["payload_bytes"])) for way in ("up", "down") for row in rows(tmp_path, "train", way))
+    assert coded.bytes.payload_training == trains < coded.bytes.payload_up + coded.bytes.payload_down
     cells = [str(cell) for column in bytes_table(coded).columns for cell in column.cells]
     assert {"  codec", "int4", "int8", f"{coded.bytes.ratio_up:.1f} ×"} <= set(cells)
 
@@ -125,6 +127,10 @@ def test_a_method_that_sends_nothing_ignores_codecs(tmp_path: Path) -> None:
     [
         ("wire.up=int5", "wire.up='int5': expected raw, fp32"),
         ("wire.down=top-k 7", "wire.down='top-k 7': expected a share of the numbers above 0 and at most 1"),
+        ("server.optimizer=adam", "server.lr=1: adam moves every number by about this much in a round"),
+        ("server.tau=1e-2", "server.tau=0.01 has no effect with optimizer='none'"),
+        ("server.optimizer=momentum server.beta2=0.5", "server.beta2=0.5 has no effect with optimizer='momentum'"),
+        ("method=fedsrd settings.prune_slope=-1", "settings.prune_slope=-1"),
         ("wire.error_decay=2", "wire.error_decay"),
         ("wire.error_decay=0.5", "error_decay=0.5 needs up='top-k …', 'ternary …' or 'sign', not 'raw'"),
         ("wire.feedback=false", "feedback=False needs up="),
@@ -220,14 +226,21 @@ def test_messages_are_a_header_and_what_the_codec_writes(codec: str, tmp_path: P
     assert all(int(str(row["message_bytes"])) - int(str(row["payload_bytes"])) < 700 for row in found)
 
 
-def test_a_coded_update_that_is_damaged_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [lambda blob: blob[:-3], lambda blob: blob[:3] + b"\x05" + blob[4:8] + b"\xff" * 4 + blob[12:]],
+    ids=["too short", "another codec and count"],
+)
+def test_a_coded_update_that_is_damaged_is_left_out_by_name(
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest, users = ClientCoding.reply, list[object]()
 
     def reply(self: ClientCoding, *args: object) -> tuple[Payload, Tensors]:
         payload, owed = honest(self, *args)  # type: ignore[arg-type]
         users.append(args[4])
         if args[4] == users[0] and args[3][0] == 2:  # type: ignore[index]
-            return Payload({}, {name: blob[:-3] for name, blob in payload.blobs.items()}), owed
+            return Payload({}, {name: damage(blob) for name, blob in payload.blobs.items()}), owed
         return payload, owed
 
     monkeypatch.setattr(ClientCoding, "reply", reply)
@@ -237,6 +250,9 @@ def test_a_coded_update_that_is_damaged_is_left_out_by_name(tmp_path: Path, monk
     assert record.left_out == 1
     clients = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
     assert [row["round"] for row in clients if "its change cannot be read" in row["status"]] == [2]
+    # What its header says does not count.
+    assert record.bytes.codec_up == "int8"
+    assert 3 < record.bytes.ratio_up < 4
 
 
 @pytest.mark.parametrize("rule", ["clip", "median", "trimmed_mean", "krum"])

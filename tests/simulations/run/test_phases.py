@@ -9,16 +9,19 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import InputError
+from fl_clients.backbone.batches import Encoder
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.tools import Tools
 from simulations.run.simulate import simulate
+from strategies.client_tools import Context
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
 
 # tiny: d = 16, 4 blocks of 2 heads of size 8.
 D, BLOCKS, HEADS, SIZE = 16, 4, 2, 8
+NOTHING = Context()
 CHAMELEON = ("settings.restarts=2", "settings.ccs_steps=4", "settings.layers=2", "settings.items=6")
 METHODS = {
     "rag": (),
@@ -162,3 +165,23 @@ def test_retrieved_items_change_the_training_of_any_method_and_not_the_bare_back
     predictions = [pd.read_json(both / name / "predictions.jsonl", lines=True) for name in ("bare", "retrieved")]
     base = [table[table.stage == "base"].prediction.tolist() for table in predictions]
     assert base[0] == base[1]
+
+
+def test_a_summary_and_retrieved_items_precede_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: list[Context] = []
+    genuine = Encoder.prompt
+
+    def kept(self: Encoder, source: str, room: int, context: Context = NOTHING) -> tuple[list[int], bool]:
+        contexts.append(context)
+        return genuine(self, source, room, context)
+
+    monkeypatch.setattr(Encoder, "prompt", kept)
+    simulate(tiny_config("method=llm-rec", "history.retrieve=2"), "run", tmp_path)
+    assert {len(context.items) for context in contexts if context.profile} == {2}
+
+
+def test_lofit_alone_counts_the_steps_of_both_its_trainings(tmp_path: Path) -> None:
+    words = ("method=lofit", "settings.federated=false", "users.target_history=4", "personal.batch_size=2")
+    simulate(tiny_config(*words, "personal.epochs=3"), "run", tmp_path)
+    clients = pd.read_parquet(tmp_path / "run" / "clients.parquet")
+    assert set(clients[clients.phase == "personalize"].steps) == {2 * 3 * 4 // 2}

@@ -201,6 +201,7 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("settings.components=385",), r"settings.components=385: a profile has 384 numbers"),
         (("settings.latent=3",), "settings.latent=3: expected a positive multiple of 4"),
         (("settings.embedder=words2",), "did you mean 'words'"),
+        (("settings.outer_optimizer=yogi",), r"settings.outer_lr=1: yogi moves every number by about this much"),
         (("settings.outer_lr=0.0",), r"settings.outer_lr=0.0: expected more than 0"),
         (("settings.noise=0.1", "settings.design=client"), "no profile is sent"),
         (("settings.output=lora", "settings.targets=['q_proj','gate']"), "no module 'gate' in the backbone"),
@@ -209,10 +210,7 @@ def test_exports_and_chat_serve_what_the_run_did(words: tuple[str, ...], tmp_pat
         (("settings.output=lora", "settings.targets=['q_proj','q_proj']"), "a module name is given twice"),
         (("robust.rule=clip",), "robust.rule='clip': p2p's clients have no common start"),
         (("users.held_out=1",), "users.held_out=1: what p2p serves depends"),
-        (
-            ("keep=best", "users.held_out=1", *AT_CLIENT),
-            "users.held_out=1: what p2p serves depends",
-        ),
+        (("keep=best", "users.held_out=1", *AT_CLIENT), "users.held_out=1: what p2p serves depends"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
