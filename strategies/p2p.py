@@ -16,7 +16,7 @@ from strategies.bounds import check_at_least, check_outer_step, check_written
 from strategies.client_tools import ClientTools
 from strategies.hypernetwork.at_server import AtServer
 from strategies.hypernetwork.generated import Generated
-from strategies.hypernetwork.generator import ADAPTER, LAYOUT, Generator
+from strategies.hypernetwork.generator import ADAPTER, SHAPES, Generator
 from strategies.hypernetwork.network import NetworkSize
 from strategies.hypernetwork.on_clients import WEIGHTS, OnClients
 from strategies.hypernetwork.outputs import LoraOutput, Output, ShiftOutput
@@ -155,7 +155,7 @@ class ProfileToPeft(Method):
         return {
             name: value
             for name, value in state.items()
-            if name.startswith((NETWORK, LAYOUT)) or name in (MEAN, SPREAD, COMPONENTS)
+            if name.startswith((NETWORK, SHAPES)) or name in (MEAN, SPREAD, COMPONENTS)
         }
 
     def server_aggregator(self, state: Tensors, round_number: int) -> Aggregator:

@@ -61,7 +61,7 @@ class OnClients:
         places = self._output.places(adapter.inner)
 
         def write() -> Tensors:
-            return self._output.tensors(network(profile), built.layout)
+            return self._output.tensors(network(profile), built.shapes)
 
         with adapter.written_by(write, places, network):
             result = request.fit(list(network.parameters()))

@@ -19,7 +19,7 @@ from strategies.method import BackboneShape, Fit, FitResult, Tensors
 from strategies.shifts.positions import Positions
 from strategies.shifts.sites import SiteShifts
 
-Layout = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of an adapter's trained tensors, by name without prefix."""
 Places = dict[str, tuple[nn.Module, str]]
 """A module and the name of its parameter, likewise."""
@@ -34,13 +34,13 @@ class Output(Protocol):
     def starts(self, backbone: BackboneShape, seed: int) -> dict[str, torch.Tensor]:
         """Return the initial adapter of each kind of module, flat."""
 
-    def layout(self, backbone: BackboneShape) -> Layout:
+    def shapes(self, backbone: BackboneShape) -> Shapes:
         """Return the names and shapes of the adapter as trained."""
 
-    def depths(self, layout: Layout) -> list[int]:
+    def depths(self, shapes: Shapes) -> list[int]:
         """Return the blocks that get an adapter, in order."""
 
-    def tensors(self, rows: Mapping[str, torch.Tensor], layout: Layout) -> Tensors:
+    def tensors(self, rows: Mapping[str, torch.Tensor], shapes: Shapes) -> Tensors:
         """Return the adapter that the network's rows describe, as trained."""
 
     def trained(self, tensors: Tensors) -> Tensors:
@@ -92,7 +92,7 @@ class LoraOutput:
             flat[target] = torch.cat([A.flatten(), torch.zeros(outputs * settings.rank)])
         return flat
 
-    def layout(self, backbone: BackboneShape) -> Layout:
+    def shapes(self, backbone: BackboneShape) -> Shapes:
         """Return A's and B's."""
         rank, shapes = self._settings.rank, {}
         for module in self._settings.on(backbone).modules:
@@ -100,15 +100,15 @@ class LoraOutput:
             shapes[f"{module}.A"], shapes[f"{module}.B"] = (rank, inputs), (outputs, rank)
         return shapes
 
-    def depths(self, layout: Layout) -> list[int]:
+    def depths(self, shapes: Shapes) -> list[int]:
         """Return the adapted blocks."""
-        return sorted({block_of(name) for name in layout})
+        return sorted({block_of(name) for name in shapes})
 
-    def tensors(self, rows: Mapping[str, torch.Tensor], layout: Layout) -> Tensors:
+    def tensors(self, rows: Mapping[str, torch.Tensor], shapes: Shapes) -> Tensors:
         """Cut every row into A and B."""
-        written, depths = {}, self.depths(layout)
-        for module in (name.removesuffix(".A") for name in layout if name.endswith(".A")):
-            of_A, of_B = layout[f"{module}.A"], layout[f"{module}.B"]
+        written, depths = {}, self.depths(shapes)
+        for module in (name.removesuffix(".A") for name in shapes if name.endswith(".A")):
+            of_A, of_B = shapes[f"{module}.A"], shapes[f"{module}.B"]
             target = next(target for target in self._settings.targets if module.endswith(f".{target}"))
             row = rows[target][depths.index(block_of(module))]
             A, B = row.split([math.prod(of_A), math.prod(of_B)])
@@ -193,16 +193,16 @@ class ShiftOutput:
         R, W, b = shifts.identity(self._rank, backbone.hidden, seed, "hypernetwork")
         return {"shift": torch.cat([R.flatten(), (W - R).flatten(), b])}
 
-    def layout(self, backbone: BackboneShape) -> Layout:
+    def shapes(self, backbone: BackboneShape) -> Shapes:
         """Return R's, D's and b's."""
         wide = (self._rank, backbone.hidden)
         return {f"{site}.{letter}": wide if letter in "RD" else wide[:1] for site in self._sites for letter in "RDb"}
 
-    def depths(self, _layout: Layout) -> list[int]:
+    def depths(self, _shapes: Shapes) -> list[int]:
         """Return the sites."""
         return self._sites
 
-    def tensors(self, rows: Mapping[str, torch.Tensor], layout: Layout) -> Tensors:
+    def tensors(self, rows: Mapping[str, torch.Tensor], shapes: Shapes) -> Tensors:
         """Cut every row into P, D̃, b̃ and return R, D, b.
 
         Raises:
@@ -210,7 +210,7 @@ class ShiftOutput:
         """
         written: Tensors = {}
         for site, row in zip(self._sites, rows["shift"], strict=True):
-            wide = layout[f"{site}.R"]
+            wide = shapes[f"{site}.R"]
             P, D, b = row.split([math.prod(wide), math.prod(wide), wide[0]])
             P, D = P.view(wide), D.view(wide)
             L, failed = torch.linalg.cholesky_ex(P @ P.T)

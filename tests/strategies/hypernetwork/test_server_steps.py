@@ -72,10 +72,10 @@ def test_one_local_step_on_a_shift_is_one_of_central_sgd_at_the_start() -> None:
     output = ShiftOutput([1, 2], 2, "all")
     built = Hypernetwork(WIDTH, 2, output.starts(shape, 0), NetworkSize(8, 5, 0.0, depth_bias=True), 0).eval()
     state = {f"{NETWORK}{name}": value.clone() for name, value in built.state_dict().items()}
-    layout, known = output.layout(shape), profiles()
+    shapes, known = output.shapes(shape), profiles()
 
     def write(weights: Tensors, profile: torch.Tensor) -> Tensors:
-        return output.tensors(functional_call(built, weights, (profile,)), layout)
+        return output.tensors(functional_call(built, weights, (profile,)), shapes)
 
     def loss(adapter: Tensors, user: int) -> torch.Tensor:
         # Of the function: its matrix RᵀD and its vector Rᵀb at every site.
