@@ -25,16 +25,10 @@ from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow
 # Flower starts a process for every message, which takes seconds, so there are few.
-FOUR = [
-    "users.collective=3",
-    "users.target=1",
-    "cohort=3",
-    "rounds=1",
-    "faults.client_seconds=240",
-    "faults.retries=0",
-    "secure.aggregation=true",
-    "wire.down=int8",
-]
+_DEVICES = ["users.collective=3", "users.target=1", "cohort=3", "faults.client_seconds=240", "faults.retries=0"]
+FOUR = [*_DEVICES, "rounds=1", "secure.aggregation=true", "wire.down=int8"]
+# With a top-k up, what a device leaves out in the first round waits in its store for the second.
+CODED = [*_DEVICES, "rounds=2", "wire.up=top-k 0.2", "wire.down=int8", "server.optimizer=nesterov"]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +51,22 @@ def supernode(port: int, authority: Path, key: Path) -> str:
     return output.read_text()
 
 
+def check_equals_simulation(record: Path, words: list[str], tmp_path: Path) -> Path:
+    """Compare a federation's record with a simulation of the same config, bit for bit; return the simulation's."""
+    assert read_run(record).status == "completed", read_run(record).error
+    simulate(tiny_config(*words), "simulated", tmp_path)
+    simulated = tmp_path / "simulated"
+    assert (record / "shared.safetensors").read_bytes() == (simulated / "shared.safetensors").read_bytes()
+    ours, theirs = read_run(record), read_run(simulated)
+    assert (ours.metrics, ours.metrics_collective, ours.metrics_base) == (
+        theirs.metrics,
+        theirs.metrics_collective,
+        theirs.metrics_base,
+    )
+    assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
+    return simulated
+
+
 def events(federation: Federation) -> str:
     path = (federation.record() or federation.folder) / "events.jsonl"
     return path.read_text() if path.is_file() else ""
@@ -70,24 +80,24 @@ def test_a_run_equals_the_simulation_although_a_node_was_killed(federation: Fede
         time.sleep(0.2)
     federation.kill_supernode(3)  # the target user's
     record = federation.wait(300)
-    assert read_run(record).status == "completed", read_run(record).error
-
-    simulate(tiny_config(*FOUR), "simulated", tmp_path)
-    simulated = tmp_path / "simulated"
-    assert (record / "shared.safetensors").read_bytes() == (simulated / "shared.safetensors").read_bytes()
-    ours, theirs = read_run(record), read_run(simulated)
-    assert (ours.metrics, ours.metrics_collective, ours.metrics_base) == (
-        theirs.metrics,
-        theirs.metrics_collective,
-        theirs.metrics_base,
-    )
-    assert (ours.bytes.payload_up, ours.bytes.payload_down) == (theirs.bytes.payload_up, theirs.bytes.payload_down)
+    simulated = check_equals_simulation(record, FOUR, tmp_path)
     # Private tensors are only on their user's device, with the same bits as in the simulation.
     (kept,) = (federation.folder / "nodes" / "3" / "store").glob("run-*/private/3.safetensors")
     assert kept.read_bytes() == (simulated / "private" / "3.safetensors").read_bytes()
     assert list((record / "private").iterdir()) == []
     assert not (record / "predictions.jsonl").exists() or not (record / "predictions.jsonl").read_text()
-    assert ours.users.source == "devices"
+    assert read_run(record).users.source == "devices"
+
+
+def test_coded_updates_and_a_server_optimizer_equal_the_simulation(tmp_path: Path, cache: Path) -> None:
+    port = free_port()
+    folder = deploy(tiny_config(*CODED), tmp_path / "coded", "127.0.0.1", port)
+    with Federation(folder, port) as started:
+        started.start_nodes()
+        started.submit()
+        record = started.wait(500)
+        check_equals_simulation(record, CODED, tmp_path)
+        assert (read_run(record).bytes.codec_up, read_run(record).bytes.codec_down) == ("top-k", "int8")
 
 
 def test_an_unknown_key_and_a_wrong_certificate_are_refused(federation: Federation, tmp_path: Path) -> None:
