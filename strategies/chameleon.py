@@ -161,6 +161,7 @@ class Chameleon(Method):
         states = self._states(client, selected)
         count = len(states.personal)
         figures = {"pairs": float(count), "discarded": float(states.made - count)}
+        figures["few_pairs"] = float(count < FEWEST_PAIRS)
         if not count:
             return private, FitResult(0, 0, figures=figures)
         layers, personal, neutral, losses = self._search(states)

@@ -142,6 +142,9 @@ class Method(Protocol):
     """Stage 2, if there is one, takes steps. False: newcomers keep what they are sent, or make it without steps."""
     personal_keys: tuple[str, ...] = ()
     """Config keys that concern stage 2 alone: a run with other values may start from the same stage 1."""
+    embedder: str = "backbone"
+    """What `fit.client.embed` is called with: `backbone`, `words`, or a sentence embedder, which is fetched before the
+    run."""
     introduces: bool = False
     """Target users take part in the opening too, with their history, before they are served first: what the server
     sends to one of them depends on what it sent then. Needs `first_round = 0`."""

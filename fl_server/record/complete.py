@@ -9,6 +9,7 @@ from configs.errors import InputError
 from fl_server.record.checkpoint import Checkpoint, load_checkpoint
 from fl_server.record.ledger import count_faults, simulated_seconds, total_bytes
 from fl_server.record.schema import RunRecord, read_run, write_run
+from fl_server.record.stage_2 import method_figures
 from fl_server.record.tables import clean, gather, keep_last_private
 from strategies.metrics.points import EvaluationPoint
 from strategies.metrics.statistics import Statistics, metrics, pool, spread_over_users
@@ -35,6 +36,7 @@ def complete_record(
     record.metrics_collective = metrics(pool(per_user[EvaluationPoint.COLLECTIVE]))
     record.metrics = metrics(pool(per_user[EvaluationPoint.PERSONALISED]))
     record.per_user = spread_over_users([metrics(statistics) for statistics in per_user[EvaluationPoint.PERSONALISED]])
+    record.figures = method_figures(folder)
     _add_up(folder, record)
     record.shared_sha256 = hashlib.sha256((folder / "shared.safetensors").read_bytes()).hexdigest()
     record.wall_s = wall_s

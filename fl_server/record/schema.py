@@ -125,6 +125,8 @@ class RunRecord(_Part):
     """Metrics of answers that need no model (`Baseline`)."""
     controls: dict[str, dict[str, float]] = {}
     """Metrics of what target users could be sent instead of what is theirs (`Method.server_controls`)."""
+    figures: dict[str, float] = {}
+    """Means over target users of what the method measured in stage 2 (`FitResult.figures`), such as `pairs`."""
     oracle: OraclePart | None = None
     privacy: PrivacyPart | None = None
     """What stage 1 has spent; None without differential privacy, or without stage 1."""

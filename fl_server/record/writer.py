@@ -9,6 +9,7 @@ from configs.files import append_line
 from fl_server.record.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fl_server.record.ledger import Ledger
 from fl_server.record.reply import ClientReply
+from fl_server.record.stage_2 import METHOD
 from fl_server.record.tables import CLIENTS, ROUNDS, TableWriter
 from strategies.method import Tensors
 from strategies.metrics.points import EvaluationPoint
@@ -100,7 +101,7 @@ class RecordWriter:
             for key, value in metrics(reply.statistics_at(point)).items()
         }
         names, values = report.get("figure_names") or [], report.get("figure_values") or []
-        figures = {f"method.{name}": value for name, value in zip(names, values, strict=True)}
+        figures = {f"{METHOD}{name}": value for name, value in zip(names, values, strict=True)}
         self._clients.add(
             round=number,
             phase=str(phase),

@@ -86,7 +86,7 @@ def compare(
             report = experiment.compare(
                 methods, config, overrides, given, name, results, overwrite, partial(log, as_json), follower, control
             )
-    where = f"{results / name} (compare.json, curves.parquet, curves.png, curves.svg, curves.pdf)"
+    where = f"{results / name} (compare.json, curves.parquet, curves and seconds as PNG, SVG and PDF)"
     show(as_json, report.model_dump(mode="json", by_alias=True), comparison_tables(report), where)
 
 

@@ -98,6 +98,12 @@ def quality_table(record: RunRecord) -> Table:
     for name, part in record.agreement.items():
         title = f"user and crowd {name}: {part.questions} questions"
         table.add_row(title, *(_before_and_after(part, key) for key in metrics))
+    table.caption = "; ".join(_captions(record)) or None
+    return table
+
+
+def _captions(record: RunRecord) -> list[str]:
+    """Say what the table of quality does not show: what its signs mean, and which stages did harm."""
     captions = ["→: before and after stage 2"] if record.agreement else []
     captions += [privacy_words(record.privacy)] if record.privacy else []
     main = record.main_metric
@@ -113,8 +119,10 @@ def quality_table(record: RunRecord) -> Table:
         for name, values in record.baselines.items()
         if record.metrics and is_worse(record.metrics[main], values[main], main)
     ]
-    table.caption = "; ".join(captions) or None
-    return table
+    if record.figures:
+        means = ", ".join(f"{name} {value:.3g}" for name, value in record.figures.items())
+        captions.append(f"the method's own figures, means over users: {means}")
+    return captions
 
 
 def sentence(record: RunRecord) -> str:

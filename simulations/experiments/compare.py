@@ -11,7 +11,7 @@ from configs.files import write_atomic
 from fl_server.record.checkpoint import load_checkpoint
 from simulations.experiments.comparable import Run, check_comparable
 from simulations.experiments.comparison.analysis import compare_runs
-from simulations.experiments.comparison.plots import draw_curves
+from simulations.experiments.comparison.plots import draw_curves, draw_seconds
 from simulations.experiments.comparison.schema import Comparison
 from simulations.experiments.plan import Planned, plan, plan_exchanged
 from simulations.experiments.reuse import find, interrupted, started_from
@@ -143,4 +143,5 @@ def write_comparison(runs: Sequence[Run], reference: str, folder: Path, controls
     write_atomic(folder / "compare.json", comparison.to_json())
     curves.to_parquet(folder / "curves.parquet", index=False)
     draw_curves(comparison, curves, folder)
+    draw_seconds(comparison, folder)
     return comparison

@@ -11,13 +11,10 @@ from simulations.display.style import PALETTE, colour
 from simulations.experiments.comparable import Run
 from simulations.experiments.comparison.curves import curve
 from simulations.report.gather import ReportRun
-from simulations.report.series import series
+from simulations.report.series import Series, series
 from strategies.metrics.statistics import LOWER_IS_BETTER
 
 _DIRECTIONS, _SCOPES = ("total", "up", "down"), ("", "_per_client")
-_PHASES = {"train": "#0072B2", "introduce": "#009E73", "personalize": "#D55E00", "evaluate": "#999999"}
-BARS = 1500
-"""Maximum number of tasks of a run drawn by partition, which keeps the report small."""
 LOGARITHMIC = {"type": "log", "tickformat": ",~r", "dtick": "D2"}
 """A logarithmic axis; without a format, ticks between powers of ten are labelled with their first digit only."""
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
@@ -54,16 +51,7 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
             hovertemplate=f"<b>{safe(item.label)}</b><br>{point}",
             **item.style,
         )
-        figure.add_scatter(
-            y=[*(mean + deviation), *(mean - deviation)[::-1]],
-            legendgroup=item.label,
-            showlegend=False,
-            fill="toself",
-            mode="none",
-            fillcolor=colour(item.method),
-            opacity=0.15 if deviation.gt(0).any() else 0,
-            hoverinfo="skip",
-        )
+        figure.add_scatter(y=[*(mean + deviation), *(mean - deviation)[::-1]], **_band(item, deviation))
         for way in _DIRECTIONS:
             for scope, suffix in zip(("all", "client"), _SCOPES, strict=True):
                 x = (grouped[f"bytes_{way}{suffix}"].mean() / 1e6).tolist()
@@ -75,6 +63,19 @@ def cost_curves(runs: Sequence[ReportRun]) -> tuple[go.Figure, dict[str, list[li
     figure.update_xaxes(title="bytes of all clients, MB", **LOGARITHMIC)
     figure.update_yaxes(title=axis(runs[0].metric))
     return finished(figure), choices
+
+
+def _band(item: Series, deviation: "pd.Series[float]") -> dict[str, Any]:
+    """Return the look of a band, which is not seen where nothing deviates."""
+    return {
+        "legendgroup": item.label,
+        "showlegend": False,
+        "fill": "toself",
+        "mode": "none",
+        "fillcolor": colour(item.method),
+        "opacity": 0.15 if deviation.gt(0).any() else 0,
+        "hoverinfo": "skip",
+    }
 
 
 def quality_by_round(runs: Sequence[ReportRun]) -> go.Figure | None:
@@ -196,61 +197,6 @@ def bytes_by_phase(runs: Sequence[ReportRun]) -> go.Figure:
     figure.update_layout(barmode="stack")
     figure.update_yaxes(title="bytes of the whole run, MB")
     return finished(figure)
-
-
-def simulated_time(runs: Sequence[ReportRun]) -> go.Figure | None:
-    """Draw the simulated time against rounds; None if no devices were simulated."""
-    figure = go.Figure()
-    for run in runs:
-        if run.record.simulated_s is not None:
-            line = {"color": colour(run.record.method)}
-            figure.add_scatter(
-                x=run.rounds["round"], y=run.rounds.simulated_s.cumsum() / 60, name=safe(run.label), line=line
-            )
-    figure.update_xaxes(title="round")
-    figure.update_yaxes(title="simulated minutes since the start of stage 1")
-    return finished(figure) if figure.data else None
-
-
-def partitions(run: ReportRun) -> go.Figure | None:
-    """Draw which partition ran which user's task, and when; None if the record has no such data."""
-    tasks = run.clients.dropna(subset=["partition", "wall_s", "ended_at"])
-    if tasks.empty:
-        return None
-    every, tasks = len(tasks), tasks.sort_values("ended_at").tail(BARS)
-    start = tasks.ended_at - tasks.wall_s
-    lanes = _lanes(tasks.partition, start, tasks.ended_at)
-    figure = go.Figure()
-    for phase, shade in _PHASES.items():
-        of_phase = tasks[tasks.phase == phase]
-        figure.add_bar(
-            y=lanes[of_phase.index],
-            x=of_phase.wall_s,
-            base=start[of_phase.index] - start.min(),
-            orientation="h",
-            name=phase,
-            marker={"color": shade, "line": {"width": 0.5}},
-            # For a bar with a base, x is its end.
-            customdata=np.stack([of_phase.user, of_phase["round"], of_phase.wall_s], axis=1) if len(of_phase) else None,
-            hovertemplate="user %{customdata[0]}, round %{customdata[1]}<br>"
-            "%{customdata[2]:.2f} s from %{base:.1f} s<extra>" + phase + "</extra>",
-        )
-    figure.update_layout(barmode="overlay", bargap=0.3)
-    figure.update_xaxes(title="seconds" + (f", the last {BARS:,} of {every:,} tasks" if every > BARS else ""))
-    figure.update_yaxes(title="partition")
-    return finished(figure)
-
-
-def _lanes(partitions: "pd.Series[str]", start: "pd.Series[float]", end: "pd.Series[float]") -> "pd.Series[str]":
-    """Return each task's partition, numbered if its tasks overlap, since several slots may share one name."""
-    free: dict[str, list[float]] = {}
-    names = pd.Series(index=partitions.index, dtype=str)
-    for task in start.sort_values(kind="stable").index:
-        ends = free.setdefault(partitions[task], [])
-        lane = next((number for number, ended in enumerate(ends) if ended <= start[task]), len(ends))
-        ends[lane : lane + 1] = [end[task]]
-        names[task] = partitions[task] + (f" ({lane + 1})" if lane else "")
-    return names
 
 
 def users_of(run: ReportRun) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from simulations.experiments.comparison.tables import comparison_tables
 from simulations.experiments.sweep.schema import Sweep
 from simulations.experiments.sweep.tables import sweep_table
 from simulations.report import cold_start_figures as cold_start
-from simulations.report import figures, first_screen, privacy, stages, sweep_figures
+from simulations.report import figures, first_screen, privacy, stages, sweep_figures, time_figures
 from simulations.report.gather import ReportData, ReportRun, gather_report
 from simulations.report.static_figures import write_figures
 from strategies.metrics.statistics import LOWER_IS_BETTER, is_worse
@@ -75,14 +75,15 @@ def render(gathered: ReportData) -> tuple[str, dict[str, go.Figure]]:
         "summaries": [(report.name, first_screen.summary(report)) for report in gathered.comparisons],
         "sections": _sections(gathered, promises is not None or bool(gathered.audits)),
         "runs": gathered.runs,
+        "own_figures": [(run.label, words) for run in completed if (words := _own_figures(run))],
         "different": _settings(gathered.runs, different=True),
         "same": _settings(gathered.runs, different=False),
         "tasks": [_task(task, runs, plots) for task, runs in tasks.items()],
         "groups": plots.add("bytes", figures.bytes_by_group(completed)) if completed else None,
         "phases": plots.add("bytes-by-phase", figures.bytes_by_phase(completed)) if completed else None,
-        "simulated": plots.maybe("simulated-time", figures.simulated_time(gathered.runs)),
+        "simulated": plots.maybe("simulated-time", time_figures.simulated_time(gathered.runs)),
         "partitions": [
-            (run.label, plots.maybe(f"partitions-{run.label}", figures.partitions(run))) for run in gathered.runs
+            (run.label, plots.maybe(f"partitions-{run.label}", time_figures.partitions(run))) for run in gathered.runs
         ],
         "comparisons": [(report.name, comparison_tables(report)) for report in gathered.comparisons],
         "sweeps": [_sweep(report, plots) for report in gathered.sweeps],
@@ -152,6 +153,7 @@ def _task(task: str, runs: list[ReportRun], plots: _Plots) -> dict[str, Any]:
         "loss": plots.maybe(f"{task}-loss", figures.loss_by_round(trained)) if trained else None,
         "users": plots.add(f"{task}-users", figures.per_user(runs)),
         "distribution": plots.add(f"{task}-distribution", figures.distribution(runs)),
+        "seconds": plots.maybe(f"{task}-quality-by-seconds", time_figures.quality_by_seconds(runs)),
         "gains": [_gains(run) for run in runs],
     }
 
@@ -214,6 +216,16 @@ def _settings(runs: Sequence[ReportRun], different: bool) -> list[tuple[str, lis
         if any(value != values[0] for value in values) == different:
             rows.append((key, values if different else values[:1]))
     return rows
+
+
+def _own_figures(run: ReportRun) -> str:
+    """List what a run's method measured itself: in stage 2, means over users, and in the last round of stage 1."""
+    shown = {f"{name} of a user": value for name, value in run.record.figures.items()}
+    for name in map(str, run.rounds):
+        values = run.rounds[name].dropna()
+        if name.startswith("aggregation.") and len(values):
+            shown[name.removeprefix("aggregation.")] = float(values.iloc[-1])
+    return ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
 
 
 def _faults(run: ReportRun) -> list[dict[str, Any]]:

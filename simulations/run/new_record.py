@@ -106,13 +106,12 @@ def link_users(folder: Path, users: UserTable) -> None:
 
 def _fetch_embedder(method: Method) -> None:
     """Fetch what a method embeds texts with, if it is not computed, before work is spent."""
-    if (embedder := getattr(method, "embedder", "backbone")) in EMBEDDERS:
+    if method.embedder in EMBEDDERS:
         try:
-            fetch(embedder)
+            fetch(method.embedder)
         except InputError as error:
-            message = (
-                f"settings.embedder='{embedder}': {str(error).removeprefix('backbone: ')}; 'backbone' needs no download"
-            )
+            why = str(error).removeprefix("backbone: ")
+            message = f"settings.embedder='{method.embedder}': {why}; 'backbone' needs no download"
             raise InputError(message) from None
 
 

@@ -66,11 +66,10 @@ def build_method(config: RunConfig, shape: BackboneShape, import_path: Sequence[
     try:
         method = load_method(config.method, config.method_values(), config.settings, import_path)
         method.check(shape)
-        embedder = getattr(method, "embedder", "backbone")
         known = [*COMPUTED, *EMBEDDERS]
-        if embedder not in known:
-            hint = nearest(embedder, known)
-            raise ValueError(f"settings.embedder='{embedder}': expected one of {', '.join(known)}{hint}")
+        if method.embedder not in known:
+            hint = nearest(method.embedder, known)
+            raise ValueError(f"settings.embedder='{method.embedder}': expected one of {', '.join(known)}{hint}")
         for key, limit in (
             ("local.max_tokens", config.local.max_tokens),
             ("personal.max_tokens", config.personal.max_tokens),

@@ -206,7 +206,7 @@ def test_few_pairs_use_the_svd_alone(model: nn.Module) -> None:
     method, client = chameleon(federated=False), KnownClient(HISTORY[:6], same=3)
     adapter = method.client_attach(model, shape_of(model))  # type: ignore[arg-type]
     private, result = method.client_personalize(adapter, {}, KnownFit(client))
-    assert result.figures["pairs"] == 3
+    assert (result.figures["pairs"], result.figures["few_pairs"]) == (3, 1)
     assert not any(name.startswith("ccs_loss") for name in result.figures)
     assert private["private_edit.layer"].tolist() == [1, 2]  # '2 spread' in three blocks
     assert torch.allclose(private["private_edit.N"].norm(dim=1), torch.ones(2), atol=1e-5)
@@ -224,7 +224,7 @@ def test_chameleon_records_pairs_losses_layers_and_the_edits_effect(model: nn.Mo
     adapter = method.client_attach(model, shape_of(model))  # type: ignore[arg-type]
     _, result = method.client_personalize(adapter, {}, KnownFit(KnownClient()))
     assert set(result.figures) == {
-        *("pairs", "discarded", "loss_before", "loss_after"),
+        *("pairs", "discarded", "few_pairs", "loss_before", "loss_after"),
         *(f"ccs_loss.{layer}" for layer in range(LAYERS)),
         *("layer.0", "layer.1"),
     }

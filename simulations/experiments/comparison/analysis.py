@@ -162,12 +162,18 @@ def _codecs(runs: Sequence[Run]) -> MethodCodecs | None:
     counted = [run.record.bytes for run in runs]
     if {part.codec_up for part in counted} | {part.codec_down for part in counted} == {"raw"}:
         return None
+    wire = runs[0].config.wire
     return MethodCodecs(
-        up=counted[0].codec_up,
-        down=counted[0].codec_down,
+        up=_with_share(counted[0].codec_up, wire.up),
+        down=_with_share(counted[0].codec_down, wire.down),
         ratio_up=float(np.mean([part.ratio_up for part in counted])),
         ratio_down=float(np.mean([part.ratio_down for part in counted])),
     )
+
+
+def _with_share(recorded: str, asked: str) -> str:
+    """Return a codec's name with the share of numbers that it writes, which is not in the ledger."""
+    return asked if asked.split(" ")[0] == recorded else recorded
 
 
 def _corrected(methods: list[ComparedMethod]) -> list[ComparedMethod]:

@@ -1,4 +1,4 @@
-"""The cost curves of a comparison as a figure."""
+"""The figures of a comparison: quality against bytes, and against seconds."""
 
 from pathlib import Path
 
@@ -34,10 +34,40 @@ def draw_curves(report: Comparison, curves: pd.DataFrame, folder: Path) -> None:
     axes.axhline(report.base.mean, color=BASE, linestyle=":", label="bare backbone")
     logarithmic(axes)
     axes.set_xlabel("cumulative bytes, all clients, up and down, MB")
-    lower = ", lower is better" if report.lower_is_better else ""
-    axes.set_ylabel(f"{report.metric} of target users after personalisation{lower}")
+    axes.set_ylabel(_quality_title(report))
     seeds = len(report.seeds)
     band = "s (band: ± one standard deviation)" if seeds > 1 else ""
     axes.set_title(f"{report.task}, {report.backbone}, {seeds} seed{band}")
     axes.legend(fontsize=8)
     save_figure(figure, folder, "curves")
+
+
+def draw_seconds(report: Comparison, folder: Path) -> None:
+    """Draw quality against the seconds of a newcomer's client as `seconds`, PNG, SVG and PDF: one point per method."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    looks = styles(row.method for row in report.methods)
+    for row in report.methods:
+        if row.seconds.personalize is not None:
+            colour, marker = looks[row.method].colour, looks[row.method].marker
+            axes.errorbar(
+                row.seconds.personalize,
+                row.quality.mean,
+                yerr=row.quality.std,
+                fmt=marker,
+                color=colour,
+                capsize=3,
+                label=row.method,
+            )
+    axes.axhline(report.base.mean, color=BASE, linestyle=":", label="bare backbone")
+    logarithmic(axes)
+    axes.set_xlabel("seconds of a newcomer's client: stage 2 and evaluation")
+    axes.set_ylabel(_quality_title(report))
+    axes.set_title(f"{report.task}, {report.backbone}")
+    axes.legend(fontsize=8)
+    save_figure(figure, folder, "seconds")
+
+
+def _quality_title(report: Comparison) -> str:
+    lower = ", lower is better" if report.lower_is_better else ""
+    return f"{report.metric} of target users after personalisation{lower}"

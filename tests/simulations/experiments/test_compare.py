@@ -42,7 +42,7 @@ def test_rewritten_files_have_the_same_bytes(compared: tuple[Path, list[Run]]) -
     folder, runs = compared
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     write_comparison(runs, "perfit", folder)
-    assert len(before) == 6
+    assert len(before) == 9
     for path, content in before.items():
         assert path.read_bytes() == content, path
 
@@ -63,6 +63,9 @@ def test_comparison_writes_its_files_and_runs(compared: tuple[Path, list[Run]]) 
         "curves.png",
         "curves.svg",
         "curves.pdf",
+        "seconds.png",
+        "seconds.svg",
+        "seconds.pdf",
     }
     report = json.loads((folder / "compare.json").read_text())
     assert [row["method"] for row in report["methods"]] == METHODS

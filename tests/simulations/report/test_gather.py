@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError
-from simulations.report.figures import cost_curves, loss_by_round, partitions, per_user
+from simulations.report.figures import cost_curves, loss_by_round, per_user
 from simulations.report.gather import gather_report
 from simulations.report.page import render, write_page
+from simulations.report.time_figures import partitions
 from simulations.run.catalogue import find_folder
 from simulations.run.simulate import simulate
 from tests.conftest import tiny_config

@@ -35,6 +35,7 @@ from simulations.report.gather import gather_report
 from simulations.report.page import write_page
 from simulations.report.series import series
 from simulations.report.static_figures import FORMATS
+from simulations.report.time_figures import quality_by_seconds
 from simulations.run.simulate import simulate
 from tests.conftest import TINY, tiny_config
 
@@ -88,6 +89,20 @@ def test_curve_is_the_mean_over_seeds_of_the_records_curves(results: Path) -> No
     assert list(lines[1].y) == expected.value.tolist()
     assert list(lines[1].x) == (expected.bytes_total / 1e6).tolist()
     assert choices["up-client"][2] == (expected.bytes_up_per_client / 1e6).tolist()
+
+
+def test_points_against_seconds_are_means_over_the_records_target_users(results: Path) -> None:
+    gathered = gather_report([results / "three"])
+    figure = quality_by_seconds(gathered.runs)
+    assert figure is not None
+    points = {trace.name: trace for trace in figure.data}
+    assert set(points) == {"perfit", "lora-c", "lora-p"}
+    for method, point in points.items():
+        runs = [run for run in gathered.runs if run.record.method == method]
+        clients = pd.concat([run.clients for run in runs])
+        assert point.x[0] == pytest.approx(clients[clients.phase == "personalize"].wall_s.mean())
+        values = pd.Series([run.record.metrics["accuracy"] for run in runs])
+        assert (point.y[0], point.error_y.array[0]) == pytest.approx((values.mean(), values.std()))
 
 
 def test_method_has_the_same_style_in_every_report(results: Path) -> None:

@@ -13,6 +13,7 @@ from fl_clients.backbone.batches import Encoder
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.user_table import open_user
 from fl_clients.tools import Tools
+from simulations.display.tables import quality_table
 from simulations.run.simulate import simulate
 from strategies.client_tools import Context
 from tests.conftest import tiny_config
@@ -70,7 +71,7 @@ def test_stylevector_sends_one_vector_once(tmp_path: Path) -> None:
 
 
 def test_chameleon_sends_sketches_probes_and_directions(tmp_path: Path) -> None:
-    simulate(tiny_config("method=chameleon", *CHAMELEON, "rounds=2"), "chameleon", tmp_path)
+    record = simulate(tiny_config("method=chameleon", *CHAMELEON, "rounds=2"), "chameleon", tmp_path)
     opening = 4 * (4 * BLOCKS * D + 2 * BLOCKS * D + 2)
     probes = 4 * (2 * BLOCKS * (D + 2) + 1)
     means = 4 * 2 * BLOCKS * D
@@ -88,8 +89,11 @@ def test_chameleon_sends_sketches_probes_and_directions(tmp_path: Path) -> None:
     assert {"aggregation.pairs", "aggregation.discarded"} <= set(first)
     assert {"aggregation.ccs_loss", "aggregation.layer.0", "aggregation.layer.1"} <= set(last)
     clients = pd.read_parquet(tmp_path / "chameleon" / "clients.parquet")
-    figures = dict(clients[clients.phase == "personalize"].metrics.iloc[0])
-    assert {"method.loss_before", "method.loss_after"} <= set(figures)
+    figures = pd.DataFrame([dict(metrics) for metrics in clients[clients.phase == "personalize"].metrics])
+    means = {name: figures[f"method.{name}"].mean() for name in ("loss_before", "loss_after")}
+    assert record.figures == pytest.approx(means)
+    caption = f"the method's own figures, means over users: loss_before {means['loss_before']:.3g}"
+    assert caption in str(quality_table(record).caption)
 
 
 @pytest.mark.parametrize("method", METHODS)
