@@ -36,13 +36,10 @@ class MemoryByRound:
         self.mib: dict[int, float] = {}
 
     def __call__(self, folder: Path) -> None:
-        events = folder / "events.jsonl"
         process = next((child for child in psutil.Process().children() if child.name().startswith("python")), None)
-        if process is None or not events.is_file():
-            return
-        rounds = [event for line in events.read_text().splitlines() if (event := json.loads(line))["event"] == "round"]
-        if rounds:
-            self.mib.setdefault(rounds[-1]["round"], process.memory_info().rss / 2**20)
+        # A part of the table is written at the end of a round; the events of many clients would take long to read.
+        if process and (rounds := len(list((folder / ".rounds").glob("*.parquet")))):
+            self.mib.setdefault(rounds, process.memory_info().rss / 2**20)
 
 
 def measure(users: int, rounds: int, cohort: int) -> dict[str, Any]:

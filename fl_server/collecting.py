@@ -56,7 +56,7 @@ class Collector:
         secure = self._secure_round(number, aggregator.expected)
         pool = self.privacy.pool_of(number, aggregator.expected, len(cohort)) if self.privacy else None
         updates = Updates(
-            self.folder / ".updates",
+            self.folder,
             aggregator,
             self.config.faults,
             self.config.robust,

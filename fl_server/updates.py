@@ -1,12 +1,14 @@
 """One round's updates: checked on arrival, stored on disk, compared with each other, aggregated in a fixed order."""
 
-import shutil
+import os
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import median_low
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from configs.environment import FaultsConfig, RobustConfig
 from fl_server.record.reply import ClientReply
@@ -33,7 +35,7 @@ class Updates:
         """Start a round.
 
         Args:
-            folder: Folder for the updates in the run record; it is emptied.
+            folder: A folder on the disk that the updates are kept on, such as the run record.
             aggregator: The round's aggregator.
             faults: The limits beyond which updates are rejected.
             robust: The aggregation rule for the other updates.
@@ -42,9 +44,11 @@ class Updates:
                 update may decide what becomes of another's, and masked ones cannot be compared.
             expected: What clients send, if it is not what the aggregator adds up.
         """
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
         self._folder = folder
+        # One file without a name, which goes with this object: thousands of small files take long to delete.
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)  # a round that is not averaged never folds
+        self._places: dict[int, tuple[int, int]] = {}
         self._aggregator = aggregator
         self._ratio, self._min_replies = faults.max_norm_ratio, faults.min_replies
         self._robust = robust
@@ -73,7 +77,7 @@ class Updates:
         elif fault := self._fault_in_report(reply) or find_fault(reply.shared, self._expected, examples):
             self.rejected[reply.user] = fault
         else:
-            save_file({name: value.contiguous() for name, value in reply.shared.items()}, self._path(reply.user))
+            self._keep(reply.user, reply.shared)
             self._norms[reply.user] = step_norm(reply.shared, self._expected)
             self._examples[reply.user] = examples
         self.seconds += time.monotonic() - started
@@ -111,7 +115,7 @@ class Updates:
             for update in kept:
                 self._aggregator.add(update.user, update.shared, update.examples)
                 added.append(update.user)
-        shutil.rmtree(self._folder)
+        self._file.close()
         self.seconds += time.monotonic() - started
         return added if self._aggregator.per_user else list(self._norms)
 
@@ -128,7 +132,7 @@ class Updates:
         if not short and (may_lose_clients or self.accepted >= (needed or asked)):
             return None
         hint = f"; faults.min_replies needs {needed} updates" if needed else ""
-        tracebacks = f"; tracebacks are in {self._folder.parent / 'errors.jsonl'}" if self.failed else ""
+        tracebacks = f"; tracebacks are in {self._folder / 'errors.jsonl'}" if self.failed else ""
         return self.describe(number, asked) + tracebacks + hint
 
     def describe(self, number: int, asked: int) -> str:
@@ -150,10 +154,14 @@ class Updates:
 
     def _read(self) -> Iterator[Update]:
         for user in self._norms:
-            yield Update(user, load_file(self._path(user)), self._examples[user])
+            start, length = self._places[user]
+            self._file.seek(start)
+            yield Update(user, load(self._file.read(length)), self._examples[user])
 
-    def _path(self, user: int) -> Path:
-        return self._folder / f"{user}.safetensors"
+    def _keep(self, user: int, shared: Tensors) -> None:
+        data = save({name: value.contiguous() for name, value in shared.items()})
+        self._places[user] = (self._file.seek(0, os.SEEK_END), len(data))
+        self._file.write(data)
 
     def _fault_in_report(self, reply: ClientReply) -> str | None:
         """Return what is wrong with a training report; None if it is valid."""

@@ -178,7 +178,7 @@ def keep_last_private(private: Path, last_turns: Mapping[int, int]) -> None:
 
 def clean(folder: Path) -> None:
     """Remove what only a resume would need."""
-    for name in (*TABLES, "predictions", "personalised", "checkpoint", "updates", "secure"):
+    for name in (*TABLES, "predictions", "personalised", "checkpoint", "secure"):
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
     for left in folder.glob("*.tmp"):  # left by killed processes
         left.unlink()
