@@ -183,7 +183,7 @@ def test_no_malformed_message_corrupts_the_average(
     tmp_path: Path, changes: list[Tensors], odd: dict[str, Any], rule: str
 ) -> None:
     updates = Updates(
-        tmp_path / "updates",
+        tmp_path,
         aggregator := ShiftAggregator(state(), MeanAverage),
         FaultsConfig(),
         RobustConfig(rule=rule),  # type: ignore[arg-type]
