@@ -65,8 +65,8 @@ def main() -> None:
     args = parser.parse_args()
     runs = [measure(int(users), args.rounds, args.cohort) for users in args.users.split(",")]
     report: dict[str, Any] = {"runs": runs}
-    if len(runs) > 1:
-        first, last = runs[0], runs[-1]
+    first, last = runs[0], runs[-1]
+    if first["users"] < last["users"]:
         more = last["driver_mib_by_round"][1] - first["driver_mib_by_round"][1]
         report["driver_kib_per_user"] = 1024 * more / (last["users"] - first["users"])
     print(json.dumps(report, indent=1))

@@ -62,6 +62,10 @@ class EvaluateConfig(_Group):
         return set(range(self.every, rounds, self.every)) if self.every else set()
 
 
+_SMALLEST_SHARE = 1e-3
+"""Of a GPU, for one client: 140 MB of the largest, which no backbone fits in."""
+
+
 class PartitionsConfig(_Group):
     """The slices of (real or simulated) GPU and CPU that clients run on."""
 
@@ -69,8 +73,8 @@ class PartitionsConfig(_Group):
     """GPUs of the machine; a larger number makes them logical, for simulated partitions."""
     per_client: float = Field(0, ge=0)
     """Share of a GPU per client; enforced as a memory fraction on real GPUs."""
-    cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """CPU cores in total."""
+    cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    """CPU cores in total; there is a process for every client that fits."""
     cpus_per_client: int = Field(1, ge=1)
     """CPU cores, and therefore threads, per client. A seed reproduces results only for the same number: sums split
     over threads may round differently."""
@@ -81,6 +85,8 @@ class PartitionsConfig(_Group):
             raise ValueError(f"cpus_per_client={self.cpus_per_client} is more than cpus={self.cpus}")
         if self.per_client > self.gpus:
             raise ValueError(f"per_client={self.per_client} is more than gpus={self.gpus}")
+        if 0 < self.per_client < _SMALLEST_SHARE:
+            raise ValueError(f"per_client={self.per_client:g}: expected at least {_SMALLEST_SHARE:g} of a GPU")
         if self.gpus and not self.per_client:
             raise ValueError(f"gpus={self.gpus} needs per_client, the share of a GPU per client")
         if self.gpus != int(self.gpus):

@@ -108,6 +108,14 @@ def timed(command: list[Any], clients: int) -> dict[str, float]:
     return {"clients_per_s": clients / seconds, "ms_per_client": 1000 * seconds / clients, "peak_mib": memory.mib}
 
 
+def read_counts(text: str) -> list[int]:
+    """Read numbers of clients."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, comma-separated")
+    return [int(part) for part in parts]
+
+
 def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[str, dict[str, float]]:
     """Run every peer with so many clients, in turn, and return medians."""
     common = [str(fetch("tiny")), str(file), str(clients)]
@@ -135,12 +143,14 @@ def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[st
 def main() -> None:
     """Measure, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", default="100,1000", help="comma-separated")
+    parser.add_argument("--clients", type=read_counts, default="100,1000", help="comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="the table has medians")
     parser.add_argument("--environments", type=Path, help="folder for pfl's environment, kept; without it, no pfl")
     parser.add_argument("--ours", choices=("inline", "vectorized", "ray"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    counts = [int(count) for count in args.clients.split(",")]
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats}: expected at least 1")
+    counts: list[int] = args.clients
     if args.ours:
         with tempfile.TemporaryDirectory() as results:
             simulate(ours(args.ours, counts[0]), "peer", Path(results))

@@ -47,6 +47,8 @@ def test_experiments_and_presets_are_shipped() -> None:
         (["cohort=9", "users.collective=8"], "cohort=9 is more than users.collective=8"),
         (["partitions.gpus=1"], "needs per_client"),
         (["partitions.gpus=1", "partitions.per_client=2"], "more than gpus=1"),
+        (["partitions.gpus=1", "partitions.per_client=5e-324"], "expected at least 0.001 of a GPU"),
+        (["partitions.cpus=1000000000"], "less than or equal to 1024"),
         (["partitions.cpus=1", "partitions.cpus_per_client=2"], "more than cpus=1"),
         (["engine=slurm"], "engine='slurm'"),
         (["local.lr=-1"], "local.lr=-1"),
