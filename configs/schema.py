@@ -63,7 +63,7 @@ class EvaluateConfig(_Group):
 
 
 _SMALLEST_SHARE = 1e-3
-"""Of a GPU, for one client: 140 MB of the largest, which no backbone fits in."""
+"""Of a GPU, for one client: a smaller one would let more than a thousand clients run at once."""
 
 
 class PartitionsConfig(_Group):

@@ -23,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from configs.errors import InputError
 from configs.import_path import ROOT
 from configs.load import load_config
 from configs.schema import RunConfig
@@ -30,6 +31,7 @@ from fl_clients.backbone.builtin import fetch
 from fl_clients.lamp.select_users import build_table
 from fl_clients.lamp.tasks import find_task
 from fl_clients.lamp.user_table import open_user
+from simulations.cli.options import read_numbers
 from simulations.run.simulate import simulate
 
 _KEPT = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "safetensors", "huggingface-hub")
@@ -108,14 +110,6 @@ def timed(command: list[Any], clients: int) -> dict[str, float]:
     return {"clients_per_s": clients / seconds, "ms_per_client": 1000 * seconds / clients, "peak_mib": memory.mib}
 
 
-def read_counts(text: str) -> list[int]:
-    """Read numbers of clients."""
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, comma-separated")
-    return [int(part) for part in parts]
-
-
 def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[str, dict[str, float]]:
     """Run every peer with so many clients, in turn, and return medians."""
     common = [str(fetch("tiny")), str(file), str(clients)]
@@ -143,14 +137,17 @@ def measure(clients: int, pfl: Path | None, file: Path, repeats: int) -> dict[st
 def main() -> None:
     """Measure, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=read_counts, default="100,1000", help="comma-separated")
+    parser.add_argument("--clients", default="100,1000", help="comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="the table has medians")
     parser.add_argument("--environments", type=Path, help="folder for pfl's environment, kept; without it, no pfl")
     parser.add_argument("--ours", choices=("inline", "vectorized", "ray"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.repeats < 1:
-        parser.error(f"--repeats {args.repeats}: expected at least 1")
-    counts: list[int] = args.clients
+    try:
+        counts = read_numbers("clients", args.clients, example="100,1000")
+    except InputError as error:
+        parser.error(str(error))
+    if not counts or min(*counts, args.repeats) < 1:
+        parser.error(f"--clients {args.clients} --repeats {args.repeats}: expected numbers from 1")
     if args.ours:
         with tempfile.TemporaryDirectory() as results:
             simulate(ours(args.ours, counts[0]), "peer", Path(results))
